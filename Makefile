@@ -1,0 +1,60 @@
+# The only commands anyone needs to know: help, dev, check, test, demo, bench. Everything goes into .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA ?= ml-100k
+NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*)
+export PYTHONSAFEPATH := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help dev check format test demo bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+dev: $(VENV)/.native ## set up .venv: locked requirements, native core, editable package
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@command -v c++ >/dev/null || { echo "A C++17 compiler is needed (c++ is not on the PATH)."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first, with what it needs; then everything else exactly as locked and with --no-deps, since torchrec's own
+# metadata asks for the CUDA build of fbgemm, which would overwrite the CPU one.
+$(VENV)/.requirements: $(VENV)/.python requirements/torch.txt requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+	@touch $@
+
+$(VENV)/.native: $(VENV)/.requirements $(NATIVE_SOURCES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+check: dev ## format, lint, types, import layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.hpp')
+
+format: dev ## rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.hpp')
+
+test: dev ## every test that can run on this machine; a skip says what it needs
+	$(BIN)/python -m pytest
+
+demo: dev ## the whole system on real data, without any server (DATA=synthetic for a generated stream)
+	$(BIN)/python -m monolith demo --data $(DATA)
+
+bench: dev ## the benchmarks' headline: one training step against FBGEMM's table
+	$(BIN)/python bench/table.py
+
+clean: ## remove what was built, not the data
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+include native.mk

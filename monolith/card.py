@@ -1,0 +1,33 @@
+"""The model card: what a serving replica must know about a model besides its numbers.
+
+It is written to the store when a trainer takes a model over, as JSON, and says which tables there are, which feature
+reads which, and how feature values become ids.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+CARD_VERSION = 1
+
+
+class CardFeature(msgspec.Struct, frozen=True, kw_only=True):
+    """One input feature, in the order of the dense graph's inputs."""
+
+    name: str
+    table: str
+    type: str  # int | string
+    bag: bool
+    pooling: str  # sum | mean
+    salted: bool  # the key is hash(feature, id), since the table holds several features
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything but the weights."""
+
+    model: str
+    lineage: str  # names one run from its first step on; a fresh start has another
+    tables: dict[str, int]  # name -> dim
+    features: list[CardFeature]
+    kind: str = "deepfm"
+    version: int = CARD_VERSION

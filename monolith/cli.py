@@ -1,0 +1,52 @@
+"""The ``monolith`` command. Each sub-command lives in its own module under ``monolith.commands``.
+
+Nothing heavy is imported here: torch only loads in the commands that train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from monolith import __version__
+from monolith.errors import MonolithError
+
+COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "data", "demo")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(
+        level=getattr(logging, args.log_level.upper()),
+        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        code = args.run(args)
+    except MonolithError as error:
+        if args.log_level == "debug":
+            raise
+        print(f"monolith {args.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # `monolith inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="monolith", description="Train embedding tables online and serve them.")
+    top.add_argument("--version", action="version", version=f"monolith {__version__}")
+    top.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        import_module(f"monolith.commands.{name}").add_parser(commands)
+    return top

@@ -1,0 +1,75 @@
+"""``monolith export FROM --table T --out FILE``: a table's rows as Parquet, for people who want to leave or look."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.errors import ConfigError, UnavailableError
+
+Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # ids (n,), values (n, dim)
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("export", help="write a table's rows to Parquet")
+    parser.add_argument("source", help="a snapshot folder, a job's state folder (its newest), or a store URL")
+    parser.add_argument("--table", required=True)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="a .parquet file: columns id (int64), values (list<float>)"
+    )
+    parser.add_argument("--model", help="the model's name in the store (redis)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and say how many rows it has."""
+    if args.source.startswith(("lmdb://", "redis://")):
+        from monolith.serving.store import open_store
+
+        store = open_store(args.source, args.model, create=False)
+        try:
+            count = _write(store.rows(args.table), args.out)
+        finally:
+            store.close()
+    else:
+        count = _write([_snapshot_rows(Path(args.source), args.table)], args.out)
+    print(f"{count:,} rows of table {args.table} in {args.out}")
+    return 0
+
+
+def _snapshot_rows(folder: Path, name: str) -> Chunk:
+    from monolith.tables import Table
+    from monolith.training.snapshot import MANIFEST, Snapshots, open_snapshot
+
+    newest = open_snapshot(folder) if (folder / MANIFEST).is_file() else Snapshots(folder / "snapshots").newest()
+    if newest is None:
+        raise ConfigError(f"{folder} holds no snapshot; name a snapshot folder or a job's state folder")
+    tables = newest.path / "tables"
+    if not (tables / name).is_dir():
+        raise ConfigError(f"no table {name!r} in {newest.path}; there are {sorted(p.name for p in tables.iterdir())}")
+    return Table.open(tables / name).rows()
+
+
+def _write(chunks: Iterable[Chunk], path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("id", pa.int64()), ("values", pa.list_(pa.float32()))])
+    count = 0
+    try:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for ids, values in chunks:
+                offsets = np.arange(len(ids) + 1, dtype=np.int32) * values.shape[1]
+                column = pa.ListArray.from_arrays(offsets, values.ravel())
+                writer.write_table(pa.table([pa.array(ids), column], schema=schema))
+                count += len(ids)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise UnavailableError(f"cannot write {path}: {error}") from error
+    return count

@@ -1,0 +1,158 @@
+"""``monolith inspect WHAT``: what is in a state folder, a snapshot, a stream or a store, in people's words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from monolith.errors import ConfigError
+from monolith.events import WATERMARK_END, WATERMARK_START
+
+STREAMS = ("log://", "kafka://", "parquet://")
+STORES = ("lmdb://", "redis://")
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("inspect", help="say what is in a state folder, snapshot, stream or store")
+    parser.add_argument(
+        "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis://"
+    )
+    parser.add_argument("--model", help="the model's name in the store (redis)")
+    parser.add_argument(
+        "--against", type=Path, metavar="STATE", help="compare a store with the newest snapshot in STATE"
+    )
+    parser.add_argument("--head", type=int, default=0, metavar="N", help="show the first N records of a stream")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it; exit 1 if a comparison finds a difference."""
+    if args.what.startswith(STREAMS):
+        lines = _stream(args.what, args.head)
+    elif args.what.startswith(STORES) and args.against is not None:
+        return _parity(args.what, args.model, args.against)
+    elif args.what.startswith(STORES):
+        lines = _store(args.what, args.model)
+    elif Path(args.what).is_dir():
+        lines = _folder(Path(args.what))
+    else:
+        raise ConfigError(
+            f"{args.what!r} is neither a folder nor a URL this command knows ({', '.join(STREAMS + STORES)})"
+        )
+    for line in lines:
+        print(line)
+    return 0
+
+
+def moment(time_ms: int) -> str:
+    """An event time in UTC, or what stands for none."""
+    if time_ms in (WATERMARK_START, WATERMARK_END):
+        return "before the first event" if time_ms == WATERMARK_START else "the end of the stream"
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms} ms"
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    raise AssertionError
+
+
+def _stream(url: str, head: int) -> Iterator[str]:
+    from monolith.streaming.source import open_source
+
+    source = open_source(url)
+    try:
+        begins, ends = source.position(), source.end_position()
+        total = sum(ends[p] - begins[p] for p in ends)
+        yield f"stream {source.name}: {total:,} records in {len(ends)} partitions"
+        for partition in sorted(ends):
+            yield f"  partition {partition}: offsets {begins[partition]:,} to {ends[partition]:,}"
+        for record in source.poll(head, 5.0) if head else []:
+            value = (record.value or b"").decode(errors="backslashreplace")
+            yield f"  {record.partition}:{record.offset}  {moment(record.event_time_ms)}  {value}"
+    finally:
+        source.close()
+
+
+def _store(url: str, model: str | None) -> Iterator[str]:
+    from monolith.serving.store import open_store
+
+    store = open_store(url, model, create=False)
+    try:
+        held = store.model()
+        version, card = held.version, held.card
+        yield f"store {store.url}: model {card.model!r} ({card.kind}), run {card.lineage}"
+        yield f"  generation {version.generation}, sequence {version.sequence}, after step {version.step}"
+        yield f"  watermark {moment(version.watermark_ms)}, published {moment(version.published_ms)}"
+        yield f"  graph {size(len(held.graph))}, dense weights {size(len(held.dense))}"
+        for name, dim in card.tables.items():
+            rows = sum(len(ids) for ids, _ in store.rows(name))
+            readers = ", ".join(f.name for f in card.features if f.table == name)
+            yield f"  table {name}: {rows:,} rows of dim {dim}, read by {readers}"
+    finally:
+        store.close()
+
+
+def _folder(path: Path) -> Iterator[str]:
+    from monolith.training.snapshot import MANIFEST, Snapshots
+
+    if (path / MANIFEST).is_file():
+        yield from _snapshot(path)
+        return
+    if not (path / "journal").is_dir():
+        raise ConfigError(f"{path} is neither a snapshot (it has no {MANIFEST}) nor a job's state folder (no journal)")
+    yield from _journal(path / "journal")
+    snapshots = Snapshots(path / "snapshots")
+    for step in snapshots.steps():
+        yield from _snapshot(snapshots.path(step))
+
+
+def _journal(path: Path) -> Iterator[str]:
+    from monolith.streaming.journal import Journal
+
+    journal = Journal(path, read_only=True)
+    published, last = 0, None
+    for last in journal.read(journal.first_step):
+        published += last.publish
+    yield f"journal {path}: run {journal.lineage}, steps {journal.first_step:,} to {journal.last_step:,}"
+    if last is not None:
+        yield f"  watermark {moment(last.watermark_ms)}, {published:,} steps published a delta"
+        for stream, ends in last.ends.items():
+            yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
+
+
+def _snapshot(path: Path) -> Iterator[str]:
+    from monolith.tables import Table
+    from monolith.training.snapshot import open_snapshot
+
+    manifest = open_snapshot(path).manifest
+    total = sum(entry.bytes for entry in manifest.files.values())
+    yield f"snapshot {path}: model {manifest.model!r}, run {manifest.lineage}"
+    files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
+    yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
+    for folder in sorted((path / "tables").iterdir()):
+        table = Table.open(folder)
+        stats = table.stats()
+        yield (
+            f"  table {folder.name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "
+            f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired; clock {moment(table.clock_ms)}"
+        )
+
+
+def _parity(url: str, model: str | None, state: Path) -> int:
+    from monolith.commands.parity import against_snapshot
+
+    report = against_snapshot(url, model, state)
+    for line in report.lines():
+        print(line)
+    return 0 if report.equal else 1

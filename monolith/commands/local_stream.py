@@ -1,0 +1,123 @@
+"""A job on this machine alone: its logs, state and store in one folder, filled from a named stream."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monolith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from monolith.config import JobConfig
+    from monolith.datasets.streams import NamedStream
+    from monolith.events import Event
+
+MARK = ".monolith-run"  # says that a folder was made here and may be emptied
+PLAIN_EVERY_S = 5.0
+
+
+def local_sets(folder: Path) -> list[str]:
+    """The options that put a job's streams, state and store into ``folder``."""
+    return [
+        f"input.features=log://{folder / 'features'}",
+        f"input.actions=log://{folder / 'actions'}",
+        f"input.dead_letters=log://{folder / 'dead'}",
+        f"state={folder / 'state'}",
+        f"store=lmdb://{folder / 'store'}",
+    ]
+
+
+def fresh_folder(folder: Path) -> None:
+    """``folder`` exists and is empty; raises `ConfigError` rather than empty one that was not made here."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).is_file():
+        raise ConfigError(f"{folder} holds files that are not of an earlier run; name another folder by --dir")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / MARK).write_text("This folder is emptied by the next `monolith demo` or `monolith bench` on it.\n")
+
+
+def write_stream(job: JobConfig, events: Iterable[Event], label: str, total: int, per_second: float | None) -> int:
+    """Append ``events`` to the job's logs, shown as they go; returns how many there were."""
+    from monolith.datasets.impressions import write_events
+    from monolith.streaming.source import open_sink
+
+    assert job.input.features is not None
+    assert job.input.actions is not None
+    features, actions = open_sink(job.input.features), open_sink(job.input.actions)
+    try:
+        with Bar("event") as bar:
+            return write_events(
+                events, features, actions, per_second=per_second, on_written=lambda done: bar(label, done, total)
+            )
+    finally:
+        features.close()
+        actions.close()
+
+
+def parts_of(stream: NamedStream, cut_ms: int) -> tuple[Iterable[Event], Iterable[Event]]:
+    """The stream's events before ``cut_ms`` of event time, and those from then on. Take all of the first part first."""
+    from monolith.datasets.impressions import timeline
+
+    events = timeline(stream.start())
+    over: list[Event] = []
+
+    def earlier() -> Iterable[Event]:
+        for event in events:
+            if event.event_time_ms >= cut_ms:
+                over.append(event)
+                return
+            yield event
+
+    return earlier(), chain(_late(over), events)
+
+
+def _late(items: list[Event]) -> Iterable[Event]:
+    """The list's items as they are when they are asked for."""
+    yield from islice(items, None)
+
+
+class Bar:
+    """Progress of one piece of work after another: a bar on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, unit: str = "sample") -> None:
+        self.unit = unit
+        self._bar: tqdm[None] | None = None
+        self._label = ""
+        self._next_line = 0.0
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """``done`` of ``total`` of ``label`` are done; another label begins another bar."""
+        if label != self._label:
+            self._end()
+            self._label = label
+            self._next_line = time.monotonic() + PLAIN_EVERY_S
+        if sys.stderr.isatty():
+            self._show(done, total)
+        elif done >= total or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + PLAIN_EVERY_S
+            print(f"{label}: {done:,} of {total:,} {self.unit}s", file=sys.stderr, flush=True)
+
+    def _show(self, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(desc=self._label, total=total, unit=self.unit, file=sys.stderr, dynamic_ncols=True)
+        self._bar.update(done - self._bar.n)
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,49 @@
+"""``monolith replay JOB --journal DIR --state NEW``: repeat a live run, step by step, to the same bits."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from monolith.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("replay", help="repeat a live run from its step journal, to the same bits")
+    parser.add_argument("job", type=Path, help="the job file that ran")
+    parser.add_argument(
+        "--journal", type=Path, help="the run's journal folder (default: that of the job's state folder)"
+    )
+    parser.add_argument("--state", type=Path, required=True, help="a new state folder for the replay")
+    parser.add_argument("--store", help="publish to this store as well (default: none)")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print how far it came, and whether the run's own snapshot of that step, if there is one, has the same bits."""
+    from monolith.config.load import load_job
+
+    job = load_job(args.job, args.set)
+    live_state = Path(job.state)
+    journal = args.journal or live_state / "journal"
+    if args.state.exists() and any(args.state.iterdir()):
+        raise ConfigError(f"--state {args.state} is not empty; a replay starts from nothing, name a new folder")
+    if not journal.is_dir():
+        raise ConfigError(f"there is no journal in {journal}; give --journal, the folder `journal` of the run's state")
+    overrides = [*args.set, f"state={args.state}", f"store={args.store or 'null'}"]
+    from monolith.commands.assembly import open_trainer
+    from monolith.commands.compare import compare_snapshots
+
+    with open_trainer(load_job(args.job, overrides), replay=journal) as trainer:
+        trainer.run()
+        print(f"replayed {trainer.step} steps, sequence {trainer.sequence}, {trainer.metrics.total.samples} samples")
+        mine, theirs = trainer.snapshots.path(trainer.step), live_state / "snapshots" / f"{trainer.step:012d}"
+    if not theirs.is_dir():
+        print(f"the run kept no snapshot of step {mine.name} in {theirs.parent}: nothing to compare with")
+        return 0
+    differences = compare_snapshots(mine, theirs)
+    print("identical to the run's snapshot, bit by bit" if not differences else "DIFFERS: " + "; ".join(differences))
+    return 1 if differences else 0

@@ -1,0 +1,46 @@
+"""``monolith serve``: a serving replica behind HTTP. Loads neither torch nor Kafka."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from monolith.errors import ConfigError
+
+
+def add_parser(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("serve", help="answer look-ups and predictions over HTTP from a store")
+    parser.add_argument("job", type=Path, nargs="?", help="the job file: its store and name are served")
+    parser.add_argument("--store", help="store URL, in place of a job file: lmdb://DIR or redis://HOST:PORT/DB")
+    parser.add_argument("--model", help="the model's name in that store (with --store)")
+    parser.add_argument("--mode", choices=["memory", "direct"], default="memory", help="default: memory")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting of the job")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until stopped."""
+    from monolith.serving.server import serve
+
+    url, model = store_and_model(args)
+    serve(url, model, host=args.host, port=args.port, mode=args.mode)
+    return 0
+
+
+def store_and_model(args: argparse.Namespace) -> tuple[str, str]:
+    """Which store and which model the arguments name: by a job file, or by --store and --model."""
+    if args.job is not None:
+        from monolith.config.load import load_job
+
+        job = load_job(args.job, args.set)
+        url, model = args.store or job.store, args.model or job.name
+        if url is None:
+            raise ConfigError(f"{args.job} has no `store`; add one, or give --store")
+        return url, model
+    if not (args.store and args.model):
+        raise ConfigError("give a job file, or --store URL with --model NAME")
+    return args.store, args.model

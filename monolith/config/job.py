@@ -1,0 +1,103 @@
+"""The job file as typed structs. Every default of the system is here or in ``monolith.config.table``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from monolith.config.limits import Count, NonNegative, Positive, Share
+from monolith.config.table import TableConfig
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mapping in the job file; an unknown key is an error."""
+
+
+class FeatureConfig(_Section, frozen=True):
+    """A named input. Strings are hashed by name, integers are ids as they are; a list is a bag."""
+
+    name: str
+    type: Literal["int", "string"] = "int"
+    bag: bool = False  # True: the event holds a list of values (or a mapping value -> weight)
+
+
+class InputConfig(_Section, frozen=True):
+    """Where events come from: either features and actions to be joined, or samples that are already joined."""
+
+    features: str | None = None  # URL of the feature events
+    actions: str | None = None  # URL of the action events
+    samples: str | None = None  # URL of joined samples (for instance parquet://)
+    dead_letters: str | None = None  # URL of the sink for records that cannot be used; None: counted and logged only
+    follow: bool = True  # False: stop at the end that the streams had when the job started
+    idle_s: NonNegative = 0.5  # a caught-up partition without records for this long stops holding the watermark
+    max_out_of_order_s: NonNegative = 0.0  # how far a partition's event times may run behind its latest
+    max_future_s: NonNegative = 600.0  # further ahead of its ingestion time than this: dead letter
+    on_data_loss: Literal["stop", "skip"] = "stop"
+    unknown_features: Literal["dead_letter", "ignore"] = "dead_letter"
+
+
+class JoinConfig(_Section, frozen=True):
+    """How features and actions become labelled samples, in event time."""
+
+    positive_actions: list[str] = []  # empty: every action is a positive
+    window_s: Positive = 1800.0  # a feature event without a positive action for this long is a negative
+    early_s: NonNegative = 60.0  # an action that came before its features is kept for this long
+    dedup_s: NonNegative = 3600.0  # a repeated (request, item, action) within this horizon is dropped
+    late_positives: Literal["emit", "drop", "dead_letter"] = "emit"
+    negative_rate: Share = 1.0  # share of requests kept as negatives, by hash of (request id, item id)
+    max_bytes: Count = 512 * 2**20  # memory of everything that waits; above it the streams that run ahead are not read
+
+
+class ModelConfig(_Section, frozen=True):
+    """The network over the embeddings."""
+
+    kind: Literal["lr", "fm", "deepfm"] = "deepfm"
+    hidden: list[Count] = msgspec.field(default_factory=lambda: [256, 128, 64])
+
+
+class DenseOptimizerConfig(_Section, frozen=True):
+    """The optimizer of the dense weights (torch)."""
+
+    kind: Literal["sgd", "adagrad", "adam"] = "adam"
+    lr: Positive = 0.001
+    weight_decay: NonNegative = 0.0
+
+
+class TrainConfig(_Section, frozen=True):
+    """How the stream is cut into steps, and how often the result leaves."""
+
+    batch_size: Count = 256  # samples an optimizer step, at most
+    step_records: Count = 256  # records a journal step, at most
+    step_linger_s: NonNegative = 0.05  # a step with fewer records waits this long for more
+    publish_every_s: NonNegative = 0.5  # wall time between deltas
+    snapshot_every_s: Positive = 30.0  # wall time between snapshots
+    keep_snapshots: Count = 2
+    sweep_buckets: Count = 8  # of 1,024: how many buckets a step looks through for expired rows
+    window_samples: Count = 5000  # samples per reported metrics window
+    group_by: str = "user"  # feature whose value groups the within-user AUC
+    threads: Count = 1  # of torch's dense part; the bits depend on it
+
+
+class JobConfig(_Section, frozen=True):
+    """One training job, from streams to store."""
+
+    name: str
+    input: InputConfig
+    tables: list[TableConfig]
+    features: list[FeatureConfig] = []  # a feature that is not listed is a single integer
+    join: JoinConfig = JoinConfig()
+    model: ModelConfig = ModelConfig()
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    state: str = "state"  # folder of the step journal and the snapshots
+    store: str | None = None  # URL of the serving store; None: nothing is published
+    seed: int = 0
+
+    def feature(self, name: str) -> FeatureConfig:
+        """The declaration of feature ``name``, or the default: one integer."""
+        return next((f for f in self.features if f.name == name), FeatureConfig(name=name))
+
+    def feature_names(self) -> list[str]:
+        """Every feature that some table reads, in table order."""
+        return [name for table in self.tables for name in table.feature_names()]

@@ -1,0 +1,16 @@
+"""Number types of the job file that carry their own limits; the loader refuses a value outside them.
+
+The limits bind values that come from a file or an option. A struct built in Python is checked where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Decay = Annotated[float, Meta(ge=0, lt=1)]
+Count = Annotated[int, Meta(ge=1)]

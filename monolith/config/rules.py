@@ -1,0 +1,117 @@
+"""What a job must satisfy beyond the type of each key: the rules that tie one part of the file to another.
+
+Each rule is one function that yields what it finds wrong, with the way to the key that a person would change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from monolith.config.document import Keys, nearest
+from monolith.config.job import JobConfig
+from monolith.config.schema import Problem
+
+SOURCES = ("log", "kafka", "parquet", "memory")
+SINKS = ("log", "kafka", "memory")
+STORES = ("lmdb", "redis")
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and key names
+
+
+def broken_rules(job: JobConfig) -> Iterator[Problem]:
+    """Every rule that ``job`` breaks; nothing where it is a job that can run."""
+    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _widths, _clocks):
+        yield from rule(job)
+
+
+def _names(job: JobConfig) -> Iterator[Problem]:
+    named: list[tuple[Keys, str]] = [(("name",), job.name)]
+    named += [(("tables", i, "name"), table.name) for i, table in enumerate(job.tables)]
+    for keys, name in named:
+        if not _NAME.match(name):
+            yield keys, f"{name!r} is no name; allowed: letters, digits, '_', '-' and '.', a letter or digit first"
+    yield from _twice([(("tables", i, "name"), t.name) for i, t in enumerate(job.tables)], "table")
+    yield from _twice([(("features", i, "name"), f.name) for i, f in enumerate(job.features)], "feature")
+
+
+def _inputs(job: JobConfig) -> Iterator[Problem]:
+    given = [key for key in ("features", "actions", "samples") if getattr(job.input, key) is not None]
+    if given not in (["features", "actions"], ["samples"]):
+        seen = " and ".join(given) or "none of them"
+        yield ("input",), f"give either both features and actions (to be joined) or samples alone; saw {seen}"
+
+
+def _urls(job: JobConfig) -> Iterator[Problem]:
+    for key in ("features", "actions", "samples"):
+        yield from _url_problems(("input", key), getattr(job.input, key), SOURCES)
+    yield from _url_problems(("input", "dead_letters"), job.input.dead_letters, SINKS)
+    yield from _url_problems(("store",), job.store, STORES)
+
+
+def _url_problems(keys: Keys, url: str | None, schemes: tuple[str, ...]) -> Iterator[Problem]:
+    if url is None:
+        return
+    scheme, found, rest = url.partition("://")
+    allowed = ", ".join(f"{s}://" for s in schemes)
+    if not found:
+        yield keys, f"{url!r} is no URL; allowed: {allowed} followed by a place, for instance log://build/events"
+    elif scheme not in schemes:
+        yield keys, f"unknown scheme {scheme!r} in {url!r}{nearest(scheme, list(schemes))}; allowed: {allowed}"
+    elif not rest:
+        yield keys, f"{url!r} names no place after {scheme}://"
+    elif scheme == "kafka" and not urlsplit(url).path.strip("/"):
+        yield keys, f"{url!r} names no topic; write kafka://HOST:PORT/TOPIC"
+
+
+def _table_features(job: JobConfig) -> Iterator[Problem]:
+    if not job.tables:
+        yield ("tables",), "the list is empty; a job needs at least one table"
+    reads: list[tuple[Keys, str]] = [
+        (("tables", i, "features", j) if table.features else ("tables", i, "name"), feature)
+        for i, table in enumerate(job.tables)
+        for j, feature in enumerate(table.feature_names())
+    ]
+    yield from _twice(reads, "feature", "is read by two tables or twice; one table reads a feature")
+
+
+def _declared_features(job: JobConfig) -> Iterator[Problem]:
+    read = job.feature_names()
+    for i, feature in enumerate(job.features):
+        if feature.name not in read:
+            text = f"no table reads the feature {feature.name!r}{nearest(feature.name, read)}; read: {', '.join(read)}"
+            yield ("features", i, "name"), text
+
+
+def _widths(job: JobConfig) -> Iterator[Problem]:
+    kind = job.model.kind
+    for i, table in enumerate(job.tables):
+        first = job.tables[0]
+        if kind == "lr" and table.dim != 1:
+            yield ("tables", i, "dim"), f"the model lr takes one weight an id: dim 1; saw {table.dim}"
+        elif kind != "lr" and table.dim != first.dim:
+            text = f"the model {kind} takes tables of one dim; saw {table.dim}, but {first.name!r} has {first.dim}"
+            yield ("tables", i, "dim"), text
+        elif kind != "lr" and table.dim < 2:
+            text = f"the model {kind} takes a weight and a vector an id: dim >= 2; saw {table.dim}"
+            yield ("tables", i, "dim"), text
+
+
+def _clocks(job: JobConfig) -> Iterator[Problem]:
+    if job.join.dedup_s < job.join.window_s:
+        text = (
+            f"dedup_s ({job.join.dedup_s:g}) is shorter than window_s ({job.join.window_s:g}): "
+            "a repeated event inside the window would count twice"
+        )
+        yield ("join", "dedup_s"), text
+
+
+def _twice(
+    named: list[tuple[Keys, str]], what: str, fault: str = "is there twice; names are unique"
+) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for keys, name in named:
+        if name in seen:
+            yield keys, f"the {what} {name!r} {fault}"
+        seen.add(name)

@@ -1,0 +1,71 @@
+"""The streams that the demo and the benchmarks run on, by name: where they come from, which job reads them, their truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.datasets import ml100k, ml100k_origin
+from monolith.datasets.impressions import Impression
+from monolith.datasets.synthetic import SyntheticStream
+from monolith.errors import ConfigError
+from monolith.events import Sample
+
+NAMES = ("ml-100k", "synthetic")
+JOBS = {"ml-100k": Path("jobs/demo.yaml"), "synthetic": Path("jobs/synthetic.yaml")}
+SYNTHETIC_EVENTS = 100_000
+
+
+@dataclass(frozen=True)
+class NamedStream:
+    """``count`` impressions that can be started again as often as one likes."""
+
+    name: str
+    origin: str  # for people: where it came from, or how it was made
+    count: int
+    start: Callable[[], Iterator[Impression]]
+    generated: bool  # then `probabilities` are known
+
+    def cut_ms(self, share: float) -> int:
+        """The event time of the first impression after ``share`` of them."""
+        return next(islice(self.start(), int(self.count * share), None)).feature.event_time_ms
+
+    @cached_property
+    def example(self) -> Impression:
+        """The last impression, for a request that a person can send."""
+        return next(islice(self.start(), self.count - 1, None))
+
+    def probabilities(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
+        """The true probabilities (n,) behind generated ``samples``, by running the generator again."""
+        places = {(sample.request_id, sample.item_id): i for i, sample in enumerate(samples)}
+        truth = np.full(len(samples), np.nan, np.float32)
+        for impression in self.start():
+            place = places.get((impression.feature.request_id, impression.feature.item_id))
+            if place is not None and impression.probability is not None:
+                truth[place] = impression.probability
+        return truth
+
+
+def open_stream(name: str, events: int | None = None) -> NamedStream:
+    """The stream ``name``, fetched if need be; ``events`` impressions of it (None: all, or `SYNTHETIC_EVENTS`).
+
+    Raises ConfigError for another name or for more than there are, UnavailableError if it cannot be fetched.
+    """
+    if name == "synthetic":
+        count = events or SYNTHETIC_EVENTS
+        stream = SyntheticStream()
+        return NamedStream(name, f"generated, seed {stream.config.seed}", count, lambda: stream.impressions(count), True)
+    if name != "ml-100k":
+        raise ConfigError(f"there is no stream {name!r}; allowed: {', '.join(NAMES)}")
+    folder, how = ml100k_origin.get()
+    data = ml100k.load(folder)
+    count = events or len(data.ratings)
+    if count > len(data.ratings):
+        raise ConfigError(f"ml-100k has {len(data.ratings)} ratings; {count} were asked for: take fewer, or synthetic")
+    return NamedStream(name, f"{folder} ({how})", count, lambda: islice(data.impressions(), count), False)

@@ -1,0 +1,69 @@
+"""Every error this system raises on purpose, as one tree.
+
+::
+
+    MonolithError
+    ├── ConfigError          a job file, a URL or an option says something that cannot be
+    ├── InputError           an argument has the wrong dtype, shape or value; nothing was changed
+    │   ├── NonFiniteError   a gradient holds NaN or infinity and the policy is ``raise``
+    │   └── EventError       an event cannot be decoded or breaks a rule; it goes to the dead letters
+    ├── CorruptError         bytes on disk or on the wire fail their check; the message names the place
+    │   └── VersionError     the bytes are of a format version this build does not read
+    ├── DataLossError        the stream no longer holds an offset that is needed
+    ├── UnavailableError     a broker, a store or a server does not answer; trying again may help
+    ├── FencedError          another trainer took over the model; this one must stop
+    └── GapError             a delta does not follow on what the store or replica holds
+
+An error's text says what failed, what was seen, what is allowed, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class MonolithError(Exception):
+    """The root: catch it to catch everything this package raises on purpose."""
+
+
+class ConfigError(MonolithError):
+    """A job file, a URL or an option says something that cannot be."""
+
+
+class InputError(MonolithError, ValueError):
+    """An argument has the wrong dtype, shape or value. Nothing was changed."""
+
+
+class NonFiniteError(InputError):
+    """A gradient holds NaN or infinity and the table's policy is ``raise``. Nothing was changed."""
+
+
+class EventError(InputError):
+    """An event cannot be decoded or breaks a rule. ``reason`` is a short word for the dead letter and the metric."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class CorruptError(MonolithError):
+    """Bytes on disk or on the wire fail their check. The message names the file, offset or key."""
+
+
+class VersionError(CorruptError):
+    """The bytes are of a format version this build does not read."""
+
+
+class DataLossError(MonolithError):
+    """The stream no longer holds an offset that is needed (retention, a deleted topic)."""
+
+
+class UnavailableError(MonolithError):
+    """A broker, a store or a server does not answer. Trying again may help."""
+
+
+class FencedError(MonolithError):
+    """A newer trainer took over the model; the store refused this one's generation."""
+
+
+class GapError(MonolithError):
+    """A delta does not follow on what the store or replica holds; a resync from the full image is needed."""

@@ -1,0 +1,78 @@
+"""The words of the stream: what a record holds, what an event says, and what a sample is.
+
+An event travels as one MessagePack or JSON map (a JSON text starts with ``{``, which no MessagePack map does) with a
+``type`` and a schema version ``v``. ``docs/formats.md`` lists the fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+EVENT_VERSION = 1
+WATERMARK_START = -(2**63)  # before any event
+WATERMARK_END = 2**63 - 1  # a bounded stream has ended: nothing waits any more
+
+FeatureValue = int | str | list[int] | list[str] | dict[str, float] | None
+
+
+class FeatureEvent(msgspec.Struct, frozen=True, tag="feature", tag_field="type"):
+    """What was known when item ``item_id`` was shown in request ``request_id``."""
+
+    request_id: str
+    item_id: str
+    event_time_ms: int
+    features: dict[str, FeatureValue]
+    v: int = EVENT_VERSION
+
+
+class ActionEvent(msgspec.Struct, frozen=True, tag="action", tag_field="type"):
+    """What the user did with an item of a request."""
+
+    request_id: str
+    item_id: str
+    action: str
+    event_time_ms: int
+    v: int = EVENT_VERSION
+
+
+class SampleEvent(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):
+    """Features and label already joined."""
+
+    request_id: str
+    item_id: str
+    event_time_ms: int
+    features: dict[str, FeatureValue]
+    label: float
+    rate: float = 1.0
+    v: int = EVENT_VERSION
+
+
+Event = FeatureEvent | ActionEvent | SampleEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a stream. Times are ms since the epoch; ``offset`` counts from 0 within a partition."""
+
+    key: bytes | None
+    value: bytes | None
+    event_time_ms: int  # the record's own stamp; the event inside has the last word
+    ingestion_time_ms: int  # when the log or broker took it
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training example, in the order in which the model sees it."""
+
+    request_id: str
+    item_id: str
+    event_time_ms: int  # of the feature event
+    ingestion_time_ms: int  # of the record that completed the sample (the action, or what moved the watermark)
+    features: dict[str, FeatureValue]
+    label: float  # 0.0 or 1.0
+    rate: float = 1.0  # share of its slice that was kept by negative sampling, in (0, 1]
+    late: bool = False  # a positive whose negative was already emitted

@@ -1,0 +1,133 @@
+"""The dense part's weights and its optimizer's moments as bytes: for snapshots (both) and for serving (weights).
+
+The bytes are one safetensors file: tensor ``model.<name>`` for every entry of the module's state, and
+``optimizer.<parameter>.<key>`` for the optimizer's. Equal state gives equal bytes. Settings such as the learning rate
+are not in it: they come from the job file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, Optimizer
+
+from monolith.config import DenseOptimizerConfig
+from monolith.errors import CorruptError
+
+_STATE_KEYS: dict[str, set[str]] = {"SGD": set(), "Adagrad": {"step", "sum"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
+
+
+def build_optimizer(config: DenseOptimizerConfig, model: nn.Module) -> Optimizer:
+    """The dense weights' optimizer, in torch's fused form: one kernel for all weights instead of some ten a weight."""
+    parameters = list(model.parameters())
+    if config.kind == "sgd":
+        return SGD(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    if config.kind == "adagrad":
+        return Adagrad(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    return Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def dense_weights(model: nn.Module) -> bytes:
+    """The module's weights alone, under their own names, as safetensors; empty bytes for a module without any."""
+    state = _copies(model.state_dict())
+    return save(state) if state else b""
+
+
+def load_dense_weights(model: nn.Module, data: bytes) -> None:
+    """Set the weights from ``dense_weights`` bytes. Raises CorruptError, and changes nothing, if they do not fit."""
+    _fill(model.state_dict(), _parse(data) if data else {}, "weight")
+
+
+def save_dense_state(model: nn.Module, optimizer: Optimizer) -> bytes:
+    """Weights and optimizer state as bytes, from which ``load_dense_state`` goes on bit for bit."""
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            state[f"optimizer.{name}.{key}"] = value
+    return save(_copies(state), metadata={"optimizer": type(optimizer).__name__})
+
+
+def load_dense_state(model: nn.Module, optimizer: Optimizer, data: bytes) -> None:
+    """Set weights and optimizer state from ``save_dense_state`` bytes.
+
+    Raises CorruptError, naming the tensor, if the bytes are of another model or optimizer; then nothing was changed.
+    """
+    tensors = _parse(data)
+    _check_kind(data, type(optimizer).__name__)
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    moments = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
+    state = _optimizer_state(moments, model, type(optimizer).__name__)
+    _fill(model.state_dict(), weights, "weight")
+    optimizer.state.clear()
+    optimizer.state.update(state)
+
+
+def _optimizer_state(moments: Mapping[str, Tensor], model: nn.Module, kind: str) -> dict[Tensor, dict[str, Tensor]]:
+    """The optimizer's state by parameter, checked: all of it, or none where no step was made yet."""
+    state: dict[Tensor, dict[str, Tensor]] = {}
+    known = set()
+    for name, parameter in model.named_parameters():
+        own = {key: f"optimizer.{name}.{key}" for key in sorted(_STATE_KEYS[kind])}
+        known |= set(own.values())
+        if moments or kind == "Adagrad":  # whose state is there before the first step
+            state[parameter] = {key: _moment(moments, full, key, parameter) for key, full in own.items()}
+    if surplus := sorted(set(moments) - known):
+        raise CorruptError(
+            f"the dense state holds {surplus[0]!r}, which optimizer {kind} of this model does not have: "
+            f"resume with the job file that wrote it"
+        )
+    return state
+
+
+def _check_kind(data: bytes, kind: str) -> None:
+    """Raise CorruptError if another optimizer wrote the bytes, by the note in the safetensors header."""
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    written_by = header.get("__metadata__", {}).get("optimizer")
+    if written_by != kind:
+        raise CorruptError(
+            f"the dense state is of optimizer {written_by}, the job has {kind}: set dense_optimizer.kind back, "
+            f"or start a new state folder"
+        )
+
+
+def _moment(moments: Mapping[str, Tensor], name: str, key: str, parameter: Tensor) -> Tensor:
+    shape = torch.Size([]) if key == "step" else parameter.shape
+    return _fitting(moments, name, shape, torch.float32, "optimizer tensor").clone()  # aligned, and its own
+
+
+def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str) -> None:
+    """Copy into every target the tensor of its name; all are checked before the first is copied."""
+    if surplus := sorted(set(tensors) - set(targets)):
+        raise CorruptError(f"the dense state holds {what} {surplus[0]!r}, which this model does not have")
+    found = {name: _fitting(tensors, name, t.shape, t.dtype, what) for name, t in targets.items()}
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(found[name])
+
+
+def _fitting(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, dtype: torch.dtype, what: str) -> Tensor:
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise CorruptError(f"the dense state lacks {what} {name!r}: it is of another model or optimizer, or damaged")
+    if tensor.shape != shape or tensor.dtype != dtype:
+        raise CorruptError(
+            f"{what} {name!r} of the dense state is {tensor.dtype} {tuple(tensor.shape)}, the model has "
+            f"{dtype} {tuple(shape)}: resume with the job file that wrote it"
+        )
+    return tensor
+
+
+def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+
+
+def _parse(data: bytes) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise CorruptError(f"{len(data)} bytes of dense state are not a safetensors file: {error}") from error

@@ -1,0 +1,164 @@
+"""Collisionless tables as a torch module: ids in, pooled vectors out, the tables' own optimizers run in backward.
+
+``EmbeddingBagCollection`` takes the place of torchrec's class of the same name. The rows live in the native tables and
+are no torch parameters: ``parameters()`` and ``state_dict()`` hold none of them (snapshots do), and a torch optimizer
+never touches them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from monolith.config import TableConfig
+from monolith.errors import ConfigError, InputError
+from monolith.tables import Table
+from monolith.tables.features import Bag
+from monolith.training.jagged import bags_of, batch_size
+from monolith.training.lookup import FusedLookup, LookupStep, TableStep
+
+if TYPE_CHECKING:
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+EventTimes = int | npt.NDArray[np.int64] | torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One vector of the result: which feature's bags, pooled from which table."""
+
+    name: str  # the feature, or feature@table where several tables read the feature (torchrec's rule)
+    feature: str
+    table: str
+
+
+class EmbeddingBagCollection(torch.nn.Module):
+    """Pooled vectors of every feature of ``tables``.
+
+    A forward in training mode is a step: the ids are observed (clock, counts, admission), looked up and pooled.
+    Its backward applies one optimizer step per unique id of a table, on the sum of the id's gradients over all features
+    of the table, added in order of occurrence (features in declared order, then position). Each forward is a step of
+    its own: after two forwards and one backward over both, autograd applies the later one first. A second
+    backward through the same forward raises InputError. Under ``no_grad`` a forward observes and updates nothing.
+    A forward in eval mode only reads: it creates, counts and moves nothing.
+
+    A gradient with NaN or infinity raises NonFiniteError before any table of the collection is changed, if the policy
+    of its table is ``raise`` (a sum of finite gradients that overflows: before that one table is changed). Not thread safe as a module; the tables are.
+    """
+
+    def __init__(self, tables: Sequence[TableConfig]) -> None:
+        super().__init__()
+        if doubled := [name for name, times in Counter(table.name for table in tables).items() if times > 1]:
+            raise ConfigError(f"table names {doubled} are used more than once: give every table a name of its own")
+        self.configs = tuple(tables)
+        self.tables: dict[str, Table] = {config.name: Table(config) for config in tables}
+        self.outputs = _outputs(tables)
+        self._by_table = [[out for out in self.outputs if out.table == config.name] for config in tables]
+        self._salted = {c.name for c in tables if len(c.feature_names()) > 1 and not c.shared_ids}
+        self._features = list(dict.fromkeys(out.feature for out in self.outputs))
+        self._anchor = torch.zeros(0, requires_grad=True)  # gives the fused lookup a gradient to be asked for
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Output name -> width, in output order."""
+        widths = {config.name: config.dim for config in self.configs}
+        return {out.name: widths[out.table] for out in self.outputs}
+
+    def forward(self, features: KeyedJaggedTensor, event_time_ms: EventTimes = None) -> KeyedTensor:
+        """Pooled vectors (batch, sum of dims) for a KeyedJaggedTensor; its weights, if it has any, weigh the ids.
+
+        ``event_time_ms`` is one time for all, one per sample, (batch,) int64, or None: the tables' clocks stand still.
+        Raises InputError, before anything is changed, if a feature is missing or a length is wrong.
+        """
+        from torchrec.sparse.jagged_tensor import KeyedTensor  # who has a KeyedJaggedTensor has paid for this import
+
+        bags = bags_of(features, self._features)
+        weights = features.weights_or_none()
+        differentiable = weights is not None and weights.requires_grad
+        offsets = dict(zip(features.keys(), features.offset_per_key(), strict=False)) if differentiable else {}
+        weight_of = {
+            name: weights[offsets[name] : offsets[name] + len(bags[name].ids)] for name in self._features if offsets
+        }
+        dims = self.dims
+        vectors = self._pooled(bags, event_time_ms, weight_of)
+        return KeyedTensor(keys=list(dims), length_per_key=list(dims.values()), values=torch.cat(list(vectors), dim=1))
+
+    def forward_bags(self, bags: Mapping[str, Bag], event_time_ms: EventTimes = None) -> dict[str, torch.Tensor]:
+        """The same, from bags: output name -> (batch, dim) float32. The trainer's way, without torchrec."""
+        vectors = self._pooled(bags, event_time_ms, {})
+        return {out.name: vector for out, vector in zip(self.outputs, vectors, strict=True)}
+
+    def _pooled(
+        self, bags: Mapping[str, Bag], event_time_ms: EventTimes, weight_of: Mapping[str, torch.Tensor]
+    ) -> Sequence[torch.Tensor]:
+        times = _event_times(event_time_ms, batch_size(bags, self._features))
+        steps = [
+            TableStep(self.tables[config.name], outs, bags, salted=config.name in self._salted)
+            for config, outs in zip(self.configs, self._by_table, strict=True)
+        ]
+        if self.training:
+            for step in steps:
+                step.observe(times)
+        lookup = LookupStep(steps)
+        if not (self.training and torch.is_grad_enabled()):
+            return lookup.vectors()
+        weights = [weight_of[out.feature] for out in self.outputs] if weight_of else []
+        pooled: Sequence[torch.Tensor] = FusedLookup.apply(lookup, self._anchor, *weights)  # type: ignore[no-untyped-call]
+        return pooled
+
+    def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
+        """The tables as torchrec describes them; ``num_embeddings`` is the number of rows now (at least 1)."""
+        from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+
+        return [
+            EmbeddingBagConfig(
+                name=config.name,
+                embedding_dim=config.dim,
+                num_embeddings=max(1, len(self.tables[config.name])),
+                feature_names=config.feature_names(),
+                pooling=PoolingType.SUM if config.pooling == "sum" else PoolingType.MEAN,
+            )
+            for config in self.configs
+        ]
+
+    def is_weighted(self) -> bool:
+        """True: weights are used wherever the input carries them."""
+        return True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors come out: the CPU."""
+        return torch.device("cpu")
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "a collection holds native tables and cannot be copied or pickled: use Table.save and Table.open"
+        )
+
+
+def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
+    readers = Counter(name for table in tables for name in table.feature_names())
+    return [
+        Output(name if readers[name] == 1 else f"{name}@{table.name}", name, table.name)
+        for table in tables
+        for name in table.feature_names()
+    ]
+
+
+def _event_times(times: EventTimes, batch: int) -> int | npt.NDArray[np.int64] | None:
+    if times is None or isinstance(times, int):
+        return times
+    array = np.asarray(times)
+    if array.shape != (batch,) or array.dtype != np.int64:
+        raise InputError(
+            f"event_time_ms is {array.dtype} of shape {array.shape}: it must be one int, None, or int64 of shape "
+            f"({batch},), a time for each sample of the batch"
+        )
+    return array

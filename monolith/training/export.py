@@ -1,0 +1,144 @@
+"""The dense part as an ONNX graph, exported once a job, into which each version's weights are fed.
+
+Inputs: one float32 (batch, dim) matrix a feature, under the feature's name, then one input a weight, named
+``w:<name>``. Output: ``logit`` (batch,). The batch is of any size. A replica so needs onnxruntime and no torch, and a
+new version of the weights is a few hundred kB of safetensors and no new graph.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from monolith.card import CardFeature
+from monolith.errors import CorruptError, InputError
+from monolith.training.dense_state import dense_weights, load_dense_weights
+
+__all__ = ["DenseGraph", "dense_weights", "export_graph", "load_dense_weights"]
+
+WEIGHT_PREFIX = "w:"
+TOLERANCE = 1e-5  # relative to the largest logit of the batch, or to 1 if that is smaller: float32 rounding
+
+_EXAMPLE_BATCH = 3  # the exporter takes 0 and 1 for constants
+
+
+def export_graph(model: nn.Module, features: Sequence[CardFeature], table_dims: Mapping[str, int]) -> bytes:
+    """The ONNX graph of a model from ``monolith.training.models``; takes about 3 s. Writes no file.
+
+    The inputs are in the order of ``features``. The bytes hold no weights, no traces and no paths.
+    """
+    weights = dict(model.state_dict())
+    dims = {feature.name: table_dims[feature.table] for feature in features}
+    if taken := [name for name in dims if name.startswith(WEIGHT_PREFIX) or name == "logit"]:
+        raise InputError(f"features {taken} have names that the graph needs for itself: rename them")
+    examples = [torch.zeros(_EXAMPLE_BATCH, dim) for dim in dims.values()]
+    batch = torch.export.Dim("batch")
+    with _quietly(model):
+        program = torch.onnx.export(
+            _Functional(model, list(dims), list(weights)),
+            (*examples, *weights.values()),
+            dynamo=True,
+            dynamic_shapes=((*({0: batch} for _ in dims), *(None for _ in weights)),),
+            input_names=[*dims, *(WEIGHT_PREFIX + name for name in weights)],
+            output_names=["logit"],
+            verbose=False,
+        )
+    if program is None:
+        raise InputError(f"torch exported no graph for {type(model).__name__}: it must be traceable by torch.export")
+    return _plain(program.model_proto)
+
+
+class DenseGraph:
+    """An exported graph, ready to run in onnxruntime on one thread. Any thread may call it."""
+
+    def __init__(self, graph: bytes) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        try:
+            self._session: Any = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime raises classes of its own, with no common root but this one
+            raise CorruptError(f"{len(graph)} bytes are not a graph that onnxruntime runs: {error}") from error
+
+    def logits(
+        self, vectors: Mapping[str, npt.NDArray[np.float32]], weights: Mapping[str, npt.NDArray[np.float32]]
+    ) -> npt.NDArray[np.float32]:
+        """Logits (batch,) from {feature: (batch, dim)} and {weight name without prefix: values}."""
+        inputs = dict(vectors) | {WEIGHT_PREFIX + name: values for name, values in weights.items()}
+        result: npt.NDArray[np.float32] = self._session.run(["logit"], inputs)[0]
+        return result
+
+    def check(self, model: nn.Module, vectors: Mapping[str, Tensor]) -> float:
+        """The largest difference from torch over these vectors, relative to the largest logit (at least 1).
+
+        Raises CorruptError if it is above ``TOLERANCE`` or not a number: the version must not be published.
+        """
+        with torch.no_grad():
+            expected = model(vectors).numpy()
+        weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+        inputs = {name: vectors[name].detach().numpy() for name in self._features()}
+        got = self.logits(inputs, weights)
+        if not expected.size:
+            return 0.0
+        difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
+        if not difference <= TOLERANCE:
+            raise CorruptError(
+                f"the exported graph and torch differ by {difference:.3g} of the largest logit over {len(expected)} "
+                f"samples, at most {TOLERANCE} is rounding: look for NaN in the weights, then export the graph again"
+            )
+        return difference
+
+    def _features(self) -> list[str]:
+        return [node.name for node in self._session.get_inputs() if not node.name.startswith(WEIGHT_PREFIX)]
+
+
+class _Functional(nn.Module):
+    """The model as a function of its vectors and its weights, so that both become inputs of the graph."""
+
+    def __init__(self, model: nn.Module, features: list[str], weights: list[str]) -> None:
+        super().__init__()
+        self._model = [model]  # in a list, so that its weights are not this module's
+        self._features = features
+        self._weights = weights
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Logits (batch,)."""
+        vectors = dict(zip(self._features, inputs, strict=False))
+        weights = dict(zip(self._weights, inputs[len(self._features) :], strict=True))
+        logits: Tensor = torch.func.functional_call(self._model[0], weights, (vectors,))
+        return logits
+
+
+@contextmanager
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and none of the exporter's remarks on operators that no model here uses."""
+    exporter_log = logging.getLogger("torch.onnx._internal.exporter")
+    level, training = exporter_log.level, model.training
+    exporter_log.setLevel(logging.ERROR)
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter_log.setLevel(level)
+        model.train(training)
+
+
+def _plain(proto: Any) -> bytes:
+    """The graph without the exporter's notes (stack traces with file names), as the same bytes every time."""
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data

@@ -1,0 +1,163 @@
+"""One job's model in memory: tables, dense weights and their optimizer. It scores samples and learns from them.
+
+A step is a function of the learner's state and the samples alone, so the same samples in the same order end in the
+same bits, in another process and after a save and a load as well.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from monolith.card import ModelCard
+from monolith.config import JobConfig
+from monolith.events import Sample
+from monolith.tables import Table
+from monolith.tables.delta import ModelDelta
+from monolith.tables.features import FeatureEncoder, card_features
+from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
+from monolith.training.determinism import deterministic
+from monolith.training.embeddings import EmbeddingBagCollection
+from monolith.training.export import DenseGraph, export_graph
+from monolith.training.loss import sampled_bce
+from monolith.training.models import build_model
+
+Probabilities = npt.NDArray[np.float32]
+
+
+class Learner:
+    """Not thread-safe, except that the tables may be read from other threads."""
+
+    def __init__(self, job: JobConfig) -> None:
+        deterministic(job.train.threads)
+        self.job = job
+        self.features = card_features(job)
+        self.encoder = FeatureEncoder(self.features)
+        self.collection = EmbeddingBagCollection(job.tables)
+        self.dims = {table.name: table.dim for table in job.tables}
+        self.model = build_model(job.model, self.features, self.dims, seed=job.seed)
+        self.optimizer = build_optimizer(job.dense_optimizer, self.model)
+        self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
+        self._vectors: dict[str, torch.Tensor] = {}  # of the newest batch
+
+    @property
+    def tables(self) -> dict[str, Table]:
+        """The tables by name, in the job's order."""
+        return self.collection.tables
+
+    def step(self, samples: Sequence[Sample]) -> Probabilities:
+        """Probabilities (n,) as they were before this step; afterwards one optimizer step has been made on all n."""
+        times = np.array([s.event_time_ms for s in samples], np.int64)
+        labels = torch.tensor([s.label for s in samples])
+        rates = torch.tensor([s.rate for s in samples])
+        logits = self._forward(samples, times)
+        self.optimizer.zero_grad()
+        sampled_bce(logits, labels, rates).backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return torch.sigmoid(logits.detach()).numpy()
+
+    def score(self, samples: Sequence[Sample]) -> Probabilities:
+        """Probabilities (n,); nothing changes, no id is admitted."""
+        self.collection.eval()
+        try:
+            with torch.no_grad():
+                return torch.sigmoid(self._forward(samples, None)).numpy()
+        finally:
+            self.collection.train()
+
+    def _forward(self, samples: Sequence[Sample], times: npt.NDArray[np.int64] | None) -> torch.Tensor:
+        bags = self.encoder.encode([s.features for s in samples])
+        self._vectors = self.collection.forward_bags(bags, times)
+        logits: torch.Tensor = self.model(self._vectors)
+        return logits
+
+    def card(self, lineage: str) -> ModelCard:
+        """What a replica must know about this model."""
+        return ModelCard(
+            model=self.job.name,
+            lineage=lineage,
+            tables=self.dims,
+            features=self.features,
+            kind=self.job.model.kind,
+        )
+
+    def export(self, cache: Path) -> bytes:
+        """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
+        asked = msgspec.json.encode([self.job.model, self.features, self.dims, torch.__version__])
+        stem = f"graph-{zlib.crc32(asked):08x}"
+        for path in cache.glob(f"{stem}-*.onnx"):
+            if f"{zlib.crc32(path.read_bytes()):08x}" == path.stem.removeprefix(f"{stem}-"):
+                break
+            path.unlink()  # damaged: not what its name says
+        else:
+            graph = export_graph(self.model, self.features, self.dims)
+            path = cache / f"{stem}-{zlib.crc32(graph):08x}.onnx"
+            path.write_bytes(graph)
+        data = path.read_bytes()
+        self.graph = DenseGraph(data)
+        return data
+
+    def advance(self, watermark_ms: int, sweep_buckets: int) -> None:
+        """Move every table's clock to the stream's watermark and sweep a part of its expired rows."""
+        for table in self.tables.values():
+            table.advance(watermark_ms)
+            table.sweep(sweep_buckets)
+
+    def cut(self) -> int:
+        """Close the current sequence number in every table and return it."""
+        return {table.cut() for table in self.tables.values()}.pop()
+
+    def delta(
+        self, since: int, *, sequence: int, step: int, watermark_ms: int, ingested_ms: npt.NDArray[np.int64]
+    ) -> ModelDelta:
+        """Everything that changed after ``since``, with the dense weights as they are.
+
+        Raises `GapError` as the tables do, and `CorruptError` if the exported graph no longer computes what torch does.
+        """
+        if self.graph is not None and self._vectors:
+            self.graph.check(self.model, self._vectors)
+        return ModelDelta(
+            base_sequence=since,
+            sequence=sequence,
+            step=step,
+            watermark_ms=watermark_ms,
+            tables={name: table.delta(since) for name, table in self.tables.items()},
+            dense=dense_weights(self.model),
+            ingested_ms=ingested_ms,
+        )
+
+    def save_tables(self, folder: Path) -> None:
+        """Write every table to its own folder below ``folder``."""
+        for name, table in self.tables.items():
+            (folder / name).mkdir()
+            table.save(folder / name)
+
+    def load_tables(self, folder: Path) -> None:
+        """Replace the tables by the ones that `save_tables` wrote; on an error they stay as they were."""
+        opened = {t.name: Table.open(folder / t.name, config=t) for t in self.job.tables}
+        self.collection.tables.update(opened)
+
+    def dense_state(self) -> bytes:
+        """Dense weights and their optimizer's state, bit by bit."""
+        return save_dense_state(self.model, self.optimizer)
+
+    def load_dense_state(self, data: bytes) -> None:
+        """Continue from `dense_state` bytes."""
+        load_dense_state(self.model, self.optimizer, data)
+
+    def save(self, folder: Path) -> None:
+        """Keep the learner in an empty folder."""
+        (folder / "tables").mkdir(parents=True)
+        self.save_tables(folder / "tables")
+        (folder / "dense.safetensors").write_bytes(self.dense_state())
+
+    def load(self, folder: Path) -> None:
+        """Be what `save` kept."""
+        self.load_tables(folder / "tables")
+        self.load_dense_state((folder / "dense.safetensors").read_bytes())

@@ -1,0 +1,159 @@
+"""One training step's way through the tables: observe, look up, pool, and, in backward, one update per table.
+
+Everything here is NumPy until the pooled vectors enter autograd: a step costs a few native calls a table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.autograd.function import once_differentiable
+
+from monolith.errors import InputError, NonFiniteError
+from monolith.tables import Table
+from monolith.tables.features import Bag
+from monolith.tables.hashing import salted as salt
+from monolith.tables.pooling import FloatMatrix, pool, spread
+
+Times = int | npt.NDArray[np.int64] | None
+
+
+class _Output(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def feature(self) -> str: ...
+
+
+class TableStep:
+    """One table's part of a step: the ids of all its features, one after the other, and their rows."""
+
+    def __init__(self, table: Table, outputs: Sequence[_Output], bags: Mapping[str, Bag], *, salted: bool) -> None:
+        self.table = table
+        self.bags = [bags[output.feature] for output in outputs]
+        self.names = [output.name for output in outputs]
+        parts = [salt(out.feature, bag.ids) if salted else bag.ids for out, bag in zip(outputs, self.bags, strict=True)]
+        self.ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        self.rows: FloatMatrix = np.empty((0, 0), np.float32)
+
+    def observe(self, times: Times) -> None:
+        """Show the table its ids, each with its sample's time."""
+        if not isinstance(times, np.ndarray):
+            self.table.observe(self.ids, event_time_ms=times)
+            return
+        spread_times = [times if bag.one_each else np.repeat(times, bag.lengths) for bag in self.bags]
+        per_id = spread_times[0] if len(spread_times) == 1 else np.concatenate(spread_times)
+        self.table.observe(self.ids, event_time_ms=per_id)
+
+    def vectors(self) -> list[torch.Tensor]:
+        """Look the rows up and pool them: one (batch, dim) tensor a feature."""
+        self.rows = self.table.lookup(self.ids)
+        pooling = self.table.config.pooling
+        pooled = [pool(rows, bag, pooling) for rows, bag in zip(self._split(self.rows), self.bags, strict=True)]
+        return [torch.from_numpy(vectors) for vectors in pooled]
+
+    def gradients(self, grads: Sequence[torch.Tensor | None]) -> tuple[npt.NDArray[np.int64], FloatMatrix]:
+        """Ids (n,) and gradients (n, dim) of every occurrence; a feature that the loss does not use has none."""
+        pooling = self.table.config.pooling
+        ids, rows = [], []
+        for part, bag, grad in zip(self._split(self.ids), self.bags, grads, strict=True):
+            if grad is not None:
+                ids.append(part)
+                rows.append(spread(grad.numpy(), bag, pooling))
+        if not ids:
+            return np.zeros(0, np.int64), np.zeros((0, self.table.config.dim), np.float32)
+        if len(ids) == 1:
+            return ids[0], np.ascontiguousarray(rows[0])
+        return np.concatenate(ids), np.concatenate(rows)
+
+    def weight_gradients(self, grads: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """The gradient of each id's weight, (total,): the row times its pooled vector's gradient."""
+        result: list[torch.Tensor | None] = []
+        for rows, bag, grad in zip(self._split(self.rows), self.bags, grads, strict=True):
+            unweighted = Bag(bag.ids, bag.lengths)
+            per_row = None if grad is None else spread(grad.numpy(), unweighted, self.table.config.pooling)
+            result.append(None if per_row is None else torch.from_numpy((rows * per_row).sum(axis=1)))
+        return result
+
+    def _split(self, array: Any) -> list[Any]:
+        """The features' parts of an array over all ids."""
+        if len(self.bags) == 1:
+            return [array]
+        return np.split(array, np.cumsum([len(bag.ids) for bag in self.bags[:-1]]))
+
+
+class LookupStep:
+    """All tables' parts of one step."""
+
+    def __init__(self, tables: Sequence[TableStep]) -> None:
+        self.tables = tables
+        self._applied = False
+
+    def vectors(self) -> tuple[torch.Tensor, ...]:
+        """Pooled vectors in output order."""
+        return tuple(vector for step in self.tables for vector in step.vectors())
+
+    def apply(self, grads: Sequence[torch.Tensor | None]) -> None:
+        """Update every table once. Raises before anything is changed if a gradient may not be applied."""
+        if self._applied:
+            raise InputError(
+                "backward ran a second time through the same lookup, and its update is already in the tables: "
+                "run forward again for every backward"
+            )
+        updates = [(step.table, *step.gradients(part)) for step, part in self._parts(grads)]
+        for (table, _, gradients), step in zip(updates, self.tables, strict=True):
+            if table.config.on_nonfinite == "raise":
+                _check_finite(gradients, table.config.name, step.names)
+        self._applied = True
+        for table, ids, gradients in updates:
+            if len(ids):
+                table.apply_gradients(ids, gradients)
+
+    def weight_gradients(self, grads: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        """Gradients of the ids' weights, one (total,) tensor an output."""
+        return [gradient for step, part in self._parts(grads) for gradient in step.weight_gradients(part)]
+
+    def _parts(self, grads: Sequence[torch.Tensor | None]) -> list[tuple[TableStep, Sequence[torch.Tensor | None]]]:
+        parts, start = [], 0
+        for step in self.tables:
+            parts.append((step, grads[start : start + len(step.bags)]))
+            start += len(step.bags)
+        return parts
+
+
+class FusedLookup(torch.autograd.Function):
+    """Pooled vectors forward; the tables' optimizer step backward."""
+
+    @staticmethod
+    def forward(ctx: Any, step: LookupStep, _anchor: torch.Tensor, *weights: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Look up and pool. The anchor only makes autograd call backward; ``weights`` want gradients of their own."""
+        ctx.step = step
+        ctx.weighted = bool(weights)
+        ctx.set_materialize_grads(False)
+        return step.vectors()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        """Apply the gradients to the tables; torch gets only the weights' gradients."""
+        weight_grads = ctx.step.weight_gradients(grads) if ctx.weighted else []
+        ctx.step.apply(grads)
+        return (None, None, *weight_grads)
+
+
+def _check_finite(gradients: FloatMatrix, table: str, features: Sequence[str]) -> None:
+    flat = gradients.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = np.dot(flat, flat)  # one fast pass; only where it is not finite is a closer look needed
+    if math.isfinite(squares) or np.isfinite(flat).all():
+        return
+    bad = int(np.count_nonzero(~np.isfinite(gradients).all(axis=1)))
+    raise NonFiniteError(
+        f"{bad} of {len(gradients)} gradients of table {table!r} (features {list(features)}) hold NaN or infinity; "
+        f"no table was changed: lower the learning rate, or set on_nonfinite to skip_row or clip"
+    )

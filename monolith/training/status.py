@@ -1,0 +1,71 @@
+"""What a running trainer says of itself: a small JSON file, replaced atomically, that people and tools may poll."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """One look at the daemon. Rates are over the process's life; the file's ``updated_ms`` tells how fresh it is."""
+
+    model: str
+    lineage: str
+    step: int
+    sequence: int  # last published number
+    stored_sequence: int  # what the store is known to hold
+    samples: int  # trained since the first step of the run
+    lag: int  # records in the streams that are not read yet
+    watermark_ms: int
+    ended: bool
+    metrics: dict[str, Any]
+    tables: dict[str, dict[str, Any]]
+    samples_per_s: float = 0.0  # over the last seconds
+    updated_ms: int = 0
+    pid: int = 0
+
+
+class StatusFile:
+    """Writes `Status` to ``path`` at most once in ``every_s``; ``observers`` see each one as well."""
+
+    def __init__(
+        self, path: Path, *, every_s: float = 1.0, observers: list[Callable[[Status], None]] | None = None
+    ) -> None:
+        self.path = path
+        self.every_s = every_s
+        self.observers = observers or []
+        self._last: tuple[float, int] | None = None
+        self._next = 0.0
+
+    def due(self) -> bool:
+        """Whether it is time for another."""
+        return time.monotonic() >= self._next
+
+    def write(self, status: Status) -> None:
+        """Replace the file. A disk that refuses costs the report, not the training."""
+        now = time.monotonic()
+        if self._last is not None and now > self._last[0]:
+            status.samples_per_s = (status.samples - self._last[1]) / (now - self._last[0])
+        self._last, self._next = (now, status.samples), now + self.every_s
+        status.updated_ms, status.pid = time.time_ns() // 1_000_000, os.getpid()
+        scratch = self.path.with_suffix(".tmp")
+        try:
+            scratch.write_bytes(msgspec.json.encode(status))
+            scratch.replace(self.path)
+        except OSError:
+            scratch.unlink(missing_ok=True)
+        for observer in self.observers:
+            observer(status)
+
+
+def read_status(path: Path) -> Status | None:
+    """The last status in ``path``, or None where there is none yet."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Status)
+    except FileNotFoundError:
+        return None

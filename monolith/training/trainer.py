@@ -1,0 +1,241 @@
+"""The training loop: steps in, deltas and snapshots out. Read `Trainer.run` aloud and you know the system.
+
+What makes it exact: which records make a step, its watermark and whether it publishes come from the step journal, so
+a step is a function of the state before it. A snapshot holds all of that state at one step. After a crash the newest
+snapshot is restored, the journalled steps behind it run again to the same bits, and publish the same sequence numbers
+again, which the store knows already.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from monolith.config.load import job_json
+from monolith.errors import ConfigError, CorruptError, GapError
+from monolith.events import WATERMARK_START, Sample
+from monolith.tables.delta import ModelDelta
+from monolith.training.learner import Learner
+from monolith.training.metrics import StreamMetrics
+from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Snapshot, Snapshots
+from monolith.training.status import Status, StatusFile
+
+log = logging.getLogger(__name__)
+
+INGESTION_SAMPLE = 256  # ingestion times that travel with a delta, at most
+
+
+class Step(Protocol):
+    """What one journal entry released; `streaming.steps.Step` is one."""
+
+    @property
+    def number(self) -> int:
+        """Counts from 1."""
+
+    @property
+    def samples(self) -> Sequence[Sample]:
+        """In the order in which they are to be trained."""
+
+    @property
+    def watermark_ms(self) -> int:
+        """Event time that the streams have passed."""
+
+    @property
+    def publish(self) -> bool:
+        """Whether a delta is cut after it."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes after it."""
+
+
+class Steps(Protocol):
+    """Where steps come from; `streaming.steps.StepReader` is one."""
+
+    def next(self, timeout_s: float) -> Step | None:
+        """The next step, already journalled; None if there was none in time."""
+
+    def state(self) -> bytes:
+        """What `restore` needs to go on after the last step; the journal is durable up to it."""
+
+    def restore(self, data: bytes) -> None:
+        """Stand after the step at which `state` was called."""
+
+    def commit(self) -> None:
+        """Tell the outside the positions of the last `state`."""
+
+    def lag(self) -> int:
+        """Records in the streams that no step has taken."""
+
+
+class Publisher(Protocol):
+    """Where deltas go; `serving.publisher.Publisher` is one."""
+
+    @property
+    def held_sequence(self) -> int:
+        """What the store is known to hold."""
+
+    def publish(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> object:
+        """Bring the store up to ``sequence``, now or, if it is away, with a later one."""
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until the store has the last sequence."""
+
+
+class _Cut(NamedTuple):
+    """What a delta says of itself besides its contents."""
+
+    sequence: int
+    step: int
+    watermark_ms: int
+    ingested_ms: npt.NDArray[np.int64]
+
+
+class Trainer:
+    """Owns a learner and moves it along a stream. One thread; `stop` may be called from a signal handler."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        steps: Steps,
+        snapshots: Snapshots,
+        *,
+        lineage: str,
+        publisher: Publisher | None = None,
+        status: StatusFile | None = None,
+    ) -> None:
+        self.learner, self.steps, self.snapshots = learner, steps, snapshots
+        self.lineage, self.publisher, self.status = lineage, publisher, status
+        self.metrics = StreamMetrics(learner.job.train.window_samples, learner.job.train.group_by)
+        self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
+        self._kept_step = 0  # the newest snapshot's
+        self._ingested: list[int] = []
+        self._stopping = False
+        self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
+
+    def run(self) -> None:
+        """Train until the stream ends or `stop` is called; the last thing done is a snapshot."""
+        ended = False
+        while not (ended or self._stopping):
+            step = self.steps.next(timeout_s=0.1)
+            if step is not None:
+                ended = step.ended
+                if step.number > self.step:  # else it only says that the streams are at their end
+                    self.advance(step)
+            if time.monotonic() >= self._next_snapshot:
+                self.snapshot()
+            self._report(ended=False)
+        self.snapshot()
+        if ended and self.publisher is not None:
+            self.publisher.drain(timeout_s=60.0)
+        self._report(ended=True)
+
+    def stop(self) -> None:
+        """Finish the step at hand, then leave `run` with a snapshot."""
+        self._stopping = True
+
+    def advance(self, step: Step) -> None:
+        """Train on one step's samples in batches, expire what is idle, publish if the step says so."""
+        size = self.learner.job.train.batch_size
+        for start in range(0, len(step.samples), size):
+            self._train(step.samples[start : start + size])
+        self.watermark_ms = step.watermark_ms
+        self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_buckets)
+        self.step = step.number
+        if step.publish:
+            self.sequence = self.learner.cut()
+            self._publish()
+
+    def _train(self, batch: Sequence[Sample]) -> None:
+        scores = self.learner.step(batch)
+        self.metrics.update(batch, scores)
+        self._ingested.extend(sample.ingestion_time_ms for sample in batch)
+
+    def _publish(self) -> None:
+        if self.publisher is not None:
+            self.publisher.publish(self.sequence, self._delta)
+        self._ingested.clear()
+
+    def _delta(self, since: int) -> ModelDelta:
+        ingested = np.sort(np.array(self._ingested, np.int64))
+        stride = max(1, -(-len(ingested) // INGESTION_SAMPLE))
+        cut = _Cut(self.sequence, self.step, self.watermark_ms, ingested[::stride])
+        try:
+            return self.learner.delta(since, **cut._asdict())
+        except GapError as gap:  # the store was away for so long that the tables forgot what they removed since
+            log.warning("the store gets a full image: %s", gap)
+            return self.learner.delta(0, **cut._asdict())
+
+    def snapshot(self) -> None:
+        """Keep the state after the last step; only then are the stream's positions committed for lag tools."""
+        if self.step == self._kept_step:
+            return
+        manifest = Manifest(
+            version=SNAPSHOT_VERSION,
+            model=self.learner.job.name,
+            lineage=self.lineage,
+            step=self.step,
+            sequence=self.sequence,
+            job=msgspec.json.decode(job_json(self.learner.job)),
+        )
+        parts = {
+            "tables": self.learner.save_tables,
+            "dense.safetensors": self.learner.dense_state(),
+            "stream.bin": self.steps.state(),
+            "metrics.bin": self.metrics.state(),
+            "clock.bin": msgspec.msgpack.encode(self.watermark_ms),
+        }
+        self.snapshots.write(manifest, parts)
+        self.steps.commit()
+        self._kept_step = self.step
+        self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
+        log.info("snapshot step=%d sequence=%d", self.step, self.sequence)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Be what wrote `snapshot`. Raises `ConfigError` for another model's or run's, `CorruptError` for damage."""
+        manifest = snapshot.manifest
+        if manifest.model != self.learner.job.name or manifest.lineage != self.lineage:
+            raise ConfigError(
+                f"{snapshot.path} belongs to model {manifest.model!r}, run {manifest.lineage}; this job is "
+                f"{self.learner.job.name!r}, run {self.lineage}. Give the job a state folder of its own."
+            )
+        self.learner.load_tables(snapshot.path / "tables")
+        self.learner.load_dense_state(snapshot.read("dense.safetensors"))
+        self.steps.restore(snapshot.read("stream.bin"))
+        self.metrics.restore(snapshot.read("metrics.bin"))
+        self.watermark_ms = _decode_clock(snapshot)
+        self.step, self.sequence = manifest.step, manifest.sequence
+        self._kept_step = self.step
+        log.info("restored step=%d sequence=%d from=%s", self.step, self.sequence, snapshot.path)
+
+    def _report(self, *, ended: bool) -> None:
+        if self.status is not None and (ended or self.status.due()):
+            self.status.write(self._status(ended))
+
+    def _status(self, ended: bool) -> Status:
+        return Status(
+            model=self.learner.job.name,
+            lineage=self.lineage,
+            step=self.step,
+            sequence=self.sequence,
+            stored_sequence=self.publisher.held_sequence if self.publisher else 0,
+            samples=self.metrics.total.samples,
+            lag=self.steps.lag(),
+            watermark_ms=self.watermark_ms,
+            ended=ended,
+            metrics=self.metrics.report(),
+            tables={name: msgspec.to_builtins(table.stats()) for name, table in self.learner.tables.items()},
+        )
+
+
+def _decode_clock(snapshot: Snapshot) -> int:
+    try:
+        return msgspec.msgpack.decode(snapshot.read("clock.bin"), type=int)
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"{snapshot.path / 'clock.bin'} cannot be read: {error}") from error

@@ -1,0 +1,238 @@
+"""Which deltas a store takes and which it keeps: the rules that LMDB and Redis share, without either of them.
+
+A store's *head* says what it holds. ``accepts`` decides about a delta in one place, so that every store drops, refuses
+and asks for the same ones; a store has only to run it and the write in one atomic step.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+import xxhash
+
+from monolith.card import CARD_VERSION, ModelCard
+from monolith.errors import CorruptError, FencedError, GapError, InputError, VersionError
+from monolith.tables.delta import ModelDelta
+
+STORE_FORMAT = 1
+_CHECK_BYTES = 8
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a trainer that takes a store over finds there: its new generation, and what need not be sent again."""
+
+    generation: int
+    sequence: int  # 0: send an image
+    lineage: str  # of what the store holds; empty for an empty store
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who hands in a delta: the take-over it stands on."""
+
+    owner: str
+    generation: int
+    lineage: str
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store or a replica holds. ``sequence == 0``: nothing yet."""
+
+    generation: int = 0  # of the trainer that wrote it
+    sequence: int = 0
+    lineage: str = ""
+    image: str = ""  # names the image that the deltas since have built upon
+    step: int = 0
+    watermark_ms: int = 0
+    published_ms: int = 0  # wall time at which the trainer handed it over
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """A store's own state: who may write, and what is held."""
+
+    format: int = STORE_FORMAT
+    generation: int = 0  # of the trainer that may write
+    owner: str = ""  # random name of that trainer's take-over
+    tables: dict[str, int] = {}  # name -> dim of what is held
+    version: Version = Version()
+
+
+class LogEntry(msgspec.Struct, frozen=True, array_like=True):
+    """One delta that the log still holds."""
+
+    base_sequence: int
+    sequence: int
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """How much of the past a store's delta log keeps."""
+
+    max_deltas: int = 512
+    max_bytes: int = 256 * 2**20
+
+
+def new_owner() -> str:
+    """A name for one take-over that no other trainer has."""
+    return secrets.token_hex(8)
+
+
+def claim(head: Head, owner: str, generation: int | None, where: str) -> Head:
+    """The head after ``owner`` took the store over.
+
+    ``generation=None`` raises the generation by one. A number claims exactly that generation, for a trainer whose
+    store lost its memory; FencedError unless the store's is lower, or this owner's own.
+    """
+    if generation is None:
+        return msgspec.structs.replace(head, generation=head.generation + 1, owner=owner)
+    if generation < head.generation or (generation == head.generation and owner != head.owner):
+        raise FencedError(_fenced(head, generation, where))
+    return msgspec.structs.replace(head, generation=generation, owner=owner)
+
+
+def held_sequence(head: Head, held_card: ModelCard | None, card: ModelCard) -> int:
+    """How far the store already is on the way of ``card``'s run; 0 when an image has to come first.
+
+    The card has to be the same in all it says: deltas change numbers, only an image changes what they mean.
+    """
+    return head.version.sequence if held_card == card else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cards:
+    """The card of what a store holds, and that of the trainer which took over last, while it has published nothing."""
+
+    held: ModelCard | None
+    next: ModelCard | None
+
+    @property
+    def writing(self) -> ModelCard | None:
+        """The card that a delta handed in now belongs to."""
+        return self.next or self.held
+
+
+def accepts(head: Head, writer: Writer, cards: Cards, delta: ModelDelta, where: str) -> bool:
+    """Whether the store applies ``delta``; False: it is known already.
+
+    Raises FencedError when that is another one, GapError when the
+    delta does not follow on what is held or the store forgot this trainer, InputError when it is not of the card.
+    """
+    if writer.generation > head.generation:
+        raise GapError(f"{where} knows generation {head.generation}, not {writer.generation}: it lost its memory")
+    if writer.generation < head.generation or writer.owner != head.owner or cards.writing is None:
+        raise FencedError(_fenced(head, writer.generation, where))
+    check_belongs(cards.writing, writer.lineage, delta)
+    held = held_sequence(head, cards.held, cards.writing)
+    if delta.sequence <= held:
+        return False
+    if delta.base_sequence > held:
+        raise GapError(
+            f"{where} holds sequence {held}, the delta starts at {delta.base_sequence}: send one from {held}"
+        )
+    return True
+
+
+def _fenced(head: Head, generation: int, where: str) -> str:
+    return (
+        f"{where} was taken over by a trainer of generation {head.generation}; this one has {generation} and must "
+        f"stop: let only one trainer run for a model"
+    )
+
+
+def check_belongs(card: ModelCard, lineage: str, delta: ModelDelta) -> None:
+    """Raise InputError unless lineage, tables and dims are the card's."""
+    if lineage != card.lineage:
+        raise InputError(f"delta {delta.sequence} is of lineage {lineage!r}, the trainer's card of {card.lineage!r}")
+    if (tables := tables_of(delta)) != card.tables:
+        raise InputError(f"delta {delta.sequence} has tables {tables}, model {card.model!r} has {card.tables}")
+
+
+def tables_of(delta: ModelDelta) -> dict[str, int]:
+    """Name -> dim."""
+    return {name: table.values.shape[1] for name, table in delta.tables.items()}
+
+
+def advance(head: Head, lineage: str, delta: ModelDelta, published_ms: int) -> Head:
+    """The head after ``delta`` was applied."""
+    image = f"{head.owner}-{delta.sequence}" if delta.base_sequence == 0 else head.version.image
+    version = Version(
+        generation=head.generation,
+        sequence=delta.sequence,
+        lineage=lineage,
+        image=image,
+        step=delta.step,
+        watermark_ms=delta.watermark_ms,
+        published_ms=published_ms,
+    )
+    return msgspec.structs.replace(head, tables=tables_of(delta), version=version)
+
+
+def trimmed(log: list[LogEntry], limits: LogLimits) -> list[LogEntry]:
+    """The newest entries that fit the limits; all of a log's later ones, so that it never has a hole."""
+    kept: list[LogEntry] = []
+    size = 0
+    for entry in reversed(log):
+        size += entry.size
+        if len(kept) == limits.max_deltas or size > limits.max_bytes:
+            break
+        kept.append(entry)
+    return kept[::-1]
+
+
+def check_reach(held: Version, now: Version, first_base: int | None, where: str) -> None:
+    """Raise GapError if deltas cannot lead from ``held`` to ``now``; ``first_base``: of the first newer delta kept."""
+    if held.lineage != now.lineage or held.image != now.image:
+        raise GapError(f"{where} holds another image than the one followed so far: reload it")
+    if now.sequence > held.sequence and (first_base is None or first_base > held.sequence):
+        raise GapError(f"the delta log of {where} no longer reaches back to sequence {held.sequence}: reload the image")
+
+
+def seal(payload: bytes) -> bytes:
+    """``payload`` behind its xxh3-64, 8 bytes little-endian: how a store keeps everything that is not a row."""
+    return xxhash.xxh3_64_intdigest(payload).to_bytes(_CHECK_BYTES, "little") + payload
+
+
+def unseal(data: bytes, where: str) -> bytes:
+    """What was sealed. Raises CorruptError, naming ``where``, if a byte changed."""
+    payload = data[_CHECK_BYTES:]
+    if seal(payload)[:_CHECK_BYTES] != data[:_CHECK_BYTES]:
+        raise CorruptError(f"{where} fails its checksum, its bytes have changed: empty the store, restart the trainer")
+    return payload
+
+
+def seal_json(value: object) -> bytes:
+    """A struct as sealed JSON, which people can read in the store too."""
+    return seal(msgspec.json.encode(value))
+
+
+def unseal_json(data: bytes, kind: type[_T], where: str) -> _T:
+    """The struct that ``seal_json`` wrote. Raises CorruptError for what is not one."""
+    payload = unseal(data, where)
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"{where} is not a {kind.__name__}: {error}") from error
+
+
+def unseal_head(data: bytes | None, where: str) -> Head:
+    """The head in a store, or an empty one where there is none yet. Raises VersionError for another format."""
+    if data is None:
+        return Head()
+    head = unseal_json(data, Head, f"the head of {where}")
+    if head.format != STORE_FORMAT:
+        raise VersionError(f"{where} has format {head.format}, this build reads {STORE_FORMAT}: use an empty store")
+    return head
+
+
+def unseal_card(data: bytes, where: str) -> ModelCard:
+    """A model card in a store. Raises VersionError for another card version."""
+    card = unseal_json(data, ModelCard, f"the model card of {where}")
+    if card.version != CARD_VERSION:
+        raise VersionError(f"the model card of {where} has version {card.version}, this build reads {CARD_VERSION}")
+    return card

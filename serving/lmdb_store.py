@@ -1,0 +1,156 @@
+"""The store in a folder: LMDB, for the processes of one machine.
+
+A delta is one write transaction and a reading is one read transaction, so both are atomic across processes and kills.
+``lmdb_transaction`` says what lies where.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from monolith.card import ModelCard
+from monolith.errors import ConfigError, UnavailableError
+from monolith.serving import ledger, lmdb_env
+from monolith.serving.ledger import Cards, Head, Held, LogLimits, Version, Writer
+from monolith.serving.lmdb_transaction import Transaction
+from monolith.serving.store import Ids, Image, Model, Reading, Store, Values
+from monolith.serving.wire import PublishedDelta, encode
+from monolith.tables.delta import ModelDelta
+
+POLL_S = 0.005  # LMDB wakes nobody: a follower looks for a new transaction this often (a look costs about 1 us)
+MAX_DELTAS_A_CALL = 64
+
+
+class LmdbStore(Store):
+    """See ``Store``. The folder is opened by the first call that needs it."""
+
+    def __init__(self, directory: Path, *, url: str, model: str | None, limits: LogLimits, create: bool) -> None:
+        self.url = url
+        self._directory = directory
+        self._model = model
+        self._limits = limits
+        self._create = create
+        self._owner = ""
+        self._opened: lmdb_env.Environment | None = None
+        self._lock = threading.Lock()
+
+    def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
+        """See ``Store``. A folder holds one model: ConfigError for another's card."""
+        with self._transaction(write=True) as txn:
+            held_card = txn.card()
+            self._check_model(held_card or card)
+            self._check_model(card)
+            owner = self._owner if generation is not None and self._owner else ledger.new_owner()
+            head = ledger.claim(txn.head(), owner, generation, self.url)
+            txn.put("head", ledger.seal_json(head))
+            txn.put("next_card", ledger.seal_json(card))
+            txn.put("next_graph", ledger.seal(graph))
+        self._owner = owner
+        return Held(head.generation, ledger.held_sequence(head, held_card, card), head.version.lineage)
+
+    def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
+        """See ``Store``: one write transaction, on the disk when it returns."""
+        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, delta)
+        data = encode(published)
+        with self._transaction(write=True) as txn:
+            head, cards = txn.head(), Cards(txn.card(), txn.card("next_card"))
+            if not ledger.accepts(head, Writer(self._owner, generation, lineage), cards, delta, self.url):
+                return False
+            txn.put("head", ledger.seal_json(ledger.advance(head, lineage, delta, published.published_ms)))
+            txn.put("dense", ledger.seal(delta.dense))
+            txn.promote()
+            txn.write_rows(delta)
+            txn.append(delta, data, self._limits)
+        return True
+
+    def version(self) -> Version:
+        """See ``Store``."""
+        with self._transaction() as txn:
+            return txn.head().version
+
+    def model(self) -> Model:
+        """See ``Store``."""
+        with self._transaction() as txn:
+            return self._checked(txn.model())
+
+    def image(self) -> Image:
+        """See ``Store``: one read transaction, so writers do not wait."""
+        with self._transaction() as txn:
+            model, head = self._checked(txn.model()), txn.head()
+            version = model.version
+            delta = ModelDelta(0, version.sequence, version.step, version.watermark_ms, txn.all_rows(head), model.dense)
+            return Image(model, delta)
+
+    def read_together(self, requests: Mapping[str, Ids], *, dense: bool = False) -> Reading:
+        """See ``Store``: one read transaction."""
+        with self._transaction() as txn:
+            head = self._filled(txn.head())
+            rows = {table: txn.read(head.tables, table, ids) for table, ids in requests.items()}
+            return Reading(head.version, rows, txn.model().dense if dense else None)
+
+    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+        """See ``Store``: of one version in any case, that of the first chunk."""
+        with self._transaction() as txn:
+            yield from txn.chunks(self._filled(txn.head()).tables, table)
+
+    def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
+        """See ``Store``: looks for a new transaction every few milliseconds."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            seen = self._environment().lmdb.info()["last_txnid"]
+            found = self._deltas_now(after)
+            if found or time.monotonic() >= deadline:
+                return found
+            self._await_write(seen, deadline)
+
+    def close(self) -> None:
+        """See ``Store``."""
+        with self._lock:
+            environment, self._opened = self._opened, None
+        if environment is not None:
+            lmdb_env.release(self._directory, environment)
+
+    def _deltas_now(self, after: Version) -> list[PublishedDelta]:
+        with self._transaction() as txn:
+            now = self._filled(txn.head()).version
+            found = txn.logged_after(after.sequence, MAX_DELTAS_A_CALL)
+        ledger.check_reach(after, now, found[0].delta.base_sequence if found else None, self.url)
+        return found
+
+    def _await_write(self, seen: int, deadline: float) -> None:
+        """Return once somebody committed after transaction ``seen``, or at the deadline."""
+        environment = self._environment()
+        while environment.lmdb.info()["last_txnid"] == seen and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+
+    def _filled(self, head: Head) -> Head:
+        if head.version.sequence == 0:
+            raise UnavailableError(f"{self.url} holds no model yet: wait for the trainer's first delta")
+        return head
+
+    def _checked(self, model: Model) -> Model:
+        self._check_model(model.card)
+        return model
+
+    def _check_model(self, card: ModelCard) -> None:
+        if self._model is not None and card.model != self._model:
+            raise ConfigError(f"{self.url} is for model {card.model!r}, not {self._model!r}: name another folder")
+
+    @contextmanager
+    def _transaction(self, *, write: bool = False) -> Iterator[Transaction]:
+        environment = self._environment()
+        with lmdb_env.translated(self.url):
+            if write:
+                environment.lmdb.reader_check()  # a killed reader's slot would keep old pages for ever
+            with environment.lmdb.begin(write=write) as txn:
+                yield Transaction(environment, txn, self.url)
+
+    def _environment(self) -> lmdb_env.Environment:
+        with self._lock:
+            if self._opened is None:
+                self._opened = lmdb_env.acquire(self._directory, create=self._create)
+            return self._opened

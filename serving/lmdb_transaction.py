@@ -1,0 +1,192 @@
+"""The records of an LMDB store, read and written within one transaction.
+
+Three databases (``docs/formats.store.md`` has the bytes):
+
+meta   ``head``, ``card``, ``graph``, ``dense``, ``log`` (its index), ``next_card``, ``next_graph``: each sealed
+rows   u32 number of the table, big-endian, and the row's key -> the row; the number counts the sorted table names
+log    sequence, u64 big-endian -> the encoded delta
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from monolith.card import ModelCard
+from monolith.errors import CorruptError, UnavailableError
+from monolith.serving import ledger
+from monolith.serving.ledger import Head, LogEntry, LogLimits
+from monolith.serving.lmdb_env import Environment
+from monolith.serving.rows import KEY_BYTES, pack_keys, pack_rows, unpack_keys, unpack_rows
+from monolith.serving.store import Found, Ids, Model, Values, dim_of, scatter
+from monolith.serving.wire import PublishedDelta, decode
+from monolith.tables.delta import Delta, ModelDelta
+
+CHUNK_ROWS = 65_536
+_NUMBER_BYTES = 4
+
+
+class Transaction:
+    """One LMDB transaction with the store's meaning. Not for use after it ends."""
+
+    def __init__(self, environment: Environment, txn: Any, where: str) -> None:
+        self._environment = environment
+        self._txn = txn
+        self._where = where
+
+    # --- single records ---
+
+    def get(self, name: str) -> bytes | None:
+        """A record of ``meta``, still sealed."""
+        data: bytes | None = self._txn.get(name.encode(), db=self._environment.meta)
+        return data
+
+    def put(self, name: str, sealed: bytes) -> None:
+        """Replace a record of ``meta``."""
+        self._txn.put(name.encode(), sealed, db=self._environment.meta)
+
+    def head(self) -> Head:
+        """The head, an empty one in an empty store."""
+        return ledger.unseal_head(self.get("head"), self._where)
+
+    def card(self, name: str = "card") -> ModelCard | None:
+        """The card of what is held, or ``next_card``: that of a trainer which has published nothing yet."""
+        data = self.get(name)
+        return None if data is None else ledger.unseal_card(data, self._where)
+
+    def model(self) -> Model:
+        """Everything but the rows. Raises UnavailableError in an empty store."""
+        head, card = self.head(), self.card()
+        if card is None or head.version.sequence == 0:
+            raise UnavailableError(f"{self._where} holds no model yet: wait for the trainer's first delta")
+        return Model(head.version, card, self._blob("graph"), self._blob("dense"))
+
+    def _blob(self, name: str) -> bytes:
+        data = self.get(name)
+        if data is None:
+            raise CorruptError(f"{self._where} has lost its {name}: empty the store, restart the trainer")
+        return ledger.unseal(data, f"the {name} of {self._where}")
+
+    def promote(self) -> None:
+        """Make the last take-over's card and graph those of what is held."""
+        for name in ("card", "graph"):
+            staged = self._txn.pop(f"next_{name}".encode(), db=self._environment.meta)
+            if staged is not None:
+                self.put(name, staged)
+
+    # --- rows ---
+
+    def write_rows(self, delta: ModelDelta) -> None:
+        """Put the delta's rows and take its removed ids away; an image empties everything first."""
+        rows, image = self._environment.rows, delta.base_sequence == 0
+        if image:
+            self._txn.drop(rows, delete=False)
+        with self._txn.cursor(db=rows) as cursor:
+            for number, name in enumerate(sorted(delta.tables)):
+                table = _in_key_order(delta.tables[name])
+                pairs = zip(_keys(number, table.ids), pack_rows(table.ids, table.values), strict=True)
+                cursor.putmulti(pairs, append=image)
+                for key in _keys(number, table.removed):
+                    self._txn.delete(key, db=rows)
+
+    def read(self, tables: Mapping[str, int], table: str, ids: Ids) -> tuple[Values, Found]:
+        """Values (n, dim), zeros for absent ids, and which were found (n,)."""
+        dim = dim_of(tables, table, self._where)
+        keys = _keys(sorted(tables).index(table), ids)
+        stored = [self._txn.get(key, db=self._environment.rows) for key in keys]
+        found = np.fromiter((row is not None for row in stored), np.bool_, len(stored))
+        present = [row for row in stored if row is not None]
+        return scatter(ids, found, unpack_rows(ids[found], present, dim, self._place(table))), found
+
+    def chunks(self, tables: Mapping[str, int], table: str) -> Iterator[tuple[Ids, Values]]:
+        """Every row of a table in key order, ``CHUNK_ROWS`` at a time."""
+        dim = dim_of(tables, table, self._where)
+        prefix = _prefix(sorted(tables).index(table))
+        with self._txn.cursor(db=self._environment.rows) as cursor:
+            items = _items_below(cursor, prefix)
+            while chunk := list(islice(items, CHUNK_ROWS)):
+                ids = unpack_keys([key[_NUMBER_BYTES:] for key, _ in chunk], self._place(table))
+                yield ids, unpack_rows(ids, [row for _, row in chunk], dim, self._place(table))
+
+    def all_rows(self, head: Head) -> dict[str, Delta]:
+        """Every table's rows as an image. Raises CorruptError when their number is not the one that LMDB keeps."""
+        tables = {name: self._table_image(head, name) for name in head.tables}
+        seen = sum(len(table.ids) for table in tables.values())
+        kept = self._txn.stat(self._environment.rows)["entries"]
+        if seen != kept:
+            raise CorruptError(f"{self._where} keeps {kept} rows, {seen} can be read: empty it, restart the trainer")
+        return tables
+
+    def _table_image(self, head: Head, table: str) -> Delta:
+        chunks = list(self.chunks(head.tables, table))
+        ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in chunks)])
+        values = np.concatenate([np.zeros((0, head.tables[table]), np.float32), *(values for _, values in chunks)])
+        order = np.argsort(ids, kind="stable")
+        return Delta(0, head.version.sequence, ids[order], values[order], np.zeros(0, np.int64))
+
+    def _place(self, table: str) -> str:
+        return f"{self._where}, table {table!r}"
+
+    # --- the delta log ---
+
+    def log_index(self) -> list[LogEntry]:
+        """What the log holds, oldest first."""
+        data = self.get("log")
+        return [] if data is None else ledger.unseal_json(data, list[LogEntry], f"the log index of {self._where}")
+
+    def append(self, delta: ModelDelta, data: bytes, limits: LogLimits) -> None:
+        """Put an encoded delta at the log's end and let old ones go; an image starts an empty log instead."""
+        log = self._environment.log
+        if delta.base_sequence == 0:
+            self._txn.drop(log, delete=False)
+            self.put("log", ledger.seal_json([]))
+            return
+        before = [*self.log_index(), LogEntry(delta.base_sequence, delta.sequence, len(data))]
+        kept = ledger.trimmed(before, limits)
+        self._txn.put(_sequence_key(delta.sequence), data, db=log)
+        for entry in before[: len(before) - len(kept)]:
+            self._txn.delete(_sequence_key(entry.sequence), db=log)
+        self.put("log", ledger.seal_json(kept))
+
+    def logged_after(self, sequence: int, limit: int) -> list[PublishedDelta]:
+        """The log's first ``limit`` deltas beyond ``sequence``."""
+        with self._txn.cursor(db=self._environment.log) as cursor:
+            if not cursor.set_range(_sequence_key(sequence + 1)):
+                return []
+            return [
+                decode(data, f"{self._where}, log entry {int.from_bytes(key, 'big')}")
+                for key, data in islice(cursor.iternext(), limit)
+            ]
+
+
+def _prefix(number: int) -> bytes:
+    return number.to_bytes(_NUMBER_BYTES, "big")
+
+
+def _keys(number: int, ids: Ids) -> list[bytes]:
+    prefix = _prefix(number)
+    return [prefix + key for key in pack_keys(ids)]
+
+
+def _sequence_key(sequence: int) -> bytes:
+    return sequence.to_bytes(8, "big")
+
+
+def _in_key_order(table: Delta) -> Delta:
+    """Ascending ids as LMDB sorts their keys: those below zero last."""
+    below = int(np.searchsorted(table.ids, 0))
+    ids = np.roll(table.ids, -below)
+    return Delta(table.base_sequence, table.sequence, ids, np.roll(table.values, -below, axis=0), table.removed)
+
+
+def _items_below(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Items whose key starts with ``prefix``. A key of another size ends up with its check, not here."""
+    if not cursor.set_range(prefix):
+        return
+    for key, row in cursor.iternext():
+        if not key.startswith(prefix) or len(key) < _NUMBER_BYTES + KEY_BYTES - 1:
+            return
+        yield key, row

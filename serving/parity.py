@@ -1,0 +1,70 @@
+"""Proof that what is served is what was trained: every row in a store compared with the trainer's, bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.serving.store import Store
+
+Ids = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+
+
+class TrainedTable(Protocol):
+    """A table of the trainer's; ``monolith.tables.Table`` is one."""
+
+    def rows(self) -> tuple[Ids, Values]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How the rows of one table compare."""
+
+    equal: int  # in both, the same bits
+    missing: int  # the trainer has it, the store does not
+    stale: int  # in both, with different bits
+    zombie: int  # the store has it, the trainer does not
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing differs."""
+        return self.missing == self.stale == self.zombie == 0
+
+
+def compare(store: Store, tables: Mapping[str, TrainedTable]) -> dict[str, Parity]:
+    """Parity of each of the trainer's tables. Take a moment in which nobody trains; deltas on the way count as stale.
+
+    Raises InputError if the store has no table of a name.
+    """
+    return {name: compare_rows(table.rows(), stored_rows(store, name)) for name, table in tables.items()}
+
+
+def stored_rows(store: Store, table: str) -> tuple[Ids, Values]:
+    """All rows of a stored table, ascending."""
+    chunks = list(store.rows(table))
+    if not chunks:
+        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
+    ids, first = np.unique(np.concatenate([ids for ids, _ in chunks]), return_index=True)
+    return ids, np.concatenate([values for _, values in chunks])[first]
+
+
+def compare_rows(trained: tuple[Ids, Values], stored: tuple[Ids, Values]) -> Parity:
+    """Parity of (ids, values) with (ids, values), ids being unique in each."""
+    both, mine, theirs = np.intersect1d(trained[0], stored[0], assume_unique=True, return_indices=True)
+    equal = int((_bits(trained[1][mine]) == _bits(stored[1][theirs])).all(axis=1).sum()) if both.size else 0
+    return Parity(
+        equal=equal,
+        missing=len(trained[0]) - both.size,
+        stale=both.size - equal,
+        zombie=len(stored[0]) - both.size,
+    )
+
+
+def _bits(values: Values) -> npt.NDArray[np.uint32]:
+    """Float32 as they are stored, so that NaN equals itself and 0.0 is not -0.0."""
+    return np.ascontiguousarray(values, np.float32).view(np.uint32)

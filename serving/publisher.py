@@ -1,0 +1,158 @@
+"""The trainer's end: hands deltas to a store, and never lets the store's troubles become the training's.
+
+A publisher knows what the store holds and asks for the delta *since then*. So a store that was away gets one wider
+delta when it is back, one that lost its memory gets an image, and one that is ahead (the trainer came back from a
+snapshot and repeats itself) gets nothing. Only a newer trainer ends it: ``FencedError``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from monolith.card import ModelCard
+from monolith.errors import GapError, UnavailableError
+from monolith.serving.ledger import Held
+from monolith.serving.store import Store
+from monolith.tables.delta import ModelDelta
+
+log = logging.getLogger(__name__)
+
+MakeDelta = Callable[[int], ModelDelta]
+
+FIRST_BACK_OFF_S = 0.2
+MAX_BACK_OFF_S = 5.0
+# A try that hung until its time-out is followed by a pause this many times as long: a tenth of the time is lost.
+PAUSE_PER_LOST_S = 9.0
+DRAIN_POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of one publish. ``deferred``: the store is away, a later delta will hold this one too."""
+
+    outcome: Literal["applied", "known", "deferred"]
+    held_sequence: int  # what the store is known to hold
+
+
+class Publisher:
+    """One trainer's hold on one store. For one thread: the trainer's."""
+
+    def __init__(self, store: Store) -> None:
+        self.failures = 0  # tries that found the store away, since the start
+        self._store = store
+        self._card: ModelCard | None = None
+        self._graph = b""
+        self._held: Held | None = None  # None: the store is not (or no longer) taken over
+        self._generation: int | None = None  # of the first take-over; kept for as long as this trainer lives
+        self._last: tuple[int, MakeDelta] | None = None
+        self._pause_s = 0.0
+        self._next_try = 0.0
+
+    @property
+    def held_sequence(self) -> int:
+        """The sequence that the store is known to hold, 0 while that is unknown."""
+        return self._held.sequence if self._held else 0
+
+    @property
+    def generation(self) -> int | None:
+        """The trainer's generation, None until the store was reached for the first time."""
+        return self._generation
+
+    def start(self, card: ModelCard, graph: bytes = b"") -> None:
+        """Take the store over. Where it is away this returns too, and the next publish tries again."""
+        self._card, self._graph = card, graph
+        try:
+            self._take_over()
+        except UnavailableError as error:
+            self._defer(error, lost_s=0.0)
+
+    def publish(self, sequence: int, make_delta: MakeDelta) -> Published:
+        """Bring the store up to ``sequence`` unless it is there already.
+
+        ``make_delta(since)`` must return the delta from ``since`` (0: an image) up to ``sequence``; it is called only
+        when it is needed. A store that is away makes this return ``deferred``, mostly without even trying. Raises
+        FencedError when another trainer took over.
+        """
+        self._last = (sequence, make_delta)
+        if time.monotonic() < self._next_try:
+            return Published("deferred", self.held_sequence)
+        return self._try_to_publish(sequence, make_delta)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until the store holds what was published last, trying all the while; False if it does not by then.
+
+        Calls the last ``make_delta`` again, so the tables must not have changed since.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._last is not None and self._try_to_publish(*self._last).outcome == "deferred":
+            if time.monotonic() >= deadline:
+                log.error("the store did not take the last delta sequence=%d waited_s=%.0f", self._last[0], timeout_s)
+                return False
+            time.sleep(DRAIN_POLL_S)
+        return True
+
+    def close(self) -> None:
+        """Let go of the store. The generation stays taken, so a slower trainer is still refused."""
+        self._store.close()
+
+    def _try_to_publish(self, sequence: int, make_delta: MakeDelta) -> Published:
+        started = time.monotonic()
+        try:
+            published = self._publish(sequence, make_delta)
+        except (UnavailableError, GapError) as error:  # a gap here: the store lost its memory again meanwhile
+            return self._defer(error, lost_s=time.monotonic() - started)
+        if self._pause_s:
+            log.info("the store answers again store=%s sequence=%d", self._store.url, published.held_sequence)
+            self._pause_s = self._next_try = 0.0
+        return published
+
+    def _publish(self, sequence: int, make_delta: MakeDelta) -> Published:
+        held = self._held or self._take_over()
+        if sequence <= held.sequence:
+            return Published("known", held.sequence)
+        try:
+            applied = self._apply(make_delta(held.sequence))
+        except GapError as error:
+            log.warning("the store is not where it was, taking it over again: %s", error)
+            return self._publish_again(sequence, make_delta)
+        return Published("applied" if applied else "known", self.held_sequence)
+
+    def _publish_again(self, sequence: int, make_delta: MakeDelta) -> Published:
+        """After the store went back, or lost everything: look what it has, send what it lacks."""
+        held = self._take_over()
+        applied = sequence > held.sequence and self._apply(make_delta(held.sequence))
+        return Published("applied" if applied else "known", self.held_sequence)
+
+    def _apply(self, delta: ModelDelta) -> bool:
+        if self._held is None or self._card is None:
+            raise RuntimeError("Publisher.start was not called")
+        applied = self._store.apply(delta, self._held.generation, self._card.lineage)
+        self._held = Held(self._held.generation, delta.sequence, self._card.lineage)
+        return applied
+
+    def _take_over(self) -> Held:
+        if self._card is None:
+            raise RuntimeError("Publisher.start was not called")
+        self._held = None
+        self._held = self._store.take_over(self._card, self._graph, self._generation)
+        self._generation = self._held.generation
+        log.info(
+            "took over store=%s model=%s generation=%d held_sequence=%d",
+            self._store.url,
+            self._card.model,
+            self._held.generation,
+            self._held.sequence,
+        )
+        return self._held
+
+    def _defer(self, error: Exception, lost_s: float) -> Published:
+        if not self._pause_s:
+            log.warning("the store is away, training goes on and deltas grow wider: %s", error)
+        self.failures += 1
+        self._pause_s = max(min(2 * self._pause_s or FIRST_BACK_OFF_S, MAX_BACK_OFF_S), PAUSE_PER_LOST_S * lost_s)
+        self._next_try = time.monotonic() + self._pause_s
+        return Published("deferred", self.held_sequence)

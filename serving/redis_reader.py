@@ -1,0 +1,206 @@
+"""The reading half of the Redis store: one version an answer, and the server is never held up for long."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from monolith.card import ModelCard
+from monolith.errors import CorruptError, GapError, UnavailableError
+from monolith.serving import ledger
+from monolith.serving.ledger import Head, Version
+from monolith.serving.redis_link import Keys, translated
+from monolith.serving.rows import pack_keys, unpack_keys, unpack_rows
+from monolith.serving.store import Found, Ids, Image, Model, Reading, Store, Values, dim_of, scatter
+from monolith.serving.wire import PublishedDelta, decode
+from monolith.tables.delta import Delta, ModelDelta
+
+SCAN_ROWS = 5_000  # a round trip
+IMAGE_TRIES = 10
+MAX_DELTAS_A_CALL = 64
+MAX_BLOCK_S = 1.0  # a store that was emptied and filled again wakes nobody; this bounds the wait
+
+_PARTS = ("head", "card", "graph", "dense")
+
+
+class RedisReader(Store):
+    """See ``Store``; ``RedisStore`` adds the writing."""
+
+    def __init__(self, client: Any, keys: Keys, *, url: str, timeout_s: float) -> None:
+        self.url = url
+        self._redis = client
+        self._keys = keys
+        self._block_s = min(MAX_BLOCK_S, timeout_s / 2)
+
+    def version(self) -> Version:
+        """See ``Store``."""
+        with translated(self.url):
+            return ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url).version
+
+    def model(self) -> Model:
+        """See ``Store``: one MGET."""
+        with translated(self.url):
+            return self._model_of(self._redis.mget([self._keys.of(part) for part in _PARTS]))
+
+    def image(self) -> Image:
+        """See ``Store``. Scans the rows while deltas go on arriving, then lays those deltas over what it saw.
+
+        Raises UnavailableError if each time a new image came in between, or the log forgot the scan's start.
+        """
+        for _ in range(IMAGE_TRIES):
+            before = self.model()
+            scanned = {name: self._scan_all(before.card.tables, name) for name in before.card.tables}
+            try:
+                return self._completed(before.version, scanned)
+            except GapError:
+                continue
+        raise UnavailableError(f"{self.url} changes faster than it can be read: raise log_deltas and log_mb in its URL")
+
+    def read_together(self, requests: Mapping[str, Ids], *, dense: bool = False) -> Reading:
+        """See ``Store``: one MULTI/EXEC."""
+        asked = [name for name in requests if len(requests[name])]
+        with translated(self.url), self._redis.pipeline() as pipe:
+            pipe.mget([self._keys.of(part) for part in ("head", "dense")[: 1 + dense]])
+            for name in asked:
+                pipe.hmget(self._keys.rows(name), pack_keys(requests[name]))
+            (sealed_head, *sealed_dense), *answers = pipe.execute()
+        head = self._filled(sealed_head)
+        stored = dict(zip(asked, answers, strict=True))
+        rows = {name: self._unpack(head.tables, name, ids, stored.get(name, [])) for name, ids in requests.items()}
+        return Reading(head.version, rows, self._unseal(sealed_dense[0], "dense") if dense else None)
+
+    def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
+        """See ``Store``: waits on a stream, so a delta is seen as soon as it is there."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            found, pulse = self._deltas_now(after)
+            left_s = deadline - time.monotonic()
+            if found or left_s <= 0:
+                return found
+            with translated(self.url):
+                block_ms = max(1, int(1000 * min(left_s, self._block_s)))
+                self._redis.xread({self._keys.of("pulse"): pulse}, count=1, block=block_ms)
+
+    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+        """See ``Store``: a scan, in which a row may come twice."""
+        with translated(self.url):
+            head = self._filled(self._redis.get(self._keys.of("head")))
+        yield from self._scan(head.tables, table)
+
+    def close(self) -> None:
+        """See ``Store``."""
+        self._redis.close()
+
+    def _deltas_now(self, after: Version) -> tuple[list[PublishedDelta], bytes]:
+        """The log's deltas after a version, and the last pulse."""
+        with translated(self.url), self._redis.pipeline() as pipe:
+            pipe.get(self._keys.of("head"))
+            pipe.xrange(self._keys.of("log"), min=f"{after.sequence + 1}-0", count=MAX_DELTAS_A_CALL)
+            pipe.xrevrange(self._keys.of("pulse"), count=1)
+            sealed_head, entries, pulses = pipe.execute()
+        now = self._filled(sealed_head).version
+        found = [self._decode(*entry) for entry in entries]
+        ledger.check_reach(after, now, found[0].delta.base_sequence if found else None, self.url)
+        return found, pulses[0][0] if pulses else b"0-0"
+
+    def _decode(self, entry: bytes, fields: Mapping[bytes, bytes]) -> PublishedDelta:
+        return decode(fields.get(b"delta", b""), f"{self.url}, log entry {entry.decode()}")
+
+    def _model_of(self, parts: Sequence[bytes | None]) -> Model:
+        head, card, graph, dense = parts
+        version = self._filled(head).version
+        return Model(version, self._card_of(card), self._unseal(graph, "graph"), self._unseal(dense, "dense"))
+
+    def _filled(self, sealed_head: bytes | None) -> Head:
+        head = ledger.unseal_head(sealed_head, self.url)
+        if head.version.sequence == 0:
+            raise UnavailableError(f"{self.url} holds no model yet: wait for the trainer's first delta")
+        return head
+
+    def _card_of(self, sealed: bytes | None) -> ModelCard:
+        return ledger.unseal_card(self._present(sealed, "card"), self.url)
+
+    def _unseal(self, sealed: bytes | None, name: str) -> bytes:
+        return ledger.unseal(self._present(sealed, name), f"the {name} of {self.url}")
+
+    def _present(self, sealed: bytes | None, name: str) -> bytes:
+        if sealed is None:
+            raise CorruptError(f"{self.url} has lost its {name}: empty the store, restart the trainer")
+        return sealed
+
+    # --- rows ---
+
+    def _unpack(
+        self, tables: Mapping[str, int], table: str, ids: Ids, stored: Sequence[bytes | None]
+    ) -> tuple[Values, Found]:
+        dim = dim_of(tables, table, self.url)
+        found = np.fromiter((row is not None for row in stored), np.bool_, len(stored))
+        present = [row for row in stored if row is not None]
+        return scatter(ids, found, unpack_rows(ids[found], present, dim, self._place(table))), found
+
+    def _scan(self, tables: Mapping[str, int], table: str) -> Iterator[tuple[Ids, Values]]:
+        dim = dim_of(tables, table, self.url)
+        cursor = 0
+        while True:
+            with translated(self.url):
+                cursor, chunk = self._redis.hscan(self._keys.rows(table), cursor, count=SCAN_ROWS)
+            ids = unpack_keys(list(chunk), self._place(table))
+            yield ids, unpack_rows(ids, list(chunk.values()), dim, self._place(table))
+            if cursor == 0:
+                return
+
+    def _scan_all(self, tables: Mapping[str, int], table: str) -> tuple[Ids, Values]:
+        chunks = list(self._scan(tables, table))
+        return np.concatenate([ids for ids, _ in chunks]), np.concatenate([values for _, values in chunks])
+
+    def _completed(self, start: Version, scanned: Mapping[str, tuple[Ids, Values]]) -> Image:
+        """The image of one version from a scan that began at ``start``. GapError if the log has not all since."""
+        with translated(self.url), self._redis.pipeline() as pipe:
+            pipe.mget([self._keys.of(part) for part in _PARTS])
+            pipe.xrange(self._keys.of("log"), min=f"{start.sequence + 1}-0")
+            for name in scanned:
+                pipe.hlen(self._keys.rows(name))
+            parts, entries, *counts = pipe.execute()
+        model = self._model_of(parts)
+        version = model.version
+        since = [self._decode(*entry).delta for entry in entries]
+        ledger.check_reach(start, version, since[0].base_sequence if since else None, self.url)
+        tables = {name: overlaid(scanned[name], [delta.tables[name] for delta in since]) for name in scanned}
+        self._check_counts(tables, counts)
+        images = {name: Delta(0, version.sequence, *rows, np.zeros(0, np.int64)) for name, rows in tables.items()}
+        return Image(model, ModelDelta(0, version.sequence, version.step, version.watermark_ms, images, model.dense))
+
+    def _check_counts(self, tables: Mapping[str, tuple[Ids, Values]], counts: Sequence[int]) -> None:
+        for (name, (ids, _)), kept in zip(tables.items(), counts, strict=True):
+            if len(ids) != kept:
+                raise CorruptError(
+                    f"{self._place(name)} has {kept} rows, its log tells of {len(ids)}: empty it, restart the trainer"
+                )
+
+    def _place(self, table: str) -> str:
+        return f"{self.url}, table {table!r}"
+
+
+def overlaid(scanned: tuple[Ids, Values], since: Sequence[Delta]) -> tuple[Ids, Values]:
+    """Rows as of the last delta, ascending, from a scan that may hold any of the versions since the first.
+
+    A row that no delta names is the same in all of them; of a row that one names, the last one that does is right.
+    """
+    ids, first = np.unique(scanned[0], return_index=True)
+    values = scanned[1][first]
+    if not since:
+        return ids, values
+    newest_first = since[::-1]
+    dim = values.shape[1]
+    named = np.concatenate([part for delta in newest_first for part in (delta.ids, delta.removed)])
+    alive = np.repeat([True, False] * len(since), [len(p) for d in newest_first for p in (d.ids, d.removed)])
+    written = np.concatenate([np.vstack([d.values, np.zeros((len(d.removed), dim), np.float32)]) for d in newest_first])
+    changed, last = np.unique(named, return_index=True)
+    last = last[alive[last]]
+    same = ~np.isin(ids, changed, assume_unique=True)
+    ids, values = np.concatenate([ids[same], named[last]]), np.concatenate([values[same], written[last]])
+    order = np.argsort(ids)
+    return ids[order], values[order]

@@ -1,0 +1,174 @@
+"""The store in a Redis server, for replicas on any machine; ``redis_link`` says what lies under which key.
+
+Every write watches ``head``, decides by the rules of ``ledger``, and is one MULTI/EXEC: it happens as a whole, and not
+at all if another trainer moved the head meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from redis.exceptions import WatchError
+
+from monolith.card import ModelCard
+from monolith.errors import UnavailableError
+from monolith.serving import ledger
+from monolith.serving.ledger import Cards, Head, Held, LogEntry, LogLimits, Writer
+from monolith.serving.redis_link import Keys, connect, translated
+from monolith.serving.redis_reader import RedisReader
+from monolith.serving.rows import pack_keys, pack_rows
+from monolith.serving.wire import PublishedDelta, encode
+from monolith.tables.delta import Delta, ModelDelta
+
+CHUNK_ROWS = 1_000  # a command
+STAGE_TTL_S = 3600
+WRITE_TRIES = 5
+
+_T = TypeVar("_T")
+
+
+class RedisStore(RedisReader):
+    """See ``Store``. Connects with the first call, and again after every failure."""
+
+    def __init__(self, address: str, *, url: str, model: str, limits: LogLimits, timeout_s: float) -> None:
+        super().__init__(connect(address, timeout_s), Keys(model), url=url, timeout_s=timeout_s)
+        self._limits = limits
+        self._owner = ""
+
+    def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
+        """See ``Store``."""
+        owner = self._owner if generation is not None and self._owner else ledger.new_owner()
+
+        def step(pipe: Any, head: Head) -> Held:
+            claimed = ledger.claim(head, owner, generation, self.url)
+            sequence = ledger.held_sequence(claimed, self._cards(pipe).held, card)
+            pipe.multi()
+            pipe.set(self._keys.of("head"), ledger.seal_json(claimed))
+            pipe.set(self._keys.of("next_card"), ledger.seal_json(card))
+            pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
+            return Held(claimed.generation, sequence, claimed.version.lineage)
+
+        held = self._write(step)
+        self._owner = owner
+        return held
+
+    def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
+        """See ``Store``: one MULTI/EXEC. An image's rows travel before it, under names that nobody reads."""
+        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, delta)
+        data = encode(published)
+        writer = Writer(self._owner, generation, lineage)
+
+        def accepted(pipe: Any, head: Head) -> bool:
+            return ledger.accepts(head, writer, self._cards(pipe), delta, self.url)
+
+        def step(pipe: Any, head: Head) -> bool:
+            if not accepted(pipe, head):
+                return False
+            self._queue_delta(pipe, head, ledger.advance(head, lineage, delta, published.published_ms), delta, data)
+            return True
+
+        if delta.base_sequence == 0 and self._write(accepted):
+            self._stage(delta)
+        return self._write(step)
+
+    def _cards(self, pipe: Any) -> Cards:
+        sealed = pipe.mget(self._keys.of("card"), self._keys.of("next_card"))
+        return Cards(*(None if card is None else ledger.unseal_card(card, self.url) for card in sealed))
+
+    def _write(self, step: Callable[[Any, Head], _T]) -> _T:
+        """Run ``step`` on a pipeline that watches the head, again for as long as somebody else wrote meanwhile."""
+        with translated(self.url):
+            for _ in range(WRITE_TRIES):
+                with self._redis.pipeline() as pipe:
+                    try:
+                        pipe.watch(self._keys.of("head"))
+                        result = step(pipe, ledger.unseal_head(pipe.get(self._keys.of("head")), self.url))
+                        pipe.execute()
+                        return result
+                    except WatchError:  # redis-py says so for a connection lost here, too
+                        continue
+        raise UnavailableError(f"{self.url} was written by others or lost {WRITE_TRIES} times in a row: try again")
+
+    def _queue_delta(self, pipe: Any, before: Head, after: Head, delta: ModelDelta, data: bytes) -> None:
+        """Queue all that a delta changes; nothing of it happens until EXEC."""
+        staged_card, staged_graph = pipe.mget(self._keys.of("next_card"), self._keys.of("next_graph"))
+        if delta.base_sequence == 0:
+            present = self._check_staged(pipe, delta)
+            pipe.multi()
+            self._queue_image(pipe, before, delta, present)
+        else:
+            index = self._log_index(pipe)
+            pipe.multi()
+            self._queue_rows(pipe, delta)
+            self._queue_log(pipe, index, delta, data)
+        if staged_card is not None:
+            pipe.set(self._keys.of("card"), staged_card)
+            pipe.set(self._keys.of("graph"), staged_graph)
+            pipe.delete(self._keys.of("next_card"), self._keys.of("next_graph"))
+        pipe.set(self._keys.of("dense"), ledger.seal(delta.dense))
+        pipe.set(self._keys.of("head"), ledger.seal_json(after))
+        pipe.xadd(self._keys.of("pulse"), {"sequence": delta.sequence}, maxlen=1, approximate=False)
+
+    def _queue_rows(self, pipe: Any, delta: ModelDelta) -> None:
+        for name, table in delta.tables.items():
+            for command in _row_commands(self._keys.rows(name), table):
+                pipe.execute_command(*command)
+            for start in range(0, len(table.removed), CHUNK_ROWS):
+                pipe.hdel(self._keys.rows(name), *pack_keys(table.removed[start : start + CHUNK_ROWS]))
+
+    def _log_index(self, pipe: Any) -> list[LogEntry]:
+        sealed = pipe.get(self._keys.of("log_index"))
+        return [] if sealed is None else ledger.unseal_json(sealed, list[LogEntry], f"the log index of {self.url}")
+
+    def _queue_log(self, pipe: Any, index: list[LogEntry], delta: ModelDelta, data: bytes) -> None:
+        kept = ledger.trimmed([*index, LogEntry(delta.base_sequence, delta.sequence, len(data))], self._limits)
+        if kept:
+            pipe.xadd(self._keys.of("log"), {"delta": data}, id=f"{delta.sequence}-0")
+            pipe.xtrim(self._keys.of("log"), minid=f"{kept[0].sequence}-0", approximate=False)
+        else:
+            pipe.delete(self._keys.of("log"))
+        pipe.set(self._keys.of("log_index"), ledger.seal_json(kept))
+
+    # --- images ---
+
+    def _stage(self, delta: ModelDelta) -> None:
+        """Send an image's rows ahead, in pieces, so that no single command is long."""
+        with translated(self.url):
+            for name, table in delta.tables.items():
+                stage = self._keys.stage(self._owner, name)
+                self._redis.delete(stage)
+                for command in _row_commands(stage, table):
+                    self._redis.execute_command(*command)
+                    self._redis.expire(stage, STAGE_TTL_S)
+
+    def _check_staged(self, pipe: Any, delta: ModelDelta) -> list[str]:
+        """Watch the staged tables, see that each is whole, and return the names of those that have rows."""
+        present = [name for name in delta.tables if len(delta.tables[name].ids)]
+        for name in present:
+            stage = self._keys.stage(self._owner, name)
+            pipe.watch(stage)
+            if pipe.hlen(stage) != len(delta.tables[name].ids):
+                raise UnavailableError(f"{self.url} lost a part of the image on its way in (table {name!r}): try again")
+        return present
+
+    def _queue_image(self, pipe: Any, before: Head, delta: ModelDelta, present: list[str]) -> None:
+        for name in sorted({*before.tables, *delta.tables}):
+            pipe.unlink(self._keys.rows(name))
+        for name in present:
+            pipe.persist(self._keys.stage(self._owner, name))
+            pipe.rename(self._keys.stage(self._owner, name), self._keys.rows(name))
+        pipe.delete(self._keys.of("log"))
+        pipe.set(self._keys.of("log_index"), ledger.seal_json([]))
+
+
+def _row_commands(key: str, table: Delta) -> Iterator[list[Any]]:
+    """HSET commands for all of a table's rows."""
+    for start in range(0, len(table.ids), CHUNK_ROWS):
+        chunk = slice(start, start + CHUNK_ROWS)
+        command: list[Any] = ["HSET", key]
+        pairs = zip(pack_keys(table.ids[chunk]), pack_rows(table.ids[chunk], table.values[chunk]), strict=True)
+        for pair in pairs:
+            command.extend(pair)
+        yield command

@@ -1,0 +1,177 @@
+"""A replica: the serving end in a process of the user's, with no server in between.
+
+::
+
+    replica = Replica.open("redis://localhost:6379/0", model="demo")
+    replica.lookup("user", [17, 42])                             # (2, dim) float32
+    replica.predict([{"user": 17, "movie": 50}]).probabilities   # (1,)
+
+``memory`` mode holds the whole model and follows the store: look-ups take microseconds, no lock, and go on while the
+store is away. ``direct`` mode holds nothing and reads the store for every question. In both, one answer comes from one
+version: all tables and the dense weights as of one delta.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, TypeVar
+
+from monolith.card import ModelCard
+from monolith.errors import ConfigError, UnavailableError
+from monolith.events import FeatureValue
+from monolith.serving.direct import Direct
+from monolith.serving.follower import Follower, Freshness
+from monolith.serving.inference import Gather, Ids, Inference, Prediction, Rows, Values
+from monolith.serving.ledger import Version
+from monolith.serving.store import Store, open_store
+
+_LOOK_AGAIN_S = 0.05  # in direct mode, which follows nothing
+
+Mode = Literal["memory", "direct"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """How a replica is doing."""
+
+    ready: bool  # it can answer
+    version: Version | None  # None: nothing loaded yet
+    stale_ms: float  # how long the store has not answered, 0 while it does; answers are at most this much behind
+    trouble: str | None  # why the last contact with the store failed
+    freshness: Freshness | None  # None in direct mode, and before the first delta
+    applied: int  # deltas
+    images: int  # loads of the whole image; more than one: there was a gap, or a new run
+
+
+class _Source(Protocol):
+    """Where answers come from."""
+
+    def answer(self, question: Callable[[Inference, Gather], _T]) -> _T: ...
+
+
+class _Memory:
+    """Answers from what a follower has loaded."""
+
+    def __init__(self, follower: Follower, url: str) -> None:
+        self._follower = follower
+        self._url = url
+
+    def answer(self, question: Callable[[Inference, Gather], _T]) -> _T:
+        loaded = self._follower.loaded
+        if loaded is None:
+            raise UnavailableError(
+                f"the replica of {self._url} has no model yet: {self._follower.trouble or 'it is being loaded'}"
+            )
+        return question(loaded.inference, loaded.memory.gather)
+
+
+class Replica:
+    """One model, ready to be asked. Any thread may call it."""
+
+    def __init__(self, store: Store, mode: Mode = "memory") -> None:
+        """Begins to follow at once; ``wait_until_ready`` tells when it can answer. Closes ``store`` in the end."""
+        if mode not in ("memory", "direct"):
+            raise ConfigError(f"mode {mode!r} is none of a replica's: memory, direct")
+        self._store = store
+        self._follower = Follower(store) if mode == "memory" else None
+        self._source: _Source = _Memory(self._follower, store.url) if self._follower else Direct(store)
+        if self._follower:
+            self._follower.start()
+
+    @classmethod
+    def open(
+        cls, url: str, model: str | None = None, mode: Mode = "memory", *, timeout_s: float | None = 30.0
+    ) -> Replica:
+        """A replica of the store at ``url`` that can answer.
+
+        Raises ConfigError for a bad URL, and UnavailableError if it cannot answer within ``timeout_s``; with None it
+        returns at once, whether it can or not.
+        """
+        replica = cls(open_store(url, model, create=False), mode)
+        if timeout_s is not None and not replica.wait_until_ready(timeout_s):
+            trouble = replica.status().trouble
+            replica.close()
+            raise UnavailableError(f"no model could be loaded within {timeout_s} s: {trouble or 'it is still coming'}")
+        return replica
+
+    def lookup(self, name: str, values: Sequence[FeatureValue] | Ids) -> Values:
+        """(n, dim) rows of a table's ids or of a feature's values; zeros for those without a row.
+
+        Raises InputError for an unknown name or a value of the wrong type, UnavailableError before anything is loaded.
+        """
+        return self.read(name, values).values
+
+    def read(self, name: str, values: Sequence[FeatureValue] | Ids) -> Rows:
+        """``lookup``, with the version that the rows are of."""
+        return self._source.answer(lambda inference, gather: inference.lookup(name, values, gather))
+
+    def predict(self, samples: Sequence[Mapping[str, FeatureValue]]) -> Prediction:
+        """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
+
+        Raises InputError for an unknown feature, a value of the wrong type, or a model without a graph.
+        """
+        return self._source.answer(lambda inference, gather: inference.predict(samples, gather))
+
+    def card(self) -> ModelCard:
+        """The card of the model that answers now."""
+        return self._source.answer(lambda inference, _: inference.card)
+
+    def version(self) -> Version:
+        """What an answer would be of now."""
+        if self._follower is None:
+            return self._store.version()
+        return self._source.answer(lambda _, gather: gather((), False).version)
+
+    def status(self) -> ReplicaStatus:
+        """How it is doing; never raises."""
+        follower = self._follower
+        try:
+            version, trouble = self.version(), None
+        except UnavailableError as error:
+            version, trouble = None, str(error)
+        if follower is None:
+            return ReplicaStatus(bool(version and version.sequence), version, 0.0, trouble, None, 0, 0)
+        return ReplicaStatus(
+            ready=version is not None,
+            version=version,
+            stale_ms=follower.stale_ms(),
+            trouble=follower.trouble,
+            freshness=follower.freshness(),
+            applied=follower.applied,
+            images=follower.images,
+        )
+
+    def freshness(self) -> Freshness | None:
+        """Quantiles of ingestion-to-readable; None before the first delta, and in direct mode."""
+        return self._follower.freshness() if self._follower else None
+
+    def wait_until_ready(self, timeout_s: float) -> bool:
+        """Whether it can answer, waiting up to ``timeout_s`` for that."""
+        return self.wait_for(1, timeout_s)
+
+    def wait_for(self, sequence: int, timeout_s: float) -> bool:
+        """Wait until answers are of ``sequence`` or later; False if they are not by then."""
+        if self._follower is not None:
+            return self._follower.wait_for(sequence, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while (self.status().version or Version()).sequence < sequence:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOOK_AGAIN_S)
+        return True
+
+    def close(self) -> None:
+        """Stop following and let the store go."""
+        if self._follower is not None:
+            self._follower.stop()
+        self._store.close()
+
+    def __enter__(self) -> Replica:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,72 @@
+"""The bytes of one stored row, the same in LMDB and in Redis.
+
+key    the id as 8 bytes, big-endian two's complement
+value  dim float32, little-endian, then the CRC-32 (zlib's) of key and values as 4 bytes, little-endian
+
+So a row can be read by any language in three lines, and a flipped bit in it is found when it is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from binascii import crc32
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.errors import CorruptError
+
+KEY_BYTES = 8
+CHECK_BYTES = 4
+
+Ids = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+
+
+def pack_keys(ids: Ids) -> list[bytes]:
+    """One key an id."""
+    return _cut(ids.astype(">i8").tobytes(), KEY_BYTES)
+
+
+def pack_rows(ids: Ids, values: Values) -> list[bytes]:
+    """One stored value a row of ``values`` (n, dim)."""
+    body = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(len(ids), -1)
+    packed = np.hstack([body, _checks(ids, body).view(np.uint8).reshape(-1, CHECK_BYTES)])
+    return _cut(packed.tobytes(), packed.shape[1])
+
+
+def unpack_keys(keys: Sequence[bytes], where: str) -> Ids:
+    """The ids behind ``keys``. Raises CorruptError for a key of another size."""
+    if any(len(key) != KEY_BYTES for key in keys):
+        raise CorruptError(f"{where}: a row's key is not {KEY_BYTES} bytes long; publish a new image")
+    return np.frombuffer(b"".join(keys), ">i8").astype(np.int64)
+
+
+def unpack_rows(ids: Ids, stored: Sequence[bytes], dim: int, where: str) -> Values:
+    """The (n, dim) values of ``ids``. Raises CorruptError, naming the id, for a wrong size or a failed check."""
+    size = 4 * dim + CHECK_BYTES
+    lengths = np.fromiter(map(len, stored), np.int64, len(stored))
+    if (wrong := np.flatnonzero(lengths != size)).size:
+        at = wrong[0]
+        raise CorruptError(f"{where}: row {ids[at]} has {lengths[at]} bytes, dim {dim} takes {size}: {_REMEDY}")
+    packed = np.frombuffer(b"".join(stored), np.uint8).reshape(-1, size)
+    body, written = packed[:, :-CHECK_BYTES], np.ascontiguousarray(packed[:, -CHECK_BYTES:]).view("<u4").ravel()
+    if (wrong := np.flatnonzero(_checks(ids, body) != written)).size:
+        raise CorruptError(f"{where}: row {ids[wrong[0]]} fails its checksum, its bytes have changed: {_REMEDY}")
+    return np.ascontiguousarray(body).view("<f4").reshape(len(ids), dim)
+
+
+_REMEDY = "empty the store and start the trainer, which then sends a new image"
+
+
+def _checks(ids: Ids, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """CRC-32 of each row's key and value bytes, (n,)."""
+    keys = ids.astype(">i8").view(np.uint8).reshape(-1, KEY_BYTES)
+    rows = _cut(np.hstack([keys, body]).tobytes(), KEY_BYTES + body.shape[1])
+    return np.fromiter(map(crc32, rows), "<u4", len(rows))
+
+
+def _cut(data: bytes, size: int) -> list[bytes]:
+    """``data`` in pieces of ``size`` bytes; struct.iter_unpack is the fastest way that CPython has."""
+    return [piece for (piece,) in struct.iter_unpack(f"{size}s", data)]

@@ -1,0 +1,236 @@
+"""What a serving store does, and how its URL names one.
+
+A store holds one model at one version: rows, dense weights, graph and card, all of which change together, and a log
+of the newest deltas for those who follow. Writing is for the one trainer that took the store over last; reading is for
+any number of processes, and every answer comes from one version.
+
+``lmdb:///DIR`` (``lmdb://DIR`` is relative) is a folder for the processes of one machine; ``redis://HOST:PORT/DB`` is a
+Redis server, in which the model's name keeps several models apart.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.card import ModelCard
+from monolith.errors import ConfigError, InputError
+from monolith.serving.ledger import Held, LogLimits, Version
+from monolith.serving.wire import PublishedDelta
+from monolith.tables.delta import ModelDelta
+
+Ids = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+Found = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Everything of one version but the rows."""
+
+    version: Version
+    card: ModelCard
+    graph: bytes  # ONNX; empty for a model without one
+    dense: bytes  # safetensors of this version; empty for a model without any
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A whole version: ``delta`` has base 0 and every row."""
+
+    model: Model
+    delta: ModelDelta
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Some rows of one version; absent ids have zeros and ``found`` False."""
+
+    version: Version
+    rows: dict[str, tuple[Values, Found]]  # table -> (n, dim), (n,)
+    dense: bytes | None  # of this version, where it was asked for
+
+
+class Store(Protocol):
+    """One model's serving store. Any thread may call it.
+
+    Every method may raise UnavailableError (down, full, no model in it yet: try again) and CorruptError (bytes in it
+    fail their check: empty it and restart the trainer).
+    """
+
+    url: str  # as given, without a password
+
+    @abstractmethod
+    def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
+        """Become the only trainer that may write, at the store's generation plus one.
+
+        ``card`` and ``graph`` become visible with the first delta that is applied, so that readers never see them
+        with another model's rows. ``Held.sequence`` is 0 where the store holds another card (lineage, tables,
+        features): the next delta must then be an image. ``generation`` claims exactly that one, for a trainer whose
+        store lost its memory; FencedError where somebody else has it or a higher one.
+        """
+
+    @abstractmethod
+    def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
+        """Make ``delta`` visible in one atomic step. False: the store has it already, nothing changed.
+
+        Raises FencedError (another trainer took over), GapError (it does not follow on what is held: make a wider
+        one, or, where the store forgot this generation, take over again) and InputError; nothing changed then.
+        """
+
+    @abstractmethod
+    def version(self) -> Version:
+        """What is held; ``sequence == 0`` for an empty store."""
+
+    @abstractmethod
+    def model(self) -> Model:
+        """Card, graph and dense weights of one version."""
+
+    @abstractmethod
+    def image(self) -> Image:
+        """Everything of one version."""
+
+    @abstractmethod
+    def read_together(self, requests: Mapping[str, Ids], *, dense: bool = False) -> Reading:
+        """Rows of several tables, and the dense weights if asked for, of one version. InputError: no such table."""
+
+    @abstractmethod
+    def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
+        """The next deltas after a version, oldest first; waits up to ``timeout_s`` for the first, may return none.
+
+        Raises GapError when they cannot lead on from ``after``: load the image.
+        """
+
+    @abstractmethod
+    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+        """All rows of a table in chunks (n,), (n, dim), in no order; of one version where nobody writes meanwhile."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of files and connections. The last call; doing it twice is harmless."""
+
+    def card(self) -> ModelCard:
+        """The model card of what is held."""
+        return self.model().card
+
+    def graph(self) -> bytes:
+        """The ONNX graph of what is held, empty for a model without one."""
+        return self.model().graph
+
+    def read(self, table: str, ids: Ids) -> tuple[Values, Found]:
+        """(n, dim) values, zeros for absent ids, and (n,) whether each was there."""
+        return self.read_together({table: ids}).rows[table]
+
+
+def dim_of(tables: Mapping[str, int], table: str, where: str) -> int:
+    """The dim of ``table``. Raises InputError with the tables there are."""
+    if table not in tables:
+        raise InputError(f"{where} has no table {table!r}, it has {sorted(tables)}")
+    return tables[table]
+
+
+def scatter(ids: Ids, found: Found, present: Values) -> Values:
+    """(n, dim) with the rows that were found in their places and zeros elsewhere."""
+    values = np.zeros((len(ids), present.shape[1]), np.float32)
+    values[found] = present
+    return values
+
+
+# --- URLs -------------------------------------------------------------------------------------------------------------
+
+_OPTIONS = {"log_deltas", "log_mb"}
+_REDIS_OPTIONS = _OPTIONS | {"model", "timeout_s"}
+_ALLOWED = (
+    "allowed are lmdb:///DIR (absolute) or lmdb://DIR (relative) with ?log_deltas=N&log_mb=N, "
+    "and redis://HOST:PORT/DB with ?model=NAME&log_deltas=N&log_mb=N&timeout_s=S"
+)
+
+
+def open_store(url: str, model: str | None = None, *, create: bool = True) -> Store:
+    """The store that ``url`` names. Nothing is connected yet, so it succeeds while a server is down.
+
+    ``model`` is the model's name: the key prefix in Redis (``?model=`` says it too), a check in LMDB.
+    ``create=False`` never makes a folder: reading from a missing one raises UnavailableError. Raises ConfigError for a
+    URL that cannot be.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "lmdb":
+        return _open_lmdb(url, parts, model, create)
+    if parts.scheme == "redis":
+        return _open_redis(url, parts, model)
+    raise ConfigError(f"store {_without_password(url)!r} has no kind that is known: {_ALLOWED}")
+
+
+def _open_lmdb(url: str, parts: SplitResult, model: str | None, create: bool) -> Store:
+    from monolith.serving.lmdb_store import LmdbStore
+
+    options = _options(url, parts, _OPTIONS)
+    directory = unquote(parts.netloc + parts.path)
+    if not directory.strip("/"):
+        raise ConfigError(f"store {url!r} names no folder: {_ALLOWED}")
+    return LmdbStore(Path(directory), url=url, model=model, limits=_limits(url, options), create=create)
+
+
+def _open_redis(url: str, parts: SplitResult, model: str | None) -> Store:
+    from monolith.serving.redis_store import RedisStore
+
+    options = _options(url, parts, _REDIS_OPTIONS)
+    name = options.get("model") or model
+    database = parts.path.strip("/") or "0"
+    if not parts.hostname or not _has_port(parts) or not database.isdecimal():
+        raise ConfigError(f"store {_without_password(url)!r} names no host, port and database: {_ALLOWED}")
+    if not name or set(name) & set("{}"):
+        raise ConfigError(
+            f"store {_without_password(url)!r} needs a model name without braces, seen {name!r}: {_ALLOWED}"
+        )
+    return RedisStore(
+        parts._replace(path=f"/{database}", query="").geturl(),
+        url=_without_password(url),
+        model=name,
+        limits=_limits(url, options),
+        timeout_s=_number(url, options, "timeout_s", 10.0),
+    )
+
+
+def _has_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
+
+
+def _options(url: str, parts: SplitResult, allowed: set[str]) -> dict[str, str]:
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if unknown := sorted(set(options) - allowed):
+        raise ConfigError(f"store {_without_password(url)!r} has unknown options {unknown}: {_ALLOWED}")
+    return options
+
+
+def _limits(url: str, options: Mapping[str, str]) -> LogLimits:
+    default = LogLimits()
+    max_deltas = _number(url, options, "log_deltas", default.max_deltas)
+    max_mb = _number(url, options, "log_mb", default.max_bytes / 2**20)
+    return LogLimits(int(max_deltas), int(max_mb * 2**20))
+
+
+def _number(url: str, options: Mapping[str, str], name: str, default: float) -> float:
+    text = options.get(name)
+    try:
+        number = default if text is None else float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 < number < 1e9:
+        raise ConfigError(f"store {_without_password(url)!r}: {name}={text!r} is not a number above 0: {_ALLOWED}")
+    return number
+
+
+def _without_password(url: str) -> str:
+    before, at, after = url.rpartition("@")
+    return f"{before.partition('://')[0]}://***@{after}" if at else url

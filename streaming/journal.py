@@ -1,0 +1,289 @@
+"""The step journal: which records made each step, which watermark it had, and whether it published.
+
+An append-only file of checksummed frames, one a step, written before the step runs; `sync` makes it durable before
+anything that a step made leaves the machine. After a crash the steps behind the newest snapshot are cut again from it.
+A file that outgrows ``segment_bytes`` is followed by the next one. Layout (`docs/formats.md`; integers little-endian,
+bodies MessagePack):
+
+    FIRST.journal    FIRST: the number of its first step, 12 digits
+    head             "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
+    frame            length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`
+
+What a crash cut off within the last frame is removed when the journal is opened. Any other byte that is not as written
+is a CorruptError: it never passes for a shorter journal.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
+
+log = logging.getLogger(__name__)
+
+JOURNAL_VERSION = 1
+SEGMENT_BYTES = 64 * 2**20
+
+_MAGIC = b"MNLJRNL1"
+_HEAD = struct.Struct("<8sII")
+_MOST_HEAD_BYTES = 4096
+_FRAME = struct.Struct("<III")
+
+Positions = dict[str, dict[int, int]]  # stream -> partition -> offset
+
+
+class StepEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that timing decided about one step."""
+
+    step: int
+    ends: Positions  # after the step, by stream and partition
+    watermark_ms: int
+    publish: bool = False
+    ended: bool = False  # nothing comes after it
+    idle: dict[str, list[int]] = {}  # partitions that did not hold the watermark
+    begins: Positions = {}  # of partitions that the job meets for the first time
+    stop_at: Positions = {}  # where a job that does not follow will end; in the first entry of a run to there
+
+
+class _Head(msgspec.Struct, frozen=True):
+    version: int
+    lineage: str
+    first_step: int
+
+
+class Journal:
+    """A journal folder. Owned by one thread; ``read_only`` leaves the files alone and needs no lock."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Open ``folder``, or begin a journal with a new lineage there.
+
+        Raises ConfigError if another process has it open, or if it is not there and ``read_only``; CorruptError or
+        VersionError, naming file and byte, if it cannot be trusted.
+        """
+        self.folder = folder
+        self._segment_bytes = segment_bytes
+        self._read_only = read_only
+        self._file: BinaryIO | None = None
+        self._lock = None if read_only else _lock(folder)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        segments = _segments(self.folder)
+        if not segments:
+            if self._read_only:
+                raise ConfigError(f"there is no step journal in {self.folder}")
+            self.lineage, self.first_step, self.last_step = secrets.token_hex(8), 1, 0
+            self._begin_segment(1)
+            return
+        head, _ = _read_head(segments[0])
+        self.lineage, self.first_step = head.lineage, head.first_step
+        self.last_step = head.first_step - 1
+        for segment in segments:
+            self._scan(segment, last=segment == segments[-1])
+        if not self._read_only:
+            self._file = segments[-1].open("r+b", buffering=0)
+            self._file.seek(0, os.SEEK_END)
+
+    def _scan(self, segment: Path, *, last: bool) -> None:
+        """Check every frame of ``segment``; cut off what a crash left unfinished at its end."""
+        head, end = _read_head(segment)
+        if (head.lineage, head.first_step) != (self.lineage, self.last_step + 1):
+            raise CorruptError(
+                f"{segment} is of run {head.lineage} from step {head.first_step} on, "
+                f"expected: run {self.lineage}, step {self.last_step + 1}"
+            )
+        for entry, end in _frames(segment):  # noqa: B007
+            if entry.step != self.last_step + 1:
+                raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
+            self.last_step = entry.step
+        torn = segment.stat().st_size - end
+        if not torn:
+            return
+        if not last:
+            raise CorruptError(f"{segment}: unfinished frame of {torn} bytes at byte {end}, but another file follows")
+        log.warning("journal has an unfinished frame, cut off file=%s at=%d bytes=%d", segment, end, torn)
+        if not self._read_only:
+            os.truncate(segment, end)
+
+    def append(self, entry: StepEntry) -> None:
+        """Write ``entry``, of the step after `last_step`; it survives a killed process, and a power cut after `sync`.
+
+        Raises UnavailableError if the disk does not take it; the journal is then as it was.
+        """
+        assert self._file is not None, "the journal was opened read only"
+        assert entry.step == self.last_step + 1, f"step {entry.step} does not follow on {self.last_step}"
+        if self._file.tell() >= self._segment_bytes:
+            self.sync()
+            self._file.close()
+            self._begin_segment(entry.step)
+        self._write(_frame(msgspec.msgpack.encode(entry)))
+        self.last_step = entry.step
+
+    def sync(self) -> None:
+        """Make all that was appended durable. Raises UnavailableError."""
+        if self._file is not None:
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise UnavailableError(f"the step journal {self.folder} cannot be made durable: {error}") from error
+
+    def _begin_segment(self, first_step: int) -> None:
+        path = self.folder / f"{first_step:012d}.journal"
+        body = msgspec.msgpack.encode(_Head(JOURNAL_VERSION, self.lineage, first_step))
+        length = struct.pack("<I", len(body))
+        try:
+            _write_durably(path, _MAGIC + length + struct.pack("<I", zlib.crc32(length + body)) + body)
+            self._file = path.open("r+b", buffering=0)
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise UnavailableError(f"cannot begin the step journal {path}: {error}; make room") from error
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        start = self._file.tell()
+        try:
+            written = self._file.write(data)
+            if written != len(data):
+                raise OSError(f"{written} of {len(data)} bytes were written")
+        except OSError as error:
+            self._file.truncate(start)
+            self._file.seek(start)
+            raise UnavailableError(
+                f"cannot write to the step journal {self.folder}: {error}; nothing was written, make room and go on"
+            ) from error
+
+    def read(self, from_step: int) -> Iterator[StepEntry]:
+        """The entries of ``from_step`` and after. Raises DataLossError for a step that was trimmed."""
+        if from_step < self.first_step:
+            raise DataLossError(
+                f"the step journal {self.folder} begins at step {self.first_step}, step {from_step} was trimmed"
+            )
+        for segment, following in _with_following(_segments(self.folder)):
+            if following is not None and _first_step(following) <= from_step:
+                continue
+            for entry, _ in _frames(segment):
+                if entry.step >= from_step:
+                    yield entry
+
+    def trim(self, before_step: int) -> None:
+        """Remove files that hold only steps before ``before_step``: a restore will not ask for them again."""
+        for segment, following in _with_following(_segments(self.folder)):
+            if following is None or _first_step(following) > before_step:
+                break
+            segment.unlink()
+            self.first_step = _first_step(following)
+
+    def close(self) -> None:
+        """Let go of the files and of the lock. Twice is fine."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _lock(folder: Path) -> BinaryIO:
+    """An exclusive lock on ``folder``, held while the file is open and gone with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / "lock").open("a+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().decode(errors="replace") or "unknown"
+        file.close()
+        raise ConfigError(
+            f"the step journal {folder} is in use by process {holder}: a state folder belongs to one trainer; "
+            f"stop that one, or give this job another `state`"
+        ) from None
+    file.truncate(0)
+    file.write(str(os.getpid()).encode())
+    file.flush()
+    return file
+
+
+def _segments(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.journal"))
+
+
+def _first_step(segment: Path) -> int:
+    return int(segment.stem)
+
+
+def _with_following(segments: list[Path]) -> list[tuple[Path, Path | None]]:
+    return list(zip(segments, [*segments[1:], None], strict=True))
+
+
+def _frame(body: bytes) -> bytes:
+    length = struct.pack("<I", len(body))
+    return _FRAME.pack(len(body), zlib.crc32(length), zlib.crc32(body)) + body
+
+
+def _read_head(segment: Path) -> tuple[_Head, int]:
+    """The head and the byte where it ends."""
+    with segment.open("rb") as file:
+        fixed = file.read(_HEAD.size)
+        magic, length, crc = _HEAD.unpack(fixed.ljust(_HEAD.size, b"\0"))
+        if magic != _MAGIC:
+            raise CorruptError(f"{segment} is not a step journal: it begins with {fixed[:8]!r}, not {_MAGIC!r}")
+        body = file.read(min(length, _MOST_HEAD_BYTES))
+    if len(body) != length or zlib.crc32(fixed[8:12] + body) != crc:
+        raise CorruptError(f"{segment}: the head, from byte 0 on, fails its checksum")
+    head = msgspec.msgpack.decode(body, type=_Head)
+    if head.version != JOURNAL_VERSION:
+        raise VersionError(f"{segment} is of version {head.version}, this build reads {JOURNAL_VERSION}")
+    return head, _HEAD.size + length
+
+
+def _frames(segment: Path) -> Iterator[tuple[StepEntry, int]]:
+    """Every whole frame and the byte where it ends. Raises CorruptError at the first that is not as written."""
+    at = _read_head(segment)[1]
+    with segment.open("rb") as file:
+        file.seek(at)
+        while len(fixed := file.read(_FRAME.size)) == _FRAME.size:
+            length, length_crc, body_crc = _FRAME.unpack(fixed)
+            if zlib.crc32(fixed[:4]) != length_crc:
+                if _only_zeros(fixed, file):  # room that the file system gave, but never wrote: a power cut
+                    return
+                raise CorruptError(f"{segment}: the frame at byte {at} fails the checksum of its length")
+            body = file.read(length)
+            if len(body) < length:
+                return
+            if zlib.crc32(body) != body_crc:
+                raise CorruptError(f"{segment}: the frame at byte {at} fails its checksum")
+            at += _FRAME.size + length
+            yield msgspec.msgpack.decode(body, type=StepEntry), at
+
+
+def _only_zeros(start: bytes, rest: BinaryIO) -> bool:
+    return not start.strip(b"\0") and not rest.read().strip(b"\0")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """The file is there with all of ``data``, or not at all."""
+    scratch = path.with_suffix(".tmp")
+    with scratch.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,146 @@
+"""Lanes: what was polled of each partition and is not in a step yet.
+
+A source is read ahead by up to a step's worth; a lane stands where the *steps* stand. Its clock, the largest event time
+that steps took from it, moves with the steps too, so it is the same in a re-run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from monolith.errors import EventError
+from monolith.events import WATERMARK_START, Event, Record
+from monolith.streaming.codec import FeatureDecoder
+from monolith.streaming.codec import Stream as StreamName
+from monolith.streaming.source import Source
+
+AHEAD_BYTES = 4 * 2**20  # polled ahead in one lane, at most (one record may be larger)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A record with its event, or with the reason why it has none."""
+
+    record: Record
+    event: Event | EventError
+
+    @property
+    def time_ms(self) -> int:
+        """Event time; one that cannot be told counts as long ago, so that nothing waits for it."""
+        return WATERMARK_START if isinstance(self.event, EventError) else self.event.event_time_ms
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One partition of one stream."""
+
+    stream: StreamName
+    number: int  # the stream's place in the order of records at one instant
+    partition: int
+    position: int  # the next offset that a step takes
+    polled: int  # the next offset that the source hands out
+    clock_ms: int = WATERMARK_START
+    stop: int | None = None  # the offset at which the lane ends; None: it goes on
+    heard_at: float = 0.0  # wall clock of the last record
+    ready: deque[Ready] = field(default_factory=deque)
+    ready_bytes: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether steps have taken everything that it will ever give."""
+        return self.stop is not None and self.position >= self.stop
+
+    def takeable(self) -> int:
+        """How many of the ready records lie before the stop."""
+        if self.stop is None or not self.ready or self.ready[-1].record.offset < self.stop:
+            return len(self.ready)
+        return sum(item.record.offset < self.stop for item in self.ready)
+
+    def end_after(self, count: int) -> int:
+        """The position after a step that takes ``count`` ready records."""
+        if count < len(self.ready):
+            return self.ready[count].record.offset if count else self.position
+        return self.polled if self.stop is None else min(self.polled, max(self.stop, self.position))
+
+    def has_room(self, most: int) -> bool:
+        """Whether to poll more of it."""
+        at_stop = self.stop is not None and self.polled >= self.stop
+        return len(self.ready) < most and self.ready_bytes < AHEAD_BYTES and not at_stop
+
+    def push(self, item: Ready) -> None:
+        """Add what was just polled."""
+        self.ready.append(item)
+        self.ready_bytes += len(item.record.value or b"")
+
+    def take(self, end: int) -> list[Ready]:
+        """Move to offset ``end`` and return the records before it."""
+        taken = []
+        while self.ready and self.ready[0].record.offset < end:
+            item = self.ready.popleft()
+            self.ready_bytes -= len(item.record.value or b"")
+            taken.append(item)
+        self.position = max(self.position, end)
+        return taken
+
+
+class Inlet:
+    """One input stream of the job: its source, and a lane for each partition that is known."""
+
+    def __init__(self, name: StreamName, number: int, source: Source, decoder: FeatureDecoder) -> None:
+        self.name = name
+        self.number = number
+        self.source = source
+        self.lanes: dict[int, Lane] = {}
+        self._decoder = decoder
+
+    def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
+        """A lane for a partition that has none, standing at ``position``."""
+        lane = Lane(self.name, self.number, partition, position, position)
+        self.lanes[partition] = lane
+        if seek:
+            self.source.seek({partition: position})
+        return lane
+
+    def new_partitions(self) -> dict[int, int]:
+        """Partitions that have no lane, with the offset where the source stands."""
+        missing = [partition for partition in self.source.partitions() if partition not in self.lanes]
+        if not missing:
+            return {}
+        positions = self.source.position()
+        return {partition: positions[partition] for partition in missing}
+
+    def fill(self, most: int, timeout_s: float, partitions: Collection[int], clock: Callable[[], float]) -> bool:
+        """Poll ``partitions``, decode what comes, and say whether anything came."""
+        known = set(self.source.partitions())
+        asked = [partition for partition in partitions if partition in known]
+        if not asked:
+            return False
+        records = self.source.poll(most, timeout_s, asked)
+        for record in records:
+            lane = self.lanes[record.partition]
+            lane.push(Ready(record, self._decode(record)))
+            lane.heard_at = clock()
+        positions = self.source.position()
+        for partition in asked:
+            self.lanes[partition].polled = positions[partition]
+        return bool(records)
+
+    def _decode(self, record: Record) -> Event | EventError:
+        try:
+            return self._decoder.decode(record, self.name)
+        except EventError as error:
+            return error
+
+    def caught_up(self) -> set[int]:
+        """Partitions of which everything has been polled and taken."""
+        if all(lane.ready for lane in self.lanes.values()):
+            return set()
+        ends = self.source.end_position()
+        return {p for p, lane in self.lanes.items() if not lane.ready and p in ends and lane.polled >= ends[p]}
+
+    def lag(self) -> int:
+        """Records that no step has taken yet."""
+        ends = self.source.end_position()
+        return sum(max(0, ends[p] - lane.position) for p, lane in self.lanes.items() if p in ends)

@@ -1,0 +1,114 @@
+"""One LMDB environment a folder and process, shared by everything in the process that reads or appends there.
+
+LMDB allows an environment to be opened once in a process. Readers and writers of one folder get the same one here, and
+take turns within the process (a transaction is short); between processes LMDB lets readers run beside the one writer.
+After a fork the child opens its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from monolith.errors import ConfigError, CorruptError, UnavailableError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_MAP_BYTES = 16 * 2**20
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
+
+_open: dict[tuple[int, Path], LogEnvironment] = {}
+_registry = threading.Lock()
+
+
+class LogEnvironment:
+    """An open LMDB environment. Any thread may call it."""
+
+    def __init__(self, path: Path, *, sync: bool, map_bytes: int) -> None:
+        self.path = path
+        self.sync = sync
+        self._users = 0
+        self._turn = threading.RLock()
+        with self._errors("open"):
+            self._env = lmdb.open(str(path), map_size=map_bytes, sync=sync, max_readers=512)
+            self._env.reader_check()  # slots of killed readers, which would pin old pages
+
+    def read(self, work: Callable[[Any], T]) -> T:
+        """Run ``work`` on a read transaction: one consistent moment of the log."""
+        with self._turn, self._errors("read"), self._begin(write=False) as txn:
+            return work(txn)
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        """Run ``work`` on a write transaction, in full or not at all; on return it is durable if ``sync``.
+
+        Waits for the writers of other processes. A map that is too small grows, and ``work`` runs again.
+        """
+        with self._turn, self._errors("append"):
+            while True:
+                try:
+                    with self._begin(write=True) as txn:
+                        return work(txn)
+                except lmdb.MapFullError:
+                    self._grow()
+
+    def _begin(self, *, write: bool) -> Any:
+        try:
+            return self._env.begin(write=write)
+        except lmdb.MapResizedError:  # another process let it grow
+            self._env.set_mapsize(0)
+            return self._env.begin(write=write)
+
+    def _grow(self) -> None:
+        map_bytes = 2 * self._env.info()["map_size"]
+        self._env.set_mapsize(map_bytes)
+        log.info("log grows path=%s map_bytes=%d", self.path, map_bytes)
+
+    @contextmanager
+    def _errors(self, action: str) -> Iterator[None]:
+        """LMDB's errors as ours."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise CorruptError(f"cannot {action} the log {self.path}: LMDB says {error}; restore its files") from error
+        except lmdb.Error as error:
+            full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+            advice = "the disk is full, nothing was written; make room and try again" if full else "nothing was written"
+            raise UnavailableError(f"cannot {action} the log {self.path}: {error}; {advice}") from error
+        except OSError as error:
+            raise UnavailableError(f"cannot {action} the log {self.path}: {error}") from error
+
+    def release(self) -> None:
+        """One user less; the last one closes the environment."""
+        with _registry:
+            self._users -= 1
+            if self._users == 0:
+                _open.pop((os.getpid(), self.path), None)
+                self._env.close()
+
+
+def acquire(folder: Path, *, sync: bool | None = None, map_bytes: int = FIRST_MAP_BYTES) -> LogEnvironment:
+    """The environment of ``folder``, opened if this process has not yet; give it back with `release`.
+
+    ``sync`` None takes what is open (default: True). Raises ConfigError for a durable writer where the process has the
+    log open without sync.
+    """
+    path = folder.resolve()
+    key = (os.getpid(), path)
+    with _registry:
+        environment = _open.get(key)
+        if environment is None:
+            environment = _open[key] = LogEnvironment(path, sync=sync is not False, map_bytes=map_bytes)
+        elif sync and not environment.sync:
+            raise ConfigError(f"the log {path} is open in this process with sync=0, so it cannot be opened with sync=1")
+        environment._users += 1
+        return environment

@@ -1,0 +1,168 @@
+"""``log://DIR`` as source and sink.
+
+Options of the source: none of its own; ``partitions`` is checked against the log's. Options of the sink:
+``partitions=N`` (when it creates the log; 1), ``sync=1|0`` (1; with 0 an append survives a killed process, not a power
+cut), ``retain_s=S`` and ``retain_bytes=N`` (what is older or above goes as new records come; default: all stays).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from monolith.errors import DataLossError
+from monolith.events import Record
+from monolith.streaming.log import EventLog, log_exists
+from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
+from monolith.streaming.waiting import Waiting
+
+log = logging.getLogger(__name__)
+
+LOG_OPTIONS = ("partitions", "sync", "retain_s", "retain_bytes")
+_POLL_S = 0.005  # how often a reader at the end looks again
+_RETENTION_MS = 1000  # how often a sink looks for old batches
+
+
+class LogSource:
+    """Reads a log that other processes, or this one, append to."""
+
+    def __init__(self, url: StreamUrl, *, wait: bool = False, on_data_loss: OnDataLoss = "stop") -> None:
+        url.check_options(LOG_OPTIONS)
+        self.name = url.name
+        self.bounded = False
+        self.skipped = 0
+        self._folder = Path(url.place)
+        self._expected = url.number("partitions", least=1)
+        self._skip = on_data_loss == "skip"
+        self._log: EventLog | None = None
+        self._positions: dict[int, int] = {}
+        self._wanted: dict[int, int] = {}
+        self._ready: dict[int, deque[Record]] = {}
+        self._waiting = Waiting(self.name, "no log is there yet; the first producer creates it")
+        if not wait or log_exists(self._folder):
+            self._connect(must=not wait)
+
+    def _connect(self, *, must: bool = False) -> EventLog | None:
+        """The log, opened as soon as it is there."""
+        if self._log is None:
+            if not must and not log_exists(self._folder):
+                self._waiting.say()
+                return None
+            expected = None if self._expected is None else int(self._expected)
+            self._log = EventLog(self._folder, partitions=expected)
+            begins = {partition: extent.begin for partition, extent in self._log.extents().items()}
+            self._positions = begins | {p: o for p, o in self._wanted.items() if p in begins}
+            self._ready = {partition: deque() for partition in begins}
+            self._waiting.over()
+        return self._log
+
+    def partitions(self) -> list[int]:
+        """See `Source`."""
+        self._connect()
+        return sorted(self._positions)
+
+    def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:
+        """See `Source`."""
+        deadline = time.monotonic() + timeout_s
+        while not (records := self._take(max_records, partitions)):
+            rest_s = deadline - time.monotonic()
+            if rest_s <= 0:
+                break
+            time.sleep(min(_POLL_S, rest_s))
+        return records
+
+    def _take(self, max_records: int, partitions: Collection[int] | None) -> list[Record]:
+        if self._connect() is None:
+            return []
+        chosen = self._positions if partitions is None else sorted(partitions)
+        taken: list[Record] = []
+        for partition in chosen:
+            if len(taken) >= max_records:
+                break
+            taken += self._take_from(partition, max_records - len(taken))
+        return taken
+
+    def _take_from(self, partition: int, most: int) -> list[Record]:
+        ready = self._ready[partition]
+        if not ready:
+            ready.extend(self._read(partition))
+        taken = [ready.popleft() for _ in range(min(most, len(ready)))]
+        if taken:
+            self._positions[partition] = taken[-1].offset + 1
+        return taken
+
+    def _read(self, partition: int) -> list[Record]:
+        assert self._log is not None
+        try:
+            return self._log.read(partition, self._positions[partition])
+        except DataLossError as error:
+            if not self._skip:
+                raise
+            begin = self._log.extents()[partition].begin
+            self.skipped += max(0, begin - self._positions[partition])
+            log.warning("data loss, going on source=%s partition=%d at=%d: %s", self.name, partition, begin, error)
+            self._positions[partition] = begin
+            return self._log.read(partition, begin)
+
+    def position(self) -> dict[int, int]:
+        """See `Source`."""
+        return dict(self._positions)
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """See `Source`."""
+        self._wanted.update(positions)
+        for partition, offset in positions.items():
+            if partition in self._positions:
+                self._positions[partition] = offset
+                self._ready[partition].clear()
+
+    def end_position(self) -> dict[int, int]:
+        """See `Source`; exact."""
+        opened = self._connect()
+        return {} if opened is None else {partition: extent.end for partition, extent in opened.extents().items()}
+
+    def lag(self) -> int:
+        """See `Source`."""
+        return sum(end - self._positions[partition] for partition, end in self.end_position().items())
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """A log keeps no reader's positions: the job's snapshot does."""
+
+    def close(self) -> None:
+        """See `Source`."""
+        if self._log is not None:
+            self._log.close()
+
+
+class LogSink:
+    """Appends to a log, which it creates where there is none."""
+
+    def __init__(self, url: StreamUrl) -> None:
+        url.check_options(LOG_OPTIONS)
+        self.name = url.name
+        partitions = url.number("partitions", least=1)
+        self._max_age_s = url.number("retain_s", float)
+        max_bytes = url.number("retain_bytes")
+        self._max_bytes = None if max_bytes is None else int(max_bytes)
+        self._next_retention_ms = 0
+        self.log = EventLog(
+            Path(url.place),
+            create=True,
+            partitions=None if partitions is None else int(partitions),
+            sync=url.choice("sync", ("1", "0")) == "1",
+        )
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        """See `Sink`. All or none of ``records`` are there afterwards."""
+        self.log.append(records)
+        now_ms = time.time_ns() // 1_000_000
+        if (self._max_age_s, self._max_bytes) != (None, None) and now_ms >= self._next_retention_ms:
+            self._next_retention_ms = now_ms + _RETENTION_MS
+            self.log.apply_retention(max_age_s=self._max_age_s, max_bytes=self._max_bytes, now_ms=now_ms)
+
+    def close(self) -> None:
+        """See `Sink`."""
+        self.log.close()

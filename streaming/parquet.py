@@ -1,0 +1,238 @@
+"""``parquet://PATH?...``: rows of a Parquet file, or of a folder's files in order of name, as events. Bounded.
+
+Which columns mean what is said in the URL:
+
+    time=COLUMN       event time; a number in ``unit``, or a timestamp column (required)
+    unit=ms|s|us|ns   unit of a numeric time column (ms)
+    request=COLUMN    request id; default: the row's number
+    item=COLUMN       item id (required)
+    features=A,B      columns that become features; ``NAME:COLUMN`` renames one
+    label=COLUMN      rows become joined samples with this label
+    action=COLUMN     rows become actions; the column holds the name of the action
+    threshold=X       with ``label``: 1 where the column is at least X. With ``action``: only such rows are actions
+    name=WORD         with ``action`` and ``threshold``: the action's name instead of the column's value
+
+Neither ``label`` nor ``action``: rows become feature events. There is one partition, and the offset is the row number.
+A row's time of ingestion is its event time. A null feature is a missing one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from monolith.errors import ConfigError, CorruptError
+from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
+from monolith.streaming.codec import encode
+from monolith.streaming.source import StreamUrl
+
+_OPTIONS = ("time", "unit", "request", "item", "features", "label", "action", "threshold", "name")
+_BATCH_ROWS = 4096
+_TO_MS = {"ms": (1, 1), "s": (1000, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # multiply, then divide
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The column behind each part of an event."""
+
+    time: str
+    item: str
+    request: str | None
+    label: str | None
+    action: str | None
+    features: dict[str, str]  # feature -> column
+
+    def names(self) -> list[str]:
+        """The columns to read, each once."""
+        single = [self.time, self.item, self.request, self.label, self.action]
+        return list(dict.fromkeys([name for name in single if name is not None] + list(self.features.values())))
+
+
+class ParquetSource:
+    """Reads rows in file order, one row group at a time."""
+
+    def __init__(self, url: StreamUrl) -> None:
+        """Raises ConfigError for a file or column that is not there, CorruptError for a file that is no Parquet."""
+        url.check_options(_OPTIONS)
+        self.name = url.name
+        self.bounded = True
+        self.skipped = 0
+        self._rows = _RowReader(url)
+        self._files = [_open_file(path) for path in _paths(url)]
+        for file in self._files:
+            _check_columns(url, file)
+        self._end: int = sum(file.metadata.num_rows for file in self._files)
+        self._position = 0
+        self._records: Iterator[Record] | None = None
+
+    def partitions(self) -> list[int]:
+        """See `Source`."""
+        return [0]
+
+    def poll(
+        self,
+        max_records: int,
+        timeout_s: float,  # noqa: ARG002
+        partitions: Collection[int] | None = None,
+    ) -> list[Record]:
+        """See `Source`; never waits. Rows that are no action (below ``threshold``) have no value and no record."""
+        if partitions is not None and 0 not in partitions:
+            return []
+        if self._records is None:
+            self._records = self._from(self._position)
+        taken = list(islice(self._records, max_records))
+        self._position = taken[-1].offset + 1 if len(taken) == max_records else self._end
+        return taken
+
+    def _from(self, offset: int) -> Iterator[Record]:
+        """Records of the rows from ``offset`` on; row groups before it are not read."""
+        row = 0
+        for file in self._files:
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if row + rows > offset:
+                    yield from self._group(file, group, row, offset)
+                row += rows
+
+    def _group(self, file: pq.ParquetFile, group: int, first: int, offset: int) -> Iterator[Record]:
+        row = first
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=self._rows.columns.names()):
+            skip = min(max(0, offset - row), batch.num_rows)
+            rows = _with_times_in_ms(batch.slice(skip), self._rows.columns.time, self._rows.unit)
+            for number, values in enumerate(rows.to_pylist(), start=row + skip):
+                record = self._rows.record(number, values)
+                if record is not None:
+                    yield record
+            row += batch.num_rows
+
+    def position(self) -> dict[int, int]:
+        """See `Source`."""
+        return {0: self._position}
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """See `Source`."""
+        if 0 in positions:
+            self._position = positions[0]
+            self._records = None
+
+    def end_position(self) -> dict[int, int]:
+        """See `Source`; exact."""
+        return {0: self._end}
+
+    def lag(self) -> int:
+        """See `Source`; in rows."""
+        return self._end - self._position
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """A file keeps nobody's position."""
+
+    def close(self) -> None:
+        """See `Source`."""
+        for file in self._files:
+            file.close()
+
+
+class _RowReader:
+    """Makes a record of a row, by the columns that the URL names."""
+
+    def __init__(self, url: StreamUrl) -> None:
+        self.columns = _columns(url)
+        self.unit = url.choice("unit", tuple(_TO_MS))
+        threshold = url.number("threshold", float, least=float("-inf"))
+        self._threshold = threshold
+        self._action = url.options.get("name")
+
+    def record(self, row: int, values: dict[str, Any]) -> Record | None:
+        """The row as a record, None where it is none (an action below the threshold)."""
+        event_time_ms = values[self.columns.time]
+        event = self._event(row, values, event_time_ms)
+        if event is None:
+            return None
+        return Record(event.request_id.encode(), encode(event), event_time_ms, event_time_ms, 0, row)
+
+    def _event(self, row: int, values: dict[str, Any], event_time_ms: int) -> Event | None:
+        columns = self.columns
+        request_id = str(row if columns.request is None else values[columns.request])
+        item_id = str(values[columns.item])
+        if columns.action is not None:
+            value = values[columns.action]
+            if value is None or (self._threshold is not None and not float(value) >= self._threshold):
+                return None
+            return ActionEvent(request_id, item_id, self._action or str(value), event_time_ms)
+        features = {name: _feature(values[column]) for name, column in columns.features.items()}
+        if columns.label is None:
+            return FeatureEvent(request_id, item_id, event_time_ms, features)
+        return SampleEvent(request_id, item_id, event_time_ms, features, self._label(values[columns.label]))
+
+    def _label(self, value: Any) -> float:
+        """A null is not a number, and so a dead letter."""
+        number = float("nan") if value is None else float(value)
+        if self._threshold is None or value is None:
+            return number
+        return 1.0 if number >= self._threshold else 0.0
+
+
+def _with_times_in_ms(batch: pa.RecordBatch, column: str, unit: str) -> pa.RecordBatch:
+    """``batch`` with int64 ms since the epoch in ``column``; a null is -1, and so a dead letter."""
+    index = batch.schema.get_field_index(column)
+    times = batch.column(index)
+    if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
+        times, unit = times.cast(pa.timestamp("ns")).cast(pa.int64()), "ns"
+    up, down = _TO_MS[unit]
+    if pa.types.is_floating(times.type):
+        times = pc.round(pc.divide(pc.multiply(times.cast(pa.float64()), up), down)).cast(pa.int64())
+    else:
+        times = pc.divide(pc.multiply(times.cast(pa.int64()), up), down)
+    return batch.set_column(index, column, times.fill_null(-1))
+
+
+def _feature(value: Any) -> FeatureValue:
+    """A cell as a feature value; what no feature can be is left to the decoder, which names it."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # integers beside nulls are often stored as floats
+    return cast(FeatureValue, value)
+
+
+def _columns(url: StreamUrl) -> _Columns:
+    options = url.options
+    for needed in ("time", "item"):
+        if needed not in options:
+            raise ConfigError(f"{url.text}: {needed}=COLUMN is missing; see docs/formats.md for the options")
+    if "label" in options and "action" in options:
+        raise ConfigError(f"{url.text}: a row is either a sample (label) or an action (action), not both")
+    features = {}
+    for part in filter(None, options.get("features", "").split(",")):
+        name, _, column = part.partition(":")
+        features[name] = column or name
+    return _Columns(
+        options["time"], options["item"], options.get("request"), options.get("label"), options.get("action"), features
+    )
+
+
+def _paths(url: StreamUrl) -> list[Path]:
+    place = Path(url.place)
+    paths = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    if not paths or not paths[0].is_file():
+        raise ConfigError(f"{url.name}: there is no such file, nor a folder with *.parquet files")
+    return paths
+
+
+def _open_file(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorruptError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _check_columns(url: StreamUrl, file: pq.ParquetFile) -> None:
+    there = file.schema_arrow.names
+    for column in _columns(url).names():
+        if column not in there:
+            raise ConfigError(f"{url.name} has no column {column!r}; it has {', '.join(there)}")

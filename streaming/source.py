@@ -1,0 +1,178 @@
+"""What a stream is to the rest of the system, and how a URL names one.
+
+    log://DIR              embedded, durable          streaming/log.py
+    kafka://HOST:PORT/T    an Apache Kafka topic      streaming/kafka.py
+    parquet://PATH         bounded, rows in order     streaming/parquet.py
+    memory://NAME          in this process, for tests streaming/memory.py
+
+A source hands out records by partition and offset and is told where to stand: it commits nothing by itself. A source
+opened with ``wait`` may name something that is not there yet (a log no producer has created, a broker that is down, a
+topic to come): it has no partitions until then, and says in the log file what it waits for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+from urllib.parse import parse_qsl
+
+from monolith.errors import ConfigError
+from monolith.events import Record
+
+OnDataLoss = Literal["stop", "skip"]
+Outgoing = tuple[bytes | None, bytes | None, int]  # key, value, event time in ms
+
+SOURCE_SCHEMES = ("log", "kafka", "parquet", "memory")
+SINK_SCHEMES = ("log", "kafka", "memory")
+
+
+class Source(Protocol):
+    """A stream to read from. One thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """The URL without its options: what messages call the source."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether nothing will ever be appended any more."""
+
+    @property
+    def skipped(self) -> int:
+        """Offsets that were gone and were passed over, with ``on_data_loss: skip``."""
+
+    def partitions(self) -> list[int]:
+        """The partitions, ascending; empty while what the URL names is not there yet."""
+
+    def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:
+        """Up to ``max_records`` next records of ``partitions`` (None: all), each partition's in order of offset.
+
+        Waits up to ``timeout_s`` for the first; an empty list when there was none. A partition that is left out keeps
+        its position. Raises DataLossError if the next offset is gone and the source was opened to stop then.
+        """
+
+    def position(self) -> dict[int, int]:
+        """The next offset to be polled, by partition."""
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Stand at these offsets; partitions that are not named stay. Allowed before the source is there."""
+
+    def end_position(self) -> dict[int, int]:
+        """The offset after the last record, by partition, as last heard of."""
+
+    def lag(self) -> int:
+        """Records between the positions and the ends."""
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Tell the outside, for people and lag tools, what is safely done. Nothing here reads it back."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Twice is fine."""
+
+
+class Sink(Protocol):
+    """A stream to append to."""
+
+    def append(self, records: Sequence[Outgoing]) -> None:
+        """Append ``records``; on return they are durable. Raises UnavailableError if they are not all known to be."""
+
+    def close(self) -> None:
+        """Let go of files and connections. Twice is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamUrl:
+    """A parsed ``scheme://place?option=value``."""
+
+    scheme: str
+    place: str
+    options: dict[str, str]
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The URL without options."""
+        return f"{self.scheme}://{self.place}"
+
+    def check_options(self, allowed: Collection[str]) -> None:
+        """Raise ConfigError for an option that is not in ``allowed``."""
+        for option in self.options:
+            if option not in allowed:
+                raise ConfigError(f"{self.text}: unknown option {option!r}, allowed: {', '.join(sorted(allowed))}")
+
+    def number(self, option: str, kind: type[int] | type[float] = int, *, least: float = 0) -> int | float | None:
+        """The option as a number of at least ``least``, None where it is not given. Raises ConfigError."""
+        text = self.options.get(option)
+        if text is None:
+            return None
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ConfigError(f"{self.text}: {option} is {text!r}, it takes a number") from None
+        if not value >= least:
+            raise ConfigError(f"{self.text}: {option} is {text}, it takes at least {least:g}")
+        return value
+
+    def choice(self, option: str, allowed: Sequence[str]) -> str:
+        """The option, or the first of ``allowed`` where it is not given. Raises ConfigError for another value."""
+        text = self.options.get(option, allowed[0])
+        if text not in allowed:
+            raise ConfigError(f"{self.text}: {option} is {text!r}, allowed: {', '.join(allowed)}")
+        return text
+
+
+def parse_url(url: str, schemes: Sequence[str] = SOURCE_SCHEMES) -> StreamUrl:
+    """Take ``url`` apart. Raises ConfigError for another scheme, no place, or an option given twice."""
+    scheme, found, rest = url.partition("://")
+    allowed = ", ".join(f"{name}://" for name in schemes)
+    if not found or scheme not in schemes:
+        raise ConfigError(f"{url!r} does not name a stream here; allowed: {allowed}")
+    place, _, query = rest.partition("?")
+    if not place:
+        raise ConfigError(f"{url!r} names no place after {scheme}://")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) != len(pairs):
+        raise ConfigError(f"{url!r} gives an option twice")
+    return StreamUrl(scheme, place, options, url)
+
+
+def open_source(url: str, *, wait: bool = False, on_data_loss: OnDataLoss = "stop", group: str | None = None) -> Source:
+    """Open the stream ``url`` at its beginning.
+
+    ``wait``: what is not there yet is waited for, instead of being an error. ``group``: the Kafka group whose offsets
+    `Source.commit` sets. Raises ConfigError for a URL that cannot be, and for a missing stream without ``wait``.
+    """
+    parsed = parse_url(url)
+    if parsed.scheme == "log":
+        from monolith.streaming.logstream import LogSource
+
+        return LogSource(parsed, wait=wait, on_data_loss=on_data_loss)
+    if parsed.scheme == "kafka":
+        from monolith.streaming.kafka import KafkaSource
+
+        return KafkaSource(parsed, wait=wait, on_data_loss=on_data_loss, group=group)
+    if parsed.scheme == "parquet":
+        from monolith.streaming.parquet import ParquetSource
+
+        return ParquetSource(parsed)
+    from monolith.streaming.memory import MemorySource
+
+    return MemorySource(parsed, wait=wait, on_data_loss=on_data_loss)
+
+
+def open_sink(url: str) -> Sink:
+    """Open the stream ``url`` for appending; a log or a memory stream is created. Raises ConfigError."""
+    parsed = parse_url(url, SINK_SCHEMES)
+    if parsed.scheme == "log":
+        from monolith.streaming.logstream import LogSink
+
+        return LogSink(parsed)
+    if parsed.scheme == "kafka":
+        from monolith.streaming.kafka import KafkaSink
+
+        return KafkaSink(parsed)
+    from monolith.streaming.memory import MemorySink
+
+    return MemorySink(parsed)

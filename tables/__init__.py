@@ -1,0 +1,33 @@
+"""Collisionless embedding tables: id -> row, with admission, optimizers and expiry, in a native core.
+
+from monolith.tables import Table, TableConfig, admission, expiry, optimizers
+
+table = Table(TableConfig(name="user", dim=16, optimizer=optimizers.Adagrad(lr=0.05),
+                          admission=admission.MinCount(3), expiry=expiry.Idle(ttl_s=7 * 86400), seed=1))
+table.observe(ids, event_time_ms=t)
+vectors = table.lookup(ids)
+table.apply_gradients(ids, grads)
+"""
+
+if __name__ != "monolith.tables":
+    raise ImportError(f"import monolith.tables, not {__name__}: top-level 'tables' is only a folder of the checkout")
+
+from monolith.config.table import TableConfig
+from monolith.tables import admission, expiry, initializers, optimizers
+from monolith.tables.delta import Delta, ModelDelta
+from monolith.tables.snapshot import TableFile
+from monolith.tables.stats import TableStats
+from monolith.tables.table import Table
+
+__all__ = [
+    "Delta",
+    "ModelDelta",
+    "Table",
+    "TableConfig",
+    "TableFile",
+    "TableStats",
+    "admission",
+    "expiry",
+    "initializers",
+    "optimizers",
+]

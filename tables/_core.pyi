@@ -1,0 +1,70 @@
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Ids = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float32]
+
+class Clockwork:
+    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int) -> None: ...
+    sequence: int
+    floor: int
+    clock_ms: int
+    sweep_cursor: int
+
+class Statistics:
+    observed: int
+    admitted: int
+    rejected: int
+    late: int
+    expired: int
+    dropped_gradients: int
+    nonfinite: int
+    counter_halvings: int
+
+class Sizes:
+    rows: int
+    free_rows: int
+    counters: int
+    tombstones: int
+    bytes_values: int
+    bytes_state: int
+    bytes_tail: int
+    bytes_index: int
+    bytes_counters: int
+    bytes_tombstones: int
+    bytes_scratch: int
+
+class Table:
+    def __init__(
+        self,
+        dim: int,
+        key: int,
+        optimizer: Any,
+        admission: Any,
+        initializer: Any,
+        ttl_ms: int,
+        on_nonfinite: str,
+        max_gradient: float,
+    ) -> None: ...
+    def observe(self, ids: _Ids, event_time_ms: _Ids) -> None: ...
+    def lookup(self, ids: _Ids, out: _Floats) -> None: ...
+    def apply_gradients(self, ids: _Ids, grads: _Floats, event_time_ms: _Ids) -> int: ...
+    def advance(self, clock_ms: int) -> None: ...
+    def sweep(self, buckets: int) -> int: ...
+    def cut(self) -> int: ...
+    def delta(self, since: int) -> tuple[_Ids, _Floats, _Ids]: ...
+    def apply_image(self, sequence: int, ids: _Ids, values: _Floats) -> None: ...
+    def apply_delta(self, sequence: int, ids: _Ids, values: _Floats, removed: _Ids) -> None: ...
+    def export_bucket(self, bucket: int) -> dict[str, npt.NDArray[Any]]: ...
+    def import_bucket(self, bucket: int, parts: dict[str, npt.NDArray[Any]]) -> None: ...
+    def clockwork(self) -> Clockwork: ...
+    def set_clockwork(self, clockwork: Clockwork) -> None: ...
+    def statistics(self) -> Statistics: ...
+    def set_statistics(self, statistics: Statistics) -> None: ...
+    def sizes(self) -> Sizes: ...
+    @property
+    def state_floats(self) -> int: ...
+
+def salted(ids: _Ids, salt: int) -> _Ids: ...

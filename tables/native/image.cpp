@@ -1,0 +1,185 @@
+// The table seen from outside: deltas and images for replicas, and buckets for snapshots.
+#include <algorithm>
+#include <utility>
+
+#include "table.h"
+
+namespace monolith {
+namespace {
+
+constexpr std::size_t kAhead = 16;  // rows fetched before they are copied
+
+}  // namespace
+
+std::uint32_t Table::cut() {
+  std::lock_guard<std::mutex> writer(writer_);
+  return close_sequence();
+}
+
+std::uint32_t Table::close_sequence() {
+  const std::uint32_t closed = sequence_;
+  std::swap(touched_last_, touched_now_);
+  touched_now_.clear();
+  sequence_ = closed + 1;
+  if (closed > Tombstones::kKept) floor_ = std::max(floor_, closed - Tombstones::kKept);
+  tombstones_.drop_through(floor_);
+  return closed;
+}
+
+DeltaArrays Table::delta(std::uint32_t since) const {
+  std::lock_guard<std::mutex> writer(writer_);
+  const std::vector<IdAndRow> changed = changed_after(since);
+  DeltaArrays delta;
+  delta.ids.reserve(changed.size());
+  delta.values.reserve(changed.size() * options_.dim);
+  for (std::size_t i = 0; i < changed.size(); ++i) {
+    if (i + kAhead < changed.size()) rows_.fetch_row(changed[i + kAhead].second, Need::values);
+    const auto [id, row] = changed[i];
+    if (expired(row)) continue;
+    delta.ids.push_back(id);
+    delta.values.insert(delta.values.end(), rows_.values(row), rows_.values(row) + options_.dim);
+  }
+  if (since != 0) delta.removed = tombstones_.ids_after(since);
+  return delta;
+}
+
+// Rows written after `since`, by ascending id.
+std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
+  const bool last_too = since + 2 == sequence_;
+  std::vector<IdAndRow> changed;
+  if (since != 0 && since + 2 >= sequence_ && touched_now_.complete() && (!last_too || touched_last_.complete())) {
+    changed = listed(last_too);
+  } else {
+    for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
+      rows_.each(bucket, [&](std::uint64_t hash, char* row) {
+        if (rows_.mark(row) > since) changed.emplace_back(id_of(hash), row);
+      });
+  }
+  std::sort(changed.begin(), changed.end());
+  changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
+  return changed;
+}
+
+// The same from the lists, whose ids may be gone by now, or be there twice.
+std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
+  std::vector<std::int64_t> ids;
+  for (const std::uint64_t hash : touched_now_.hashes()) ids.push_back(id_of(hash));
+  if (last_too)
+    for (const std::uint64_t hash : touched_last_.hashes()) ids.push_back(id_of(hash));
+  std::vector<IdAndRow> rows;
+  Pipeline pipeline(rows_, Need::tail, ids.data(), ids.size());
+  while (pipeline.more()) {
+    const Chunk& chunk = pipeline.next();
+    for (std::size_t i = 0; i < chunk.count; ++i)
+      if (chunk.row[i] != nullptr) rows.emplace_back(ids[chunk.begin + i], chunk.row[i]);
+  }
+  return rows;
+}
+
+void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n) {
+  std::lock_guard<std::mutex> writer(writer_);
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
+    rows_.each(bucket, [&](std::uint64_t, char* row) { rows_.set_mark(row, 0); });
+  counters_.clear();
+  tombstones_.clear();
+  touched_now_.clear();
+  sequence_ = sequence;
+  upsert(ids, values, n);
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
+    std::vector<std::uint64_t> stale;
+    rows_.each(bucket, [&](std::uint64_t hash, const char* row) {
+      if (rows_.mark(row) == 0) stale.push_back(hash);
+    });
+    WriterTurn turn(turnstile_);
+    for (const std::uint64_t hash : stale) rows_.remove(hash);
+  }
+  floor_ = sequence;
+  close_sequence();
+}
+
+void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
+                        const std::int64_t* removed, std::size_t n_removed) {
+  std::lock_guard<std::mutex> writer(writer_);
+  sequence_ = sequence;
+  upsert(ids, values, n);
+  for (std::size_t i = 0; i < n_removed; ++i) {
+    const std::uint64_t hash = hash_of(removed[i]);
+    WriterTurn turn(turnstile_);
+    if (rows_.find(hash) != nullptr) rows_.remove(hash);
+    tombstones_.add(hash, sequence_);
+  }
+  close_sequence();
+}
+
+// Values as given; the optimizer's state starts afresh, since only values travel.
+void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
+  Pipeline pipeline(rows_, Need::tail, ids, n);
+  while (pipeline.more()) {
+    WriterTurn turn(turnstile_);
+    const Chunk& chunk = pipeline.next();
+    const std::uint64_t changes = rows_.changes();
+    for (std::size_t i = 0; i < chunk.count; ++i) {
+      const std::uint64_t hash = chunk.hash[i];
+      char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(hash);
+      if (row == nullptr) row = add_row(hash);
+      start_state(row, hash, clock_ms_);
+      std::copy_n(values + (chunk.begin + i) * options_.dim, options_.dim, rows_.values(row));
+    }
+  }
+}
+
+BucketImage Table::export_bucket(std::size_t bucket) const {
+  std::lock_guard<std::mutex> writer(writer_);
+  BucketImage image;
+  std::vector<IdAndRow> rows;
+  rows_.each(bucket, [&](std::uint64_t hash, char* row) { rows.emplace_back(id_of(hash), row); });
+  std::sort(rows.begin(), rows.end());
+  for (const auto& [id, row] : rows) {
+    image.ids.push_back(id);
+    image.last_seen_ms.push_back(rows_.last_seen(row));
+    image.marks.push_back(rows_.mark(row));
+    image.values.insert(image.values.end(), rows_.values(row), rows_.values(row) + options_.dim);
+    image.state.insert(image.state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
+  }
+  std::vector<Counter> counters;
+  counters_[bucket].each([&](const Counter& counter) { counters.push_back(counter); });
+  std::sort(counters.begin(), counters.end(),
+            [](const Counter& a, const Counter& b) { return id_of(a.hash) < id_of(b.hash); });
+  for (const Counter& counter : counters) {
+    image.counter_ids.push_back(id_of(counter.hash));
+    image.counter_last_ms.push_back(counter.last_ms);
+    image.counts.push_back(counter.count);
+  }
+  std::vector<std::pair<std::int64_t, std::uint32_t>> tombstones;
+  tombstones_[bucket].each([&](const Tombstone& tombstone) {
+    tombstones.emplace_back(id_of(tombstone.hash), static_cast<std::uint32_t>(tombstone.mark));
+  });
+  std::sort(tombstones.begin(), tombstones.end());
+  for (const auto& [id, mark] : tombstones) {
+    image.tombstone_ids.push_back(id);
+    image.tombstone_marks.push_back(mark);
+  }
+  return image;
+}
+
+void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
+  std::lock_guard<std::mutex> writer(writer_);
+  WriterTurn turn(turnstile_);
+  rows_.reserve(bucket, image.ids.size());
+  for (std::size_t i = 0; i < image.ids.size(); ++i) {
+    char* row = rows_.add(hash_of(image.ids[i]));
+    std::copy_n(&image.values[i * options_.dim], options_.dim, rows_.values(row));
+    std::copy_n(image.state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
+    rows_.set_last_seen(row, image.last_seen_ms[i]);
+    rows_.set_mark(row, image.marks[i]);
+    rows_.set_slot(row, 0);
+  }
+  for (std::size_t i = 0; i < image.counter_ids.size(); ++i)
+    counters_.restore({hash_of(image.counter_ids[i]), image.counter_last_ms[i], image.counts[i]});
+  for (std::size_t i = 0; i < image.tombstone_ids.size(); ++i)
+    tombstones_.add(hash_of(image.tombstone_ids[i]), image.tombstone_marks[i]);
+  touched_now_.give_up();  // deltas look through the table until the next two cuts
+  touched_last_.give_up();
+}
+
+}  // namespace monolith

@@ -1,0 +1,276 @@
+// Python bindings: monolith.tables._core. Arguments are checked in Python (monolith/tables/table.py), which gives
+// errors their words; what arrives here is contiguous and of the right dtype and shape. Every call releases the GIL.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
+
+#include <string>
+
+#include "table.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace monolith;
+
+namespace {
+
+template <class T>
+using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using MutableMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Release = nb::gil_scoped_release;
+
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> numpy(std::vector<T>&& from) {
+  auto* kept = new std::vector<T>(std::move(from));
+  nb::capsule owner(kept, [](void* vector) noexcept { delete static_cast<std::vector<T>*>(vector); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+}
+
+template <class T>
+std::vector<T> vector(const Array<T>& array) {
+  return std::vector<T>(array.data(), array.data() + array.size());
+}
+
+Times times(const Array<std::int64_t>& ms) { return {ms.data(), ms.size()}; }
+
+NonFinite nonfinite(const std::string& policy) {
+  return policy == "raise" ? NonFinite::raise : policy == "skip_row" ? NonFinite::skip_row : NonFinite::clip;
+}
+
+// Bound structs take double and narrow once, as numpy.float32(x) does.
+void bind_rules(nb::module_& m) {
+  nb::class_<Sgd>(m, "SGD").def(
+      "__init__", [](Sgd* s, double lr, double weight_decay) { new (s) Sgd{float(lr), float(weight_decay)}; }, "lr"_a,
+      "weight_decay"_a);
+  nb::class_<Adagrad>(m, "Adagrad")
+      .def(
+          "__init__",
+          [](Adagrad* s, double lr, double initial_accumulator, double eps, double weight_decay) {
+            new (s) Adagrad{float(lr), float(initial_accumulator), float(eps), float(weight_decay)};
+          },
+          "lr"_a, "initial_accumulator"_a, "eps"_a, "weight_decay"_a);
+  nb::class_<RowWiseAdagrad>(m, "RowWiseAdagrad")
+      .def(
+          "__init__",
+          [](RowWiseAdagrad* s, double lr, double initial_accumulator, double eps, double weight_decay) {
+            new (s) RowWiseAdagrad{float(lr), float(initial_accumulator), float(eps), float(weight_decay)};
+          },
+          "lr"_a, "initial_accumulator"_a, "eps"_a, "weight_decay"_a);
+  nb::class_<Adam>(m, "Adam").def(
+      "__init__",
+      [](Adam* s, double lr, double beta1, double beta2, double eps, double weight_decay) {
+        new (s) Adam{lr, beta1, beta2, float(eps), float(weight_decay)};
+      },
+      "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a);
+
+  nb::class_<Always>(m, "Always").def(nb::init<>());
+  nb::class_<Never>(m, "Never").def(nb::init<>());
+  nb::class_<MinCount>(m, "MinCount")
+      .def(
+          "__init__",
+          [](MinCount* s, std::uint32_t count, std::optional<double> half_life_s, std::size_t max_counters) {
+            new (s) MinCount{count, half_life_s, max_counters};
+          },
+          "count"_a, "half_life_s"_a.none(), "max_counters"_a);
+  nb::class_<Probability>(m, "Probability")
+      .def(
+          "__init__", [](Probability* s, double p, std::size_t max_counters) { new (s) Probability{p, max_counters}; },
+          "p"_a, "max_counters"_a);
+
+  nb::class_<Zeros>(m, "Zeros").def(nb::init<>());
+  nb::class_<Uniform>(m, "Uniform")
+      .def("__init__", [](Uniform* s, double scale) { new (s) Uniform{float(scale)}; }, "scale"_a);
+  nb::class_<TruncatedNormal>(m, "TruncatedNormal")
+      .def("__init__", [](TruncatedNormal* s, double std) { new (s) TruncatedNormal{float(std)}; }, "std"_a);
+}
+
+void bind_training(nb::class_<Table>& table) {
+  table
+      .def(
+          "observe",
+          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms) {
+            Release release;
+            self.observe(ids.data(), ids.size(), times(ms));
+          },
+          "ids"_a.noconvert(), "event_time_ms"_a.noconvert())
+      .def(
+          "lookup",
+          [](const Table& self, Array<std::int64_t> ids, MutableMatrix out) {
+            Release release;
+            self.lookup(ids.data(), ids.size(), out.data());
+          },
+          "ids"_a.noconvert(), "out"_a.noconvert())
+      .def(
+          "apply_gradients",
+          [](Table& self, Array<std::int64_t> ids, Matrix grads, Array<std::int64_t> ms) {
+            Release release;
+            return self.apply_gradients(ids.data(), grads.data(), ids.size(), times(ms));
+          },
+          "ids"_a.noconvert(), "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
+      .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
+      .def("sweep", &Table::sweep, "buckets"_a, nb::call_guard<Release>());
+}
+
+void bind_deltas(nb::class_<Table>& table) {
+  table.def("cut", &Table::cut, nb::call_guard<Release>())
+      .def(
+          "delta",
+          [](const Table& self, std::uint32_t since) {
+            DeltaArrays delta;
+            {
+              Release release;
+              delta = self.delta(since);
+            }
+            return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)),
+                                  numpy(std::move(delta.removed)));
+          },
+          "since"_a)
+      .def(
+          "apply_image",
+          [](Table& self, std::uint32_t sequence, Array<std::int64_t> ids, Matrix values) {
+            Release release;
+            self.apply_image(sequence, ids.data(), values.data(), ids.size());
+          },
+          "sequence"_a, "ids"_a.noconvert(), "values"_a.noconvert())
+      .def(
+          "apply_delta",
+          [](Table& self, std::uint32_t sequence, Array<std::int64_t> ids, Matrix values, Array<std::int64_t> removed) {
+            Release release;
+            self.apply_delta(sequence, ids.data(), values.data(), ids.size(), removed.data(), removed.size());
+          },
+          "sequence"_a, "ids"_a.noconvert(), "values"_a.noconvert(), "removed"_a.noconvert());
+}
+
+// A bucket travels as a dict of arrays, named as in the file format.
+nb::dict bucket_dict(BucketImage&& image) {
+  nb::dict bucket;
+  bucket["ids"] = numpy(std::move(image.ids));
+  bucket["last_seen_ms"] = numpy(std::move(image.last_seen_ms));
+  bucket["counter_ids"] = numpy(std::move(image.counter_ids));
+  bucket["counter_last_ms"] = numpy(std::move(image.counter_last_ms));
+  bucket["tombstone_ids"] = numpy(std::move(image.tombstone_ids));
+  bucket["marks"] = numpy(std::move(image.marks));
+  bucket["counts"] = numpy(std::move(image.counts));
+  bucket["tombstone_marks"] = numpy(std::move(image.tombstone_marks));
+  bucket["values"] = numpy(std::move(image.values));
+  bucket["state"] = numpy(std::move(image.state));
+  return bucket;
+}
+
+template <class T>
+std::vector<T> part(const nb::dict& bucket, const char* name) {
+  return vector<T>(nb::cast<Array<T>>(bucket[name], false));
+}
+
+BucketImage bucket_image(const nb::dict& bucket) {
+  BucketImage image;
+  image.ids = part<std::int64_t>(bucket, "ids");
+  image.last_seen_ms = part<std::int64_t>(bucket, "last_seen_ms");
+  image.counter_ids = part<std::int64_t>(bucket, "counter_ids");
+  image.counter_last_ms = part<std::int64_t>(bucket, "counter_last_ms");
+  image.tombstone_ids = part<std::int64_t>(bucket, "tombstone_ids");
+  image.marks = part<std::uint32_t>(bucket, "marks");
+  image.counts = part<std::uint32_t>(bucket, "counts");
+  image.tombstone_marks = part<std::uint32_t>(bucket, "tombstone_marks");
+  image.values = part<float>(bucket, "values");
+  image.state = part<float>(bucket, "state");
+  return image;
+}
+
+void bind_snapshots(nb::class_<Table>& table) {
+  table
+      .def(
+          "export_bucket",
+          [](const Table& self, std::size_t bucket) {
+            BucketImage image;
+            {
+              Release release;
+              image = self.export_bucket(bucket);
+            }
+            return bucket_dict(std::move(image));
+          },
+          "bucket"_a)
+      .def(
+          "import_bucket",
+          [](Table& self, std::size_t bucket, const nb::dict& parts) {
+            const BucketImage image = bucket_image(parts);
+            Release release;
+            self.import_bucket(bucket, image);
+          },
+          "bucket"_a, "parts"_a)
+      .def("clockwork", &Table::clockwork, nb::call_guard<Release>())
+      .def("set_clockwork", &Table::set_clockwork, "clockwork"_a, nb::call_guard<Release>())
+      .def("statistics", &Table::statistics, nb::call_guard<Release>())
+      .def("set_statistics", &Table::set_statistics, "statistics"_a, nb::call_guard<Release>())
+      .def("sizes", &Table::sizes, nb::call_guard<Release>())
+      .def_prop_ro("state_floats", &Table::state_floats);
+}
+
+void bind_numbers(nb::module_& m) {
+  nb::class_<Clockwork>(m, "Clockwork")
+      .def(
+          "__init__",
+          [](Clockwork* c, std::uint32_t sequence, std::uint32_t floor, std::int64_t clock_ms,
+             std::uint32_t sweep_cursor) { new (c) Clockwork{sequence, floor, clock_ms, sweep_cursor}; },
+          "sequence"_a, "floor"_a, "clock_ms"_a, "sweep_cursor"_a)
+      .def_ro("sequence", &Clockwork::sequence)
+      .def_ro("floor", &Clockwork::floor)
+      .def_ro("clock_ms", &Clockwork::clock_ms)
+      .def_ro("sweep_cursor", &Clockwork::sweep_cursor);
+  nb::class_<Statistics>(m, "Statistics")
+      .def(nb::init<>())
+      .def_rw("observed", &Statistics::observed)
+      .def_rw("admitted", &Statistics::admitted)
+      .def_rw("rejected", &Statistics::rejected)
+      .def_rw("late", &Statistics::late)
+      .def_rw("expired", &Statistics::expired)
+      .def_rw("dropped_gradients", &Statistics::dropped_gradients)
+      .def_rw("nonfinite", &Statistics::nonfinite)
+      .def_rw("counter_halvings", &Statistics::counter_halvings);
+  nb::class_<Sizes>(m, "Sizes")
+      .def_ro("rows", &Sizes::rows)
+      .def_ro("free_rows", &Sizes::free_rows)
+      .def_ro("counters", &Sizes::counters)
+      .def_ro("tombstones", &Sizes::tombstones)
+      .def_ro("bytes_values", &Sizes::bytes_values)
+      .def_ro("bytes_state", &Sizes::bytes_state)
+      .def_ro("bytes_tail", &Sizes::bytes_tail)
+      .def_ro("bytes_index", &Sizes::bytes_index)
+      .def_ro("bytes_counters", &Sizes::bytes_counters)
+      .def_ro("bytes_tombstones", &Sizes::bytes_tombstones)
+      .def_ro("bytes_scratch", &Sizes::bytes_scratch);
+}
+
+// A bijection of the 64-bit ids for each salt: how several features share a table without sharing rows.
+nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids, std::uint64_t salt) {
+  std::vector<std::int64_t> keys(ids.size());
+  {
+    Release release;
+    for (std::size_t i = 0; i < keys.size(); ++i)
+      keys[i] = static_cast<std::int64_t>(mix64(static_cast<std::uint64_t>(ids.data()[i]) ^ salt));
+  }
+  return numpy(std::move(keys));
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  bind_rules(m);
+  bind_numbers(m);
+  nb::class_<Table> table(m, "Table");
+  table.def(
+      "__init__",
+      [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Admission& admission,
+         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient) {
+        new (self) Table(TableOptions{dim, key, optimizer, admission, initializer, ttl_ms, nonfinite(on_nonfinite),
+                                      float(max_gradient)});
+      },
+      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a);
+  bind_training(table);
+  bind_deltas(table);
+  bind_snapshots(table);
+  m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
+}

@@ -1,0 +1,139 @@
+// The rows and the index that finds them.
+//
+// A row is `values | state | last_seen_ms | mark | slot` at one place, so that the memory line fetched for the values
+// brings what else a step needs. Fields are read and written with memcpy: a row starts at a multiple of 4 bytes only,
+// which keeps the overhead beyond values and state at 16 bytes and the index entry.
+// Not thread safe: the table takes turns. `slot` is scratch of the writer, which readers never look at.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "row_pool.h"
+#include "segment.h"
+
+namespace monolith {
+
+struct IndexEntry {
+  std::uint64_t hash;
+  std::uint64_t row;  // its number + 1; 0: an empty entry
+
+  bool empty() const { return row == 0; }
+  static IndexEntry none() { return {kLastHash, 0}; }
+};
+
+// Ids on their way through the pipeline: hashed (their index lines are being fetched), then resolved (their rows are).
+// 64 lines in flight is more than a core can track; longer chunks only make a turn longer.
+struct Chunk {
+  static constexpr std::size_t kSize = 64;
+  std::size_t begin = 0;  // position of its first id in the call
+  std::size_t count = 0;
+  std::uint64_t hash[kSize];
+  char* row[kSize];
+};
+
+enum class Need { tail, values, all };  // what of a row the next stage reads
+
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
+
+class Rows {
+ public:
+  static constexpr std::size_t kTailBytes = 16;
+
+  Rows(std::size_t dim, std::size_t state_floats);
+
+  char* find(std::uint64_t hash) const {
+    const IndexEntry* entry = index_.find(hash);
+    return entry == nullptr ? nullptr : pool_.at(entry->row - 1);
+  }
+  char* add(std::uint64_t hash);  // a row of unspecified contents for a hash that has none
+  void remove(std::uint64_t hash);
+  void reserve(std::size_t bucket, std::size_t count) { index_.reserve(bucket, count); }
+
+  // The two first stages of the pipeline. resolve() leaves nullptr for ids without a row.
+  void hash_ids(const std::int64_t* ids, std::size_t begin, std::size_t count, Chunk& chunk) const;
+  void resolve(Chunk& chunk, Need need) const;
+
+  template <class Visit>
+  void each(std::size_t bucket, Visit visit) const {  // visit(hash, row)
+    index_[bucket].each([&](const IndexEntry& entry) { visit(entry.hash, pool_.at(entry.row - 1)); });
+  }
+
+  float* values(char* row) const { return reinterpret_cast<float*>(row); }
+  float* state(char* row) const { return reinterpret_cast<float*>(row) + dim_; }
+  std::int64_t last_seen(const char* row) const { return load<std::int64_t>(row + tail_); }
+  std::uint32_t mark(const char* row) const { return load<std::uint32_t>(row + tail_ + 8); }
+  std::uint32_t slot(const char* row) const { return load<std::uint32_t>(row + tail_ + 12); }
+  void set_last_seen(char* row, std::int64_t ms) const { store(row + tail_, ms); }
+  void set_mark(char* row, std::uint32_t mark) const { store(row + tail_ + 8, mark); }
+  void set_slot(char* row, std::uint32_t slot) const { store(row + tail_ + 12, slot); }
+
+  void fetch_row(const char* row, Need need) const {
+    const std::size_t wanted = need == Need::all ? tail_ : need == Need::values ? dim_ * sizeof(float) : 0;
+    for (std::size_t offset = 0; offset < wanted; offset += 64) fetch(row + offset);
+    fetch(row + tail_);
+    if (need != Need::values) fetch(row + stride_ - 1);
+  }
+
+  std::size_t dim() const { return dim_; }
+  std::size_t state_floats() const { return state_floats_; }
+  std::size_t bucket_size(std::size_t bucket) const { return index_[bucket].size(); }
+  std::uint64_t size() const { return pool_.used(); }
+  std::uint64_t free() const { return pool_.free(); }
+  std::size_t stride() const { return stride_; }
+  std::size_t index_bytes() const { return index_.bytes(); }
+  std::uint64_t changes() const { return changes_; }  // rises when what find() answered may no longer hold
+
+ private:
+  template <class T>
+  static T load(const char* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+  }
+  template <class T>
+  static void store(char* to, T value) {
+    std::memcpy(to, &value, sizeof value);
+  }
+
+  std::size_t dim_, state_floats_, tail_, stride_;
+  Buckets<IndexEntry> index_;
+  RowPool pool_;
+  std::uint64_t changes_ = 0;
+};
+
+// The chunks of one call: next() resolves a chunk and hashes the one after, so that fetching overlaps with the work.
+class Pipeline {
+ public:
+  Pipeline(const Rows& rows, Need need, const std::int64_t* ids, std::size_t n)
+      : rows_(rows), need_(need), ids_(ids), n_(n) {}
+
+  bool more() const { return done_ < n_; }
+
+  // Valid until the next call of next(); its rows, until one of them is removed.
+  Chunk& next() {
+    if (done_ == 0) hash_from(0);
+    Chunk& chunk = chunks_[turn_];
+    rows_.resolve(chunk, need_);
+    done_ += chunk.count;
+    turn_ ^= 1;
+    hash_from(done_);
+    return chunk;
+  }
+
+ private:
+  void hash_from(std::size_t begin) {
+    rows_.hash_ids(ids_, begin, n_ - begin < Chunk::kSize ? n_ - begin : Chunk::kSize, chunks_[turn_]);
+  }
+
+  const Rows& rows_;
+  const Need need_;
+  const std::int64_t* ids_;
+  std::size_t n_;
+  std::size_t done_ = 0;
+  std::size_t turn_ = 0;
+  Chunk chunks_[2];
+};
+
+}  // namespace monolith

@@ -1,0 +1,188 @@
+// One index segment: open addressing with linear probing, entries kept in the order of their hashes.
+//
+// The home of a hash is `hash * capacity / 2^64`, which rises with the hash, so a segment is a sorted array with gaps.
+// That makes a probe one comparison an entry, lets a miss stop early, turns growth into one sequential pass with no
+// need for powers of two, and makes the layout a function of the keys alone. There is no wrap-around: `slack` entries
+// follow the last home, and the last of them is always empty.
+//
+// An Entry has a `hash`, `empty()`, and all-zero payload when empty. Empty entries hold the largest hash, so that the
+// probe needs no second test. Not thread safe: the table takes turns.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "hash.h"
+
+namespace monolith {
+
+constexpr std::uint64_t kLastHash = ~std::uint64_t{0};
+constexpr double kLoad = 0.8;     // full enough to grow
+constexpr double kGrowth = 1.25;  // small steps: 16-byte entries at load 0.64-0.8 cost 20-25 bytes a row, not 20-40
+
+template <class Entry>
+class Segment {
+ public:
+  Segment() : entries_(&nothing) {}
+  ~Segment() { clear(); }
+  Segment(const Segment&) = delete;
+  Segment& operator=(const Segment&) = delete;
+
+  // Where the search for `hash` starts: for prefetching.
+  const Entry* home(std::uint64_t hash) const { return entries_ + home_index(hash); }
+
+  const Entry* find(std::uint64_t hash) const {
+    const Entry* entry = home(hash);
+    while (entry->hash < hash) ++entry;
+    return entry->hash == hash && !entry->empty() ? entry : nullptr;
+  }
+  Entry* find(std::uint64_t hash) { return const_cast<Entry*>(const_cast<const Segment*>(this)->find(hash)); }
+
+  // Adds `added`, whose hash must not be present. Pointers to entries end here; `stagger` is in [0, 1).
+  void insert(const Entry& added, double stagger) {
+    if (size_ + 1 > kLoad * capacity_) grow(size_ + 1, stagger);
+    while (!place(added)) grow(capacity_, stagger);
+    ++size_;
+  }
+
+  // Removes an entry that find() returned, moving the entries behind it towards their homes.
+  void erase(Entry* gone) {
+    Entry* hole = gone;
+    for (Entry* next = hole + 1; !next->empty() && home(next->hash) < next; ++hole, ++next) *hole = *next;
+    *hole = Entry::none();
+    --size_;
+  }
+
+  void reserve(std::size_t count, double stagger) {
+    if (count > kLoad * capacity_) grow(count, stagger);
+  }
+
+  void clear() {
+    if (entries_ != &nothing) std::free(entries_);
+    entries_ = &nothing;
+    capacity_ = 1;
+    size_ = 0;
+  }
+
+  // Calls visit(entry) for every entry, in the order of hashes. It must neither insert nor erase.
+  template <class Visit>
+  void each(Visit visit) const {
+    for (const Entry *entry = entries_, *end = entries_ + allocated(); entry != end; ++entry)
+      if (!entry->empty()) visit(*entry);
+  }
+  template <class Visit>
+  void each(Visit visit) {
+    for (Entry *entry = entries_, *end = entries_ + allocated(); entry != end; ++entry)
+      if (!entry->empty()) visit(*entry);
+  }
+
+  std::size_t size() const { return size_; }
+  std::size_t bytes() const { return entries_ == &nothing ? 0 : allocated() * sizeof(Entry); }
+
+ private:
+  inline static Entry nothing = Entry::none();  // what a segment that was never written points to: one empty entry
+
+  static std::size_t slack(std::size_t capacity) { return std::min<std::size_t>(8 + capacity / 8, 96); }
+  std::size_t allocated() const { return entries_ == &nothing ? 1 : capacity_ + slack(capacity_); }
+
+  std::size_t home_index(std::uint64_t hash) const {  // the top 10 bits are the same in the whole segment
+    return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << 10) * capacity_) >> 64);
+  }
+
+  // False: the entries up to the end are taken, and the segment must grow first.
+  bool place(const Entry& added) {
+    Entry* at = entries_ + home_index(added.hash);
+    while (at->hash < added.hash) ++at;
+    Entry* gap = at;
+    while (!gap->empty()) ++gap;
+    if (gap + 1 == entries_ + allocated()) return false;
+    std::move_backward(at, gap, gap + 1);
+    *at = added;
+    return true;
+  }
+
+  // Staggered sizes, so that the segments of a table, which fill at one rate, do not all grow in the same step.
+  static std::size_t capacity_for(std::size_t count, double stagger) {
+    double capacity = 8 * (1 + (kGrowth - 1) * stagger);
+    while (count > kLoad * std::floor(capacity)) capacity *= kGrowth;
+    return static_cast<std::size_t>(capacity);
+  }
+
+  void grow(std::size_t count, double stagger) {
+    Segment larger;
+    std::size_t capacity = std::max<std::size_t>(capacity_for(count, stagger), capacity_ + 1);
+    while (!larger.fill_from(*this, capacity)) capacity += capacity / 4;
+    std::swap(entries_, larger.entries_);
+    std::swap(capacity_, larger.capacity_);
+  }
+
+  bool fill_from(const Segment& old, std::size_t capacity) {
+    clear();
+    const std::size_t total = capacity + slack(capacity);
+    const std::size_t bytes = (total * sizeof(Entry) + 63) / 64 * 64;
+    auto* entries = static_cast<Entry*>(std::aligned_alloc(64, bytes));
+    if (entries == nullptr) throw std::bad_alloc();
+    std::fill_n(entries, total, Entry::none());
+    entries_ = entries;
+    capacity_ = static_cast<std::uint32_t>(capacity);
+    std::size_t next = 0;
+    bool fits = true;
+    old.each([&](const Entry& entry) {
+      next = std::max(next, home_index(entry.hash));
+      fits = fits && next + 1 < total;
+      if (fits) entries_[next++] = entry;
+    });
+    return fits;
+  }
+
+  Entry* entries_;
+  std::uint32_t capacity_ = 1;  // homes; 16 bytes in all, so that the 1,024 segments of an index stay in the L1 cache
+  std::uint32_t size_ = 0;
+};
+
+// 1,024 segments, picked by the top bits of the hash: the table's logical buckets, and its index.
+template <class Entry>
+class Buckets {
+ public:
+  const Entry* home(std::uint64_t hash) const { return segments_[bucket_of(hash)].home(hash); }
+  const Entry* find(std::uint64_t hash) const { return segments_[bucket_of(hash)].find(hash); }
+  Entry* find(std::uint64_t hash) { return segments_[bucket_of(hash)].find(hash); }
+
+  void insert(const Entry& added) {
+    const std::size_t bucket = bucket_of(added.hash);
+    segments_[bucket].insert(added, stagger(bucket));
+    ++size_;
+  }
+  void erase(Entry* entry) {
+    segments_[bucket_of(entry->hash)].erase(entry);
+    --size_;
+  }
+  void reserve(std::size_t bucket, std::size_t count) { segments_[bucket].reserve(count, stagger(bucket)); }
+
+  void clear() {
+    for (auto& segment : segments_) segment.clear();
+    size_ = 0;
+  }
+
+  Segment<Entry>& operator[](std::size_t bucket) { return segments_[bucket]; }
+  const Segment<Entry>& operator[](std::size_t bucket) const { return segments_[bucket]; }
+
+  std::size_t size() const { return size_; }
+  std::size_t bytes() const {
+    std::size_t sum = sizeof(segments_);
+    for (const auto& segment : segments_) sum += segment.bytes();
+    return sum;
+  }
+
+ private:
+  static double stagger(std::size_t bucket) { return static_cast<double>(bucket) / kBuckets; }
+
+  Segment<Entry> segments_[kBuckets];
+  std::size_t size_ = 0;
+};
+
+}  // namespace monolith

@@ -1,0 +1,200 @@
+#include "table.h"
+
+#include <algorithm>
+
+namespace monolith {
+namespace {
+
+std::size_t state_floats_of(const TableOptions& options) {
+  return std::visit([&](const auto& rule) { return rule.state_floats(options.dim); }, options.optimizer);
+}
+
+CounterLimits limits_of(const TableOptions& options) {
+  return std::visit([](const auto& rule) { return rule.limits(); }, options.admission);
+}
+
+std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
+  if (ttl_ms == 0 || clock_ms < INT64_MIN + ttl_ms) return INT64_MIN;
+  return clock_ms - ttl_ms;
+}
+
+}  // namespace
+
+Table::Table(const TableOptions& options)
+    : options_(options),
+      rows_(options.dim, state_floats_of(options)),
+      counters_(limits_of(options)),
+      sums_(rows_, options.on_nonfinite, options.max_gradient) {}
+
+void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
+  std::lock_guard<std::mutex> writer(writer_);
+  if (times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
+  Pipeline pipeline(rows_, Need::tail, ids, n);
+  while (pipeline.more()) {
+    WriterTurn turn(turnstile_);
+    const Chunk& chunk = pipeline.next();
+    const std::uint64_t changes = rows_.changes();
+    for (std::size_t i = 0; i < chunk.count; ++i) {
+      char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+      observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_);
+    }
+  }
+  statistics_.observed += n;
+}
+
+void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
+  for_dim(options_.dim, [&](auto dim) {
+    Pipeline pipeline(rows_, Need::values, ids, n);
+    while (pipeline.more()) {
+      ReaderTurn turn(turnstile_);
+      const Chunk& chunk = pipeline.next();
+      for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
+        char* row = chunk.row[i];
+        if (row != nullptr && !expired(row))
+          std::copy_n(rows_.values(row), static_cast<std::size_t>(dim), out);
+        else
+          std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
+      }
+    }
+  });
+}
+
+void Table::advance(std::int64_t clock_ms) {
+  std::lock_guard<std::mutex> writer(writer_);
+  set_clock(clock_ms);
+}
+
+std::uint64_t Table::sweep(std::size_t buckets) {
+  std::lock_guard<std::mutex> writer(writer_);
+  std::uint64_t removed = 0;
+  for (std::size_t i = 0; i < std::min(buckets, kBuckets); ++i) {
+    removed += sweep_bucket(sweep_cursor_);
+    sweep_cursor_ = (sweep_cursor_ + 1) % kBuckets;
+  }
+  return removed;
+}
+
+void Table::set_clock(std::int64_t clock_ms) {
+  if (clock_ms <= clock_ms_) return;
+  WriterTurn turn(turnstile_);
+  clock_ms_ = clock_ms;
+  cutoff_ = cutoff_for(clock_ms, options_.ttl_ms);
+}
+
+void Table::observe_one(std::uint64_t hash, char* row, std::int64_t t) {
+  if (row != nullptr && expired(row)) {
+    remove(hash);
+    row = nullptr;
+  }
+  if (row != nullptr) {
+    if (t > rows_.last_seen(row)) rows_.set_last_seen(row, t);
+  } else if (t < cutoff_) {
+    ++statistics_.late;
+  } else if (!admits(hash, t)) {
+    ++statistics_.rejected;
+  } else {
+    row = add_row(hash);
+    start_values(row, hash);
+    start_state(row, hash, t);
+    ++statistics_.admitted;
+  }
+}
+
+bool Table::admits(std::uint64_t hash, std::int64_t t) {
+  return std::visit([&](const auto& rule) { return rule.admits(counters_, options_.key, hash, t); },
+                    options_.admission);
+}
+
+char* Table::add_row(std::uint64_t hash) {
+  counters_.forget(hash);
+  tombstones_.remove(hash);
+  return rows_.add(hash);
+}
+
+void Table::start_values(char* row, std::uint64_t hash) {
+  std::visit([&](const auto& rule) { rule.fill(rows_.values(row), options_.dim, mix64(options_.key ^ hash)); },
+             options_.initializer);
+}
+
+void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms) {
+  std::visit([&](const auto& rule) { rule.start(rows_.state(row), options_.dim); }, options_.optimizer);
+  rows_.set_last_seen(row, last_seen_ms);
+  rows_.set_slot(row, 0);
+  rows_.set_mark(row, 0);
+  touch(row, hash);
+}
+
+void Table::remove(std::uint64_t hash) {
+  rows_.remove(hash);
+  tombstones_.add(hash, sequence_);
+  ++statistics_.expired;
+}
+
+void Table::touch(char* row, std::uint64_t hash) {
+  if (rows_.mark(row) == sequence_) return;
+  rows_.set_mark(row, sequence_);
+  touched_now_.add(hash, rows_.size());
+}
+
+std::uint64_t Table::sweep_bucket(std::size_t bucket) {
+  counters_.sweep(bucket, clock_ms_);
+  if (cutoff_ == INT64_MIN) return 0;
+  std::vector<std::pair<std::uint64_t, const char*>> all;
+  all.reserve(rows_.bucket_size(bucket));
+  rows_.each(bucket, [&](std::uint64_t hash, const char* row) { all.emplace_back(hash, row); });
+  std::vector<std::uint64_t> gone;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (i + 16 < all.size()) rows_.fetch_row(all[i + 16].second, Need::tail);
+    if (expired(all[i].second)) gone.push_back(all[i].first);
+  }
+  if (gone.empty()) return 0;
+  WriterTurn turn(turnstile_);
+  for (const std::uint64_t hash : gone) remove(hash);
+  return gone.size();
+}
+
+Clockwork Table::clockwork() const {
+  std::lock_guard<std::mutex> writer(writer_);
+  return {sequence_, floor_, clock_ms_, sweep_cursor_};
+}
+
+void Table::set_clockwork(const Clockwork& clockwork) {
+  std::lock_guard<std::mutex> writer(writer_);
+  WriterTurn turn(turnstile_);
+  sequence_ = clockwork.sequence;
+  floor_ = clockwork.floor;
+  clock_ms_ = clockwork.clock_ms;
+  cutoff_ = cutoff_for(clock_ms_, options_.ttl_ms);
+  sweep_cursor_ = clockwork.sweep_cursor;
+}
+
+Statistics Table::statistics() const {
+  std::lock_guard<std::mutex> writer(writer_);
+  Statistics statistics = statistics_;
+  statistics.counter_halvings = counters_.halvings();
+  return statistics;
+}
+
+void Table::set_statistics(const Statistics& statistics) {
+  std::lock_guard<std::mutex> writer(writer_);
+  statistics_ = statistics;
+  counters_.set_halvings(statistics.counter_halvings);
+}
+
+Sizes Table::sizes() const {
+  std::lock_guard<std::mutex> writer(writer_);
+  const std::uint64_t held = rows_.size() + rows_.free();
+  return {rows_.size(),
+          rows_.free(),
+          counters_.size(),
+          tombstones_.size(),
+          held * options_.dim * sizeof(float),
+          held * rows_.state_floats() * sizeof(float),
+          held * Rows::kTailBytes + rows_.free() * sizeof(std::uint32_t),
+          rows_.index_bytes(),
+          counters_.bytes(),
+          tombstones_.bytes(),
+          sums_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+}
+
+}  // namespace monolith

@@ -1,0 +1,136 @@
+// The collisionless table: ids come by admission, learn by an optimizer, go by expiry; every change has a sequence.
+//
+// Any method may be called from any thread. Calls that change something come one at a time; look-ups run beside them
+// and beside each other, and wait for one turn (a chunk of ids, or one segment that grows) at most. What a call does is
+// a function of the table's state and its arguments: no clock, no thread count, no memory layout changes a bit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "admission.h"
+#include "counters.h"
+#include "gradient_sums.h"
+#include "initializer.h"
+#include "optimizers/optimizer.h"
+#include "rows.h"
+#include "times.h"
+#include "tombstones.h"
+#include "touched.h"
+#include "turnstile.h"
+
+namespace monolith {
+
+struct TableOptions {
+  std::size_t dim;
+  std::uint64_t key;  // stands for the seed and the table's name
+  Optimizer optimizer;
+  Admission admission;
+  Initializer initializer;
+  std::int64_t ttl_ms;  // 0: rows never expire
+  NonFinite on_nonfinite;
+  float max_gradient;
+};
+
+struct Statistics {  // what happened since the table was made; a part of its state
+  std::uint64_t observed = 0, admitted = 0, rejected = 0, late = 0, expired = 0, dropped_gradients = 0, nonfinite = 0,
+                counter_halvings = 0;
+};
+
+struct Sizes {
+  std::uint64_t rows, free_rows, counters, tombstones;
+  std::size_t bytes_values, bytes_state, bytes_tail, bytes_index, bytes_counters, bytes_tombstones, bytes_scratch;
+};
+
+struct DeltaArrays {
+  std::vector<std::int64_t> ids;  // ascending
+  std::vector<float> values;
+  std::vector<std::int64_t> removed;  // ascending
+};
+
+struct BucketImage {  // everything of one bucket, each part by ascending id
+  std::vector<std::int64_t> ids, last_seen_ms, counter_ids, counter_last_ms, tombstone_ids;
+  std::vector<std::uint32_t> marks, counts, tombstone_marks;
+  std::vector<float> values, state;
+};
+
+struct Clockwork {  // the rest of the state
+  std::uint32_t sequence, floor;
+  std::int64_t clock_ms;
+  std::uint32_t sweep_cursor;
+};
+
+class Table {
+ public:
+  using IdAndRow = std::pair<std::int64_t, char*>;
+
+  explicit Table(const TableOptions& options);
+
+  void observe(const std::int64_t* ids, std::size_t n, Times times);
+  void lookup(const std::int64_t* ids, std::size_t n, float* out) const;
+  // Returns the position of a gradient that holds NaN or infinity if the policy is to raise (then nothing was changed),
+  // else -1.
+  std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
+
+  void advance(std::int64_t clock_ms);
+  std::uint64_t sweep(std::size_t buckets);  // rows removed
+
+  std::uint32_t cut();
+  DeltaArrays delta(std::uint32_t since) const;  // since 0: every row; else at least floor()
+  void apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n);
+  void apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
+                   const std::int64_t* removed, std::size_t n_removed);
+
+  BucketImage export_bucket(std::size_t bucket) const;
+  void import_bucket(std::size_t bucket, const BucketImage& image);  // into a bucket that is empty
+  Clockwork clockwork() const;
+  void set_clockwork(const Clockwork& clockwork);
+
+  Statistics statistics() const;
+  void set_statistics(const Statistics& statistics);
+  Sizes sizes() const;
+  std::size_t state_floats() const { return rows_.state_floats(); }
+
+ private:
+  bool expired(const char* row) const { return rows_.last_seen(row) < cutoff_; }
+  void set_clock(std::int64_t clock_ms);
+  void observe_one(std::uint64_t hash, char* row, std::int64_t t);
+  bool admits(std::uint64_t hash, std::int64_t t);
+  char* add_row(std::uint64_t hash);
+  void start_values(char* row, std::uint64_t hash);
+  void start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms);
+  void remove(std::uint64_t hash);
+  void touch(char* row, std::uint64_t hash);
+  std::uint64_t sweep_bucket(std::size_t bucket);
+
+  std::int64_t gather(const std::int64_t* ids, std::size_t n, Statistics& counted);
+  template <class Rule, class Dim>
+  void step_rows(const Rule& rule, Dim dim, const std::int64_t* ids, Times times);
+
+  std::uint32_t close_sequence();
+  std::vector<IdAndRow> changed_after(std::uint32_t since) const;
+  std::vector<IdAndRow> listed(bool last_too) const;
+  void upsert(const std::int64_t* ids, const float* values, std::size_t n);
+
+  const TableOptions options_;
+  mutable std::mutex writer_;  // held by every call but lookup()
+  mutable Turnstile turnstile_;
+
+  // What look-ups read: changed in a writer's turn only.
+  Rows rows_;
+  std::int64_t clock_ms_ = INT64_MIN;
+  std::int64_t cutoff_ = INT64_MIN;  // rows last seen before it have expired
+
+  Counters counters_;
+  Tombstones tombstones_;
+  GradientSums sums_;
+  Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
+  std::uint32_t sequence_ = 1, floor_ = 0;
+  std::uint32_t sweep_cursor_ = 0;
+  Statistics statistics_;
+};
+
+}  // namespace monolith

@@ -1,0 +1,263 @@
+"""The collisionless table: every id its own row, which comes by admission, learns by an optimizer, goes by expiry.
+
+What a call does is a function of the table's state and its arguments: neither wall time nor threads nor memory layout
+nor a save and open in between change a bit. Any method may be called from any thread; the GIL is released meanwhile.
+Calls that change the table come one at a time. Look-ups run beside them, see every row whole, and wait for one short
+turn at most; the rows of one look-up may be from before and after a call that ran beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from monolith.config.table import TableConfig
+from monolith.errors import CorruptError, GapError, InputError, NonFiniteError
+from monolith.events import WATERMARK_END
+from monolith.tables import _core, snapshot
+from monolith.tables.arguments import (
+    EventTimes,
+    Ids,
+    Matrix,
+    checked_count,
+    checked_ids,
+    checked_matrix,
+    checked_time,
+    checked_times,
+)
+from monolith.tables.delta import Delta
+from monolith.tables.options import check_same_rows, checked, native_table
+from monolith.tables.stats import TableStats
+
+_MAX_SEQUENCE = 2**32 - 2
+_STATISTICS = (
+    "observed",
+    "admitted",
+    "rejected",
+    "late",
+    "expired",
+    "dropped_gradients",
+    "nonfinite",
+    "counter_halvings",
+)
+
+
+class Table:
+    """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self.config = checked(config)
+        self._native = native_table(self.config)
+        self._writer = threading.Lock()  # for what takes several native calls; each of those is safe by itself
+
+    @property
+    def dim(self) -> int:
+        """Values a row."""
+        return self.config.dim
+
+    @property
+    def sequence(self) -> int:
+        """The number that the next ``cut`` will close; 1 at first. A replica holds everything up to it, exclusive."""
+        return self._native.clockwork().sequence
+
+    @property
+    def clock_ms(self) -> int:
+        """The table's clock in event time; WATERMARK_START before the first event. It never goes back."""
+        return self._native.clockwork().clock_ms
+
+    def __len__(self) -> int:
+        """Rows held, those that expired and were not swept yet included."""
+        return self._native.sizes().rows
+
+    def observe(self, ids: Ids, *, event_time_ms: EventTimes = None) -> None:
+        """Count, admit and refresh: the first thing a training step does with its ids (n,) int64.
+
+        ``event_time_ms`` is one time, one for each id (n,) int64, or None: the clock stands, and it is the time. The
+        clock goes to the latest of the times first. Then, id by id: an expired row is removed, so its id is new; an id
+        without a row is counted and, if the admission rule says so, gets a fresh one, unless the event is older than
+        the time to live; a row's last-seen time goes up to the event's. Only new rows count as written.
+        Raises InputError before anything is changed.
+        """
+        ids = checked_ids(ids)
+        times = checked_times(event_time_ms, len(ids))
+        if len(ids):
+            with self._writer:
+                self._native.observe(ids, times)
+
+    def lookup(self, ids: Ids, *, out: Matrix | None = None) -> Matrix:
+        """The rows of ``ids`` (n,) int64 as (n, dim) float32; zeros for ids that are absent or expired. Read only.
+
+        ``out``, a writable contiguous (n, dim) float32 array, is filled and returned instead of a new one. Raises
+        InputError.
+        """
+        ids = checked_ids(ids)
+        if out is None:
+            out = np.empty((len(ids), self.dim), np.float32)
+        elif checked_matrix(out, len(ids), self.dim, "out") is not out or not out.flags.writeable:
+            raise InputError("out must be contiguous and writable: pass a fresh numpy array")
+        self._native.lookup(ids, out)
+        return out
+
+    def apply_gradients(self, ids: Ids, grads: Matrix, *, event_time_ms: EventTimes = None) -> None:
+        """One optimizer step for each unique id, on the sum of its gradients in order of occurrence.
+
+        ``ids`` is (n,) int64, ``grads`` (n, dim) float32. Ids without a row are dropped, and counted. With
+        ``event_time_ms`` (one time, or one an id) the rows' last-seen times go up to it; the clock stands. NaN and
+        infinity, in a gradient or a sum, meet the policy ``on_nonfinite``. Raises InputError, or NonFiniteError where
+        that policy is ``raise``, before anything is changed.
+        """
+        ids = checked_ids(ids)
+        grads = checked_matrix(grads, len(ids), self.dim, "grads")
+        times = checked_times(event_time_ms, len(ids))
+        with self._writer:
+            bad = self._native.apply_gradients(ids, grads, times)
+        if bad >= 0:
+            raise NonFiniteError(self._nonfinite_text(int(bad), ids, grads))
+
+    def advance(self, watermark_ms: int) -> None:
+        """Move the clock up to ``watermark_ms``; it never goes back. Rows expire by it, at once for look-ups.
+
+        WATERMARK_END leaves it standing: that a bounded stream has ended says nothing about the time.
+        """
+        if watermark_ms != WATERMARK_END and watermark_ms > -(2**63):
+            with self._writer:
+                self._native.advance(checked_time(watermark_ms, "watermark_ms"))
+
+    def sweep(self, buckets: int) -> int:
+        """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
+
+        Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
+        """
+        with self._writer:
+            return self._native.sweep(checked_count(buckets, 0, snapshot.BUCKETS, "buckets"))
+
+    def cut(self) -> int:
+        """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
+        with self._writer:
+            checked_count(self.sequence, 1, _MAX_SEQUENCE, "sequence")
+            return self._native.cut()
+
+    def delta(self, since: int) -> Delta:
+        """Everything written or removed after sequence ``since``, with values as they are now; 0 is the full image.
+
+        Its ``sequence`` is the one closed last. It costs by the rows written if ``since`` is that or the one before,
+        else a look through the table. Raises GapError where the tombstones since then are no longer all known, and
+        InputError for a ``since`` that was not closed yet.
+        """
+        with self._writer:
+            now = self._native.clockwork()
+            since = checked_count(since, 0, now.sequence - 1, "since")
+            if 0 < since < now.floor:
+                raise GapError(
+                    f"table {self.config.name!r}: ids removed since sequence {since} are known only from {now.floor} "
+                    f"on: take the full image, delta(0)"
+                )
+            ids, values, removed = self._native.delta(since)
+        return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed)
+
+    def apply(self, delta: Delta) -> None:
+        """Bring a replica's table to ``delta.sequence``: rows as given, removed ids gone; base 0 replaces everything.
+
+        A delta that is held already changes nothing. Only values travel: optimizer states start afresh, last-seen
+        times are the clock's, and counters of an image's receiver go. Raises GapError if something between is missing,
+        InputError for arrays that do not fit, before anything is changed.
+        """
+        ids, removed = checked_ids(delta.ids), checked_ids(delta.removed, "removed")
+        values = checked_matrix(delta.values, len(ids), self.dim, "values")
+        checked_count(delta.sequence, 0, _MAX_SEQUENCE, "sequence")
+        checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
+        with self._writer:
+            held = self.sequence - 1
+            if delta.base_sequence == 0:
+                self._native.apply_image(delta.sequence, ids, values)
+            elif delta.base_sequence > held:
+                raise GapError(
+                    f"table {self.config.name!r} holds sequence {held}, the delta follows on {delta.base_sequence}: "
+                    f"apply what is between, or a full image"
+                )
+            elif delta.sequence > held:
+                self._native.apply_delta(delta.sequence, ids, values, removed)
+
+    def rows(self) -> tuple[Ids, Matrix]:
+        """All rows that are not expired: ids (n,) ascending, and values (n, dim)."""
+        ids, values, _ = self._native.delta(0)
+        return ids, values.reshape(-1, self.dim)
+
+    def stats(self) -> TableStats:
+        """What the table holds, what that takes, and what has happened to it."""
+        with self._writer:
+            happened, sizes = self._native.statistics(), self._native.sizes()
+        counts = {name: getattr(happened, name) for name in _STATISTICS}
+        return TableStats(**counts, **{name: getattr(sizes, name) for name in _SIZES})
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the whole state to ``folder/table.bin``, fsynced, and return that path. Raises OSError.
+
+        Equal states give equal bytes. Other writers wait meanwhile; look-ups do not.
+        """
+        with self._writer:
+            now, happened = self._native.clockwork(), self._native.statistics()
+            header = snapshot.Header(
+                config=self.config,
+                sequence=now.sequence,
+                floor=now.floor,
+                clock_ms=now.clock_ms,
+                sweep_cursor=now.sweep_cursor,
+                state_floats=self._native.state_floats,
+                statistics={name: getattr(happened, name) for name in _STATISTICS},
+            )
+            return snapshot.write(Path(folder), header, self._buckets())
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], config: TableConfig | None = None) -> Table:
+        """The table that was saved in ``folder``, under its own config or a changed one.
+
+        Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids or optimizer kind, or there is no
+        table; CorruptError or VersionError, naming file and place, for bytes that fail a check.
+        """
+        with snapshot.TableFile(folder) as file:
+            if config is not None:
+                check_same_rows(file.header.config, config, str(file.path))
+            table = cls(config or file.header.config)
+            table._restore(file)
+        return table
+
+    def _restore(self, file: snapshot.TableFile) -> None:
+        header = file.header
+        if header.state_floats != self._native.state_floats:
+            raise CorruptError(
+                f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
+                f"{self._native.state_floats}"
+            )
+        for number in range(snapshot.BUCKETS):
+            bucket = file.bucket(number)
+            if any(len(part) for part in bucket.values()):
+                self._native.import_bucket(number, bucket)
+        self._native.set_clockwork(_core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor))
+        happened = _core.Statistics()
+        for name in _STATISTICS:
+            setattr(happened, name, header.statistics[name])
+        self._native.set_statistics(happened)
+
+    def _buckets(self) -> Iterator[snapshot.Bucket]:
+        for number in range(snapshot.BUCKETS):
+            yield self._native.export_bucket(number)
+
+    def _nonfinite_text(self, position: int, ids: Ids, grads: Matrix) -> str:
+        columns = np.flatnonzero(~np.isfinite(grads[position]))
+        what = (
+            f"column {columns[0]} is {grads[position, columns[0]]}"
+            if columns.size
+            else "the sum with its repeats overflows"
+        )
+        return (
+            f"table {self.config.name!r}: the gradient at position {position}, of id {ids[position]}: {what}. Nothing "
+            f"was changed. Look for the cause in the loss, or set on_nonfinite to skip_row or clip"
+        )
+
+
+_SIZES = tuple(name for name in TableStats.__dataclass_fields__ if name not in _STATISTICS)

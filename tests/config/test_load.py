@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monolith.config import job_from_json, job_json, load_job
+from monolith.config.table import Adagrad, Adam, Always, MinCount
+from monolith.errors import ConfigError
+
+
+def test_a_job_file_becomes_typed_structs_with_defaults(parse):
+    job = parse()
+    assert job.tables[0].optimizer == Adagrad(lr=0.05)
+    assert job.tables[1].optimizer == Adam(beta1=0.8)
+    assert job.tables[1].admission == Always()
+    assert job.train.batch_size == 16
+    assert job.join.window_s == 1800.0
+    assert job.feature_names() == ["user", "movie", "genres", "tags"]
+    assert job.feature("genres").bag
+
+
+def test_a_job_is_read_from_a_file_and_options_go_over_it(tmp_path: Path, job_text):
+    path = tmp_path / "job.yaml"
+    path.write_text(job_text)
+    assert load_job(path, ["name=other"]).name == "other"
+
+
+def test_a_missing_or_binary_job_file_is_a_config_error(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"cannot read the job file .*none\.yaml"):
+        load_job(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read the job file"):
+        load_job(tmp_path / "binary.yaml")
+
+
+def test_exponents_without_a_point_are_numbers(parse):
+    assert parse("lr: 0.05", "lr: 5e-2").tables[0].optimizer == Adagrad(lr=0.05)
+
+
+def test_merge_keys_fill_in_what_is_not_given(parse):
+    text = "    optimizer:\n      kind: adam\n      beta1: 0.8"
+    merged = "    optimizer:\n      <<: {kind: adam, beta1: 0.1, lr: 0.5}\n      beta1: 0.8"
+    assert parse(text, merged).tables[1].optimizer == Adam(lr=0.5, beta1=0.8)
+
+
+def test_broken_yaml_names_its_line(refused):
+    assert "job.yaml:1: not YAML" in refused("name: movies", "name: [movies}")
+
+
+def test_a_key_given_twice_is_refused_with_both_lines(refused):
+    text = refused("  batch_size: 16", "  batch_size: 16\n  batch_size: 32")
+    assert text == "job.yaml:23: train.batch_size is given twice, first in line 22"
+
+
+def test_canonical_json_does_not_depend_on_how_the_job_was_written(parse):
+    assert job_json(parse()) == job_json(parse(sets=["train.threads=1", "join.window_s=1800"]))
+    assert job_json(parse()) != job_json(parse(sets=["train.threads=2"]))
+
+
+def test_canonical_json_round_trips(parse):
+    job = parse(sets=["tables.user.admission={kind: min_count, count: 3}"])
+    assert job.tables[0].admission == MinCount(3)
+    assert job_from_json(job_json(job)) == job
+
+
+def test_a_stored_job_of_another_build_is_refused():
+    with pytest.raises(ConfigError, match="cannot be read by this build"):
+        job_from_json(b'{"name": "x", "new_key": 1}')
