@@ -15,17 +15,14 @@ from importlib import import_module
 from monolith import __version__
 from monolith.errors import MonolithError
 
-COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "data", "demo")
+COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "data")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
     args = parser().parse_args(argv)
-    logging.basicConfig(
-        level=getattr(logging, args.log_level.upper()),
-        format="%(asctime)s %(levelname)-7s %(name)s %(message)s",
-        stream=sys.stderr,
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
+    logging.getLogger("monolith").setLevel(args.log_level.upper())  # libraries only warn
     try:
         code = args.run(args)
     except MonolithError as error:

@@ -55,7 +55,9 @@ def decode_request(data: bytes) -> tuple[str, Ids]:
         raise InputError(f"the body begins with {magic!r} version {version}, not with b'MLKQ' version {BODY_VERSION}")
     start = _REQUEST.size + name_length + -name_length % 8
     if len(data) != start + 8 * count:
-        raise InputError(f"the body has {len(data)} bytes, {count} ids for a name of {name_length} take {start + 8 * count}")
+        raise InputError(
+            f"the body has {len(data)} bytes, {count} ids for a name of {name_length} take {start + 8 * count}"
+        )
     try:
         name = data[_REQUEST.size : _REQUEST.size + name_length].decode()
     except UnicodeDecodeError as error:

@@ -2,17 +2,17 @@
 
 ::
 
-    with Client("http://localhost:8080") as client:
+    with Client("http://localhost:8000") as client:
         client.lookup("user", [17, 42])                    # (2, dim) float32
         client.predict([{"user": 17, "movie": 50}])        # (1,) float32
 
-Errors: InputError (the server understood and refused: unknown name, wrong type, too many ids), UnavailableError (no
-answer in time, or not ready, after all retries), CorruptError (the answer is not one).
+Errors: InputError (the server understood and refused: unknown name, wrong type, too many rows), UnavailableError (no
+answer in time, or not ready, after all retries), CorruptError (what came back is no answer).
 """
 
 from __future__ import annotations
 
-import logging
+import random
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -26,3 +26,114 @@ import numpy.typing as npt
 from monolith.errors import ConfigError, CorruptError, InputError, UnavailableError
 from monolith.events import FeatureValue
 from monolith.serving import body
+
+FIRST_PAUSE_S = 0.05
+MAX_PAUSE_S = 2.0
+RETRIED = {502, 503, 504}
+
+Ids = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float32]
+
+
+class Client:
+    """Asks one server. Any thread may call it; connections are kept open."""
+
+    def __init__(self, url: str, *, timeout_s: float = 2.0, retries: int = 3) -> None:
+        """``timeout_s`` is for connecting and for each wait of a try; a question is tried ``1 + retries`` times.
+
+        Raises ConfigError for a URL that is not http(s)://HOST[:PORT].
+        """
+        if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
+            raise ConfigError(f"server URL {url!r} is not http://HOST:PORT")
+        self._url = url.rstrip("/")
+        self._retries = retries
+        self._http = httpx.Client(base_url=self._url, timeout=timeout_s)
+
+    def lookup(self, name: str, values: Sequence[int] | Sequence[str] | Ids) -> Values:
+        """(n, dim) rows of a table's ids, or of a feature's values; zeros for those without a row."""
+        return self.lookup_versioned(name, values).values
+
+    def lookup_versioned(self, name: str, values: Sequence[int] | Sequence[str] | Ids) -> body.LookupAnswer:
+        """``lookup``, with the generation and sequence that the rows are of. Integers travel in binary."""
+        ids = np.asarray(values)
+        if ids.ndim == 1 and np.can_cast(ids.dtype, np.int64, "safe") and ids.dtype != np.bool_:
+            content, kind = body.encode_request(name, ids.astype(np.int64)), body.CONTENT_TYPE
+            return body.decode_response(self._ask("POST", "/lookup", content, kind).content, self._url)
+        answer = self._json("POST", "/lookup", {"name": name, "values": list(values)})
+        rows = np.array(answer["rows"], np.float32).reshape(-1, answer["dim"])
+        return body.LookupAnswer(answer["generation"], answer["sequence"], rows)
+
+    def predict(self, samples: Sequence[Mapping[str, FeatureValue]]) -> npt.NDArray[np.float32]:
+        """(n,) probabilities, one a sample."""
+        return np.array(self._json("POST", "/predict", {"samples": samples})["probabilities"], np.float32)
+
+    def version(self) -> dict[str, Any]:
+        """What is served: model, generation, sequence, lineage, freshness, staleness."""
+        return self._json("GET", "/version")
+
+    def ready(self) -> bool:
+        """Whether the server can answer questions now; asks once."""
+        try:
+            return self._http.get("/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def health(self) -> bool:
+        """Whether the server's process answers; asks once."""
+        try:
+            return self._http.get("/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _json(self, method: str, path: str, content: object | None = None) -> dict[str, Any]:
+        encoded = None if content is None else msgspec.json.encode(content)
+        response = self._ask(method, path, encoded, "application/json")
+        try:
+            return msgspec.json.decode(response.content, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise CorruptError(
+                f"the answer of {self._url}{path} is not JSON: {error}; is it monolith serve?"
+            ) from error
+
+    def _ask(self, method: str, path: str, content: bytes | None, kind: str) -> httpx.Response:
+        """The first good response, trying again after a lost connection, a time-out or a 503."""
+        for attempt in range(self._retries + 1):
+            if attempt:
+                time.sleep(_pause_s(attempt))
+            try:
+                response = self._http.request(method, path, content=content, headers={"Content-Type": kind})
+            except httpx.TransportError as error:
+                trouble = f"{type(error).__name__}: {error}"
+                continue
+            if response.status_code not in RETRIED:
+                return self._checked(response, path)
+            trouble = f"status {response.status_code}: {_error_text(response)}"
+        raise UnavailableError(f"{self._url}{path} did not answer in {self._retries + 1} tries, last: {trouble}")
+
+    def _checked(self, response: httpx.Response, path: str) -> httpx.Response:
+        if response.is_success:
+            return response
+        text = f"{self._url}{path} answered {response.status_code}: {_error_text(response)}"
+        raise InputError(text) if response.is_client_error else CorruptError(text)
+
+
+def _pause_s(attempt: int) -> float:
+    """Doubling, and spread, so that clients which failed together do not come back together."""
+    return random.uniform(0.5, 1.0) * min(FIRST_PAUSE_S * 2.0 ** (attempt - 1), MAX_PAUSE_S)
+
+
+def _error_text(response: httpx.Response) -> str:
+    try:
+        return str(msgspec.json.decode(response.content, type=dict[str, Any])["error"])
+    except (msgspec.DecodeError, KeyError):
+        return response.text[:200]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from monolith.config.table import SGD, Never, TableConfig
 from monolith.serving.inference import Gathered, Request
-from monolith.serving.left_right import LeftRight
 from monolith.serving.ledger import Version
+from monolith.serving.left_right import LeftRight
 from monolith.serving.predictor import Weights, load_weights
 from monolith.serving.store import Image
 from monolith.serving.wire import PublishedDelta

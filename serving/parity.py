@@ -18,7 +18,9 @@ Values = npt.NDArray[np.float32]
 class TrainedTable(Protocol):
     """A table of the trainer's; ``monolith.tables.Table`` is one."""
 
-    def rows(self) -> tuple[Ids, Values]: ...
+    def rows(self) -> tuple[Ids, Values]:
+        """All rows: ids (n,), unique, and values (n, dim)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,30 @@ def compare_rows(trained: tuple[Ids, Values], stored: tuple[Ids, Values]) -> Par
         stale=both.size - equal,
         zombie=len(stored[0]) - both.size,
     )
+
+
+def compare_images(left: Store, right: Store) -> list[str]:
+    """How two stores differ in what they serve, in words; empty when they serve the same bits.
+
+    What names a run rather than a result is left out: lineage, generation, and the wall time of publishing.
+    """
+    a, b = left.image(), right.image()
+    facts = [
+        ("sequence", a.delta.sequence, b.delta.sequence),
+        ("step", a.delta.step, b.delta.step),
+        ("watermark_ms", a.delta.watermark_ms, b.delta.watermark_ms),
+        ("tables", a.model.card.tables, b.model.card.tables),
+        ("features", a.model.card.features, b.model.card.features),
+    ]
+    blobs = [("dense weights", a.model.dense, b.model.dense), ("graph", a.model.graph, b.model.graph)]
+    differences = [f"{what}: {x} and {y}" for what, x, y in facts if x != y]
+    differences += [f"{what}: {len(x)} and {len(y)} bytes, not the same" for what, x, y in blobs if x != y]
+    for name in sorted(a.delta.tables.keys() & b.delta.tables.keys()):
+        mine, theirs = a.delta.tables[name], b.delta.tables[name]
+        parity = compare_rows((mine.ids, mine.values), (theirs.ids, theirs.values))
+        if not parity.exact:
+            differences.append(f"table {name}: {parity}")
+    return differences
 
 
 def _bits(values: Values) -> npt.NDArray[np.uint32]:

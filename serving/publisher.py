@@ -73,9 +73,9 @@ class Publisher:
     def publish(self, sequence: int, make_delta: MakeDelta) -> Published:
         """Bring the store up to ``sequence`` unless it is there already.
 
-        ``make_delta(since)`` must return the delta from ``since`` (0: an image) up to ``sequence``; it is called only
-        when it is needed. A store that is away makes this return ``deferred``, mostly without even trying. Raises
-        FencedError when another trainer took over.
+        ``make_delta(since)`` must return the delta from ``since`` (0: an image) up to ``sequence``, or raise GapError
+        where it no longer knows what was removed since then; it is called only when it is needed. A store that is away
+        makes this return ``deferred``, mostly without even trying. Raises FencedError when another trainer took over.
         """
         self._last = (sequence, make_delta)
         if time.monotonic() < self._next_try:
@@ -115,7 +115,7 @@ class Publisher:
         if sequence <= held.sequence:
             return Published("known", held.sequence)
         try:
-            applied = self._apply(make_delta(held.sequence))
+            applied = self._apply(_delta_or_image(make_delta, held.sequence))
         except GapError as error:
             log.warning("the store is not where it was, taking it over again: %s", error)
             return self._publish_again(sequence, make_delta)
@@ -124,7 +124,7 @@ class Publisher:
     def _publish_again(self, sequence: int, make_delta: MakeDelta) -> Published:
         """After the store went back, or lost everything: look what it has, send what it lacks."""
         held = self._take_over()
-        applied = sequence > held.sequence and self._apply(make_delta(held.sequence))
+        applied = sequence > held.sequence and self._apply(_delta_or_image(make_delta, held.sequence))
         return Published("applied" if applied else "known", self.held_sequence)
 
     def _apply(self, delta: ModelDelta) -> bool:
@@ -156,3 +156,11 @@ class Publisher:
         self._pause_s = max(min(2 * self._pause_s or FIRST_BACK_OFF_S, MAX_BACK_OFF_S), PAUSE_PER_LOST_S * lost_s)
         self._next_try = time.monotonic() + self._pause_s
         return Published("deferred", self.held_sequence)
+
+
+def _delta_or_image(make_delta: MakeDelta, since: int) -> ModelDelta:
+    try:
+        return make_delta(since)
+    except GapError as error:
+        log.warning("sending an image instead of a delta: %s", error)
+        return make_delta(0)

@@ -31,6 +31,7 @@ from monolith.serving.store import Store, open_store
 _LOOK_AGAIN_S = 0.05  # in direct mode, which follows nothing
 
 Mode = Literal["memory", "direct"]
+Samples = Sequence[Mapping[str, FeatureValue]]
 _T = TypeVar("_T")
 
 
@@ -109,7 +110,7 @@ class Replica:
         """``lookup``, with the version that the rows are of."""
         return self._source.answer(lambda inference, gather: inference.lookup(name, values, gather))
 
-    def predict(self, samples: Sequence[Mapping[str, FeatureValue]]) -> Prediction:
+    def predict(self, samples: Samples) -> Prediction:
         """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
 
         Raises InputError for an unknown feature, a value of the wrong type, or a model without a graph.

@@ -31,7 +31,7 @@ def pack_keys(ids: Ids) -> list[bytes]:
 
 def pack_rows(ids: Ids, values: Values) -> list[bytes]:
     """One stored value a row of ``values`` (n, dim)."""
-    body = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(len(ids), -1)
+    body = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(len(ids), 4 * values.shape[1])
     packed = np.hstack([body, _checks(ids, body).view(np.uint8).reshape(-1, CHECK_BYTES)])
     return _cut(packed.tobytes(), packed.shape[1])
 

@@ -74,6 +74,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._read_only = read_only
         self._file: BinaryIO | None = None
+        self._synced = False
         self._lock = None if read_only else _lock(folder)
         try:
             self._open()
@@ -130,16 +131,19 @@ class Journal:
             self.sync()
             self._file.close()
             self._begin_segment(entry.step)
+        self._synced = False
         self._write(_frame(msgspec.msgpack.encode(entry)))
         self.last_step = entry.step
 
     def sync(self) -> None:
-        """Make all that was appended durable. Raises UnavailableError."""
-        if self._file is not None:
-            try:
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise UnavailableError(f"the step journal {self.folder} cannot be made durable: {error}") from error
+        """Make everything in the journal durable, also what a process before this one left. Raises UnavailableError."""
+        if self._file is None or self._synced:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise UnavailableError(f"the step journal {self.folder} cannot be made durable: {error}") from error
+        self._synced = True
 
     def _begin_segment(self, first_step: int) -> None:
         path = self.folder / f"{first_step:012d}.journal"

@@ -6,6 +6,7 @@ that steps took from it, moves with the steps too, so it is the same in a re-run
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class Inlet:
         known = set(self.source.partitions())
         asked = [partition for partition in partitions if partition in known]
         if not asked:
+            if partitions:  # the source is not there yet
+                time.sleep(timeout_s)
             return False
         records = self.source.poll(most, timeout_s, asked)
         for record in records:

@@ -10,31 +10,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 
 from monolith.config import JobConfig
-from monolith.errors import ConfigError, CorruptError, EventError, VersionError
+from monolith.errors import ConfigError, CorruptError, EventError
 from monolith.events import WATERMARK_END, WATERMARK_START, Record, Sample
-from monolith.streaming.codec import FeatureDecoder, encode
-from monolith.streaming.codec import Stream as StreamName
-from monolith.streaming.cutting import Cut, cut_oldest, cut_slowest, watermark_after
+from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.inlets import open_inlets
 from monolith.streaming.joiner import JoinCounters, Joiner
 from monolith.streaming.journal import Journal, Positions, StepEntry
 from monolith.streaming.lanes import Inlet, Lane, Ready
-from monolith.streaming.source import open_source
+from monolith.streaming.live import WAIT_S, LiveCutter, Standing
+from monolith.streaming.reader_state import STATE_VERSION, LaneState, ReaderState, decode_reader_state
 
 log = logging.getLogger(__name__)
-
-STATE_VERSION = 1
-_WAIT_S = 0.01  # how long one stream is waited for before the others are looked at again
-_CROWDED = 0.75  # share of join.max_bytes from which on lanes that run ahead are not read
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +62,6 @@ class Progress:
     ends: Positions
 
 
-class _LaneState(msgspec.Struct, array_like=True):
-    position: int
-    clock_ms: int
-    stop: int | None
-
-
-class _State(msgspec.Struct, array_like=True):
-    version: int
-    step: int
-    records: int
-    watermark_ms: int
-    ended: bool
-    unpublished: bool
-    lanes: dict[str, dict[int, _LaneState]]
-    joiner: bytes
-    letters: bytes
-
-
 class StepReader:
     """Cuts, writes down and runs the steps of one job. Owned by one thread; a context manager."""
 
@@ -111,12 +89,8 @@ class StepReader:
         self._watermark_ms = WATERMARK_START
         self._ended = False
         self._unpublished = False
-        self._begins: Positions = {}
-        self._stops: Positions = {}
         self._live = False
-        self._linger_until: float | None = None
-        self._last_publish = clock()
-        self._crowded_bytes: int | None = None  # the joiner's before a step that was cut in a crowd
+        self._cutter = LiveCutter(job, inlets, clock)
         self._committable: Positions = {}
         self._replay_from(1)
 
@@ -129,10 +103,9 @@ class StepReader:
         a journal that another process has open; CorruptError for a damaged journal.
         """
         journal = Journal(journal_dir, read_only=replay_only)
-        inlets: list[Inlet] = []
         try:
+            inlets = open_inlets(job)
             letters = DeadLetters(None if replay_only else job.input.dead_letters)
-            inlets += _open_inlets(job)
         except BaseException:
             journal.close()
             raise
@@ -166,9 +139,11 @@ class StepReader:
         self._meet(entry)
         while missing := [(inlet, parts) for inlet in self._inlets if (parts := _uncovered(inlet, entry))]:
             for inlet, partitions in missing:
-                inlet.fill(self._job.train.step_records, _WAIT_S, partitions, self._clock)
+                inlet.fill(self._job.train.step_records, WAIT_S, partitions, self._clock)
             if self._clock() >= deadline and any(_uncovered(inlet, entry) for inlet, _ in missing):
                 return None
+        if entry.publish:
+            self._journal.sync()  # the process that wrote it may have been killed before it could
         self._recorded = next(self._entries, None)
         last = self._replay_only and self._recorded is None
         return self._run(entry, last=last)
@@ -190,121 +165,35 @@ class StepReader:
 
     def _next_live(self, deadline: float) -> Step | None:
         if not self._live:
-            self._go_live()
+            self._live = True
+            self._cutter.start(ended=self._ended)
+            log.info("live step=%d watermark_ms=%d", self._step, self._watermark_ms)
         wait_s = 0.0
         while True:
-            self._discover()
-            self._fill(wait_s)
-            if self._ended and self._at_end():
+            self._cutter.look(wait_s)
+            if self._ended and self._cutter.at_end():
                 return self._nothing_more()
-            entry = self._cut()
+            entry = self._cutter.cut(self._standing())
             if entry is not None:
+                self._write(entry)
                 return self._run(entry)
             rest_s = deadline - self._clock()
             if rest_s <= 0:
                 return None
-            wait_s = min(_WAIT_S, rest_s)
+            wait_s = min(WAIT_S, rest_s)
 
-    def _go_live(self) -> None:
-        self._live = True
-        now = self._clock()
-        self._last_publish = now
-        for lane in self._lanes():
-            lane.heard_at = now
-            if self._ended:  # the run ended before; what was appended since is a new stretch with a new end
-                lane.stop = None
-        log.info("live step=%d watermark_ms=%d", self._step, self._watermark_ms)
-
-    def _discover(self) -> None:
-        """Lanes for partitions that are new, and ends for lanes that are to have one."""
-        for inlet in self._inlets:
-            for partition, position in inlet.new_partitions().items():
-                inlet.add_lane(partition, position, seek=False).heard_at = self._clock()
-                self._begins.setdefault(inlet.name, {})[partition] = position
-            if inlet.source.bounded or not self._job.input.follow:
-                self._set_stops(inlet)
-
-    def _set_stops(self, inlet: Inlet) -> None:
-        lanes = [lane for lane in inlet.lanes.values() if lane.stop is None]
-        ends = inlet.source.end_position() if lanes else {}
-        for lane in lanes:
-            if lane.partition in ends:
-                lane.stop = ends[lane.partition]
-                self._stops.setdefault(inlet.name, {})[lane.partition] = lane.stop
-
-    def _fill(self, wait_s: float) -> None:
-        """Poll every lane that has room; wait for a moment if none gives anything."""
-        most = self._job.train.step_records
-        wanted = [(inlet, [p for p, lane in inlet.lanes.items() if lane.has_room(most)]) for inlet in self._inlets]
-        came = [inlet.fill(most, 0.0, partitions, self._clock) for inlet, partitions in wanted]
-        if wait_s > 0 and not any(came):
-            for inlet, partitions in wanted:
-                if inlet.fill(most, wait_s / len(wanted), partitions, self._clock):
-                    break
-            else:
-                if not any(partitions for _, partitions in wanted):
-                    time.sleep(wait_s)
-
-    def _cut(self) -> StepEntry | None:
-        """The entry of a step that is worth cutting now, written to the journal; None if it is better to wait."""
-        if any(not inlet.lanes for inlet in self._inlets):
-            return None
-        lanes = self._lanes()
-        caught_up = self._caught_up()
-        idle = {lane for lane in caught_up if self._clock() - lane.heard_at >= self._job.input.idle_s}
-        cut = self._choose(lanes, idle)
-        watermark_ms = watermark_after(cut, idle, self._out_of_order_ms, self._watermark_ms)
-        publish = self._unpublished and self._clock() - self._last_publish >= self._job.train.publish_every_s
-        ended = watermark_ms == WATERMARK_END
-        behind = any(not lane.ready and lane not in caught_up and not lane.done for lane in lanes)
-        if not (publish or ended or watermark_ms >= self._joiner.due_ms() or self._is_full(cut, behind)):
-            return None
-        self._linger_until = None
-        return self._write(cut, watermark_ms, publish or ended, ended, idle)
-
-    def _choose(self, lanes: list[Lane], idle: set[Lane]) -> Cut:
-        """The records of the step; in a crowd only those that let what waits be worked off."""
-        most, limit = self._job.train.step_records, self._job.join.max_bytes
-        held = self._joiner.total_bytes
-        if held <= _CROWDED * limit:
-            self._crowded_bytes = None
-            return cut_oldest(lanes, most)
-        if self._crowded_bytes is not None and held > max(limit, self._crowded_bytes):
-            raise _does_not_fit(held, self._job)
-        cut = cut_slowest(lanes, most, idle)
-        self._crowded_bytes = held
-        return cut
-
-    def _is_full(self, cut: Cut, behind: bool) -> bool:
-        """Whether the records make a step: enough of them, with no lane left behind, or waited for long enough."""
-        if not cut.records:
-            return False
-        if cut.records >= self._job.train.step_records and not behind:
-            return True
-        now = self._clock()
-        if self._linger_until is None:
-            self._linger_until = now + self._job.train.step_linger_s
-        return now >= self._linger_until
-
-    def _write(self, cut: Cut, watermark_ms: int, publish: bool, ended: bool, idle: set[Lane]) -> StepEntry:
-        entry = StepEntry(
-            step=self._step + 1,
-            ends={i.name: {p: cut.end(lane) for p, lane in sorted(i.lanes.items())} for i in self._inlets},
-            watermark_ms=watermark_ms,
-            publish=publish,
-            ended=ended,
-            idle={
-                i.name: names for i in self._inlets if (names := [p for p, x in sorted(i.lanes.items()) if x in idle])
-            },
-            begins=self._begins,
-            stop_at=self._stops,
+    def _standing(self) -> Standing:
+        return Standing(
+            self._step, self._watermark_ms, self._joiner.total_bytes, self._joiner.due_ms(), self._unpublished
         )
+
+    def _write(self, entry: StepEntry) -> None:
         self._journal.append(entry)
-        self._begins, self._stops = {}, {}
-        if publish:
+        self._cutter.written(entry)
+        self._recorded = entry  # should the sync fail, the next call goes on with this very entry
+        if entry.publish:
             self._journal.sync()
-            self._last_publish = self._clock()
-        return entry
+        self._recorded = None
 
     # --- both --------------------------------------------------------------------------------------------------------
 
@@ -348,12 +237,6 @@ class StepReader:
     def _lanes(self) -> list[Lane]:
         return [inlet.lanes[partition] for inlet in self._inlets for partition in sorted(inlet.lanes)]
 
-    def _caught_up(self) -> set[Lane]:
-        return {inlet.lanes[partition] for inlet in self._inlets for partition in inlet.caught_up()}
-
-    def _at_end(self) -> bool:
-        return all(inlet.lanes and all(lane.done for lane in inlet.lanes.values()) for inlet in self._inlets)
-
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state(self) -> bytes:
@@ -363,11 +246,11 @@ class StepReader:
         """
         self._journal.sync()
         self._committable = self._positions()
-        lanes: dict[str, dict[int, _LaneState]] = {
-            inlet.name: {p: _LaneState(x.position, x.clock_ms, x.stop) for p, x in sorted(inlet.lanes.items())}
+        lanes: dict[str, dict[int, LaneState]] = {
+            inlet.name: {p: LaneState(x.position, x.clock_ms, x.stop) for p, x in sorted(inlet.lanes.items())}
             for inlet in self._inlets
         }
-        state = _State(
+        state = ReaderState(
             STATE_VERSION,
             self._step,
             self._records,
@@ -386,7 +269,7 @@ class StepReader:
         Raises VersionError or CorruptError for bytes that are no state, or are of a step that the journal lacks, and
         ConfigError for those of a job with other streams.
         """
-        state = _decode_state(data)
+        state = decode_reader_state(data)
         if state.step > self._journal.last_step:
             raise CorruptError(
                 f"the snapshot is of step {state.step}, but the step journal {self._journal.folder} ends at step "
@@ -403,7 +286,7 @@ class StepReader:
         self._step, self._records, self._watermark_ms = state.step, state.records, state.watermark_ms
         self._ended, self._unpublished = state.ended, state.unpublished
         self._letters.restore(state.letters, self._positions())
-        self._begins, self._stops, self._live = {}, {}, False
+        self._live = False
         self._replay_from(state.step + 1)
 
     def _positions(self) -> Positions:
@@ -453,50 +336,6 @@ class StepReader:
         return False
 
 
-def _open_inlets(job: JobConfig) -> list[Inlet]:
-    decoder = FeatureDecoder(job)
-    inlets: list[Inlet] = []
-    names: tuple[StreamName, ...] = get_args(StreamName)
-    try:
-        for number, name in enumerate(names):  # at one instant features come before actions
-            url: str | None = getattr(job.input, name)
-            if url is not None:
-                source = open_source(url, wait=job.input.follow, on_data_loss=job.input.on_data_loss, group=job.name)
-                inlets.append(Inlet(name, number, source, decoder))
-    except BaseException:
-        for inlet in inlets:
-            inlet.source.close()
-        raise
-    if {inlet.name for inlet in inlets} not in ({"features", "actions"}, {"samples"}):
-        raise ConfigError(f"job {job.name!r} needs input.features and input.actions, or input.samples alone")
-    return inlets
-
-
-def _by_stream(lanes: Collection[Lane]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for lane in sorted(lanes, key=lambda lane: (lane.number, lane.partition)):
-        found.setdefault(lane.stream, []).append(lane.partition)
-    return found
-
-
 def _uncovered(inlet: Inlet, entry: StepEntry) -> list[int]:
     """Partitions of which ``entry`` takes records that are not polled yet."""
     return [p for p, end in entry.ends[inlet.name].items() if inlet.lanes[p].polled < end]
-
-
-def _does_not_fit(held: int, job: JobConfig) -> ConfigError:
-    return ConfigError(
-        f"what waits for its label takes {held:,} bytes, join.max_bytes allows {job.join.max_bytes:,}: raise "
-        f"join.max_bytes, or lower join.window_s ({job.join.window_s:g}), join.dedup_s ({job.join.dedup_s:g}) or "
-        f"input.max_out_of_order_s ({job.input.max_out_of_order_s:g})"
-    )
-
-
-def _decode_state(data: bytes) -> _State:
-    try:
-        version = msgspec.msgpack.decode(data)[0]
-        if version != STATE_VERSION:
-            raise VersionError(f"the reader's state is of version {version!r}, this build reads {STATE_VERSION}")
-        return msgspec.msgpack.decode(data, type=_State)
-    except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
-        raise CorruptError(f"the reader's state cannot be read: {error}") from None

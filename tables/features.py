@@ -203,9 +203,9 @@ class _Column:
                 raise self._refusal(key) from None
         return self._id(key)
 
-    def _weight(self, key: object, weight: object) -> float:
-        known = isinstance(weight, int | float | np.floating) and not isinstance(weight, bool)
-        if not known or not abs(weight) <= _MAX_WEIGHT:  # false for NaN as well
+    def _weight(self, key: object, weight: Any) -> float:
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not number or not abs(weight) <= _MAX_WEIGHT:  # the second is false for NaN as well
             raise EventError(
                 "feature_weight",
                 f"feature {self._name!r} weighs {key!r} with {weight!r}, a weight is a finite float32 number",

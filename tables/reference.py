@@ -33,9 +33,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 ADMISSION_STREAM = 0x5851F42D4C957F2D
 
 
-def mix64(x: Any) -> Words:
+def mix64(x: Words) -> Words:
     """The bijective 64-bit hash, Stafford's variant 13."""
-    x = np.array(x, np.uint64, ndmin=1)
     x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
     return x ^ (x >> U64(31))

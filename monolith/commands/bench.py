@@ -5,11 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from monolith.config import JobConfig
-    from monolith.datasets.streams import NamedStream
+from typing import Any
 
 
 def add_parser(commands: Any) -> None:
@@ -28,22 +24,30 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; leave ``online.png`` and ``online.json`` in the folder."""
-    from monolith.commands.showcase import Bar, fresh_folder, load_local_job, write_backlog
-    from monolith.datasets.online import compare, read_steps, split_at
-    from monolith.datasets.online_report import as_dict, plot, table
+    from monolith.commands.local_stream import Bar, fresh_folder, local_sets, write_stream
+    from monolith.config.load import load_job
+    from monolith.datasets.impressions import timeline
     from monolith.datasets.streams import JOBS, open_stream
 
     stream = open_stream(args.data, args.events)
-    job = load_local_job(args.job or JOBS[args.data], args.dir, args.set)
+    job = load_job(args.job or JOBS[args.data], [*local_sets(args.dir), *args.set])
     fresh_folder(args.dir)
     print(f"{stream.name}: {stream.count:,} impressions, {stream.origin}")
-    write_backlog(stream, job)
+    write_stream(job, timeline(stream.start()), 2 * stream.count)
+    from monolith.datasets.online import compare, read_steps, split_at
+    from monolith.datasets.online_report import as_dict, plot, table, with_best
+
     split = split_at(read_steps(job, args.dir / "journal"), stream.cut_ms(args.share))
     with Bar() as bar:
         comparison = compare(job, split, bar)
-    add_truth(comparison.scores, stream, split.test)
+    if stream.generated:
+        comparison = with_best(comparison, stream.probabilities(split.test))
     print("\n".join(table(comparison)))
-    plot(comparison, args.dir / "online.png", f"{stream.name}: {job.model.kind}, after {args.share:.0%} of the stream")
+    plot(
+        comparison,
+        args.dir / "online.png",
+        f"{stream.name}, {job.model.kind}: AUC after {args.share:.0%} of the stream",
+    )
     (args.dir / "online.json").write_text(json.dumps(as_dict(comparison), indent=1) + "\n")
     print(f"written: {args.dir / 'online.png'}, {args.dir / 'online.json'}")
     return 0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,10 @@ def fresh_folder(folder: Path) -> None:
     (folder / MARK).write_text("This folder is emptied by the next `monolith demo` or `monolith bench` on it.\n")
 
 
-def write_stream(job: JobConfig, events: Iterable[Event], label: str, total: int, per_second: float | None) -> int:
-    """Append ``events`` to the job's logs, shown as they go; returns how many there were."""
+def write_stream(
+    job: JobConfig, events: Iterable[Event], total: int, *, label: str = "writing", per_second: float | None = None
+) -> int:
+    """Append ``events`` (``total`` are expected) to the job's logs, shown as they go; returns how many there were."""
     from monolith.datasets.impressions import write_events
     from monolith.streaming.source import open_sink
 
@@ -61,26 +63,14 @@ def write_stream(job: JobConfig, events: Iterable[Event], label: str, total: int
         actions.close()
 
 
-def parts_of(stream: NamedStream, cut_ms: int) -> tuple[Iterable[Event], Iterable[Event]]:
-    """The stream's events before ``cut_ms`` of event time, and those from then on. Take all of the first part first."""
+def parts_of(stream: NamedStream, cut_ms: int) -> tuple[Iterator[Event], Iterator[Event]]:
+    """The stream's events before ``cut_ms`` of event time, and those from then on, each by a run of its own."""
     from monolith.datasets.impressions import timeline
 
-    events = timeline(stream.start())
-    over: list[Event] = []
+    def is_before(event: Event) -> bool:
+        return event.event_time_ms < cut_ms
 
-    def earlier() -> Iterable[Event]:
-        for event in events:
-            if event.event_time_ms >= cut_ms:
-                over.append(event)
-                return
-            yield event
-
-    return earlier(), chain(_late(over), events)
-
-
-def _late(items: list[Event]) -> Iterable[Event]:
-    """The list's items as they are when they are asked for."""
-    yield from islice(items, None)
+    return takewhile(is_before, timeline(stream.start())), dropwhile(is_before, timeline(stream.start()))
 
 
 class Bar:

@@ -1,6 +1,6 @@
 """Online against batch: four ways to be right about the last part of a stream, on the same samples in the same order.
 
-    frozen    several epochs over the first part, chosen by its last eighth, then no update
+    frozen    several epochs over the first part, their number chosen by its last eighth, then no update
     frozen1   one pass over the first part, then no update
     online1   one pass that never stops: each sample is scored, then learnt from; this is what the daemon does
     warm      as frozen, but it goes on learning
@@ -13,7 +13,6 @@ The first part ends at a step boundary: every way has seen the same samples, and
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -135,22 +134,26 @@ def _batch_ways(job: JobConfig, split: Split, progress: Progress) -> tuple[Float
 
 
 def _fit(job: JobConfig, samples: list[Sample], progress: Progress) -> tuple[Learner, int]:
-    """The learner of the epoch with the best AUC on the last eighth, which it is not trained on."""
-    train, validation = samples[: -len(samples) // 8], samples[-len(samples) // 8 :]
+    """A learner after that number of epochs over ``samples`` which is best for the last eighth of them.
+
+    The number is found on the others, then all are trained on: the strongest control that early stopping gives.
+    """
+    epochs = _best_epochs(job, samples[: -len(samples) // 8], samples[-len(samples) // 8 :], progress)
+    learner = Learner(job)
+    for epoch in range(1, epochs + 1):
+        _epoch(learner, samples, epoch)
+        progress("frozen, on all", epoch * len(samples), epochs * len(samples))
+    return learner, epochs
+
+
+def _best_epochs(job: JobConfig, train: list[Sample], validation: list[Sample], progress: Progress) -> int:
     labels = np.array([s.label for s in validation], np.float32)
-    learner, best, best_epoch = Learner(job), -1.0, 0
-    with tempfile.TemporaryDirectory(prefix="monolith-") as scratch:
-        for epoch in range(1, EPOCHS + 1):
-            _epoch(learner, train, epoch)
-            progress("frozen, epochs", epoch, EPOCHS)
-            area = auc(_score(learner, validation), labels)
-            if area > best:
-                best, best_epoch = area, epoch
-                learner.save(Path(scratch) / str(epoch))
-            elif epoch - best_epoch >= PATIENCE:
-                break
-        learner.load(Path(scratch) / str(best_epoch))
-    return learner, best_epoch
+    learner, areas = Learner(job), list[float]()
+    while len(areas) < EPOCHS and len(areas) - int(np.argmax([*areas, -1.0])) <= PATIENCE:
+        _epoch(learner, train, len(areas) + 1)
+        areas.append(auc(_score(learner, validation), labels))
+        progress("frozen, finding the number of epochs", len(areas) * len(train), EPOCHS * len(train))
+    return int(np.argmax(areas)) + 1
 
 
 def _epoch(learner: Learner, samples: list[Sample], epoch: int) -> None:

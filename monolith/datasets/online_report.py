@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monolith.datasets.online import WAYS, Comparison
+from monolith.datasets.online import WAYS, Comparison, Floats
 
 BEST = "best"  # the true probabilities of a generated stream, as one more way
 WINDOWS = 20  # over the judged samples
+
+
+def with_best(comparison: Comparison, probabilities: Floats) -> Comparison:
+    """The comparison with the true probabilities (n,) as one more way."""
+    return replace(comparison, scores=comparison.scores | {BEST: probabilities})
 
 
 def table(comparison: Comparison) -> list[str]:

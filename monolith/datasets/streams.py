@@ -1,4 +1,4 @@
-"""The streams that the demo and the benchmarks run on, by name: where they come from, which job reads them, their truth."""
+"""The streams of the demo and the benchmarks, by name: where each comes from, which job reads it, what is true of it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ def open_stream(name: str, events: int | None = None) -> NamedStream:
     if name == "synthetic":
         count = events or SYNTHETIC_EVENTS
         stream = SyntheticStream()
-        return NamedStream(name, f"generated, seed {stream.config.seed}", count, lambda: stream.impressions(count), True)
+        return NamedStream(
+            name, f"generated, seed {stream.config.seed}", count, lambda: stream.impressions(count), True
+        )
     if name != "ml-100k":
         raise ConfigError(f"there is no stream {name!r}; allowed: {', '.join(NAMES)}")
     folder, how = ml100k_origin.get()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,22 +20,13 @@ from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
 from monolith.tables.features import Bag
 from monolith.training.jagged import bags_of, batch_size
-from monolith.training.lookup import FusedLookup, LookupStep, TableStep
+from monolith.training.lookup import FusedLookup, LookupStep, Output, TableStep
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 EventTimes = int | npt.NDArray[np.int64] | torch.Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """One vector of the result: which feature's bags, pooled from which table."""
-
-    name: str  # the feature, or feature@table where several tables read the feature (torchrec's rule)
-    feature: str
-    table: str
 
 
 class EmbeddingBagCollection(torch.nn.Module):
@@ -50,7 +40,8 @@ class EmbeddingBagCollection(torch.nn.Module):
     A forward in eval mode only reads: it creates, counts and moves nothing.
 
     A gradient with NaN or infinity raises NonFiniteError before any table of the collection is changed, if the policy
-    of its table is ``raise`` (a sum of finite gradients that overflows: before that one table is changed). Not thread safe as a module; the tables are.
+    of its table is ``raise`` (a sum of finite gradients that overflows: before that one table is changed).
+    Not thread safe as a module; the tables are.
     """
 
     def __init__(self, tables: Sequence[TableConfig]) -> None:

@@ -89,7 +89,7 @@ class Learner:
 
     def export(self, cache: Path) -> bytes:
         """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
-        asked = msgspec.json.encode([self.job.model, self.features, self.dims, torch.__version__])
+        asked = msgspec.json.encode([self.job.model, self.features, self.dims, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
         for path in cache.glob(f"{stem}-*.onnx"):
             if f"{zlib.crc32(path.read_bytes()):08x}" == path.stem.removeprefix(f"{stem}-"):

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,17 +24,19 @@ from monolith.tables.pooling import FloatMatrix, pool, spread
 Times = int | npt.NDArray[np.int64] | None
 
 
-class _Output(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def feature(self) -> str: ...
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One vector of the result: which feature's bags, pooled from which table."""
+
+    name: str  # the feature, or feature@table where several tables read the feature (torchrec's rule)
+    feature: str
+    table: str
 
 
 class TableStep:
     """One table's part of a step: the ids of all its features, one after the other, and their rows."""
 
-    def __init__(self, table: Table, outputs: Sequence[_Output], bags: Mapping[str, Bag], *, salted: bool) -> None:
+    def __init__(self, table: Table, outputs: Sequence[Output], bags: Mapping[str, Bag], *, salted: bool) -> None:
         self.table = table
         self.bags = [bags[output.feature] for output in outputs]
         self.names = [output.name for output in outputs]
@@ -91,25 +94,20 @@ class LookupStep:
     """All tables' parts of one step."""
 
     def __init__(self, tables: Sequence[TableStep]) -> None:
-        self.tables = tables
-        self._applied = False
+        self._tables: Sequence[TableStep] | None = tables  # None once applied: rows and tables are let go
 
     def vectors(self) -> tuple[torch.Tensor, ...]:
         """Pooled vectors in output order."""
-        return tuple(vector for step in self.tables for vector in step.vectors())
+        return tuple(vector for step in self._unapplied() for vector in step.vectors())
 
     def apply(self, grads: Sequence[torch.Tensor | None]) -> None:
         """Update every table once. Raises before anything is changed if a gradient may not be applied."""
-        if self._applied:
-            raise InputError(
-                "backward ran a second time through the same lookup, and its update is already in the tables: "
-                "run forward again for every backward"
-            )
         updates = [(step.table, *step.gradients(part)) for step, part in self._parts(grads)]
-        for (table, _, gradients), step in zip(updates, self.tables, strict=True):
-            if table.config.on_nonfinite == "raise":
-                _check_finite(gradients, table.config.name, step.names)
-        self._applied = True
+        with np.errstate(over="ignore", invalid="ignore"):
+            for (table, _, gradients), step in zip(updates, self._unapplied(), strict=True):
+                if table.config.on_nonfinite == "raise":
+                    _check_finite(gradients, table.config.name, step.names)
+        self._tables = None
         for table, ids, gradients in updates:
             if len(ids):
                 table.apply_gradients(ids, gradients)
@@ -120,10 +118,18 @@ class LookupStep:
 
     def _parts(self, grads: Sequence[torch.Tensor | None]) -> list[tuple[TableStep, Sequence[torch.Tensor | None]]]:
         parts, start = [], 0
-        for step in self.tables:
+        for step in self._unapplied():
             parts.append((step, grads[start : start + len(step.bags)]))
             start += len(step.bags)
         return parts
+
+    def _unapplied(self) -> Sequence[TableStep]:
+        if self._tables is None:
+            raise InputError(
+                "backward ran a second time through the same lookup, and its update is already in the tables: "
+                "run forward again for every backward"
+            )
+        return self._tables
 
 
 class FusedLookup(torch.autograd.Function):
@@ -148,8 +154,7 @@ class FusedLookup(torch.autograd.Function):
 
 def _check_finite(gradients: FloatMatrix, table: str, features: Sequence[str]) -> None:
     flat = gradients.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.dot(flat, flat)  # one fast pass; only where it is not finite is a closer look needed
+    squares = np.dot(flat, flat)  # one fast pass; only where it is not finite is a closer look needed
     if math.isfinite(squares) or np.isfinite(flat).all():
         return
     bad = int(np.count_nonzero(~np.isfinite(gradients).all(axis=1)))

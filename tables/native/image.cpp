@@ -28,18 +28,27 @@ std::uint32_t Table::close_sequence() {
 
 DeltaArrays Table::delta(std::uint32_t since) const {
   std::lock_guard<std::mutex> writer(writer_);
-  const std::vector<IdAndRow> changed = changed_after(since);
+  DeltaArrays delta = copy_rows(changed_after(since), false);
+  if (since != 0) delta.removed = tombstones_.ids_after(since);
+  return delta;
+}
+
+DeltaArrays Table::live_rows() const {
+  std::lock_guard<std::mutex> writer(writer_);
+  return copy_rows(changed_after(0), true);
+}
+
+DeltaArrays Table::copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const {
   DeltaArrays delta;
   delta.ids.reserve(changed.size());
   delta.values.reserve(changed.size() * options_.dim);
   for (std::size_t i = 0; i < changed.size(); ++i) {
     if (i + kAhead < changed.size()) rows_.fetch_row(changed[i + kAhead].second, Need::values);
     const auto [id, row] = changed[i];
-    if (expired(row)) continue;
+    if (live_only && expired(row)) continue;
     delta.ids.push_back(id);
     delta.values.insert(delta.values.end(), rows_.values(row), rows_.values(row) + options_.dim);
   }
-  if (since != 0) delta.removed = tombstones_.ids_after(since);
   return delta;
 }
 

@@ -128,6 +128,15 @@ void bind_deltas(nb::class_<Table>& table) {
                                   numpy(std::move(delta.removed)));
           },
           "since"_a)
+      .def("live_rows",
+           [](const Table& self) {
+             DeltaArrays rows;
+             {
+               Release release;
+               rows = self.live_rows();
+             }
+             return nb::make_tuple(numpy(std::move(rows.ids)), numpy(std::move(rows.values)));
+           })
       .def(
           "apply_image",
           [](Table& self, std::uint32_t sequence, Array<std::int64_t> ids, Matrix values) {

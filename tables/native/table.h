@@ -79,7 +79,11 @@ class Table {
   std::uint64_t sweep(std::size_t buckets);  // rows removed
 
   std::uint32_t cut();
-  DeltaArrays delta(std::uint32_t since) const;  // since 0: every row; else at least floor()
+  // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows
+  // that expired and were not swept are in it: so what a replica holds depends on the sequence alone, and not on which
+  // deltas it came by.
+  DeltaArrays delta(std::uint32_t since) const;
+  DeltaArrays live_rows() const;  // those that are not expired
   void apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n);
   void apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
                    const std::int64_t* removed, std::size_t n_removed);
@@ -113,6 +117,7 @@ class Table {
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
   std::vector<IdAndRow> listed(bool last_too) const;
+  DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;

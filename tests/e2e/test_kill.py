@@ -16,13 +16,14 @@ from monolith.training.snapshot import Snapshots
 pytestmark = pytest.mark.e2e
 
 KILLS = 20
+SLOW = {"batch_size": 4, "step_records": 16, "snapshot_every_s": 0.2}  # many small steps: more places to die in
 
 
 @pytest.mark.timeout(900)
 def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, capsys):
     """Every step publishes and steps go by size, so both runs cut the same steps and all of it can be compared."""
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=24_000)
-    steady = {"train": {"publish_every_s": 0.0, "step_linger_s": 30.0}}
+    steady = {"train": {**SLOW, "publish_every_s": 0.0, "step_linger_s": 30.0}}
     calm = kit.job("calm", **steady)
     assert kit.run("train", calm).returncode == 0
     killed_at = _train_with_kills(kit, kit.job("killed", **steady), kit.folder / "killed" / "state")
@@ -40,7 +41,7 @@ def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, cap
 def test_a_killed_live_run_is_repeated_by_its_journal_to_the_same_bits(kit):
     """Here timing decides steps and publishing, so only the journal can say what an unkilled run would have done."""
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=6_000)
-    job = kit.job("live")
+    job = kit.job("live", train=SLOW)
     _train_with_kills(kit, job, kit.folder / "live" / "state", kills=4)
     replayed = kit.run(
         "replay", job, "--state", kit.folder / "again/state", "--store", f"lmdb://{kit.folder}/again/store"
@@ -59,7 +60,7 @@ def _train_with_kills(kit, job: Path, state: Path, kills: int = KILLS) -> list[i
         if len(steps_at_kill) % 5:  # every fifth time it may die while it starts
             kit.wait(lambda d=daemon, b=before: _journal_size(state) > b or d.poll() is not None, "a new step")
         try:
-            daemon.wait(timeout=rng.uniform(0.0, 1.2))
+            daemon.wait(timeout=rng.uniform(0.0, 0.5))
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()

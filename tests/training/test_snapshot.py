@@ -12,9 +12,7 @@ from monolith.training.snapshot import MANIFEST, SNAPSHOT_VERSION, Manifest, Sna
 
 
 def manifest(step: int) -> Manifest:
-    return Manifest(
-        version=SNAPSHOT_VERSION, model="m", lineage="l", step=step, sequence=step * 2, job={"name": "m"}
-    )
+    return Manifest(version=SNAPSHOT_VERSION, model="m", lineage="l", step=step, sequence=step * 2, job={"name": "m"})
 
 
 def fill(folder: Path) -> None:

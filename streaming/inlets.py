@@ -1,0 +1,35 @@
+"""From a job's ``input`` section to its open streams."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from monolith.config import JobConfig
+from monolith.errors import ConfigError
+from monolith.streaming.codec import FeatureDecoder
+from monolith.streaming.codec import Stream as StreamName
+from monolith.streaming.lanes import Inlet
+from monolith.streaming.source import open_source
+
+
+def open_inlets(job: JobConfig) -> list[Inlet]:
+    """The streams that the job names; at one instant features come before actions.
+
+    Raises ConfigError for a URL that cannot be, for a combination of streams that makes no samples, and for a stream
+    that is not there, unless the job follows it and so waits.
+    """
+    names: tuple[StreamName, ...] = get_args(StreamName)
+    urls: dict[StreamName, str] = {name: url for name in names if (url := getattr(job.input, name)) is not None}
+    if set(urls) not in ({"features", "actions"}, {"samples"}):
+        raise ConfigError(f"job {job.name!r} needs input.features and input.actions, or input.samples alone")
+    decoder = FeatureDecoder(job)
+    inlets: list[Inlet] = []
+    try:
+        for name, url in urls.items():
+            source = open_source(url, wait=job.input.follow, on_data_loss=job.input.on_data_loss, group=job.name)
+            inlets.append(Inlet(name, names.index(name), source, decoder))
+    except BaseException:
+        for inlet in inlets:
+            inlet.source.close()
+        raise
+    return inlets

@@ -1,0 +1,166 @@
+"""Cutting steps live: polls the streams and says when a step is worth cutting, and what is in it.
+
+Nothing here changes what the job computes: a cut is a proposal, which counts once it is in the journal. A step is cut
+when it is full or has lingered, when the watermark lets go of something that waits, when it is time to publish, and at
+the end of the streams.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from monolith.config import JobConfig
+from monolith.errors import ConfigError
+from monolith.events import WATERMARK_END
+from monolith.streaming.cutting import Cut, cut_oldest, cut_slowest, watermark_after
+from monolith.streaming.journal import Positions, StepEntry
+from monolith.streaming.lanes import Inlet, Lane
+
+WAIT_S = 0.01  # how long one stream is waited for before the others are looked at again
+_CROWDED = 0.75  # share of join.max_bytes from which on lanes that run ahead are not read
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the steps so far have come to: all that a cut depends on besides the streams and the clock."""
+
+    step: int
+    watermark_ms: int
+    held_bytes: int  # by the joiner
+    due_ms: int  # the watermark that lets go of the next thing that waits
+    unpublished: bool  # samples were made since the last publish
+
+
+class LiveCutter:
+    """Owned by one `StepReader`. ``clock`` is wall time in seconds."""
+
+    def __init__(self, job: JobConfig, inlets: list[Inlet], clock: Callable[[], float]) -> None:
+        self._input, self._join, self._train = job.input, job.join, job.train
+        self._inlets = inlets
+        self._clock = clock
+        self._out_of_order_ms = round(job.input.max_out_of_order_s * 1000)
+        self._begins: Positions = {}
+        self._stops: Positions = {}
+        self._linger_until: float | None = None
+        self._last_publish = clock()
+        self._crowded_bytes: int | None = None  # held before the last step, if that one was cut in a crowd
+
+    def start(self, *, ended: bool) -> None:
+        """The clock begins to count. ``ended``: the run came to its end before; what was appended since is new."""
+        self._last_publish = self._clock()
+        for lane in self._lanes():
+            lane.heard_at = self._last_publish
+            lane.stop = None if ended else lane.stop
+
+    def look(self, wait_s: float) -> None:
+        """Meet new partitions and poll every lane that has room; wait up to ``wait_s`` if nothing comes."""
+        for inlet in self._inlets:
+            for partition, position in inlet.new_partitions().items():
+                inlet.add_lane(partition, position, seek=False).heard_at = self._clock()
+                self._begins.setdefault(inlet.name, {})[partition] = position
+            if inlet.source.bounded or not self._input.follow:
+                self._set_stops(inlet)
+        if not self._fill(0.0) and wait_s > 0 and not self._fill(wait_s / len(self._inlets)):
+            self._doze(wait_s)
+
+    def _set_stops(self, inlet: Inlet) -> None:
+        lanes = [lane for lane in inlet.lanes.values() if lane.stop is None]
+        ends = inlet.source.end_position() if lanes else {}
+        for lane in lanes:
+            if lane.partition in ends:
+                lane.stop = ends[lane.partition]
+                self._stops.setdefault(inlet.name, {})[lane.partition] = lane.stop
+
+    def _fill(self, wait_s: float) -> bool:
+        most = self._train.step_records
+        came = False
+        for inlet in self._inlets:
+            roomy = [partition for partition, lane in inlet.lanes.items() if lane.has_room(most)]
+            came |= inlet.fill(most, wait_s, roomy, self._clock)
+        return came
+
+    def _doze(self, wait_s: float) -> None:
+        """Where no lane has room, polling does not wait."""
+        most = self._train.step_records
+        if not any(lane.has_room(most) for lane in self._lanes()):
+            time.sleep(wait_s)
+
+    def at_end(self) -> bool:
+        """Whether the steps have taken everything that the streams will give."""
+        return all(inlet.lanes and all(lane.done for lane in inlet.lanes.values()) for inlet in self._inlets)
+
+    def cut(self, standing: Standing) -> StepEntry | None:
+        """The step that is worth cutting now, or None if it is better to wait.
+
+        Raises ConfigError if what waits in the joiner does not fit into ``join.max_bytes``.
+        """
+        if not all(inlet.lanes for inlet in self._inlets):
+            return None
+        now = self._clock()
+        lanes = self._lanes()
+        caught_up = {inlet.lanes[partition] for inlet in self._inlets for partition in inlet.caught_up()}
+        idle = {lane for lane in caught_up if now - lane.heard_at >= self._input.idle_s}
+        cut = self._choose(lanes, idle, standing.held_bytes)
+        watermark_ms = watermark_after(cut, idle, self._out_of_order_ms, standing.watermark_ms)
+        ended = watermark_ms == WATERMARK_END
+        publish = ended or (standing.unpublished and now - self._last_publish >= self._train.publish_every_s)
+        behind = any(not lane.ready and lane not in caught_up and not lane.done for lane in lanes)
+        if not (publish or watermark_ms >= standing.due_ms or self._is_full(cut, behind, now)):
+            return None
+        return StepEntry(
+            step=standing.step + 1,
+            ends={i.name: {p: cut.end(lane) for p, lane in sorted(i.lanes.items())} for i in self._inlets},
+            watermark_ms=watermark_ms,
+            publish=publish,
+            ended=ended,
+            idle=_by_stream(idle),
+            begins=self._begins,
+            stop_at=self._stops,
+        )
+
+    def written(self, entry: StepEntry) -> None:
+        """``entry`` is in the journal: go on from there."""
+        self._begins, self._stops = {}, {}
+        self._linger_until = None
+        if entry.publish:
+            self._last_publish = self._clock()
+
+    def _choose(self, lanes: list[Lane], idle: set[Lane], held_bytes: int) -> Cut:
+        """The records of the step; in a crowd only those that let what waits be worked off."""
+        limit = self._join.max_bytes
+        before, self._crowded_bytes = self._crowded_bytes, None
+        if held_bytes <= _CROWDED * limit:
+            return cut_oldest(lanes, self._train.step_records)
+        if before is not None and held_bytes > max(limit, before):
+            raise self._does_not_fit(held_bytes)
+        self._crowded_bytes = held_bytes
+        return cut_slowest(lanes, self._train.step_records, idle)
+
+    def _does_not_fit(self, held_bytes: int) -> ConfigError:
+        return ConfigError(
+            f"what waits for its label takes {held_bytes:,} bytes, join.max_bytes allows {self._join.max_bytes:,}: "
+            f"raise join.max_bytes, or lower join.window_s ({self._join.window_s:g}), join.dedup_s "
+            f"({self._join.dedup_s:g}) or input.max_out_of_order_s ({self._input.max_out_of_order_s:g})"
+        )
+
+    def _is_full(self, cut: Cut, behind: bool, now: float) -> bool:
+        """Whether the records make a step: enough of them, with no lane left behind, or waited for long enough."""
+        if not cut.records:
+            return False
+        if cut.records >= self._train.step_records and not behind:
+            return True
+        if self._linger_until is None:
+            self._linger_until = now + self._train.step_linger_s
+        return now >= self._linger_until
+
+    def _lanes(self) -> list[Lane]:
+        return [inlet.lanes[partition] for inlet in self._inlets for partition in sorted(inlet.lanes)]
+
+
+def _by_stream(lanes: Collection[Lane]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for lane in sorted(lanes, key=lambda lane: (lane.number, lane.partition)):
+        found.setdefault(lane.stream, []).append(lane.partition)
+    return found

@@ -1,0 +1,122 @@
+"""Jobs, clocks and streams that the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, TrainConfig
+from monolith.events import ActionEvent, FeatureEvent
+from monolith.streaming import memory
+from monolith.streaming.codec import encode
+from monolith.streaming.memory import MemoryTopic
+from monolith.streaming.steps import Step, StepReader
+
+
+class Clock:
+    """Wall time in seconds that only moves when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def topics() -> Iterator[Callable[..., MemoryTopic]]:
+    """Makes named memory streams and forgets them afterwards."""
+    names: list[str] = []
+
+    def make(name: str, partitions: int = 1) -> MemoryTopic:
+        names.append(name)
+        memory.forget(name)
+        return memory.topic(name, partitions)
+
+    yield make
+    for name in names:
+        memory.forget(name)
+
+
+@pytest.fixture
+def make_job(tmp_path: Path) -> Callable[..., JobConfig]:
+    """A job with one table `user` over memory://features and memory://actions; sections can be changed by keyword."""
+
+    def make(
+        input: dict[str, Any] | None = None,
+        join: dict[str, Any] | None = None,
+        train: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> JobConfig:
+        urls = {"features": "memory://features", "actions": "memory://actions"}
+        return JobConfig(
+            name="job",
+            input=InputConfig(**{**urls, **(input or {})}),
+            join=JoinConfig(**{"window_s": 10.0, "early_s": 5.0, "dedup_s": 30.0, **(join or {})}),
+            train=TrainConfig(**{"step_linger_s": 0.0, "publish_every_s": 5.0, **(train or {})}),
+            tables=more.pop("tables", [TableConfig(name="user", dim=4)]),
+            state=str(tmp_path / "state"),
+            **more,
+        )
+
+    return make
+
+
+@pytest.fixture
+def feature_bytes() -> Callable[..., bytes]:
+    def make(request: str, time_ms: int, item: str = "i", **features: Any) -> bytes:
+        return encode(FeatureEvent(request, item, time_ms, features or {"user": 1}))
+
+    return make
+
+
+@pytest.fixture
+def action_bytes() -> Callable[..., bytes]:
+    def make(request: str, time_ms: int, item: str = "i", action: str = "click") -> bytes:
+        return encode(ActionEvent(request, item, action, time_ms))
+
+    return make
+
+
+@pytest.fixture
+def drain() -> Callable[[StepReader], list[Step]]:
+    """Every step until the reader says that it has ended."""
+
+    def run(reader: StepReader) -> list[Step]:
+        steps: list[Step] = []
+        while not steps or not steps[-1].ended:
+            step = reader.next(timeout_s=10.0)
+            assert step is not None, f"no step within 10 s after {len(steps)}"
+            steps.append(step)
+        return steps
+
+    return run
+
+
+@pytest.fixture
+def flip() -> Callable[[Path, int], None]:
+    """Turns over one bit of a file's byte."""
+
+    def turn(path: Path, at: int) -> None:
+        data = bytearray(path.read_bytes())
+        data[at] ^= 0x10
+        path.write_bytes(data)
+
+    return turn
+
+
+@pytest.fixture
+def replaced() -> Callable[..., JobConfig]:
+    return msgspec.structs.replace

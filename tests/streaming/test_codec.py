@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from monolith.config import FeatureConfig, TableConfig
+from monolith.errors import EventError
+from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent
+from monolith.streaming.codec import FeatureDecoder, decode, encode
+
+EVENTS = [
+    FeatureEvent("r", "i", 5, {"user": 7, "tags": ["a", "b"], "none": None, "weights": {"x": 0.5}}),
+    ActionEvent("r", "i", "click", 5),
+    SampleEvent("r", "i", 5, {"user": 7}, 1.0, 0.25),
+]
+
+
+def record(value: bytes | None, ingestion_ms: int = 1_000_000) -> Record:
+    return Record(b"k", value, 0, ingestion_ms, 0, 0)
+
+
+def packed(**fields: object) -> bytes:
+    whole = {"type": "feature", "request_id": "r", "item_id": "i", "event_time_ms": 5, "features": {"user": 1}}
+    return msgspec.msgpack.encode({k: v for k, v in {**whole, **fields}.items() if v is not ...})
+
+
+@pytest.fixture
+def decoder(make_job):
+    tables = [TableConfig(name=name, dim=2) for name in ("user", "word", "tags", "likes")]
+    features = [
+        FeatureConfig(name="word", type="string"),
+        FeatureConfig(name="tags", type="string", bag=True),
+        FeatureConfig(name="likes", bag=True),
+    ]
+    return FeatureDecoder(make_job(tables=tables, features=features))
+
+
+@pytest.fixture
+def reason(decoder):
+    def of(value: bytes | None, stream: str = "features", ingestion_ms: int = 1_000_000) -> str:
+        with pytest.raises(EventError) as caught:
+            decoder.decode(record(value, ingestion_ms), stream)
+        return caught.value.reason
+
+    return of
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: type(event).__name__)
+@pytest.mark.parametrize("form", ["msgpack", "json"])
+def test_event_comes_back_as_it_was(event, form):
+    assert decode(encode(event, form)) == event
+
+
+def test_first_byte_tells_json_from_messagepack():
+    assert encode(EVENTS[1], "json")[:1] == b"{"
+    assert encode(EVENTS[1])[:1] != b"{"
+
+
+def test_fields_of_a_later_minor_schema_are_ignored():
+    assert decode(packed(extra=3)) == FeatureEvent("r", "i", 5, {"user": 1})
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"\xc1\xc1", "malformed"),
+        (b"{broken", "malformed"),
+        (b"{\xff\xff", "malformed"),
+        (packed()[:-3], "malformed"),
+        (packed() + b"\x00", "malformed"),
+        (msgspec.msgpack.encode([1, 2]), "malformed"),
+        (packed(v=2), "unknown_version"),
+        (packed(v=2, features=...), "unknown_version"),
+        (packed(v="x"), "unknown_version"),
+        (packed(type="purchase"), "unknown_type"),
+        (packed(type=...), "unknown_type"),
+        (packed(request_id=...), "missing_field"),
+        (packed(features=...), "missing_field"),
+        (packed(request_id=3), "field_type"),
+        (packed(event_time_ms="now"), "field_type"),
+        (packed(event_time_ms=1.5), "field_type"),
+        (packed(features={"user": 1.5}), "field_type"),
+        (packed(features={"user": True}), "field_type"),
+        (packed(features={"user": [[1]]}), "field_type"),
+        (packed(event_time_ms=-1), "implausible_time"),
+        (packed(event_time_ms=2**63), "implausible_time"),
+        (packed(event_time_ms=1_700_000_000_000_000), "implausible_time"),
+        (packed(features={"usr": 1}), "unknown_feature"),
+        (packed(features={"user": "seven"}), "feature_type"),
+        (packed(features={"user": [1]}), "feature_type"),
+        (packed(features={"word": 7}), "feature_type"),
+        (packed(features={"tags": ["a", 1]}), "feature_type"),
+        (packed(features={"tags": "a"}), "feature_type"),
+        (packed(features={"likes": {"a": 1.0}}), "feature_type"),
+        (packed(features={"user": 2**63}), "feature_range"),
+        (packed(features={"likes": {"1": float("nan")}}), "feature_weight"),
+        (packed(features={"likes": {"1": float("inf")}}), "feature_weight"),
+        (encode(EVENTS[1]), "wrong_stream"),
+        (b"", "empty"),
+        (None, "empty"),
+    ],
+)
+def test_bad_record_is_refused_with_its_reason(reason, value, expected):
+    assert reason(value) == expected
+
+
+@pytest.mark.parametrize(("field", "value"), [("label", 0.5), ("label", float("nan")), ("rate", 0.0), ("rate", 1.5)])
+def test_sample_with_impossible_label_or_rate_is_refused(reason, field, value):
+    sample = msgspec.structs.replace(SampleEvent("r", "i", 5, {"user": 1}, 1.0), **{field: value})
+    assert reason(encode(sample), "samples") == field
+
+
+def test_event_is_from_the_future_by_its_ingestion_time_not_by_now(reason, decoder):
+    assert reason(packed(event_time_ms=1_600_001), ingestion_ms=1_000_000) == "future"
+    assert decoder.decode(record(packed(event_time_ms=1_600_000), 1_000_000), "features").event_time_ms == 1_600_000
+
+
+def test_good_features_pass(decoder):
+    features = {"user": -1, "word": "w", "tags": ["a"], "likes": {"3": 0.5}}
+    assert decoder.decode(record(packed(features=features)), "features").features == features
+    assert decoder.decode(record(packed(features={"user": None})), "features").features == {"user": None}
+    assert decoder.decode(record(packed(features={"likes": [1, 2]})), "features").features == {"likes": [1, 2]}
+
+
+def test_unknown_features_are_left_out_where_the_job_ignores_them(make_job):
+    decoder = FeatureDecoder(make_job(input={"unknown_features": "ignore"}))
+    value = packed(features={"user": 1, "other": 2})
+    assert decoder.decode(record(value), "features").features == {"user": 1}

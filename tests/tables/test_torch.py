@@ -1,0 +1,60 @@
+"""The optimizers against torch's of the same names, within float32 rounding."""
+
+import numpy as np
+import pytest
+
+from monolith.tables import Table, optimizers
+
+torch = pytest.importorskip("torch")
+
+PAIRS = {
+    "sgd": (optimizers.SGD(lr=0.1, weight_decay=0.01), lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01)),
+    "adagrad": (
+        optimizers.Adagrad(lr=0.05, initial_accumulator=0.1, weight_decay=0.01),
+        lambda p: torch.optim.Adagrad(p, lr=0.05, initial_accumulator_value=0.1, weight_decay=0.01),
+    ),
+    "adam": (
+        optimizers.Adam(lr=0.01, weight_decay=0.01),
+        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.01),
+    ),
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS.values(), ids=PAIRS.keys())
+def test_hundred_steps_agree_with_torch(config, ours, theirs):
+    table = Table(config(dim=16, optimizer=ours))
+    ids = np.arange(20)
+    table.observe(ids)
+    weights = torch.nn.Parameter(torch.from_numpy(table.lookup(ids)))
+    optimizer = theirs([weights])
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        grads = rng.standard_normal((20, 16)).astype(np.float32)
+        weights.grad = torch.from_numpy(grads)
+        optimizer.step()
+        table.apply_gradients(ids, grads)
+    np.testing.assert_allclose(table.lookup(ids), weights.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_rowwise_adagrad_agrees_with_fbgemm(config):
+    fbgemm = pytest.importorskip("fbgemm_gpu.split_table_batched_embeddings_ops_training")
+    common = pytest.importorskip("fbgemm_gpu.split_table_batched_embeddings_ops_common")
+    table = Table(config(dim=16, optimizer=optimizers.RowWiseAdagrad(lr=0.05, eps=1e-8)))
+    ids = np.arange(20)
+    table.observe(ids)
+    tbe = fbgemm.SplitTableBatchedEmbeddingBagsCodegen(
+        [(20, 16, common.EmbeddingLocation.HOST, fbgemm.ComputeDevice.CPU)],
+        optimizer=fbgemm.OptimType.EXACT_ROWWISE_ADAGRAD,
+        learning_rate=0.05,
+        eps=1e-8,
+    )
+    tbe.split_embedding_weights()[0].copy_(torch.from_numpy(table.lookup(ids)))
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        batch = rng.integers(0, 20, 64)
+        grads = rng.standard_normal((64, 16)).astype(np.float32)
+        out = tbe(torch.from_numpy(batch), torch.arange(65))
+        out.backward(torch.from_numpy(grads))
+        table.apply_gradients(batch, grads)
+    ours, theirs = table.lookup(ids), tbe.split_embedding_weights()[0].numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
