@@ -15,7 +15,7 @@ from importlib import import_module
 from monolith import __version__
 from monolith.errors import MonolithError
 
-COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "data")
+COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "data", "demo")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.card import CardFeature, ModelCard
-from monolith.errors import InputError
+from monolith.errors import EventError, InputError
 from monolith.events import FeatureValue
 from monolith.serving.ledger import Version
 from monolith.serving.predictor import Predictor, Weights
@@ -78,14 +78,20 @@ class Inference:
         """One probability a sample, whose missing features count as empty. Raises InputError for a bad sample."""
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
-        for sample in samples:
-            self._encoder.validate(sample)
+        self._validate(samples)
         bags = self._encoder.encode(samples)
         gathered = gather([self._salt(name, bags[name].ids) for name in self._features], True)
         vectors = {
             name: self._pooled(name, bags[name], rows) for name, rows in zip(self._features, gathered.rows, strict=True)
         }
         return Prediction(gathered.version, self._predictor.predict(vectors, gathered.weights))
+
+    def _validate(self, samples: Sequence[Mapping[str, FeatureValue]]) -> None:
+        for number, sample in enumerate(samples):
+            try:
+                self._encoder.validate(sample)
+            except EventError as error:
+                raise EventError(error.reason, f"sample {number}: {error.detail}") from None
 
     def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Request:
         feature = self._features.get(name)

@@ -204,6 +204,8 @@ def make_server(replica: Replica, *, mode: Mode = "memory", limits: Limits | Non
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to ``host`` and ``port``. Raises ConfigError, naming both, where that cannot be."""
+    if not 0 <= port <= 65_535:  # getaddrinfo would wrap it to another one
+        raise ConfigError(f"cannot listen on {host}:{port}: a port is 0 (any free one) to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -212,7 +214,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         listener.close()
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}; choose another port, or 0 for a free one"

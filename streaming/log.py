@@ -2,58 +2,47 @@
 
 What `EventLog.append` takes is one value a partition, under the key (partition, base offset): a batch costs one key, a
 reader finds any offset with one look-up, and old batches are dropped by key. LMDB commits all of an append or none of
-it, before `append` returns, and needs no recovery. Layout (integers big-endian, so that keys sort; `docs/formats.md`):
+it, before `append` returns, and needs no recovery. Keys (integers big-endian, so that they sort; values: `log_batch`):
 
-    key  "m"                        value  MessagePack {version, partitions}
-    key  "p" partition:u32          value  crc32:u32 end:u64 bytes:u64
-    key  "b" partition:u32 base:u64 value  crc32:u32 version:u8 partition:u32 base:u64 count:u32 ingestion_ms:i64 body
-
-``body`` is a MessagePack list of [key, value, event_time_ms]; a crc32 covers everything behind it. A batch repeats its
-key, so a value in the wrong place is found out as well.
+    "m"                         MessagePack {version, partitions}
+    "p" partition:u32           extent of the partition
+    "b" partition:u32 base:u64  batch
 """
 
 from __future__ import annotations
 
 import struct
 import time
-import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import xxhash
 
 from monolith.errors import ConfigError, CorruptError, DataLossError, VersionError
 from monolith.events import Record
+from monolith.streaming.log_batch import (
+    LOG_VERSION,
+    BatchHead,
+    Extent,
+    copy_batch,
+    pack_batch,
+    unpack_batch,
+    unpack_extent,
+    unpack_head,
+)
 from monolith.streaming.log_environment import FIRST_MAP_BYTES, acquire
 from monolith.streaming.source import Outgoing
 
-LOG_VERSION = 1
-
 _META_KEY = b"m"
-_CRC = struct.Struct(">I")
-_END = struct.Struct(">IQQ")
-_HEAD = struct.Struct(">IBIQIq")
+_MOST_META_BYTES = 64
 _BATCH_KEY = struct.Struct(">cIQ")
-
-_encoder = msgspec.msgpack.Encoder()
-_body_decoder = msgspec.msgpack.Decoder(list[tuple[bytes | None, bytes | None, int]])
 
 
 class _Meta(msgspec.Struct):
     version: int
     partitions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """What a partition holds: offsets ``begin`` up to, without, ``end``."""
-
-    begin: int
-    end: int
-    bytes: int
 
 
 def partition_of(key: bytes | None, value: bytes | None, partitions: int) -> int:
@@ -104,14 +93,16 @@ class EventLog:
 
     def _check_meta(self, *, create: bool, partitions: int | None) -> int:
         def found(txn: Any) -> bytes | None:
-            value: bytes | None = txn.get(_META_KEY)
-            return value
+            value = txn.get(_META_KEY)
+            return None if value is None else bytes(value[:_MOST_META_BYTES])
 
         def made(txn: Any) -> bytes:
             value = found(txn)  # another process may have been first
             if value is None:
-                value = _encoder.encode(_Meta(LOG_VERSION, partitions or 1))
+                value = msgspec.msgpack.encode(_Meta(LOG_VERSION, partitions or 1))
                 txn.put(_META_KEY, value)
+                for partition in range(partitions or 1):
+                    txn.put(_extent_key(partition), Extent(0, 0, 0).pack())
             return value
 
         value = self._environment.read(found)
@@ -145,53 +136,31 @@ class EventLog:
         split: dict[int, list[Outgoing]] = {}
         for record in records:
             split.setdefault(partition_of(record[0], record[1], self.partitions), []).append(record)
-        bodies = {partition: _encoder.encode(part) for partition, part in sorted(split.items())}
-        if not bodies:
+        if not split:
             return {}
+        return self._environment.write(
+            lambda txn: {p: self._put_batch(txn, p, rows, stamp) for p, rows in sorted(split.items())}
+        )
 
-        def put(txn: Any) -> dict[int, int]:
-            return {p: self._put_batch(txn, p, len(split[p]), stamp, body) for p, body in bodies.items()}
-
-        return self._environment.write(put)
-
-    def _put_batch(self, txn: Any, partition: int, count: int, stamp: int, body: bytes) -> int:
-        end, size = self._end(txn, partition)
-        value = _seal(_HEAD.pack(0, LOG_VERSION, partition, end, count, stamp) + body)
-        txn.put(_batch_key(partition, end), value)
-        txn.put(_end_key(partition), _seal(_END.pack(0, end + count, size + len(value))))
-        return end + count
+    def _put_batch(self, txn: Any, partition: int, rows: list[Outgoing], stamp: int) -> int:
+        extent = self._extent(txn, partition)
+        value = pack_batch(BatchHead(partition, extent.end, len(rows), stamp), rows)
+        end = extent.end + len(rows)
+        txn.put(_batch_key(partition, extent.end), value)
+        txn.put(_extent_key(partition), Extent(extent.begin, end, extent.size_bytes + len(value)).pack())
+        return end
 
     def extents(self) -> dict[int, Extent]:
         """What every partition holds."""
         return self._environment.read(lambda txn: {p: self._extent(txn, p) for p in range(self.partitions)})
 
     def _extent(self, txn: Any, partition: int) -> Extent:
-        end, size = self._end(txn, partition)
-        oldest = self._oldest(txn, partition)
-        return Extent(end if oldest is None else oldest[0], end, size)
-
-    def _end(self, txn: Any, partition: int) -> tuple[int, int]:
-        value = txn.get(_end_key(partition))
-        if value is None:
-            return 0, 0
-        if len(value) != _END.size or not _sealed(value):
-            raise CorruptError(f"the log {self.folder}, partition {partition}: its end fails its check")
-        _, end, size = _END.unpack(value)
-        return end, size
-
-    def _oldest(self, txn: Any, partition: int) -> tuple[int, bytes] | None:
-        """(base offset, value) of the partition's first batch."""
-        cursor = txn.cursor()
-        if not cursor.set_range(_batch_key(partition, 0)):
-            return None
-        return self._batch_at(cursor, partition)
-
-    def _batch_at(self, cursor: Any, partition: int) -> tuple[int, bytes] | None:
-        """The batch under ``cursor`` if it is one of ``partition``."""
-        key, value = cursor.item()
-        if len(key) != _BATCH_KEY.size or not key.startswith(_partition_prefix(partition)):
-            return None
-        return _BATCH_KEY.unpack(key)[2], value
+        try:
+            return unpack_extent(txn.get(_extent_key(partition), b""))
+        except ValueError as error:
+            raise CorruptError(
+                f"the log {self.folder}, partition {partition}: its extent is damaged: {error}; restore its files"
+            ) from None
 
     def read(self, partition: int, offset: int) -> list[Record]:
         """The records from ``offset`` to the end of its batch; none at the partition's end.
@@ -199,61 +168,39 @@ class EventLog:
         Raises DataLossError for an offset that retention took, or beyond the end; CorruptError, naming partition and
         offset, for a batch that fails its check.
         """
-        return self._environment.read(lambda txn: self._read(txn, partition, offset))
-
-    def _read(self, txn: Any, partition: int, offset: int) -> list[Record]:
-        end, _ = self._end(txn, partition)
-        if offset == end:
-            return []
-        cursor = txn.cursor()
-        if not cursor.set_range(_batch_key(partition, offset)) or cursor.key() != _batch_key(partition, offset):
-            cursor.prev()
-        found = self._batch_at(cursor, partition)
-        records = [] if found is None else self._records(partition, *found)
-        if not records or not records[0].offset <= offset <= records[-1].offset:
-            begin = self._extent(txn, partition).begin
-            if begin <= offset < end:
-                raise CorruptError(
-                    f"the log {self.folder}, partition {partition}: the batch of offset {offset} is missing"
-                )
-            raise DataLossError(
-                f"the log {self.folder}, partition {partition}: offset {offset} is gone, it holds {begin} to {end}; "
-                f"on_data_loss: skip goes on at {begin}"
-            )
-        return records[offset - records[0].offset :]
-
-    def _records(self, partition: int, base: int, value: bytes) -> list[Record]:
-        count, stamp, body = self._checked_batch(partition, base, value)
         try:
-            rows = _body_decoder.decode(body)
-        except msgspec.DecodeError:
-            rows = []
-        if len(rows) != count:
-            raise self._damaged(partition, base, "its count does not match its records")
-        return [
-            Record(key, data, event_time_ms, stamp, partition, base + i)
-            for i, (key, data, event_time_ms) in enumerate(rows)
-        ]
+            value = self._environment.read(lambda txn: self._batch_of(txn, partition, offset))
+            if value is None:
+                return []
+            head, records = unpack_batch(value)
+        except (ValueError, VersionError) as error:
+            self._refuse(partition, offset, error)
+        if head.partition != partition or not head.base <= offset < head.base + head.count:
+            why = f"partition {head.partition}, offset {head.base} stands in its place"
+            self._refuse(partition, offset, ValueError(why))
+        return records[offset - head.base :]
 
-    def _checked_batch(self, partition: int, base: int, value: bytes) -> tuple[int, int, bytes]:
-        """(count, ingestion stamp, body) of a batch that passes its checks."""
-        if len(value) < _HEAD.size or not _sealed(value):
-            raise self._damaged(partition, base, "its checksum does not match")
-        _, version, its_partition, its_base, count, stamp = _HEAD.unpack_from(value)
-        if version != LOG_VERSION:
-            raise VersionError(
-                f"the log {self.folder}, partition {partition}, offset {base}: the batch is of version {version}, "
-                f"this build reads {LOG_VERSION}"
+    def _batch_of(self, txn: Any, partition: int, offset: int) -> bytes | None:
+        """The batch that should hold ``offset``, its length checked; None at the end."""
+        extent = self._extent(txn, partition)
+        if offset == extent.end:
+            return None
+        if not extent.begin <= offset < extent.end:
+            raise DataLossError(
+                f"the log {self.folder}, partition {partition}: offset {offset} is gone, it holds {extent.begin} to "
+                f"{extent.end}; on_data_loss: skip goes on at {extent.begin}"
             )
-        if (its_partition, its_base) != (partition, base):
-            raise self._damaged(partition, base, f"it is that of partition {its_partition}, offset {its_base}")
-        return count, stamp, value[_HEAD.size :]
+        cursor, key = txn.cursor(), _batch_key(partition, offset)
+        if not cursor.set_range(key) or bytes(cursor.key()) != key:
+            cursor.prev()
+        return copy_batch(cursor.value())
 
-    def _damaged(self, partition: int, base: int, why: str) -> CorruptError:
-        return CorruptError(
-            f"the log {self.folder}, partition {partition}, batch at offset {base} is damaged: {why}; "
-            f"restore its files, or seek behind the batch"
-        )
+    def _refuse(self, partition: int, offset: int, error: Exception) -> NoReturn:
+        kind = VersionError if isinstance(error, VersionError) else CorruptError
+        raise kind(
+            f"the log {self.folder}, partition {partition}, batch of offset {offset} cannot be read: {error}; "
+            f"restore its files"
+        ) from None
 
     def apply_retention(
         self, *, max_age_s: float | None = None, max_bytes: int | None = None, now_ms: int | None = None
@@ -265,49 +212,41 @@ class EventLog:
         now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
         oldest_ms = None if max_age_s is None else now - round(max_age_s * 1000)
 
-        def too_old(stamp: int, total: int) -> bool:
+        def too_much(stamp: int, total: int) -> bool:
             return (oldest_ms is not None and stamp < oldest_ms) or (max_bytes is not None and total > max_bytes)
 
-        return self._environment.write(lambda txn: self._drop(txn, too_old))
+        return self._environment.write(lambda txn: self._drop(txn, too_much))
 
-    def _drop(self, txn: Any, too_old: Callable[[int, int], bool]) -> int:
+    def _drop(self, txn: Any, too_much: Callable[[int, int], bool]) -> int:
+        extents = {p: self._extent(txn, p) for p in range(self.partitions)}
         dropped = 0
-        total = sum(self._end(txn, p)[1] for p in range(self.partitions))
-        while heads := [self._head(p, *o) for p in range(self.partitions) if (o := self._oldest(txn, p))]:
-            stamp, partition, base, count, size = min(heads)
-            if not too_old(stamp, total):
-                break
-            end, held = self._end(txn, partition)
-            txn.delete(_batch_key(partition, base))
-            txn.put(_end_key(partition), _seal(_END.pack(0, end, held - size)))
-            total -= size
-            dropped += count
-        return dropped
+        while True:
+            oldest = [self._first(txn, p, e.begin) for p, e in extents.items() if e.begin < e.end]
+            total = sum(extent.size_bytes for extent in extents.values())
+            head, size = min(oldest, key=lambda first: first[0].ingestion_ms, default=(None, 0))
+            if head is None or not too_much(head.ingestion_ms, total):
+                return dropped
+            extent = extents[head.partition]
+            left = Extent(head.base + head.count, extent.end, extent.size_bytes - size)
+            txn.delete(_batch_key(head.partition, head.base))
+            txn.put(_extent_key(head.partition), left.pack())
+            extents[head.partition] = left
+            dropped += head.count
 
-    def _head(self, partition: int, base: int, value: bytes) -> tuple[int, int, int, int, int]:
-        count, stamp, _ = self._checked_batch(partition, base, value)
-        return stamp, partition, base, count, len(value)
+    def _first(self, txn: Any, partition: int, begin: int) -> tuple[BatchHead, int]:
+        try:
+            value = copy_batch(txn.get(_batch_key(partition, begin), b""))
+            return unpack_head(value), len(value)
+        except (ValueError, VersionError) as error:
+            self._refuse(partition, begin, error)
 
 
 def _batch_key(partition: int, base: int) -> bytes:
     return _BATCH_KEY.pack(b"b", partition, base)
 
 
-def _partition_prefix(partition: int) -> bytes:
-    return _BATCH_KEY.pack(b"b", partition, 0)[:5]
-
-
-def _end_key(partition: int) -> bytes:
+def _extent_key(partition: int) -> bytes:
     return b"p" + partition.to_bytes(4, "big")
-
-
-def _seal(unsealed: bytes) -> bytes:
-    """``unsealed`` with the crc32 of all that follows in its first four bytes."""
-    return _CRC.pack(zlib.crc32(unsealed[_CRC.size :])) + unsealed[_CRC.size :]
-
-
-def _sealed(value: bytes) -> bool:
-    return bool(_CRC.unpack_from(value)[0] == zlib.crc32(value[_CRC.size :]))
 
 
 def _missing(folder: Path) -> ConfigError:

@@ -41,7 +41,13 @@ class LogEnvironment:
         self._turn = threading.RLock()
         with self._errors("open"):
             self._env = lmdb.open(str(path), map_size=map_bytes, sync=sync, max_readers=512)
-            self._env.reader_check()  # slots of killed readers, which would pin old pages
+        try:
+            with self._errors("open"):
+                self._env.reader_check()  # slots of killed readers, which would pin old pages
+                self._stretch()
+        except BaseException:
+            self._env.close()
+            raise
 
     def read(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` on a read transaction: one consistent moment of the log."""
@@ -63,15 +69,31 @@ class LogEnvironment:
 
     def _begin(self, *, write: bool) -> Any:
         try:
-            return self._env.begin(write=write)
+            return self._env.begin(write=write, buffers=True)
         except lmdb.MapResizedError:  # another process let it grow
             self._env.set_mapsize(0)
-            return self._env.begin(write=write)
+            self._stretch()
+            return self._env.begin(write=write, buffers=True)
 
     def _grow(self) -> None:
         map_bytes = 2 * self._env.info()["map_size"]
         self._env.set_mapsize(map_bytes)
+        self._stretch()
         log.info("log grows path=%s map_bytes=%d", self.path, map_bytes)
+
+    def _stretch(self) -> None:
+        """Let the file reach as far as the map, without taking room: a damaged page may point behind the last one.
+
+        Reading memory behind the end of a file kills the process; here it reads zeros, which no check lets pass. A file
+        that is shorter than its own pages was cut off.
+        """
+        info = self._env.info()
+        file = self.path / "data.mdb"
+        size, used = file.stat().st_size, (info["last_pgno"] + 1) * self._env.stat()["psize"]
+        if size < used:
+            raise CorruptError(f"{file} has {size} bytes, its pages take {used}: it was cut off; restore it")
+        if size < info["map_size"]:
+            os.truncate(file, info["map_size"])
 
     @contextmanager
     def _errors(self, action: str) -> Iterator[None]:
@@ -80,6 +102,11 @@ class LogEnvironment:
             yield
         except _DAMAGE as error:
             raise CorruptError(f"cannot {action} the log {self.path}: LMDB says {error}; restore its files") from error
+        except lmdb.MemoryError as error:  # LMDB maps as much as the file's first page says
+            raise CorruptError(
+                f"cannot {action} the log {self.path}: {error}; the size in its first page is damaged, or memory for "
+                f"maps is limited (ulimit -v)"
+            ) from error
         except lmdb.Error as error:
             full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
             advice = "the disk is full, nothing was written; make room and try again" if full else "nothing was written"

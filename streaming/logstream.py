@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from monolith.errors import DataLossError
+from monolith.errors import DataLossError, UnavailableError
 from monolith.events import Record
 from monolith.streaming.log import EventLog, log_exists
 from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
@@ -161,7 +161,14 @@ class LogSink:
         now_ms = time.time_ns() // 1_000_000
         if (self._max_age_s, self._max_bytes) != (None, None) and now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + _RETENTION_MS
+            self._drop_old(now_ms)
+
+    def _drop_old(self, now_ms: int) -> None:
+        """The records are in: that old ones stay a while longer is no error of the append."""
+        try:
             self.log.apply_retention(max_age_s=self._max_age_s, max_bytes=self._max_bytes, now_ms=now_ms)
+        except UnavailableError as error:
+            log.warning("retention is put off log=%s: %s", self.name, error)
 
     def close(self) -> None:
         """See `Sink`."""

@@ -144,9 +144,10 @@ class Table:
     def delta(self, since: int) -> Delta:
         """Everything written or removed after sequence ``since``, with values as they are now; 0 is the full image.
 
-        Its ``sequence`` is the one closed last. Rows that expired and were not swept yet are in it; their tombstones
-        follow with the sweep. So what a replica holds depends on its sequence alone, whichever deltas it came by. It costs by the rows written if ``since`` is that or the one before,
-        else a look through the table. Raises GapError where the tombstones since then are no longer all known, and
+        Its ``sequence`` is the one closed last. Rows that expired and were not swept yet are in it, their tombstones
+        follow with the sweep: so what a replica holds depends on its sequence alone, whichever deltas it came by. It
+        costs by the rows written if ``since`` is the sequence closed last or the one before, else a look through the
+        table. Raises GapError where the tombstones since then are no longer all known, and
         InputError for a ``since`` that was not closed yet.
         """
         with self._writer:

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.job or JOBS[args.data], [*local_sets(args.dir), *args.set])
     fresh_folder(args.dir)
     print(f"{stream.name}: {stream.count:,} impressions, {stream.origin}")
-    write_stream(job, timeline(stream.start()), 2 * stream.count)
+    write_stream(job, timeline(stream.start()), sum(1 for _ in timeline(stream.start())))
     from monolith.datasets.online import compare, read_steps, split_at
     from monolith.datasets.online_report import as_dict, plot, table, with_best
 

@@ -155,4 +155,4 @@ def _parity(url: str, model: str | None, state: Path) -> int:
     report = against_snapshot(url, model, state)
     for line in report.lines():
         print(line)
-    return 0 if report.equal else 1
+    return 0 if report.exact else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,9 +44,18 @@ def fresh_folder(folder: Path) -> None:
 
 
 def write_stream(
-    job: JobConfig, events: Iterable[Event], total: int, *, label: str = "writing", per_second: float | None = None
+    job: JobConfig,
+    events: Iterable[Event],
+    total: int,
+    *,
+    label: str = "writing events",
+    per_second: float | None = None,
+    note: Callable[[], str] = str,
 ) -> int:
-    """Append ``events`` (``total`` are expected) to the job's logs, shown as they go; returns how many there were."""
+    """Append ``events`` (``total`` are expected) to the job's logs and return how many there were.
+
+    Progress is shown with what ``note`` says at the time.
+    """
     from monolith.datasets.impressions import write_events
     from monolith.streaming.source import open_sink
 
@@ -56,7 +65,11 @@ def write_stream(
     try:
         with Bar("event") as bar:
             return write_events(
-                events, features, actions, per_second=per_second, on_written=lambda done: bar(label, done, total)
+                events,
+                features,
+                actions,
+                per_second=per_second,
+                on_written=lambda done: bar(label, done, total, note()),
             )
     finally:
         features.close()
@@ -74,12 +87,13 @@ def parts_of(stream: NamedStream, cut_ms: int) -> tuple[Iterator[Event], Iterato
 
 
 class Bar:
-    """Progress of one piece of work after another: a bar on a terminal, a line every few seconds elsewhere."""
+    """Progress of one piece of work after another: a bar on a terminal, elsewhere a line every few seconds."""
 
     def __init__(self, unit: str = "sample") -> None:
         self.unit = unit
         self._bar: tqdm[None] | None = None
         self._label = ""
+        self._line = ""  # the newest, where it is not printed yet
         self._next_line = 0.0
 
     def __enter__(self) -> Bar:
@@ -88,26 +102,34 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def __call__(self, label: str, done: int, total: int) -> None:
+    def __call__(self, label: str, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` of ``label`` are done; another label begins another bar."""
         if label != self._label:
             self._end()
-            self._label = label
-            self._next_line = time.monotonic() + PLAIN_EVERY_S
+            self._label, self._next_line = label, time.monotonic() + PLAIN_EVERY_S
         if sys.stderr.isatty():
-            self._show(done, total)
-        elif done >= total or time.monotonic() >= self._next_line:
+            self._show(done, total, note)
+            return
+        self._line = f"{label}: {done:,} of {total:,} {self.unit}s  {note}".rstrip()
+        if time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_EVERY_S
-            print(f"{label}: {done:,} of {total:,} {self.unit}s", file=sys.stderr, flush=True)
+            self._print()
 
-    def _show(self, done: int, total: int) -> None:
+    def _show(self, done: int, total: int, note: str) -> None:
         from tqdm import tqdm
 
         if self._bar is None:
             self._bar = tqdm(desc=self._label, total=total, unit=self.unit, file=sys.stderr, dynamic_ncols=True)
+        self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
 
+    def _print(self) -> None:
+        if self._line:
+            print(self._line, file=sys.stderr, flush=True)
+        self._line = ""
+
     def _end(self) -> None:
+        self._print()
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -67,6 +67,7 @@ class Comparison:
     times_ms: npt.NDArray[np.int64]
     scores: dict[str, Floats]
     epochs: int  # that frozen took
+    online: Learner  # online1's, after the last step
 
     def auc(self, way: str) -> float:
         """Over all samples together."""
@@ -107,7 +108,8 @@ def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
 def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) -> Comparison:
     """Train and judge all four ways; ``job`` says model, tables and batch size."""
     frozen, warm, epochs = _batch_ways(job, split, progress)
-    frozen1, online1 = _one_pass_ways(job, split, progress)
+    online = Learner(job)
+    frozen1, online1 = _one_pass_ways(online, split, progress)
     test = split.test
     return Comparison(
         labels=np.array([s.label for s in test], np.float32),
@@ -115,11 +117,11 @@ def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) 
         times_ms=np.array([s.event_time_ms for s in test], np.int64),
         scores={"frozen": frozen, "frozen1": frozen1, "online1": online1, "warm": warm},
         epochs=epochs,
+        online=online,
     )
 
 
-def _one_pass_ways(job: JobConfig, split: Split, progress: Progress) -> tuple[Floats, Floats]:
-    learner = Learner(job)
+def _one_pass_ways(learner: Learner, split: Split, progress: Progress) -> tuple[Floats, Floats]:
     _follow(learner, split.earlier, progress, "one pass")
     frozen1 = _score(learner, split.test)
     return frozen1, _judged(split, _follow(learner, split.later, progress, "online1"))

@@ -1,10 +1,9 @@
-"""The streams of the demo and the benchmarks, by name: where each comes from, which job reads it, what is true of it."""
+"""The streams of the demo and the benchmarks by name: where each comes from, which job reads it, what is true."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from monolith.events import Sample
 NAMES = ("ml-100k", "synthetic")
 JOBS = {"ml-100k": Path("jobs/demo.yaml"), "synthetic": Path("jobs/synthetic.yaml")}
 SYNTHETIC_EVENTS = 100_000
+LEAST_EVENTS = 500
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class NamedStream:
         """The event time of the first impression after ``share`` of them."""
         return next(islice(self.start(), int(self.count * share), None)).feature.event_time_ms
 
-    @cached_property
-    def example(self) -> Impression:
+    def last(self) -> Impression:
         """The last impression, for a request that a person can send."""
         return next(islice(self.start(), self.count - 1, None))
 
@@ -57,6 +56,8 @@ def open_stream(name: str, events: int | None = None) -> NamedStream:
 
     Raises ConfigError for another name or for more than there are, UnavailableError if it cannot be fetched.
     """
+    if events is not None and events < LEAST_EVENTS:
+        raise ConfigError(f"{events} events are too few to learn from and to judge by; take at least {LEAST_EVENTS}")
     if name == "synthetic":
         count = events or SYNTHETIC_EVENTS
         stream = SyntheticStream()

@@ -43,11 +43,13 @@ class SyntheticConfig(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float = 0.05  # impressions a second of event time: 100,000 take 23 days
     user_life_s: float = 20 * DAY_S  # mean life; the next holder of the slot has a new id
     item_life_s: float = 10 * DAY_S
-    drift_s: float = 7 * DAY_S  # after this long, tastes and appeals keep 1/e of what they were
+    drift_s: float = 10 * DAY_S  # after this long, tastes and appeals keep 1/e of what they were
     delay_s: float = 20.0  # mean delay of an action
     factors: int = 4
     bias: float = -0.8
-    strength: float = 1.0  # standard deviation of each part of the log-odds
+    leaning_std: float = 0.8  # standard deviations of the parts of the log-odds
+    affinity_std: float = 1.0
+    match_std: float = 0.6
     start_ms: int = 1_700_000_000_000
 
 
@@ -123,10 +125,12 @@ class _World:
 
     def _chances(self, users: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Floats:
         """Probability of an action (n,) for these pairs of slots."""
-        match = (self.users.vector[users] * self.items.vector[items]).sum(1) / np.sqrt(self.config.factors)
-        group = self.affinity[self.users.group[users], self.items.group[items]]
-        parts = self.users.leaning[users] + self.items.leaning[items] + group + match
-        chances: Floats = 1 / (1 + np.exp(-(self.config.bias + self.config.strength * parts)))
+        config = self.config
+        leaning = self.users.leaning[users] + self.items.leaning[items]
+        affinity = self.affinity[self.users.group[users], self.items.group[items]]
+        match = (self.users.vector[users] * self.items.vector[items]).sum(1) / np.sqrt(config.factors)
+        parts = config.leaning_std * leaning + config.affinity_std * affinity + config.match_std * match
+        chances: Floats = 1 / (1 + np.exp(-(config.bias + parts)))
         return chances
 
     def _pass_time(self, seconds: float) -> None:

@@ -23,7 +23,7 @@ from monolith.events import WATERMARK_START, Sample
 from monolith.tables.delta import ModelDelta
 from monolith.training.learner import Learner
 from monolith.training.metrics import StreamMetrics
-from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Snapshot, Snapshots
+from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
 from monolith.training.status import Status, StatusFile
 
 log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class Trainer:
             sequence=self.sequence,
             job=msgspec.json.decode(job_json(self.learner.job)),
         )
-        parts = {
+        parts: dict[str, Part] = {
             "tables": self.learner.save_tables,
             "dense.safetensors": self.learner.dense_state(),
             "stream.bin": self.steps.state(),

@@ -9,13 +9,13 @@ namespace {
 
 bool all_finite(const float* values, std::size_t n) {
   constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
-  bool bad = false;
+  std::uint32_t bad = 0;
   for (std::size_t i = 0; i < n; ++i) {
     std::uint32_t bits;
     std::memcpy(&bits, values + i, sizeof bits);
-    bad |= (bits & kExponent) == kExponent;
+    bad += (bits & kExponent) == kExponent;
   }
-  return !bad;
+  return bad == 0;
 }
 
 }  // namespace

@@ -12,15 +12,16 @@ namespace monolith {
 
 class RowPool {
  public:
-  explicit RowPool(std::size_t stride_bytes);  // throws std::bad_alloc when not even a small range can be reserved
+  // Reserves reserve_bytes of address space; 0: twice the machine's memory, or as much of it as can be had. Throws
+  // std::bad_alloc if that is too little to start with.
+  RowPool(std::size_t stride_bytes, std::size_t reserve_bytes);
   ~RowPool();
   RowPool(const RowPool&) = delete;
   RowPool& operator=(const RowPool&) = delete;
 
   char* at(std::uint64_t row) const { return start_ + row * stride_; }
-  std::uint64_t acquire();  // throws std::bad_alloc at the end of the range (twice the machine's memory)
+  std::uint64_t acquire();  // throws std::bad_alloc at the end of the range
   void release(std::uint64_t row) { free_.push_back(static_cast<std::uint32_t>(row)); }
-  void clear();
 
   std::uint64_t used() const { return next_ - free_.size(); }
   std::uint64_t free() const { return free_.size(); }

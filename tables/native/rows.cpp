@@ -2,12 +2,12 @@
 
 namespace monolith {
 
-Rows::Rows(std::size_t dim, std::size_t state_floats)
+Rows::Rows(std::size_t dim, std::size_t state_floats, std::size_t reserve_bytes)
     : dim_(dim),
       state_floats_(state_floats),
       tail_((dim + state_floats) * sizeof(float)),
       stride_(tail_ + kTailBytes),
-      pool_(stride_) {}
+      pool_(stride_, reserve_bytes) {}
 
 char* Rows::add(std::uint64_t hash) {
   ++changes_;
@@ -18,16 +18,15 @@ char* Rows::add(std::uint64_t hash) {
 
 void Rows::remove(std::uint64_t hash) {
   ++changes_;
+  ++removals_;
   IndexEntry* entry = index_.find(hash);
   pool_.release(entry->row - 1);
   index_.erase(entry);
 }
 
-void Rows::hash_ids(const std::int64_t* ids, std::size_t begin, std::size_t count, Chunk& chunk) const {
-  chunk.begin = begin;
-  chunk.count = count;
-  for (std::size_t i = 0; i < count; ++i) {
-    chunk.hash[i] = hash_of(ids[begin + i]);
+void Rows::hash_ids(const std::int64_t* ids, Chunk& chunk) const {
+  for (std::size_t i = 0; i < chunk.count; ++i) {
+    chunk.hash[i] = hash_of(ids[chunk.begin + i]);
     fetch(index_.home(chunk.hash[i]));
   }
 }

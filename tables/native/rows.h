@@ -31,6 +31,8 @@ struct Chunk {
   std::size_t count = 0;
   std::uint64_t hash[kSize];
   char* row[kSize];
+  bool recalled = false;       // its rows come from an earlier call, and hold as long as
+  std::uint64_t removals = 0;  // so many rows were removed ever
 };
 
 enum class Need { tail, values, all };  // what of a row the next stage reads
@@ -41,7 +43,7 @@ class Rows {
  public:
   static constexpr std::size_t kTailBytes = 16;
 
-  Rows(std::size_t dim, std::size_t state_floats);
+  Rows(std::size_t dim, std::size_t state_floats, std::size_t reserve_bytes);
 
   char* find(std::uint64_t hash) const {
     const IndexEntry* entry = index_.find(hash);
@@ -52,7 +54,7 @@ class Rows {
   void reserve(std::size_t bucket, std::size_t count) { index_.reserve(bucket, count); }
 
   // The two first stages of the pipeline. resolve() leaves nullptr for ids without a row.
-  void hash_ids(const std::int64_t* ids, std::size_t begin, std::size_t count, Chunk& chunk) const;
+  void hash_ids(const std::int64_t* ids, Chunk& chunk) const;
   void resolve(Chunk& chunk, Need need) const;
 
   template <class Visit>
@@ -73,7 +75,7 @@ class Rows {
     const std::size_t wanted = need == Need::all ? tail_ : need == Need::values ? dim_ * sizeof(float) : 0;
     for (std::size_t offset = 0; offset < wanted; offset += 64) fetch(row + offset);
     fetch(row + tail_);
-    if (need != Need::values) fetch(row + stride_ - 1);
+    fetch(row + stride_ - 1);
   }
 
   std::size_t dim() const { return dim_; }
@@ -83,7 +85,8 @@ class Rows {
   std::uint64_t free() const { return pool_.free(); }
   std::size_t stride() const { return stride_; }
   std::size_t index_bytes() const { return index_.bytes(); }
-  std::uint64_t changes() const { return changes_; }  // rises when what find() answered may no longer hold
+  std::uint64_t changes() const { return changes_; }    // rises when what find() answered may no longer hold
+  std::uint64_t removals() const { return removals_; }  // rises when a row that find() gave may no longer be there
 
  private:
   template <class T>
@@ -101,39 +104,7 @@ class Rows {
   Buckets<IndexEntry> index_;
   RowPool pool_;
   std::uint64_t changes_ = 0;
-};
-
-// The chunks of one call: next() resolves a chunk and hashes the one after, so that fetching overlaps with the work.
-class Pipeline {
- public:
-  Pipeline(const Rows& rows, Need need, const std::int64_t* ids, std::size_t n)
-      : rows_(rows), need_(need), ids_(ids), n_(n) {}
-
-  bool more() const { return done_ < n_; }
-
-  // Valid until the next call of next(); its rows, until one of them is removed.
-  Chunk& next() {
-    if (done_ == 0) hash_from(0);
-    Chunk& chunk = chunks_[turn_];
-    rows_.resolve(chunk, need_);
-    done_ += chunk.count;
-    turn_ ^= 1;
-    hash_from(done_);
-    return chunk;
-  }
-
- private:
-  void hash_from(std::size_t begin) {
-    rows_.hash_ids(ids_, begin, n_ - begin < Chunk::kSize ? n_ - begin : Chunk::kSize, chunks_[turn_]);
-  }
-
-  const Rows& rows_;
-  const Need need_;
-  const std::int64_t* ids_;
-  std::size_t n_;
-  std::size_t done_ = 0;
-  std::size_t turn_ = 0;
-  Chunk chunks_[2];
+  std::uint64_t removals_ = 0;
 };
 
 }  // namespace monolith

@@ -2,8 +2,9 @@
 //
 // The home of a hash is `hash * capacity / 2^64`, which rises with the hash, so a segment is a sorted array with gaps.
 // That makes a probe one comparison an entry, lets a miss stop early, turns growth into one sequential pass with no
-// need for powers of two, and makes the layout a function of the keys alone. There is no wrap-around: `slack` entries
-// follow the last home, and the last of them is always empty.
+// need for powers of two, and makes the layout a function of the keys alone. There is no wrap-around: some slack
+// follows the last home, and its last entry is always empty. Where hashes crowd (ids can be made up so that they do),
+// runs get long and the slack doubles; memory stays in proportion to the number of entries.
 //
 // An Entry has a `hash`, `empty()`, and all-zero payload when empty. Empty entries hold the largest hash, so that the
 // probe needs no second test. Not thread safe: the table takes turns.
@@ -27,7 +28,7 @@ constexpr double kGrowth = 1.25;  // small steps: 16-byte entries at load 0.64-0
 template <class Entry>
 class Segment {
  public:
-  Segment() : entries_(&nothing) {}
+  Segment() : entries_(&nothing), size_(0), slack_doublings_(0) {}
   ~Segment() { clear(); }
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -44,8 +45,8 @@ class Segment {
 
   // Adds `added`, whose hash must not be present. Pointers to entries end here; `stagger` is in [0, 1).
   void insert(const Entry& added, double stagger) {
-    if (size_ + 1 > kLoad * capacity_) grow(size_ + 1, stagger);
-    while (!place(added)) grow(capacity_, stagger);
+    reserve(size_ + 1, stagger);
+    while (!place(added)) rebuild(capacity_, slack_doublings_ + 1);
     ++size_;
   }
 
@@ -57,8 +58,9 @@ class Segment {
     --size_;
   }
 
+  // Makes room for `count` entries in all.
   void reserve(std::size_t count, double stagger) {
-    if (count > kLoad * capacity_) grow(count, stagger);
+    if (count > kLoad * capacity_) rebuild(capacity_for(count, stagger), slack_doublings_);
   }
 
   void clear() {
@@ -66,6 +68,7 @@ class Segment {
     entries_ = &nothing;
     capacity_ = 1;
     size_ = 0;
+    slack_doublings_ = 0;
   }
 
   // Calls visit(entry) for every entry, in the order of hashes. It must neither insert nor erase.
@@ -86,8 +89,10 @@ class Segment {
  private:
   inline static Entry nothing = Entry::none();  // what a segment that was never written points to: one empty entry
 
-  static std::size_t slack(std::size_t capacity) { return std::min<std::size_t>(8 + capacity / 8, 96); }
-  std::size_t allocated() const { return entries_ == &nothing ? 1 : capacity_ + slack(capacity_); }
+  static std::size_t total(std::size_t capacity, unsigned slack_doublings) {
+    return capacity + (std::min<std::size_t>(8 + capacity / 8, 96) << slack_doublings);
+  }
+  std::size_t allocated() const { return entries_ == &nothing ? 1 : total(capacity_, slack_doublings_); }
 
   std::size_t home_index(std::uint64_t hash) const {  // the top 10 bits are the same in the whole segment
     return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << 10) * capacity_) >> 64);
@@ -112,36 +117,38 @@ class Segment {
     return static_cast<std::size_t>(capacity);
   }
 
-  void grow(std::size_t count, double stagger) {
+  void rebuild(std::size_t capacity, unsigned slack_doublings) {
     Segment larger;
-    std::size_t capacity = std::max<std::size_t>(capacity_for(count, stagger), capacity_ + 1);
-    while (!larger.fill_from(*this, capacity)) capacity += capacity / 4;
+    while (!larger.fill_from(*this, capacity, slack_doublings)) ++slack_doublings;
     std::swap(entries_, larger.entries_);
     std::swap(capacity_, larger.capacity_);
+    slack_doublings_ = slack_doublings;
   }
 
-  bool fill_from(const Segment& old, std::size_t capacity) {
+  bool fill_from(const Segment& old, std::size_t capacity, unsigned slack_doublings) {
     clear();
-    const std::size_t total = capacity + slack(capacity);
-    const std::size_t bytes = (total * sizeof(Entry) + 63) / 64 * 64;
+    const std::size_t count = total(capacity, slack_doublings);
+    const std::size_t bytes = (count * sizeof(Entry) + 63) / 64 * 64;
     auto* entries = static_cast<Entry*>(std::aligned_alloc(64, bytes));
     if (entries == nullptr) throw std::bad_alloc();
-    std::fill_n(entries, total, Entry::none());
+    std::fill_n(entries, count, Entry::none());
     entries_ = entries;
     capacity_ = static_cast<std::uint32_t>(capacity);
     std::size_t next = 0;
     bool fits = true;
     old.each([&](const Entry& entry) {
       next = std::max(next, home_index(entry.hash));
-      fits = fits && next + 1 < total;
+      fits = fits && next + 1 < count;
       if (fits) entries_[next++] = entry;
     });
     return fits;
   }
 
+  // 16 bytes in all, so that the 1,024 segments of an index stay in the L1 cache.
   Entry* entries_;
-  std::uint32_t capacity_ = 1;  // homes; 16 bytes in all, so that the 1,024 segments of an index stay in the L1 cache
-  std::uint32_t size_ = 0;
+  std::uint32_t capacity_ = 1;  // homes
+  std::uint32_t size_ : 26;
+  std::uint32_t slack_doublings_ : 6;
 };
 
 // 1,024 segments, picked by the top bits of the hash: the table's logical buckets, and its index.

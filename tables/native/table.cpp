@@ -22,13 +22,13 @@ std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
-      rows_(options.dim, state_floats_of(options)),
+      rows_(options.dim, state_floats_of(options), options.reserve_bytes),
       counters_(limits_of(options)),
       sums_(rows_, options.on_nonfinite, options.max_gradient) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
-  if (times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
+  start_observing(ids, n, times);
   Pipeline pipeline(rows_, Need::tail, ids, n);
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
@@ -36,15 +36,22 @@ void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
     const std::uint64_t changes = rows_.changes();
     for (std::size_t i = 0; i < chunk.count; ++i) {
       char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
-      observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_);
+      recent_.add(observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_));
     }
+    recent_.end(rows_);  // a live row does not expire within the call, so what was kept still holds
   }
   statistics_.observed += n;
 }
 
+void Table::start_observing(const std::int64_t* ids, std::size_t n, Times times) {
+  if (times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
+  WriterTurn turn(turnstile_);
+  recent_.begin(ids, n);
+}
+
 void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
   for_dim(options_.dim, [&](auto dim) {
-    Pipeline pipeline(rows_, Need::values, ids, n);
+    Pipeline pipeline(rows_, Need::values, ids, n, &recent_);
     while (pipeline.more()) {
       ReaderTurn turn(turnstile_);
       const Chunk& chunk = pipeline.next();
@@ -81,7 +88,7 @@ void Table::set_clock(std::int64_t clock_ms) {
   cutoff_ = cutoff_for(clock_ms, options_.ttl_ms);
 }
 
-void Table::observe_one(std::uint64_t hash, char* row, std::int64_t t) {
+char* Table::observe_one(std::uint64_t hash, char* row, std::int64_t t) {
   if (row != nullptr && expired(row)) {
     remove(hash);
     row = nullptr;
@@ -98,6 +105,7 @@ void Table::observe_one(std::uint64_t hash, char* row, std::int64_t t) {
     start_state(row, hash, t);
     ++statistics_.admitted;
   }
+  return row;
 }
 
 bool Table::admits(std::uint64_t hash, std::int64_t t) {
@@ -194,7 +202,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           counters_.bytes(),
           tombstones_.bytes(),
-          sums_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

@@ -16,6 +16,7 @@
 #include "gradient_sums.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
+#include "pipeline.h"
 #include "rows.h"
 #include "times.h"
 #include "tombstones.h"
@@ -33,6 +34,7 @@ struct TableOptions {
   std::int64_t ttl_ms;  // 0: rows never expire
   NonFinite on_nonfinite;
   float max_gradient;
+  std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
 };
 
 struct Statistics {  // what happened since the table was made; a part of its state
@@ -99,9 +101,10 @@ class Table {
   std::size_t state_floats() const { return rows_.state_floats(); }
 
  private:
-  bool expired(const char* row) const { return rows_.last_seen(row) < cutoff_; }
+  bool expired(const char* row) const { return cutoff_ != INT64_MIN && rows_.last_seen(row) < cutoff_; }
   void set_clock(std::int64_t clock_ms);
-  void observe_one(std::uint64_t hash, char* row, std::int64_t t);
+  void start_observing(const std::int64_t* ids, std::size_t n, Times times);
+  char* observe_one(std::uint64_t hash, char* row, std::int64_t t);  // the row that the id has then
   bool admits(std::uint64_t hash, std::int64_t t);
   char* add_row(std::uint64_t hash);
   void start_values(char* row, std::uint64_t hash);
@@ -128,6 +131,7 @@ class Table {
   Rows rows_;
   std::int64_t clock_ms_ = INT64_MIN;
   std::int64_t cutoff_ = INT64_MIN;  // rows last seen before it have expired
+  Recent recent_;
 
   Counters counters_;
   Tombstones tombstones_;

@@ -4,7 +4,7 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kAhead = 12;  // rows fetched before they are stepped
+constexpr std::size_t kAhead = 24;  // rows fetched before they are stepped
 
 }  // namespace
 
@@ -22,7 +22,7 @@ std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads,
 
 // Reads what readers read and writes what they do not, so it needs no turn. Nothing is changed but scratch.
 std::int64_t Table::gather(const std::int64_t* ids, std::size_t n, Statistics& counted) {
-  Pipeline pipeline(rows_, Need::tail, ids, n);
+  Pipeline pipeline(rows_, Need::tail, ids, n, &recent_);
   while (pipeline.more()) {
     const Chunk& chunk = pipeline.next();
     const bool clean = sums_.finite(chunk.begin, chunk.count);

@@ -95,6 +95,12 @@ def kit(tmp_path: Path) -> Kit:
     return Kit(tmp_path)
 
 
+@pytest.fixture(scope="session")
+def kit_class() -> type[Kit]:
+    """For fixtures that outlive one test."""
+    return Kit
+
+
 def _row(n: int, item: int, time_ms: int, **event: Any) -> Row:
     body = {"v": 1, "request_id": f"r{n}", "item_id": str(item), "event_time_ms": time_ms, **event}
     return f"r{n}".encode(), json.dumps(body).encode(), time_ms

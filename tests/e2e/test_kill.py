@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from monolith.serving.parity import compare_images
 
 from monolith.commands.compare import compare_snapshots
+from monolith.serving.parity import compare_images
 from monolith.serving.store import open_store
 from monolith.training.snapshot import Snapshots
 

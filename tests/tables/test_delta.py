@@ -32,7 +32,8 @@ def test_delta_ids_ascend_as_signed_integers(make_table, ids):
 
 def test_image_has_no_tombstones(make_table, ids):
     table = make_table(expiry=ONE_SECOND)
-    table.observe(ids(1, 2), event_time_ms=np.array([1000, 3000]))
+    table.observe(ids(1), event_time_ms=1000)
+    table.observe(ids(2), event_time_ms=3000)
     table.cut()
     table.observe(ids(3), event_time_ms=3500)
     table.sweep(1024)
@@ -43,7 +44,8 @@ def test_image_has_no_tombstones(make_table, ids):
 
 def test_expired_rows_leave_a_replica_with_the_sweep(make_table, ids):
     table = make_table(expiry=ONE_SECOND)
-    table.observe(ids(1, 2), event_time_ms=np.array([1000, 3000]))
+    table.observe(ids(1), event_time_ms=1000)
+    table.observe(ids(2), event_time_ms=3000)
     table.cut()
     assert (table.rows()[0].tolist(), table.delta(0).ids.tolist()) == ([2], [1, 2])
     table.sweep(1024)

@@ -13,6 +13,11 @@ inline float decayed(float grad, float w, float weight_decay) {
   return weight_decay == 0.0f ? grad : grad + weight_decay * w;
 }
 
+template <std::size_t kHalf>
+void fold(float* lane) {
+  for (std::size_t k = 0; k < kHalf; ++k) lane[k] += lane[k + kHalf];
+}
+
 // Sum over 16 lanes, each in the order of columns, then lanes pairwise: the order in which wide SIMD adds.
 template <class Dim, class Term>
 float lane_sum(Dim dim, Term term) {
@@ -21,8 +26,10 @@ float lane_sum(Dim dim, Term term) {
   for (; i + 16 <= dim; i += 16)
     for (std::size_t k = 0; k < 16; ++k) lane[k] += term(i + k);
   for (std::size_t k = 0; i + k < dim; ++k) lane[k] += term(i + k);
-  for (std::size_t half = 8; half > 0; half /= 2)
-    for (std::size_t k = 0; k < half; ++k) lane[k] += lane[k + half];
+  fold<8>(lane);
+  fold<4>(lane);
+  fold<2>(lane);
+  fold<1>(lane);
   return lane[0];
 }
 

@@ -1,0 +1,62 @@
+"""A store compared, bit by bit, with the trainer's newest snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from monolith.errors import ConfigError
+from monolith.serving.parity import Parity, compare
+from monolith.serving.store import open_store
+from monolith.tables import Table
+from monolith.training.snapshot import Snapshot, Snapshots
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """Parity by table, at which sequence either side stands."""
+
+    tables: dict[str, Parity]
+    store_sequence: int
+    snapshot_sequence: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row is equal, none missing, stale or zombie."""
+        return all(parity.exact for parity in self.tables.values())
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"store at sequence {self.store_sequence}, snapshot at sequence {self.snapshot_sequence}"
+        for name, p in self.tables.items():
+            yield f"  table {name}: {p.equal:,} equal, {p.missing:,} missing, {p.stale:,} stale, {p.zombie:,} zombie"
+        if not self.exact and self.store_sequence != self.snapshot_sequence:
+            yield "  the two are of different moments, so rows that changed between them differ"
+
+
+def against_snapshot(url: str, model: str | None, state: Path) -> ParityReport:
+    """Compare the store at ``url`` with the newest snapshot in the state folder ``state``."""
+    newest = _newest(state)
+    tables = _tables(newest)
+    store = open_store(url, model or newest.manifest.model, create=False)
+    try:
+        return ParityReport(compare(store, tables), store.version().sequence, newest.manifest.sequence)
+    finally:
+        store.close()
+
+
+def snapshot_tables(state: Path) -> dict[str, Table]:
+    """The tables of the newest snapshot in the state folder ``state``, by name."""
+    return _tables(_newest(state))
+
+
+def _newest(state: Path) -> Snapshot:
+    newest = Snapshots(state / "snapshots").newest()
+    if newest is None:
+        raise ConfigError(f"{state} holds no snapshot to compare with; name the job's state folder")
+    return newest
+
+
+def _tables(snapshot: Snapshot) -> dict[str, Table]:
+    return {folder.name: Table.open(folder) for folder in sorted((snapshot.path / "tables").iterdir())}

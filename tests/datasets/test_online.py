@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monolith.commands.local_stream import local_sets
+from monolith.config import JobConfig, parse_job
+from monolith.datasets.impressions import timeline, write_events
+from monolith.datasets.online import WAYS, Comparison, compare, read_steps, split_at
+from monolith.datasets.online_report import BEST, as_dict, gains, plot, table, with_best
+from monolith.datasets.streams import NamedStream
+from monolith.datasets.synthetic import SyntheticConfig, SyntheticStream
+from monolith.errors import InputError
+from monolith.streaming.source import open_sink
+from monolith.training.learner import Learner
+
+COUNT = 1200
+JOB = """
+name: small
+input: {features: log://x, actions: log://y}
+join: {window_s: 120}
+tables:
+  - {name: user, dim: 3, admission: {kind: min_count, count: 2}, expiry: {kind: idle, ttl_s: 3600}}
+  - {name: item, dim: 3}
+  - {name: segment, dim: 3}
+  - {name: category, dim: 3}
+model: {kind: fm}
+train: {batch_size: 32, step_records: 100}
+"""
+
+
+@pytest.fixture(scope="module")
+def stream() -> NamedStream:
+    synthetic = SyntheticStream(SyntheticConfig(users=40, items=30))
+    return NamedStream("small", "generated", COUNT, lambda: synthetic.impressions(COUNT), True)
+
+
+@pytest.fixture(scope="module")
+def job(stream: NamedStream, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+    """A job whose logs hold the stream."""
+    job = parse_job(JOB, "small.yaml", local_sets(tmp_path_factory.mktemp("online")))
+    features, actions = open_sink(job.input.features), open_sink(job.input.actions)
+    write_events(timeline(stream.start()), features, actions)
+    features.close()
+    actions.close()
+    return job
+
+
+@pytest.fixture(scope="module")
+def steps(job: JobConfig, tmp_path_factory: pytest.TempPathFactory):
+    return read_steps(job, tmp_path_factory.mktemp("journal") / "journal")
+
+
+@pytest.fixture(scope="module")
+def split(stream: NamedStream, steps):
+    return split_at(steps, stream.cut_ms(0.8))
+
+
+@pytest.fixture(scope="module")
+def comparison(job: JobConfig, split) -> Comparison:
+    return compare(job, split)
+
+
+@pytest.fixture
+def known(comparison: Comparison) -> Comparison:
+    """Two users, one of them always scored right, the other always wrong, and the levels the wrong way round."""
+    return Comparison(
+        labels=np.array([1, 0, 1, 0], np.float32),
+        users=np.array([7, 7, 8, 8]),
+        times_ms=np.array([0, 1000, 2000, 3000]),
+        scores={way: np.array([0.2, 0.1, 0.8, 0.9], np.float32) for way in WAYS},
+        epochs=1,
+        online=comparison.online,
+    )
+
+
+def test_the_samples_are_the_impressions_with_their_labels(stream: NamedStream, steps):
+    acted = {i.feature.request_id: i.action is not None for i in stream.start()}
+    first_label: dict[str, float] = {}
+    for step in steps:
+        for sample in step.samples:
+            first_label.setdefault(sample.request_id, sample.label)
+            assert sample.label == 0.0 or acted[sample.request_id]
+    assert first_label.keys() == acted.keys()
+    agree = [first_label[request] == acted[request] for request in acted]
+    assert np.mean(agree) > 0.98  # an action after its window is first a negative
+
+
+def test_the_steps_of_a_journal_are_read_again_as_they_were(job: JobConfig, tmp_path: Path):
+    first = read_steps(job, tmp_path / "journal")
+    again = read_steps(job, tmp_path / "journal", recorded=True)
+    assert [(s.number, s.samples, s.watermark_ms) for s in again] == [
+        (s.number, s.samples, s.watermark_ms) for s in first
+    ]
+
+
+def test_the_split_keeps_everything_and_judges_only_what_was_shown_after_the_cut(stream: NamedStream, steps, split):
+    assert split.earlier + split.later == steps
+    assert all(sample.event_time_ms < split.cut_ms for sample in split.train)
+    assert all(sample.event_time_ms >= split.cut_ms for sample in split.test)
+    assert len(split.test) == pytest.approx(0.2 * COUNT, abs=5)
+
+
+@pytest.mark.parametrize("cut_ms", [0, 2**60])
+def test_a_cut_outside_the_stream_is_refused(steps, cut_ms: int):
+    with pytest.raises(InputError, match=f"cannot be cut at event time {cut_ms}: its samples are from"):
+        split_at(steps, cut_ms)
+
+
+def test_all_ways_score_the_same_samples(comparison: Comparison, split):
+    assert list(comparison.scores) == list(WAYS)
+    assert {len(scores) for scores in comparison.scores.values()} == {len(split.test)}
+    assert list(comparison.labels) == [sample.label for sample in split.test]
+    assert comparison.epochs >= 1
+
+
+def test_online1_is_what_a_trainer_does_with_the_steps(job: JobConfig, comparison: Comparison, split, steps):
+    learner, scores = Learner(job), {}
+    for step in steps:
+        for start in range(0, len(step.samples), job.train.batch_size):
+            batch = step.samples[start : start + job.train.batch_size]
+            scores |= dict(zip(map(id, batch), learner.step(batch), strict=True))
+        learner.advance(step.watermark_ms, job.train.sweep_buckets)
+    assert [scores[id(sample)] for sample in split.test] == list(comparison.scores["online1"])
+    for name, mine in learner.tables.items():
+        ids, values = mine.rows()
+        their_ids, their_values = comparison.online.tables[name].rows()
+        assert np.array_equal(ids, their_ids)
+        assert np.array_equal(values, their_values)
+
+
+def test_frozen1_is_one_pass_over_the_first_part_and_no_update(job: JobConfig, comparison: Comparison, split):
+    learner = Learner(job)
+    for step in split.earlier:
+        for start in range(0, len(step.samples), job.train.batch_size):
+            learner.step(step.samples[start : start + job.train.batch_size])
+        learner.advance(step.watermark_ms, job.train.sweep_buckets)
+    assert np.array_equal(learner.score(split.test), comparison.scores["frozen1"])
+    assert not np.array_equal(comparison.scores["frozen1"], comparison.scores["online1"])
+
+
+def test_the_same_comparison_twice_gives_the_same_bits(comparison: Comparison, job: JobConfig, split):
+    again = compare(job, split)
+    for way in WAYS:
+        assert np.array_equal(again.scores[way], comparison.scores[way])
+
+
+def test_the_true_probabilities_are_found_again_and_are_best(stream: NamedStream, comparison: Comparison, split):
+    truth = stream.probabilities(split.test)
+    by_request = {i.feature.request_id: i.probability for i in stream.start()}
+    assert truth == pytest.approx([by_request[sample.request_id] for sample in split.test], rel=1e-6)
+    best = with_best(comparison, truth)
+    assert all(best.auc(BEST) > best.auc(way) for way in WAYS)
+    assert table(best)[5].startswith("best")
+
+
+def test_gauc_looks_inside_users_only(known: Comparison):
+    assert known.auc("online1") == 0.5
+    assert known.gauc("online1") == 0.5
+    assert known.gauc("online1") != known.windows("online1", 2)[1][0]
+    times, areas = known.windows("online1", 2)
+    assert list(times) == [1000, 3000]
+    assert list(areas) == [1.0, 0.0]
+
+
+def test_the_gains_are_against_the_same_model_stopped(known: Comparison):
+    known.scores["online1"] = np.array([0.2, 0.1, 0.95, 0.9], np.float32)
+    (one, one_auc, one_gauc), (warm, warm_auc, _) = gains(known)
+    assert (one, warm) == ("online1 - frozen1", "warm - frozen")
+    assert (one_auc, one_gauc) == (0.25, 0.5)
+    assert warm_auc == 0.0
+    assert as_dict(known)["gains"]["online1 - frozen1"] == {"auc": 0.25, "gauc": 0.5}
+
+
+def test_the_plot_is_a_png(comparison: Comparison, tmp_path: Path):
+    plot(comparison, tmp_path / "online.png", "title")
+    assert (tmp_path / "online.png").read_bytes().startswith(b"\x89PNG")

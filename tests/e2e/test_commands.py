@@ -1,0 +1,221 @@
+"""The commands as a user types them, right and wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+
+from monolith.streaming.source import open_sink, open_source
+from monolith.training.status import read_status
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, kit_class):
+    """A small run that ended: its job file in a kit."""
+    kit = kit_class(tmp_path_factory.mktemp("trained"))
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=2_000)
+    ended = kit.run("train", kit.job("small"))
+    assert ended.returncode == 0, ended.stderr
+    return kit
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_says_what_is_in_a_state_folder_a_stream_and_a_store(trained):
+    state = trained.run("inspect", "small/state").stdout
+    assert "journal small/state/journal: run" in state
+    assert "table user:" in state
+    assert "all checksums right" in state
+    stream = trained.run("inspect", "log://features", "--head", "1").stdout
+    assert "2,000 records in 1 partitions" in stream
+    assert '"request_id": "r0"' in stream
+    store = trained.run("inspect", "lmdb://small/store").stdout
+    assert "table item:" in store
+    assert "generation 1" in store
+
+
+def test_inspect_against_finds_the_store_equal_to_the_trainer(trained):
+    compared = trained.run("inspect", "lmdb://small/store", "--against", "small/state")
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    assert "0 missing, 0 stale, 0 zombie" in compared.stdout
+
+
+def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained):
+    import pyarrow.parquet as pq
+
+    for source, name in (("small/state", "a.parquet"), ("lmdb://small/store", "b.parquet")):
+        done = trained.run("export", source, "--table", "tags", "--out", name)
+        assert done.returncode == 0, done.stderr
+    left, right = (pq.read_table(trained.folder / name).sort_by("id") for name in ("a.parquet", "b.parquet"))
+    assert left.num_rows == 7
+    assert left.equals(right)
+
+
+def test_an_ended_run_started_again_changes_nothing(trained):
+    before = read_status(trained.folder / "small/state/status.json")
+    assert trained.run("train", "small.yaml").returncode == 0
+    after = read_status(trained.folder / "small/state/status.json")
+    assert (after.step, after.sequence, after.samples) == (before.step, before.sequence, before.samples)
+
+
+def test_serve_answers_over_http_and_stops_on_sigterm(trained):
+    port = free_port()
+    server = trained.spawn("serve", "small.yaml", "--port", port)
+    try:
+        trained.wait(lambda: answers(f"http://127.0.0.1:{port}/ready"), "a ready server")
+        version = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/version"))
+        assert version["sequence"] == read_status(trained.folder / "small/state/status.json").sequence
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0, trained.output()
+
+
+def test_sigterm_ends_a_following_run_with_a_snapshot_and_exit_0(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_000)
+    daemon = kit.spawn("train", kit.job("live", input={"follow": True}))
+    status = kit.folder / "live/state/status.json"
+    kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.samples > 900, "the log to be read")
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=30) == 0, kit.output()
+    assert f"step {read_status(status).step}," in kit.run("inspect", "live/state").stdout
+
+
+def test_bad_events_become_dead_letters_and_the_rest_is_trained(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
+    sink = open_sink(f"log://{kit.folder / 'features'}")
+    good = {"type": "feature", "v": 1, "request_id": "q", "item_id": "i", "event_time_ms": 1_700_000_700_000}
+    far = {**good, "event_time_ms": 4_000_000_000_000, "features": {"user": 1}}
+    bad = [
+        b"not json",
+        b"\xff\xff",
+        b"",
+        json.dumps({**good, "features": {"nobody": 1}}).encode(),
+        json.dumps({**good, "features": {"user": "a word"}}).encode(),
+        json.dumps({**good, "features": {"tags": {"x": float("nan")}}}).encode(),
+        json.dumps({**good, "v": 99, "features": {}}).encode(),
+        json.dumps(far).encode(),
+    ]
+    sink.append([(b"k", value, 1_700_000_700_000) for value in bad])
+    sink.close()
+    done = kit.run("train", kit.job("bad"))
+    assert done.returncode == 0, done.stderr
+    assert read_status(kit.folder / "bad/state/status.json").samples == 300
+    letters = open_source(f"log://{kit.folder / 'bad/dead'}")
+    found = letters.poll(100, 5.0)
+    letters.close()
+    assert len(found) == len(bad)
+
+
+# --- what does not ----------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_key_names_file_line_and_nearest_key(kit):
+    path = kit.job("typo", train={"batchsize": 3})
+    refused = kit.run("train", path)
+    assert refused.returncode == 1
+    assert "typo.yaml" in refused.stderr
+    assert "batch_size" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"input": {"features": "log://nowhere"}}, "nowhere"),
+        ({"store": "mysql://x"}, "mysql"),
+        ({"input": {"features": "kafka://127.0.0.1:1"}}, "topic"),
+    ],
+)
+def test_a_job_that_cannot_run_is_refused_in_one_line(kit, settings, says):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=10)
+    refused = kit.run("train", kit.job("wrong", **settings))
+    assert refused.returncode == 1
+    assert says in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_state_folder_in_use_is_refused(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
+    job = kit.job("live", input={"follow": True})
+    daemon = kit.spawn("train", job)
+    try:
+        kit.wait(lambda: (kit.folder / "live/state/status.json").exists(), "the first trainer")
+        refused = kit.run("train", job)
+        assert refused.returncode == 1
+        assert f"in use by process {daemon.pid}" in refused.stderr
+    finally:
+        daemon.kill()
+        daemon.wait()
+
+
+def test_a_damaged_snapshot_is_passed_over_and_the_run_ends_the_same(trained, kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=2_000)
+    job = kit.job("small")
+    assert kit.run("train", job).returncode == 0
+    newest = sorted((kit.folder / "small/state/snapshots").iterdir())[-1]
+    whole = (newest / "manifest.json").read_bytes()
+    damage(newest / "tables/user")
+    again = kit.run("train", job)
+    assert again.returncode == 0, again.stderr
+    assert "snapshot damaged" in again.stderr
+    assert (newest / "manifest.json").read_bytes() == whole
+
+
+def test_a_damaged_log_is_named_with_its_offset(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=3_000)
+    data = max((kit.folder / "features").rglob("*"), key=lambda p: p.stat().st_size)
+    content = bytearray(data.read_bytes())
+    at = content.rindex(b'"request_id"')
+    content[at + 2] ^= 0xFF
+    data.write_bytes(content)
+    refused = kit.run("train", kit.job("damaged"))
+    assert refused.returncode == 1
+    assert "CorruptError" in refused.stderr
+    assert "offset" in refused.stderr
+
+
+def test_a_port_in_use_is_named(trained):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = trained.run("serve", "small.yaml", "--port", taken.getsockname()[1])
+    assert refused.returncode == 1
+    assert str(taken.getsockname()[1] if taken.fileno() >= 0 else "") in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_replay_into_a_used_folder_is_refused(trained):
+    refused = trained.run("replay", "small.yaml", "--state", "small/state")
+    assert refused.returncode == 1
+    assert "not empty" in refused.stderr
+
+
+# --- small tools ------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    try:
+        return urllib.request.urlopen(url, timeout=1).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def damage(folder) -> None:
+    path = next(p for p in folder.iterdir() if p.is_file())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)

@@ -1,0 +1,22 @@
+// A test is a function that throws when a CHECK does not hold.
+#pragma once
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#define CHECK(condition)                                                                                \
+  do {                                                                                                  \
+    if (!(condition))                                                                                   \
+      throw std::runtime_error(std::string(__FILE__ ":") + std::to_string(__LINE__) + ": " #condition); \
+  } while (false)
+
+struct Test {
+  const char* name;
+  std::function<void()> run;
+};
+
+std::vector<Test> segment_tests();
+std::vector<Test> table_tests();
+std::vector<Test> thread_tests();

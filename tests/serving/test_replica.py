@@ -1,0 +1,303 @@
+"""A replica answers from one version, follows, and finds its way back after anything that happens to its store."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from monolith.errors import ConfigError, CorruptError, GapError, InputError, UnavailableError
+from monolith.serving.follower import Follower
+from monolith.serving.ledger import Version
+from monolith.serving.replica import Replica
+from monolith.serving.store import Image, Model, open_store
+from monolith.serving.wire import PublishedDelta
+
+MODES = pytest.mark.parametrize("mode", ["memory", "direct"])
+
+
+@pytest.fixture
+def open_replica(recommender, url):
+    opened = []
+
+    def start(mode="memory") -> Replica:
+        opened.append(Replica.open(url, "demo", mode))
+        return opened[-1]
+
+    yield start
+    for replica in opened:
+        replica.close()
+
+
+@MODES
+def test_look_ups_are_the_trainers_rows(open_replica, recommender, mode):
+    replica, ids = open_replica(mode), np.array([2, 99, 1], np.int64)
+    rows = replica.lookup("user", ids)
+    assert rows.dtype == np.float32
+    assert np.array_equal(rows, recommender.tables["user"].lookup(ids))
+    assert rows[0].any()
+    assert not rows[1].any()
+
+
+@MODES
+def test_a_features_values_are_encoded_as_in_training(open_replica, recommender, mode):
+    from monolith.tables.hashing import hash_string, salted
+
+    replica = open_replica(mode)
+    movies = recommender.tables["movie"].lookup(salted("movie", np.array([10, 11], np.int64)))
+    assert np.array_equal(
+        replica.lookup("last_movie", [10]), recommender.tables["movie"].lookup(salted("last_movie", np.array([10])))
+    )
+    assert np.array_equal(replica.lookup("movie", [10, 11]), movies)
+    assert movies.any(axis=1).all()
+    tag = np.array([hash_string("tags", "funny")], np.int64)
+    assert np.array_equal(replica.lookup("tags", ["funny"]), recommender.tables["tags"].lookup(tag))
+    assert np.array_equal(replica.lookup("tags", tag), recommender.tables["tags"].lookup(tag))
+
+
+@MODES
+def test_predictions_are_the_models(open_replica, recommender, samples, mode):
+    prediction = open_replica(mode).predict(samples)
+    assert prediction.version.sequence == 1
+    np.testing.assert_allclose(prediction.probabilities, recommender.probabilities(samples), rtol=1e-6)
+    assert len(set(prediction.probabilities.tolist())) == len(samples)
+
+
+@MODES
+def test_no_samples_and_no_ids_are_answered(open_replica, mode):
+    replica = open_replica(mode)
+    assert replica.lookup("user", []).shape == (0, 4)
+    assert replica.predict([]).probabilities.shape == (0,)
+
+
+@MODES
+def test_bad_questions_are_input_errors(open_replica, mode):
+    replica = open_replica(mode)
+    for name, values, message in [
+        ("nothing", [1], r"no table or feature 'nothing', it has .*'movie'"),
+        ("user", ["one"], "takes an integer"),
+        ("user", [1.5], "takes an integer"),
+        ("user", [None], "is null"),
+        ("user", [2**63], "does not fit 64 bits"),
+        ("tags", [[1]], "'tags'"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            replica.lookup(name, values)
+    with pytest.raises(InputError, match="unknown_feature: sample 1: .*'colour'"):
+        replica.predict([{"user": 1}, {"colour": 3}])
+    with pytest.raises(InputError, match="sample 1: .*takes an integer"):
+        replica.predict([{"user": 1}, {"user": "one"}])
+
+
+@MODES
+def test_a_model_without_a_graph_can_only_look_up(tmp_path, model, mode):
+    store = open_store(f"lmdb://{tmp_path}/plain", "demo")
+    generation = store.take_over(model.card).generation
+    store.apply(model.delta(0), generation, model.lineage)
+    with Replica(store, mode) as replica:
+        assert replica.wait_until_ready(20)
+        assert replica.lookup("user", [2])[0].tobytes() == model.states[3][2]
+        with pytest.raises(InputError, match="no graph"):
+            replica.predict([{"user": 2}])
+
+
+@MODES
+def test_what_is_published_can_be_read(open_replica, recommender, samples, mode):
+    replica = open_replica(mode)
+    for _ in range(3):
+        recommender.learn([*samples, {"user": 55}])
+        recommender.publish()
+    assert replica.wait_for(4, 20)
+    np.testing.assert_allclose(replica.predict(samples).probabilities, recommender.probabilities(samples), rtol=1e-6)
+    assert replica.lookup("user", [55]).any()
+    assert replica.version().sequence == 4
+
+
+def test_freshness_is_the_time_since_ingestion(open_replica, recommender):
+    replica = open_replica()
+    assert replica.freshness() is None
+    for _ in range(3):
+        recommender.publish()
+    assert replica.wait_for(4, 20)
+    freshness = replica.freshness()
+    assert freshness.samples == 3
+    assert 5 <= freshness.p50_ms <= freshness.p99_ms
+
+
+def test_a_new_run_replaces_rows_and_weights(open_replica, start_recommender, samples, wait_until):
+    replica = open_replica()
+    other = start_recommender("run-2")
+    other.learn([{"user": 400}])
+    other.publish()
+    wait_until(lambda: replica.version().lineage == "run-2", "the new run being served")
+    assert not replica.lookup("user", [1, 2]).any()
+    np.testing.assert_allclose(replica.predict(samples).probabilities, other.probabilities(samples), rtol=1e-6)
+    assert replica.status().images == 2
+
+
+def test_a_trainer_that_comes_back_is_followed_on(open_replica, recommender, url, samples):
+    """The same run, card and graph under a new generation: no image is loaded again."""
+    from monolith.serving.publisher import Publisher
+
+    replica, again = open_replica(), open_store(url, "demo")
+    publisher = Publisher(again)
+    publisher.start(recommender.card, recommender.store.graph())
+    recommender.learn(samples)
+    (recommender.sequence,) = {table.cut() for table in recommender.tables.values()}
+    publisher.publish(recommender.sequence, recommender.delta)
+    assert replica.wait_for(2, 20)
+    assert replica.version().generation == 2
+    assert replica.status().images == 1
+    again.close()
+
+
+def test_another_graph_of_the_same_run_is_taken_up(open_replica, recommender, url, samples, wait_until):
+    import onnx
+
+    from monolith.serving.publisher import Publisher
+
+    renamed = onnx.load_from_string(recommender.store.graph())
+    renamed.graph.name = "another"
+    replica, again = open_replica(), open_store(url, "demo")
+    publisher = Publisher(again)
+    publisher.start(recommender.card, renamed.SerializeToString())
+    (recommender.sequence,) = {table.cut() for table in recommender.tables.values()}
+    publisher.publish(recommender.sequence, recommender.delta)
+    wait_until(lambda: replica.status().images == 2, "the image with the other graph being loaded")
+    np.testing.assert_allclose(replica.predict(samples).probabilities, recommender.probabilities(samples), rtol=1e-6)
+    again.close()
+
+
+@MODES
+def test_readers_in_many_threads_never_see_a_mixed_version(open_replica, recommender, samples, in_thread, mode):
+    """Rows of all tables move by one a step and the bias is the step: an answer must fit one step exactly."""
+    replica, done = open_replica(mode), threading.Event()
+    expected = {1: recommender.probabilities(samples)}
+    answers = []
+
+    def ask() -> None:
+        while not done.is_set():
+            prediction = replica.predict(samples)
+            answers.append((prediction.version.sequence, prediction.probabilities))
+
+    for _ in range(3):
+        in_thread(ask)
+    for sequence in range(2, 40):
+        recommender.learn(samples)
+        recommender.publish()
+        expected[sequence] = recommender.probabilities(samples)
+    assert replica.wait_for(39, 20)
+    done.set()
+    assert len({sequence for sequence, _ in answers}) > 3
+    for sequence, probabilities in answers:
+        np.testing.assert_allclose(probabilities, expected[sequence], rtol=1e-5)
+
+
+def test_opening_waits_for_the_first_model(url, start_recommender, in_thread, samples):
+    opened = []
+    opening = in_thread(lambda: opened.append(Replica.open(url, "demo", timeout_s=20)))
+    trainer = start_recommender("run-1")
+    trainer.learn(samples)
+    trainer.publish()
+    opening.join(20)
+    assert opened[0].lookup("user", [1]).any()
+    opened[0].close()
+
+
+@MODES
+def test_a_store_that_never_comes_is_unavailable_and_says_why(tmp_path, mode):
+    with pytest.raises(UnavailableError, match="no LMDB store in"):
+        Replica.open(f"lmdb://{tmp_path}/none", "demo", mode, timeout_s=0.1)
+
+
+def test_before_the_first_model_a_replica_is_not_ready_and_answers_nothing(tmp_path):
+    with Replica.open(f"lmdb://{tmp_path}/none", "demo", timeout_s=None) as replica:
+        assert not replica.status().ready
+        with pytest.raises(UnavailableError, match="no model yet"):
+            replica.lookup("user", [1])
+
+
+def test_a_mode_that_is_none_is_a_config_error(url):
+    with pytest.raises(ConfigError, match="memory, direct"):
+        Replica.open(url, "demo", "fast")
+
+
+class ScriptedStore:
+    """Hands a follower an image, then whatever deltas or errors a test wants, then nothing more."""
+
+    url = "scripted"
+
+    def __init__(self, model, deliveries) -> None:
+        self._model = model
+        self._deliveries = list(deliveries)
+        self.finished = threading.Event()
+        self.newest = 1  # the version that an image is of
+
+    def image(self) -> Image:
+        delta = self._model.delta(0, self.newest)
+        version = Version(generation=1, sequence=self.newest, lineage=self._model.lineage, image="i")
+        return Image(Model(version, self._model.card, b"", delta.dense), delta)
+
+    def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
+        if not self._deliveries:
+            self.finished.set()
+            threading.Event().wait(0.001)
+            return []
+        delivery = self._deliveries.pop(0)
+        if isinstance(delivery, Exception):
+            raise delivery
+        base, sequence = delivery
+        self.newest = max(self.newest, sequence)
+        return [PublishedDelta(1, self._model.lineage, 0, self._model.delta(base, sequence))]
+
+
+def followed(store, model) -> tuple[Follower, dict[int, bytes]]:
+    """What a follower holds after all deliveries."""
+    follower = Follower(store)
+    follower.start()
+    assert store.finished.wait(20)
+    follower.stop()
+    ids = np.array(sorted({key for state in model.states for key in state}), np.int64)
+    rows = follower.loaded.memory.gather([("user", ids)], False).rows[0]
+    return follower, {int(key): row.tobytes() for key, row in zip(ids, rows, strict=True) if row.any()}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    edits=st.lists(st.tuples(st.sets(st.integers(0, 5)), st.sets(st.integers(0, 5))), min_size=1, max_size=5),
+    spans=st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6)), max_size=10),
+)
+def test_any_order_of_deltas_ends_in_the_newest_state_or_a_reload_of_it(scripted, edits, spans):
+    model = scripted()
+    model.write(1)
+    for written, removed in edits:
+        model.write(*written - removed, remove=tuple(removed))
+    spans = [(base, sequence) for base, sequence in spans if base < sequence <= model.sequence]
+    store = ScriptedStore(model, spans)
+    follower, rows = followed(store, model)
+    assert follower.loaded.memory.version.sequence == store.newest
+    assert rows == model.states[store.newest]
+
+
+@pytest.mark.parametrize(
+    "error", [GapError("gap"), CorruptError("a byte changed"), UnavailableError("gone"), KeyError()]
+)
+def test_an_error_on_the_way_never_ends_the_following(model, error):
+    store = ScriptedStore(model, [(1, 2), error, (2, 3)])
+    follower, rows = followed(store, model)
+    assert rows == model.states[3]
+    assert follower.images == (2 if isinstance(error, GapError | CorruptError) else 1)
+    assert follower.trouble is None
+
+
+def test_trouble_is_told_and_staleness_grows_while_it_lasts(model, wait_until):
+    store = ScriptedStore(model, [UnavailableError("gone")] * 4)
+    follower = Follower(store)
+    follower.start()
+    wait_until(lambda: follower.trouble == "gone" and follower.stale_ms() > 0, "the trouble being told")
+    assert store.finished.wait(20)
+    wait_until(lambda: follower.stale_ms() == 0, "the trouble being over")
+    follower.stop()

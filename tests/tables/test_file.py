@@ -1,0 +1,212 @@
+"""The table's file: canonical, complete, and refused by name when a bit of it is wrong."""
+
+import errno
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monolith.errors import ConfigError, CorruptError, VersionError
+from monolith.tables import Table, TableConfig, TableFile, admission, expiry, initializers, optimizers, reference
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "table.v1.bin"
+
+RULES = [optimizers.SGD(), optimizers.Adagrad(), optimizers.RowWiseAdagrad(), optimizers.Adam()]
+
+
+def lived_in(**settings) -> Table:
+    """A table with rows, counters, tombstones, freed places, and two closed sequences; the same each time."""
+    fields = {
+        "name": "user",
+        "dim": 5,
+        "optimizer": optimizers.Adam(),
+        "admission": admission.MinCount(2, half_life_s=100.0, max_counters=50_000),
+        "expiry": expiry.Idle(ttl_s=2.0),
+        "initializer": initializers.TruncatedNormal(),
+        "on_nonfinite": "clip",
+        "seed": 11,
+    }
+    table, rng = Table(TableConfig(**(fields | settings))), np.random.default_rng(4)
+    for step in range(6):
+        train(table, rng, step * 700)
+        if step % 2:
+            table.sweep(300)
+            table.cut()
+    return table
+
+
+def train(table: Table, rng: np.random.Generator, time_ms: int) -> None:
+    batch = rng.zipf(1.4, 400) % 1000
+    table.observe(batch, event_time_ms=time_ms)
+    table.apply_gradients(batch, rng.standard_normal((400, table.dim)).astype(np.float32))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_open_goes_on_with_the_same_bits(tmp_path, state_of, rule):
+    table = lived_in(optimizer=rule)
+    table.save(tmp_path)
+    opened = Table.open(tmp_path)
+    assert state_of(opened) == state_of(table)
+    for each in (table, opened):
+        rng = np.random.default_rng(5)
+        for step in range(5):
+            train(each, rng, 5000 + step * 600)
+            each.sweep(400)
+        each.cut()
+    assert state_of(opened) == state_of(table)
+    assert opened.stats().admitted == table.stats().admitted > 0
+    assert opened.stats().expired == table.stats().expired > 0
+
+
+def test_equal_states_give_equal_bytes_whatever_their_history(tmp_path, state_of):
+    """One table comes there straight; the other in another order, saved and opened on the way, swept in parts."""
+    ids, extra = np.arange(100), np.arange(100, 50_000)
+    config = TableConfig(name="t", dim=2, expiry=expiry.Idle(ttl_s=1.0))
+    straight, winding = Table(config), Table(config)
+    straight.observe(extra, event_time_ms=0)
+    straight.observe(ids, event_time_ms=900)
+    straight.advance(1500)
+    straight.sweep(1024)
+    winding.observe(extra[::-1], event_time_ms=0)
+    for part in np.array_split(ids[::-1], 7):
+        winding.observe(part, event_time_ms=900)
+        winding.save(tmp_path)
+        winding = Table.open(tmp_path)
+    winding.advance(1500)
+    for _ in range(8):
+        winding.sweep(128)
+    assert len(straight) == 100
+    assert state_of(straight) == state_of(winding)
+
+
+def test_saving_again_replaces_the_file_whole(tmp_path):
+    table = lived_in()
+    first = table.save(tmp_path).read_bytes()
+    table.observe(np.arange(50), event_time_ms=9000)
+    assert table.save(tmp_path).read_bytes() != first
+    assert os.listdir(tmp_path) == ["table.bin"]
+
+
+def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    table = lived_in()
+    before = table.save(tmp_path).read_bytes()
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    table.observe(np.arange(50), event_time_ms=9000)
+    with pytest.raises(OSError, match="No space left"):
+        table.save(tmp_path)
+    assert (tmp_path / "table.bin").read_bytes() == before
+    assert os.listdir(tmp_path) == ["table.bin"]
+
+
+def test_flipped_byte_anywhere_is_refused_naming_the_file(tmp_path):
+    path = lived_in(dim=2).save(tmp_path)
+    whole = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    header = int.from_bytes(whole[12:16], "little")
+    directory, payload = 16 + header, 16 + header + 1024 * 24 + 4
+    places = [*range(16), *rng.integers(16, directory, 40), *rng.integers(directory, payload, 150)]
+    places += [payload - 4, payload - 1, payload, *rng.integers(payload, len(whole), 300), len(whole) - 1]
+    for place in places:
+        whole[place] ^= 0x10
+        path.write_bytes(whole)
+        with pytest.raises(CorruptError, match=r"table\.bin"):
+            Table.open(tmp_path)
+        whole[place] ^= 0x10
+    path.write_bytes(whole)
+    assert len(Table.open(tmp_path)) > 0
+
+
+@pytest.mark.parametrize("keep", [0, 7, 15, 100, 5000, -1])
+def test_short_file_is_refused(tmp_path, keep):
+    path = lived_in().save(tmp_path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CorruptError, match=r"table\.bin"):
+        Table.open(tmp_path)
+
+
+def test_longer_file_is_refused(tmp_path):
+    path = lived_in().save(tmp_path)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CorruptError, match="bytes, its directory says"):
+        Table.open(tmp_path)
+
+
+def test_other_files_and_versions_are_refused_by_name(tmp_path):
+    path = lived_in().save(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(b"PK\3\4" + whole[4:])
+    with pytest.raises(CorruptError, match="magic"):
+        Table.open(tmp_path)
+    path.write_bytes(whole[:8] + (2).to_bytes(4, "little") + whole[12:])
+    with pytest.raises(VersionError, match=r"version 2, this build reads version 1"):
+        Table.open(tmp_path)
+
+
+def test_folder_without_a_table_is_a_config_error(tmp_path):
+    with pytest.raises(ConfigError, match="holds no saved table"):
+        Table.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("name", {"name": "item"}),
+        ("dim", {"dim": 6}),
+        ("seed", {"seed": 12}),
+        ("shared_ids", {"shared_ids": True}),
+        ("optimizer kind 'adam'", {"optimizer": optimizers.SGD()}),
+    ],
+)
+def test_config_that_would_change_what_rows_mean_is_refused(tmp_path, field, change):
+    table = lived_in()
+    table.save(tmp_path)
+    fields = {name: getattr(table.config, name) for name in table.config.__struct_fields__}
+    with pytest.raises(ConfigError, match=field):
+        Table.open(tmp_path, TableConfig(**(fields | change)))
+
+
+def test_rates_thresholds_and_times_to_live_may_change(tmp_path):
+    table = lived_in()
+    table.save(tmp_path)
+    fields = {name: getattr(table.config, name) for name in table.config.__struct_fields__}
+    fields |= {
+        "optimizer": optimizers.Adam(lr=0.5),
+        "admission": admission.Always(),
+        "expiry": expiry.Forever(),
+        "on_nonfinite": "raise",
+    }
+    opened = Table.open(tmp_path, TableConfig(**fields))
+    new = np.array([10**6])
+    opened.observe(new)
+    assert opened.lookup(new).any()
+    assert opened.stats().counters == 0
+    assert opened.stats().rows == table.stats().rows + 1
+
+
+def test_single_buckets_can_be_read(tmp_path):
+    table = lived_in()
+    table.save(tmp_path)
+    ids, values = table.rows()
+    with TableFile(tmp_path) as file:
+        parts = [file.bucket(number) for number in range(1024)]
+    for number, part in enumerate(parts):
+        assert np.all(np.diff(part["ids"]) > 0)
+        assert np.all(reference.bucket(part["ids"]) == number)
+    held = np.concatenate([part["ids"] for part in parts])
+    kept = np.concatenate([part["values"].reshape(-1, table.dim) for part in parts])
+    order = np.searchsorted(np.sort(held), ids)
+    assert kept[np.argsort(held)][order].tobytes() == values.tobytes()
+    assert len(held) == len(table)
+
+
+def test_golden_file_is_still_written_and_read(tmp_path):
+    """Written by an earlier build: what it holds must go on being read, and be written to the same bytes."""
+    golden = GOLDEN.read_bytes()
+    (tmp_path / "table.bin").write_bytes(golden)
+    assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
+    assert lived_in(dim=2).save(tmp_path / "fresh").read_bytes() == golden

@@ -1,0 +1,108 @@
+"""Any call from any thread: readers see whole rows, and saves and deltas whole states."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from monolith.tables import Table, TableConfig, expiry, initializers, optimizers
+
+IDS = np.arange(5000)
+
+
+def even_table() -> Table:
+    """Zeros at first and equal gradients in all columns: the columns of a row stay equal, so a torn row shows."""
+    return Table(
+        TableConfig(
+            name="user",
+            dim=16,
+            optimizer=optimizers.Adagrad(),
+            initializer=initializers.Zeros(),
+            expiry=expiry.Idle(ttl_s=10.0),
+        )
+    )
+
+
+def train(table: Table, steps: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for step in range(steps):
+        batch = rng.choice(IDS, 2000)
+        table.observe(batch, event_time_ms=step * 1000)
+        table.apply_gradients(batch, np.ones((2000, 16), np.float32))
+        table.sweep(50)
+
+
+def run_beside(work: Callable[[], None], others: list[Callable[[], None]]) -> None:
+    """Run ``work`` while the others go round and round; raise what any of them raised."""
+    done, errors = threading.Event(), []
+
+    def repeat(other: Callable[[], None]) -> None:
+        try:
+            while not done.is_set():
+                other()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=repeat, args=(other,)) for other in others]
+    for thread in threads:
+        thread.start()
+    try:
+        work()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+
+
+def test_readers_beside_a_writer_see_whole_rows():
+    table = even_table()
+
+    def read() -> None:
+        rows = table.lookup(IDS)
+        assert np.all(rows == rows[:, :1])
+
+    run_beside(lambda: train(table, 60, 0), [read, read])
+
+
+def test_saves_beside_writers_hold_one_moment(tmp_path):
+    table = even_table()
+    seen = []
+
+    def save() -> None:
+        table.save(tmp_path)
+        seen.append(Table.open(tmp_path).stats())
+
+    run_beside(lambda: train(table, 40, 1), [save, lambda: train(table, 1, 2)])
+    for stats in seen:
+        assert stats.rows == stats.admitted - stats.expired
+        assert stats.observed % 2000 == 0
+
+
+def test_replica_follows_while_it_is_read_and_the_table_trains():
+    table, replica = even_table(), even_table()
+
+    def follow() -> None:
+        table.cut()
+        replica.apply(table.delta(replica.sequence - 1))
+
+    def read() -> None:
+        rows = replica.lookup(IDS)
+        assert np.all(rows == rows[:, :1])
+
+    run_beside(lambda: train(table, 40, 3), [follow, read])
+    follow()
+    ids, values = replica.rows()
+    image = table.delta(0)
+    assert ids.tolist() == image.ids.tolist()
+    assert values.tobytes() == image.values.tobytes()
+
+
+def test_reader_beside_a_writer_changes_no_bit(state_of):
+    alone, beside = even_table(), even_table()
+    train(alone, 30, 4)
+    run_beside(lambda: train(beside, 30, 4), [lambda: beside.lookup(IDS), beside.stats, beside.rows])
+    assert state_of(alone) == state_of(beside)
