@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ml-100k
-NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*)
+PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*.* tables/native/optimizers/*)
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
@@ -29,7 +29,7 @@ $(VENV)/.requirements: $(VENV)/.python requirements/torch.txt requirements/lock.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
 	@touch $@
 
-$(VENV)/.native: $(VENV)/.requirements $(NATIVE_SOURCES)
+$(VENV)/.native: $(VENV)/.requirements $(PACKAGE_SOURCES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 

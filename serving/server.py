@@ -16,9 +16,12 @@ understood, 413 for too many of them, 415 for another content type, 503 when not
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, cast
 
@@ -193,7 +196,22 @@ def serve(
         listener.listen()  # so that whoever is told the address can connect at once
         if on_listening is not None:
             on_listening(address)
-        make_server(replica, mode=mode, limits=limits).run(sockets=[listener])
+        with _signals_only_end_the_server():
+            make_server(replica, mode=mode, limits=limits).run(sockets=[listener])
+
+
+@contextmanager
+def _signals_only_end_the_server() -> Iterator[None]:
+    """Keep the signal from the process: uvicorn raises it again after its end, before anything could be closed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def make_server(replica: Replica, *, mode: Mode = "memory", limits: Limits | None = None) -> uvicorn.Server:

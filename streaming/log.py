@@ -94,6 +94,8 @@ class EventLog:
     def _check_meta(self, *, create: bool, partitions: int | None) -> int:
         def found(txn: Any) -> bytes | None:
             value = txn.get(_META_KEY)
+            if value is None and txn.stat()["entries"]:
+                raise CorruptError(f"the log {self.folder} has records, but its head is gone; restore its files")
             return None if value is None else bytes(value[:_MOST_META_BYTES])
 
         def made(txn: Any) -> bytes:

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 FIRST_MAP_BYTES = 16 * 2**20
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
+
+_TXN_AT = 144  # where a head page of LMDB 0.9, data version 1, holds the number of its transaction
+_HEAD_LOOKS = 10
 
 _open: dict[tuple[int, Path], LogEnvironment] = {}
 _registry = threading.Lock()
@@ -44,6 +48,7 @@ class LogEnvironment:
         try:
             with self._errors("open"):
                 self._env.reader_check()  # slots of killed readers, which would pin old pages
+                _check_heads(path / "data.mdb", self._env.stat()["psize"])
                 self._stretch()
         except BaseException:
             self._env.close()
@@ -121,6 +126,17 @@ class LogEnvironment:
             if self._users == 0:
                 _open.pop((os.getpid(), self.path), None)
                 self._env.close()
+
+
+def _check_heads(file: Path, page_bytes: int) -> None:
+    """LMDB's two head pages are of consecutive transactions. A damaged number would quietly bring back an old state."""
+    for _ in range(_HEAD_LOOKS):
+        with file.open("rb") as pages:
+            numbers = [int.from_bytes(os.pread(pages.fileno(), 8, n * page_bytes + _TXN_AT), "little") for n in (0, 1)]
+        if abs(numbers[0] - numbers[1]) == 1 or numbers == [0, 0]:
+            return
+        time.sleep(0.01)  # looked while another process was writing one
+    raise CorruptError(f"{file} is damaged: its two heads are of the transactions {numbers}; restore the log")
 
 
 def acquire(folder: Path, *, sync: bool | None = None, map_bytes: int = FIRST_MAP_BYTES) -> LogEnvironment:

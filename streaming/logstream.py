@@ -52,8 +52,13 @@ class LogSource:
                 self._waiting.say()
                 return None
             expected = None if self._expected is None else int(self._expected)
-            self._log = EventLog(self._folder, partitions=expected)
-            begins = {partition: extent.begin for partition, extent in self._log.extents().items()}
+            opened = EventLog(self._folder, partitions=expected)
+            try:
+                begins = {partition: extent.begin for partition, extent in opened.extents().items()}
+            except BaseException:
+                opened.close()
+                raise
+            self._log = opened
             self._positions = begins | {p: o for p, o in self._wanted.items() if p in begins}
             self._ready = {partition: deque() for partition in begins}
             self._waiting.over()

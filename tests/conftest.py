@@ -41,7 +41,9 @@ class ScriptedModel:
         until = self.sequence if until is None else until
         before, now = self.states[since], self.states[until]
         written = sorted(key for key in now if since == 0 or before.get(key) != now[key])
-        between = set().union(*self.states[since:until])  # also what came and went: the receiver may be ahead of `since`
+        between = set().union(
+            *self.states[since:until]
+        )  # also what came and went: the receiver may be ahead of `since`
         removed = sorted(between - now.keys()) if since else []
         values = np.frombuffer(b"".join(now[key] for key in written), np.float32).reshape(-1, self.dim)
         table = Delta(since, until, np.array(written, np.int64), values, np.array(removed, np.int64))

@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; leave ``online.png`` and ``online.json`` in the folder."""
-    from monolith.commands.local_stream import Bar, fresh_folder, local_sets, write_stream
+    from monolith.commands.local_stream import Bar, fresh_folder, local_sets, urls_of, write_stream
     from monolith.config.load import load_job
     from monolith.datasets.impressions import timeline
     from monolith.datasets.streams import JOBS, open_stream
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.job or JOBS[args.data], [*local_sets(args.dir), *args.set])
     fresh_folder(args.dir)
     print(f"{stream.name}: {stream.count:,} impressions, {stream.origin}")
-    write_stream(job, timeline(stream.start()), sum(1 for _ in timeline(stream.start())))
+    write_stream(urls_of(job), timeline(stream.start()), sum(1 for _ in timeline(stream.start())))
     from monolith.datasets.online import compare, read_steps, split_at
     from monolith.datasets.online_report import as_dict, plot, table, with_best
 

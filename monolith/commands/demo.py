@@ -9,11 +9,14 @@ three other ways on its own samples, and every row of the store.
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
     from monolith.commands.demo_page import Outcome
@@ -39,10 +42,14 @@ def run(args: argparse.Namespace) -> int:
     from monolith.commands.demo_page import page
     from monolith.commands.demo_run import Demo
 
+    if not args.rate > 0:
+        raise ConfigError(f"--rate is {args.rate:g}; it takes events a second, above 0")
     if args.data == "ml-100k":
         from monolith.datasets.ml100k_origin import TERMS
 
         print(TERMS, flush=True)
+    if args.log_level == "info":
+        logging.getLogger("monolith").setLevel(logging.WARNING)  # the bars and the page say it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the children end as well
     with ExitStack() as children:
         demo = Demo(args.data, args.events, args.dir, job=args.job, sets=args.set, port=args.port, children=children)

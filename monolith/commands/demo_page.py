@@ -29,7 +29,7 @@ class Outcome:
     impressions: int
     job: JobConfig
     backlog_samples: int
-    backlog_rate: float  # samples a second
+    backlog_rate: float | None  # samples a second; None: it was over before it could be timed
     live_rate: float  # events a second
     status: Status  # the daemon's last one
     freshness: dict[str, Any] | None  # the replica's, over the live part
@@ -64,7 +64,8 @@ def _head(o: Outcome) -> Iterator[str]:
 
 
 def _speed(o: Outcome) -> Iterator[str]:
-    yield f"speed       {o.backlog_rate:,.0f} samples/s, publishing, over a backlog of {o.backlog_samples:,} samples"
+    rate = "too short to time" if o.backlog_rate is None else f"{o.backlog_rate:,.0f} samples/s"
+    yield f"speed       {rate}, publishing, over a backlog of {o.backlog_samples:,} samples"
     if o.freshness is None:
         yield "freshness   not measured: no delta reached the replica in the live part"
         return

@@ -11,7 +11,7 @@ from typing import Any
 
 from monolith.commands.demo_page import Outcome
 from monolith.commands.demo_processes import Daemon, Question, Server
-from monolith.commands.local_stream import Bar, fresh_folder, local_sets, parts_of, write_stream
+from monolith.commands.local_stream import Bar, fresh_folder, local_sets, parts_of, urls_of, write_stream
 from monolith.commands.parity import ParityReport, against_snapshot, snapshot_tables
 from monolith.commands.progress import Progress
 from monolith.config.load import load_job
@@ -44,13 +44,13 @@ class Demo:
         self.job_path, self.sets = job or JOBS[data], [*local_sets(folder), *sets]
         self.job = load_job(self.job_path, self.sets)
         self.cut_ms = self.stream.cut_ms(SHARE)
-        self.backlog_rate = 0.0  # samples a second
+        self.backlog_rate: float | None = None  # samples a second
         fresh_folder(folder)
 
     def write_backlog(self) -> None:
         """Everything before the cut, as fast as the log takes it."""
         total = sum(1 for _ in parts_of(self.stream, self.cut_ms)[0])
-        write_stream(self.job, parts_of(self.stream, self.cut_ms)[0], total, label="backlog")
+        write_stream(urls_of(self.job), parts_of(self.stream, self.cut_ms)[0], total, label="backlog")
 
     def train_backlog(self) -> None:
         """Start the daemon and wait until it has worked the backlog off."""
@@ -67,7 +67,7 @@ class Demo:
 
             last = self.daemon.wait_for(lambda s: s.samples > 0 and s.lag == 0, show, PATIENCE_S)
         seconds = (last.updated_ms - first[0].updated_ms) / 1000
-        self.backlog_rate = (last.samples - first[0].samples) / seconds if seconds else float(last.samples)
+        self.backlog_rate = (last.samples - first[0].samples) / seconds if seconds else None
         self.backlog_samples = last.samples
 
     def serve(self) -> None:
@@ -82,7 +82,7 @@ class Demo:
         self.live_rate = rate
         total = sum(1 for _ in parts_of(self.stream, self.cut_ms)[1])
         events = parts_of(self.stream, self.cut_ms)[1]
-        write_stream(self.job, events, total, label="live", per_second=rate, note=self._lag)
+        write_stream(urls_of(self.job), events, total, label="live", per_second=rate, note=self._lag)
         with Progress(sys.stderr) as progress:
             self.final = self.daemon.wait_for(_Settled(), progress, PATIENCE_S)
         self.served = self._wait_until_served(self.final.sequence)

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def fresh_folder(folder: Path) -> None:
 
 
 def write_stream(
-    job: JobConfig,
+    urls: tuple[str, str],
     events: Iterable[Event],
     total: int,
     *,
@@ -52,28 +53,26 @@ def write_stream(
     per_second: float | None = None,
     note: Callable[[], str] = str,
 ) -> int:
-    """Append ``events`` (``total`` are expected) to the job's logs and return how many there were.
+    """Append ``events`` (``total`` are expected) to the streams of features and of actions, and return their number.
 
     Progress is shown with what ``note`` says at the time.
     """
     from monolith.datasets.impressions import write_events
     from monolith.streaming.source import open_sink
 
-    assert job.input.features is not None
-    assert job.input.actions is not None
-    features, actions = open_sink(job.input.features), open_sink(job.input.actions)
-    try:
-        with Bar("event") as bar:
-            return write_events(
-                events,
-                features,
-                actions,
-                per_second=per_second,
-                on_written=lambda done: bar(label, done, total, note()),
-            )
-    finally:
-        features.close()
-        actions.close()
+    with ExitStack() as stack:
+        features, actions = (stack.enter_context(closing(open_sink(url))) for url in urls)
+        bar = stack.enter_context(Bar("event"))
+        return write_events(
+            events, features, actions, per_second=per_second, on_written=lambda done: bar(label, done, total, note())
+        )
+
+
+def urls_of(job: JobConfig) -> tuple[str, str]:
+    """The job's streams of features and of actions; raises `ConfigError` where it reads joined samples instead."""
+    if job.input.features is None or job.input.actions is None:
+        raise ConfigError(f"job {job.name!r} reads joined samples; this command needs input.features and input.actions")
+    return job.input.features, job.input.actions
 
 
 def parts_of(stream: NamedStream, cut_ms: int) -> tuple[Iterator[Event], Iterator[Event]]:

@@ -107,13 +107,14 @@ def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
 
 def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) -> Comparison:
     """Train and judge all four ways; ``job`` says model, tables and batch size."""
+    test = split.test
+    users = _groups(test, job.train.group_by)
     frozen, warm, epochs = _batch_ways(job, split, progress)
     online = Learner(job)
     frozen1, online1 = _one_pass_ways(online, split, progress)
-    test = split.test
     return Comparison(
         labels=np.array([s.label for s in test], np.float32),
-        users=np.array([_user(s) for s in test], np.int64),
+        users=users,
         times_ms=np.array([s.event_time_ms for s in test], np.int64),
         scores={"frozen": frozen, "frozen1": frozen1, "online1": online1, "warm": warm},
         epochs=epochs,
@@ -193,11 +194,15 @@ def _samples(steps: Iterable[Step]) -> list[Sample]:
     return list(chain.from_iterable(step.samples for step in steps))
 
 
-def _user(sample: Sample) -> int:
-    value = sample.features.get("user")
-    if not isinstance(value, int):
-        raise InputError(f"within-user AUC needs an integer feature 'user'; request {sample.request_id} has {value!r}")
-    return value
+def _groups(samples: Sequence[Sample], feature: str) -> npt.NDArray[np.int64]:
+    """A number (n,) for each sample's value of ``feature``; InputError where one has none or a list."""
+    numbers: dict[object, int] = {}
+    for sample in samples:
+        value = sample.features.get(feature)
+        if not isinstance(value, int | str):
+            raise InputError(f"within-user AUC needs one {feature!r} a sample; {sample.request_id} has {value!r}")
+        numbers.setdefault(value, len(numbers))
+    return np.array([numbers[sample.features[feature]] for sample in samples], np.int64)
 
 
 def _all_steps(reader: StepReader) -> Iterator[Step]:

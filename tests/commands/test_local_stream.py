@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from monolith.commands.local_stream import Bar, fresh_folder, local_sets, parts_of, write_stream
+from monolith.commands.local_stream import Bar, fresh_folder, local_sets, parts_of, urls_of, write_stream
 from monolith.config import parse_job
 from monolith.datasets.impressions import timeline
 from monolith.datasets.streams import open_stream
@@ -39,10 +39,16 @@ def test_the_two_parts_are_the_stream_cut_in_event_time():
 def test_a_stream_is_written_to_the_logs_of_the_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     job = parse_job(JOB, "j.yaml", local_sets(tmp_path))
     events = list(timeline(open_stream("synthetic", 500).start()))
-    assert write_stream(job, events, len(events), note=lambda: "lag 3") == len(events)
+    assert write_stream(urls_of(job), events, len(events), note=lambda: "lag 3") == len(events)
     ends = [sum(open_source(url).end_position().values()) for url in (job.input.features, job.input.actions)]
     assert ends == [500, len(events) - 500]
     assert f"writing events: {len(events):,} of {len(events):,} events  lag 3" in capsys.readouterr().err
+
+
+def test_a_job_of_joined_samples_has_no_streams_to_write_to():
+    job = parse_job("{name: j, input: {samples: parquet://x}, tables: [{name: user, dim: 2}]}", "j.yaml")
+    with pytest.raises(ConfigError, match=r"job 'j' reads joined samples; this command needs input\.features"):
+        urls_of(job)
 
 
 def test_without_a_terminal_progress_is_a_line_at_the_end_of_each_piece_of_work(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -154,6 +155,12 @@ def test_the_true_probabilities_are_found_again_and_are_best(stream: NamedStream
     best = with_best(comparison, truth)
     assert all(best.auc(BEST) > best.auc(way) for way in WAYS)
     assert table(best)[5].startswith("best")
+
+
+def test_a_stream_without_the_grouping_feature_has_no_gauc(job: JobConfig, split):
+    other = msgspec.structs.replace(job, train=msgspec.structs.replace(job.train, group_by="visitor"))
+    with pytest.raises(InputError, match="within-user AUC needs one 'visitor' a sample"):
+        compare(other, split)
 
 
 def test_gauc_looks_inside_users_only(known: Comparison):

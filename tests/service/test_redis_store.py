@@ -303,7 +303,7 @@ def test_two_writers_at_once_never_mix(connect, scripted):
     """Both apply as fast as they can; whoever took over last is the only one whose rows are there."""
     first, second = scripted("first"), scripted("second")
     for _ in range(30):
-        first.write(*range(0, 100))
+        first.write(*range(100))
         second.write(*range(50, 150))
     fenced = threading.Event()
 

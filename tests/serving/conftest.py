@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from safetensors.numpy import save
 
 from monolith.card import CardFeature, ModelCard
+from monolith.serving import follower
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.tables import Table, TableConfig, optimizers
@@ -109,6 +110,12 @@ SAMPLES = [
     {"user": 2, "movie": 11, "last_movie": 10, "tags": []},
     {"user": 2, "movie": 10},
 ]
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    """A follower hears `stop` after one wait for deltas; short ones make short tests."""
+    monkeypatch.setattr(follower, "WAIT_S", 0.02)
 
 
 @pytest.fixture

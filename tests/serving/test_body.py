@@ -44,7 +44,7 @@ RESPONSE = encode_response(LookupAnswer(1, 1, np.ones((2, 2), np.float32)))
     ],
 )
 def test_a_bad_request_is_an_input_error(data):
-    with pytest.raises(InputError, match="the body|in the body"):
+    with pytest.raises(InputError, match=r"the body|in the body"):
         decode_request(data)
 
 

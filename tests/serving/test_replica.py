@@ -86,9 +86,9 @@ def test_bad_questions_are_input_errors(open_replica, mode):
     ]:
         with pytest.raises(InputError, match=message):
             replica.lookup(name, values)
-    with pytest.raises(InputError, match="unknown_feature: sample 1: .*'colour'"):
+    with pytest.raises(InputError, match=r"unknown_feature: sample 1: .*'colour'"):
         replica.predict([{"user": 1}, {"colour": 3}])
-    with pytest.raises(InputError, match="sample 1: .*takes an integer"):
+    with pytest.raises(InputError, match=r"sample 1: .*takes an integer"):
         replica.predict([{"user": 1}, {"user": "one"}])
 
 

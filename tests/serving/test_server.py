@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 
@@ -111,28 +112,26 @@ def test_freshness_is_a_metric(start_server, recommender, url):
     assert 'monolith_replica_freshness_seconds{quantile="0.99"}' in text
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "message"),
-    [
-        ("/lookup", b"{", "the body cannot be read"),
-        ("/lookup", b"\xff\xfe", "the body cannot be read"),
-        ("/lookup", b'{"name": "user"}', "missing required field `values`"),
-        ("/lookup", b'{"name": "user", "values": [1], "k": 1}', "unknown field `k`.*should be like"),
-        ("/lookup", b'{"name": "user", "values": [1.5]}', r"Expected `int \| str`, got `float`.*values\[0\]"),
-        ("/lookup", b'{"name": "user", "values": ["x"]}', "takes an integer"),
-        ("/lookup", b'{"name": "user", "values": [9223372036854775808]}', "does not fit 64 bits"),
-        ("/lookup", b'{"name": "none", "values": [1]}', "no table or feature 'none', it has"),
-        ("/predict", b'{"samples": {"user": 1}}', "Expected `array`"),
-        ("/predict", b'{"samples": [{"colour": 1}]}', "unknown_feature"),
-        ("/predict", b'{"samples": [{"user": "x"}]}', "takes an integer"),
-        ("/predict", b'{"samples": [{"tags": {"a": 1e300}}]}', "finite float32"),
-    ],
-)
-def test_a_bad_json_body_is_400_and_says_why(address, path, content, message):
-    import re
+BAD_BODIES = [
+    ("/lookup", b"{", "the body cannot be read"),
+    ("/lookup", b"\xff\xfe", "the body cannot be read"),
+    ("/lookup", b'{"name": "user"}', "missing required field `values`"),
+    ("/lookup", b'{"name": "user", "values": [1], "k": 1}', "unknown field `k`.*should be like"),
+    ("/lookup", b'{"name": "user", "values": [1.5]}', r"Expected `int \| str`, got `float`.*values\[0\]"),
+    ("/lookup", b'{"name": "user", "values": ["x"]}', "takes an integer"),
+    ("/lookup", b'{"name": "user", "values": [9223372036854775808]}', "does not fit 64 bits"),
+    ("/lookup", b'{"name": "none", "values": [1]}', "no table or feature 'none', it has"),
+    ("/predict", b'{"samples": {"user": 1}}', "Expected `array`"),
+    ("/predict", b'{"samples": [{"colour": 1}]}', "unknown_feature"),
+    ("/predict", b'{"samples": [{"user": "x"}]}', "takes an integer"),
+    ("/predict", b'{"samples": [{"tags": {"a": 1e300}}]}', "finite float32"),
+]
 
-    error = refused(address, path, 400, content=content, headers={"Content-Type": "application/json"})
-    assert re.search(message, error), error
+
+def test_a_bad_json_body_is_400_and_says_why(address):
+    for path, content, message in BAD_BODIES:
+        error = refused(address, path, 400, content=content, headers={"Content-Type": "application/json"})
+        assert re.search(message, error), error
 
 
 def test_a_bad_binary_body_is_400_and_says_why(address):
@@ -267,12 +266,16 @@ def test_serving_ends_at_a_signal(url, recommender):
     import subprocess
     import sys
 
-    code = "import sys; from monolith.serving import serve; serve(sys.argv[1], 'demo', port=0, on_listening=lambda a: print(a, flush=True))"
+    code = """if True:
+        import sys
+        from monolith.serving import serve
+        serve(sys.argv[1], "demo", port=0, on_listening=lambda address: print(address, flush=True))
+    """
     process = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
     with Client(process.stdout.readline().strip(), retries=10) as client:
         assert client.lookup("user", [1]).any()
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        assert process.wait(20) == 0
         assert not client.health()
     process.stdout.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -92,7 +93,7 @@ def test_every_cut_and_every_tail_is_found():
     for length in range(len(data)):
         with pytest.raises(CorruptError):
             decode(data[:length], "here")
-    with pytest.raises(CorruptError, match="1 bytes|follow"):
+    with pytest.raises(CorruptError, match="follow"):
         decode(data + b"\0", "here")
 
 
@@ -109,10 +110,8 @@ def test_a_checksummed_body_of_nonsense_is_corrupt_and_costs_no_memory(at, value
     data = bytearray(encode(published()))
     at = HEADER_BYTES + at % (len(data) - HEADER_BYTES - 8)
     data[at : at + 8] = value
-    try:
+    with suppress(CorruptError):  # the only error allowed; a change of a value or a time is a delta as good as any
         decode(resealed(bytes(data)), "here")
-    except CorruptError:
-        pass  # the only error allowed; a change of a value or a time is a delta as good as any
 
 
 def test_a_count_that_asks_for_more_than_is_there_says_how_much():

@@ -1,7 +1,10 @@
 """The table's file: canonical, complete, and refused by name when a bit of it is wrong."""
 
 import errno
+import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -210,3 +213,24 @@ def test_golden_file_is_still_written_and_read(tmp_path):
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
     assert lived_in(dim=2).save(tmp_path / "fresh").read_bytes() == golden
+
+
+def test_golden_file_reads_as_the_page_says():
+    """A reader of its own, from docs/formats.table.md."""
+    golden = GOLDEN.read_bytes()
+    magic, version, json_bytes = struct.unpack_from("<8sII", golden)
+    assert (magic, version) == (b"MONOTABL", 1)
+    header, directory = json.loads(golden[16 : 16 + json_bytes]), 16 + json_bytes
+    assert zlib.crc32(golden[: directory + 24_576]) == struct.unpack_from("<I", golden, directory + 24_576)[0]
+    dim, end, total = header["config"]["dim"], directory + 24_580, 0
+    for number in range(1024):
+        offset, rows, counters, tombstones, crc = struct.unpack_from("<QIIII", golden, directory + 24 * number)
+        size = rows * (20 + 4 * dim + 4 * header["state_floats"]) + counters * 20 + tombstones * 12
+        assert offset == end
+        assert zlib.crc32(golden[offset : offset + size]) == crc
+        end, total = offset + size, total + rows
+        ids = struct.unpack_from(f"<{rows}q", golden, offset)
+        assert list(ids) == sorted(ids)
+        assert all(reference.bucket(np.array([i]))[0] == number for i in ids)
+    assert end == len(golden)
+    assert total == header["statistics"]["admitted"] - header["statistics"]["expired"] > 0
