@@ -16,10 +16,9 @@ if __name__ != "monolith.serving":
 if TYPE_CHECKING:
     from monolith.serving.client import Client
     from monolith.serving.parity import compare
+    from monolith.serving.publisher import Publisher
     from monolith.serving.replica import Replica
     from monolith.serving.server import serve
-
-    from monolith.serving.publisher import Publisher
     from monolith.serving.store import Store, open_store
 
 # Loaded on first use: a client needs no onnxruntime, a trainer no web server.

@@ -107,15 +107,17 @@ class LogEnvironment:
             yield
         except _DAMAGE as error:
             raise CorruptError(f"cannot {action} the log {self.path}: LMDB says {error}; restore its files") from error
-        except lmdb.MemoryError as error:  # LMDB maps as much as the file's first page says
-            raise CorruptError(
-                f"cannot {action} the log {self.path}: {error}; the size in its first page is damaged, or memory for "
-                f"maps is limited (ulimit -v)"
-            ) from error
         except lmdb.Error as error:
-            full = any(os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
-            advice = "the disk is full, nothing was written; make room and try again" if full else "nothing was written"
-            raise UnavailableError(f"cannot {action} the log {self.path}: {error}; {advice}") from error
+            if _says(error, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise UnavailableError(
+                    f"cannot {action} the log {self.path}: {error}; the disk is full, nothing was written; "
+                    f"make room and try again"
+                ) from error
+            if action == "open" and not _says(
+                error, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE
+            ):
+                raise CorruptError(f"cannot open the log {self.path}: {error}; restore its files") from error
+            raise UnavailableError(f"cannot {action} the log {self.path}: {error}; nothing was written") from error
         except OSError as error:
             raise UnavailableError(f"cannot {action} the log {self.path}: {error}") from error
 
@@ -137,6 +139,11 @@ def _check_heads(file: Path, page_bytes: int) -> None:
             return
         time.sleep(0.01)  # looked while another process was writing one
     raise CorruptError(f"{file} is damaged: its two heads are of the transactions {numbers}; restore the log")
+
+
+def _says(error: lmdb.Error, *codes: int) -> bool:
+    """Whether LMDB reports one of the system's errors; it only has its text."""
+    return any(os.strerror(code) in str(error) for code in codes)
 
 
 def acquire(folder: Path, *, sync: bool | None = None, map_bytes: int = FIRST_MAP_BYTES) -> LogEnvironment:

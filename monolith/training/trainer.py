@@ -29,6 +29,7 @@ from monolith.training.status import Status, StatusFile
 log = logging.getLogger(__name__)
 
 INGESTION_SAMPLE = 256  # ingestion times that travel with a delta, at most
+MOST_INGESTED = 1 << 16  # and that are kept while the store is away
 
 
 class Step(Protocol):
@@ -158,9 +159,14 @@ class Trainer:
         self._ingested.extend(sample.ingestion_time_ms for sample in batch)
 
     def _publish(self) -> None:
-        if self.publisher is not None:
-            self.publisher.publish(self.sequence, self._delta)
-        self._ingested.clear()
+        if self.publisher is None:
+            self._ingested.clear()
+            return
+        self.publisher.publish(self.sequence, self._delta)
+        if self.publisher.held_sequence >= self.sequence:
+            self._ingested.clear()
+        elif len(self._ingested) > MOST_INGESTED:  # the store is away: keep every other one
+            self._ingested = self._ingested[::2]
 
     def _delta(self, since: int) -> ModelDelta:
         ingested = np.sort(np.array(self._ingested, np.int64))

@@ -78,7 +78,7 @@ def test_the_one_before_takes_the_place_of_a_damaged_one(tmp_path, caplog):
 def test_if_all_are_damaged_it_says_so(tmp_path):
     snapshots = Snapshots(tmp_path)
     (snapshots.write(manifest(1), PARTS) / "dense.safetensors").unlink()
-    with pytest.raises(CorruptError, match="every snapshot is damaged.*missing"):
+    with pytest.raises(CorruptError, match=r"every snapshot is damaged.*missing"):
         snapshots.newest()
 
 
