@@ -3,7 +3,7 @@
 NATIVE_DIR := build/native
 NATIVE_SOURCES := $(filter-out tables/native/module.cpp,$(wildcard tables/native/*.cpp)) $(wildcard tests/native/*.cpp)
 NATIVE_HEADERS := $(wildcard tables/native/*.h tables/native/optimizers/*.h tests/native/*.h)
-NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-omit-frame-pointer \
+NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \
 	-Itables/native -pthread
 
 .PHONY: native-test

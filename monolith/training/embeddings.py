@@ -94,9 +94,11 @@ class EmbeddingBagCollection(torch.nn.Module):
             TableStep(self.tables[config.name], outs, bags, salted=config.name in self._salted)
             for config, outs in zip(self.configs, self._by_table, strict=True)
         ]
-        if self.training:
-            for step in steps:
-                step.observe(times)
+        for step in steps:
+            if self.training:
+                step.begin(times)
+            else:
+                step.read()
         lookup = LookupStep(steps)
         if not (self.training and torch.is_grad_enabled()):
             return lookup.vectors()

@@ -20,6 +20,7 @@ from monolith.tables import Table
 from monolith.tables.features import Bag
 from monolith.tables.hashing import salted as salt
 from monolith.tables.pooling import FloatMatrix, pool, spread
+from monolith.tables.table import TrainingStep
 
 Times = int | npt.NDArray[np.int64] | None
 
@@ -43,22 +44,32 @@ class TableStep:
         parts = [salt(out.feature, bag.ids) if salted else bag.ids for out, bag in zip(outputs, self.bags, strict=True)]
         self.ids = parts[0] if len(parts) == 1 else np.concatenate(parts)
         self.rows: FloatMatrix = np.empty((0, 0), np.float32)
+        self._step: TrainingStep | None = None  # of a forward in training mode
 
-    def observe(self, times: Times) -> None:
-        """Show the table its ids, each with its sample's time."""
-        if not isinstance(times, np.ndarray):
-            self.table.observe(self.ids, event_time_ms=times)
-            return
-        spread_times = [times if bag.one_each else np.repeat(times, bag.lengths) for bag in self.bags]
-        per_id = spread_times[0] if len(spread_times) == 1 else np.concatenate(spread_times)
-        self.table.observe(self.ids, event_time_ms=per_id)
+    def begin(self, times: Times) -> None:
+        """Show the table its ids, each with its sample's time, and read their rows."""
+        if isinstance(times, np.ndarray):
+            spread_times = [times if bag.one_each else np.repeat(times, bag.lengths) for bag in self.bags]
+            times = spread_times[0] if len(spread_times) == 1 else np.concatenate(spread_times)
+        self._step = self.table.step(self.ids, event_time_ms=times)
+        self.rows = self._step.values
+
+    def read(self) -> None:
+        """Read the rows and leave the table as it is."""
+        self.rows = self.table.lookup(self.ids)
 
     def vectors(self) -> list[torch.Tensor]:
-        """Look the rows up and pool them: one (batch, dim) tensor a feature."""
-        self.rows = self.table.lookup(self.ids)
+        """The rows pooled: one (batch, dim) tensor a feature."""
         pooling = self.table.config.pooling
         pooled = [pool(rows, bag, pooling) for rows, bag in zip(self._split(self.rows), self.bags, strict=True)]
         return [torch.from_numpy(vectors) for vectors in pooled]
+
+    def apply(self, ids: npt.NDArray[np.int64], gradients: FloatMatrix) -> None:
+        """One update with what ``gradients`` gave."""
+        if len(ids) == len(self.ids) and self._step is not None:
+            self._step.apply_gradients(gradients)
+        elif len(ids):  # the loss leaves a feature out
+            self.table.apply_gradients(ids, gradients)
 
     def gradients(self, grads: Sequence[torch.Tensor | None]) -> tuple[npt.NDArray[np.int64], FloatMatrix]:
         """Ids (n,) and gradients (n, dim) of every occurrence; a feature that the loss does not use has none."""
@@ -102,15 +113,15 @@ class LookupStep:
 
     def apply(self, grads: Sequence[torch.Tensor | None]) -> None:
         """Update every table once. Raises before anything is changed if a gradient may not be applied."""
-        updates = [(step.table, *step.gradients(part)) for step, part in self._parts(grads)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            for (table, _, gradients), step in zip(updates, self._unapplied(), strict=True):
-                if table.config.on_nonfinite == "raise":
-                    _check_finite(gradients, table.config.name, step.names)
+        updates = [(step, *step.gradients(part)) for step, part in self._parts(grads)]
+        if len(updates) > 1:  # a single table checks for itself
+            with np.errstate(over="ignore", invalid="ignore"):
+                for step, _, gradients in updates:
+                    if step.table.config.on_nonfinite == "raise":
+                        _check_finite(gradients, step.table.config.name, step.names)
         self._tables = None
-        for table, ids, gradients in updates:
-            if len(ids):
-                table.apply_gradients(ids, gradients)
+        for step, ids, gradients in updates:
+            step.apply(ids, gradients)
 
     def weight_gradients(self, grads: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
         """Gradients of the ids' weights, one (total,) tensor an output."""

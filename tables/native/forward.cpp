@@ -5,6 +5,11 @@
 #include "table.h"
 
 namespace monolith {
+namespace {
+
+constexpr std::size_t kChunksATurn = 4;  // taking a turn waits for the stores before it; 256 ids are some 5 us
+
+}  // namespace
 
 void Table::forward(const std::int64_t* ids, std::size_t n, Times times, Step& step, float* out) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -23,18 +28,28 @@ void Table::observe_and_read(Step& step, Times times, float* out, Dim dim) {
   Pipeline pipeline(rows_, Need::all, step.ids(), step.size());
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
-    const Chunk& chunk = pipeline.next();
-    for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
-      const std::size_t position = chunk.begin + i;
-      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
-      row = observe_one(chunk.hash[i], row, times.given() ? times.at(position) : clock_ms_);
-      step.add(rows_, row, position);
-      if (row != nullptr)
-        std::memcpy(out, row, dim * sizeof *out);
-      else
-        std::memset(out, 0, dim * sizeof *out);
-    }
+    for (std::size_t chunks = 0; chunks < kChunksATurn && pipeline.more(); ++chunks)
+      out = observe_and_read(pipeline.next(), step, times, out, dim);
   }
+}
+
+template <class Dim>
+float* Table::observe_and_read(const Chunk& chunk, Step& step, Times times, float* out, Dim dim) {
+  for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
+    const std::size_t position = chunk.begin + i;
+    char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+    const std::int64_t t = times.given() ? times.at(position) : clock_ms_;
+    if (row != nullptr && !expired(row))
+      rows_.set_last_seen(row, std::max(rows_.last_seen(row), t));  // as observe_one() does, without a branch
+    else
+      row = observe_one(chunk.hash[i], row, t);
+    step.add(rows_, row, position);
+    if (row != nullptr)
+      std::memcpy(out, row, dim * sizeof *out);
+    else
+      std::memset(out, 0, dim * sizeof *out);
+  }
+  return out;
 }
 
 // Occurrences that had no row when they were observed, and whose id a later one of the call brought in.

@@ -2,10 +2,13 @@
 //
 // Every occurrence has a place in the list of the step's rows, each of which is in it once. Finding a row's place needs
 // no second hash table: the row's `slot` holds it, and is believed only if that place holds the row, so steps may
-// overlap. Rows are known by address, which holds until a row is removed; holds() says whether all is as it was.
-// A step belongs to one table and is not thread safe by itself: its table's calls are.
+// overlap. Places are written under a key of the step: what an earlier step left there is then, but for one in 10^4, no
+// place at all, and the list is not read at random to find that out. Rows are known by address, which holds until a row
+// is removed; holds() says whether all is as it was. A step belongs to one table and is not thread safe by itself: its
+// table's calls are.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -28,8 +31,10 @@ class Step {
     restart();
   }
   void restart() {  // with the same ids
-    if (place_.size() < ids_.size()) grow();
+    if (unique_.size() < ids_.size() + 1) grow();
+    unique_[0].row = nullptr;
     unique_count_ = repeat_count_ = absent_ = 0;
+    key_ = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;  // 2^32 / golden ratio: far apart
   }
 
   // The next occurrence, in order: its row, or nullptr.
@@ -39,15 +44,17 @@ class Step {
       ++absent_;
       return;
     }
-    const std::uint32_t slot = rows.slot(row);
+    const std::uint32_t slot = rows.slot(row) ^ key_;
     const std::uint32_t believed = slot < unique_count_ ? slot : 0;  // any place will do to find out that it is not
-    const bool repeated = unique_[believed].row == row && unique_count_ != 0;
-    place_[position] = repeated ? believed : unique_count_;
+    const bool repeated = unique_[believed].row == row;
+    const std::uint32_t place = repeated ? believed : unique_count_;
+    // Written in any case: whether an id is repeated cannot be predicted, and a wrong guess costs more.
+    unique_[unique_count_] = {row, static_cast<std::uint32_t>(position)};
     repeats_[repeat_count_] = static_cast<std::uint32_t>(position);
+    rows.set_slot(row, place ^ key_);
+    place_[position] = place;
+    unique_count_ += !repeated;
     repeat_count_ += repeated;
-    if (repeated) return;
-    rows.set_slot(row, unique_count_);
-    unique_[unique_count_++] = {row, static_cast<std::uint32_t>(position)};
   }
   void end(const Rows& rows, std::int64_t cutoff_ms) {
     changes_ = rows.changes();
@@ -79,15 +86,16 @@ class Step {
  private:
   void grow() {
     place_.resize(ids_.size());
-    repeats_.resize(ids_.size());
-    unique_.resize(ids_.size());
+    repeats_.resize(ids_.size() + 1);
+    unique_.resize(ids_.size() + 1);
   }
 
   std::vector<std::int64_t> ids_;
   // Sized for the largest step so far: only what the counts name is of this one.
   std::vector<std::uint32_t> place_, repeats_;
   std::vector<UniqueRow> unique_;
-  std::uint32_t unique_count_ = 0, repeat_count_ = 0;
+  inline static std::atomic<std::uint32_t> steps_begun{1};
+  std::uint32_t unique_count_ = 0, repeat_count_ = 0, key_ = 0;
   std::size_t absent_ = 0;
   std::uint64_t changes_ = 0;
   std::int64_t cutoff_ms_ = 0;

@@ -121,11 +121,13 @@ class Table {
 
   template <class Dim>
   void observe_and_read(Step& step, Times times, float* out, Dim dim);
+  template <class Dim>
+  float* observe_and_read(const Chunk& chunk, Step& step, Times times, float* out, Dim dim);
   void read_admitted_since(Step& step, float* out);
   void resolve(Step& step);
   std::int64_t update(const Step& step, const float* grads, Times times);
   template <class Rule, class Dim>
-  void step_rows(const Rule& rule, Dim dim, const Step& step, Times times);
+  void step_rows(Rule rule, Dim dim, const Step& step, Times times);
 
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;

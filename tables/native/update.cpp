@@ -4,7 +4,15 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kAhead = 24;  // rows fetched before they are stepped
+constexpr std::size_t kAhead = 24;   // rows fetched before they are stepped
+constexpr std::size_t kATurn = 256;  // rows stepped in one turn
+
+// The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
+template <class Rule>
+Rule without_decay(Rule rule) {
+  rule.weight_decay = 0.0f;
+  return rule;
+}
 
 }  // namespace
 
@@ -42,17 +50,25 @@ std::int64_t Table::update(const Step& step, const float* grads, Times times) {
   if (bad >= 0) return bad;
   statistics_.dropped_gradients += step.absent();
   statistics_.nonfinite += sums_.nonfinite();
-  std::visit([&](const auto& rule) { for_dim(options_.dim, [&](auto dim) { step_rows(rule, dim, step, times); }); },
-             options_.optimizer);
+  std::visit(
+      [&](const auto& rule) {
+        for_dim(options_.dim, [&](auto dim) {
+          if (rule.weight_decay == 0.0f)
+            step_rows(without_decay(rule), dim, step, times);
+          else
+            step_rows(rule, dim, step, times);
+        });
+      },
+      options_.optimizer);
   return -1;
 }
 
 template <class Rule, class Dim>
-void Table::step_rows(const Rule& rule, Dim dim, const Step& step, Times times) {
+inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) {
   const Step::UniqueRow* unique = step.unique();
   const std::size_t count = step.unique_count();
-  for (std::size_t begin = 0; begin < count; begin += Chunk::kSize) {
-    const std::size_t end = std::min(begin + Chunk::kSize, count);
+  for (std::size_t begin = 0; begin < count; begin += kATurn) {
+    const std::size_t end = std::min(begin + kATurn, count);
     WriterTurn turn(turnstile_);
     for (std::size_t i = begin; i < end; ++i) {
       if (i + kAhead < count) rows_.fetch_row(unique[i + kAhead].row, Need::all);
