@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::size_t kChecked = 64;  // gradients that are checked together, and are in the cache when they are summed
 
+constexpr std::size_t kFetched = 16;  // repeated gradients whose sums are fetched ahead
+
 bool all_finite(const float* values, std::size_t n) {
   constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
   std::uint32_t bad = 0;
@@ -27,12 +29,15 @@ bool all_finite(const float* values, std::size_t n) {
 std::int64_t GradientSums::collect(const Step& step, const float* grads, Times times) {
   begin(step, grads, times);
   const std::uint32_t* repeat = step.repeats();
+  for (std::size_t i = 0; i < std::min(kFetched, step.repeat_count()); ++i) fetch_sum(i);
   const std::uint32_t* const end = repeat + step.repeat_count();
   for (std::size_t begin = 0; begin < step.size(); begin += kChecked) {
     const std::size_t count = std::min(kChecked, step.size() - begin);
     const bool clean = finite(begin, count);
-    for (; repeat != end && *repeat < begin + count; ++repeat)
+    for (; repeat != end && *repeat < begin + count; ++repeat) {
+      fetch_sum(static_cast<std::size_t>(repeat - step.repeats()) + kFetched);
       if (clean) accumulate(step.place(*repeat), grads + *repeat * dim_);
+    }
     if (clean) continue;
     const std::int64_t bad = add_one_by_one(begin, count);
     if (bad >= 0) return bad;
@@ -48,6 +53,12 @@ void GradientSums::begin(const Step& step, const float* grads, Times times) {
   sum_of_.assign(step.unique_count(), kNoSum);
   sum_count_ = 0;
   nonfinite_ = 0;
+}
+
+// Fetches what the i-th repeated occurrence will be added to: its row's sum, or first gradient if there is no sum yet.
+void GradientSums::fetch_sum(std::size_t i) const {
+  if (i >= step_->repeat_count()) return;
+  fetch_floats(gradient(step_->place(step_->repeats()[i])), dim_);
 }
 
 bool GradientSums::finite(std::size_t begin, std::size_t count) const {
@@ -111,18 +122,23 @@ std::int64_t GradientSums::settle() {
 
 void GradientSums::accumulate(std::uint32_t place, const float* grad) {
   if (sum_of_[place] == kSkipped) return;
-  if (sum_of_[place] == kNoSum) start_sum(place, grads_ + step_->unique()[place].first * dim_);
-  float* sum = &sums_[sum_of_[place] * dim_];
+  const bool first_sum = sum_of_[place] == kNoSum;
+  float* const sum = first_sum ? new_sum(place) : &sums_[sum_of_[place] * dim_];
+  const float* const before = first_sum ? grads_ + step_->unique()[place].first * dim_ : sum;
   for_dim(dim_, [&](auto dim) {
-    for (std::size_t i = 0; i < dim; ++i) sum[i] += grad[i];
+    for (std::size_t i = 0; i < dim; ++i) sum[i] = before[i] + grad[i];
   });
 }
 
 void GradientSums::start_sum(std::uint32_t place, const float* grad) {
+  std::memcpy(new_sum(place), grad, dim_ * sizeof *grad);
+}
+
+float* GradientSums::new_sum(std::uint32_t place) {
   const std::size_t end = (sum_count_ + 1) * dim_;
   if (sums_.size() < end) sums_.resize(std::max(end, 2 * sums_.size()));
-  std::memcpy(&sums_[sum_count_ * dim_], grad, dim_ * sizeof *grad);
-  sum_of_[place] = static_cast<std::uint32_t>(sum_count_++);
+  sum_of_[place] = static_cast<std::uint32_t>(sum_count_);
+  return &sums_[sum_count_++ * dim_];
 }
 
 void GradientSums::clip(float* values) const {

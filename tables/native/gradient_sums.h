@@ -28,7 +28,7 @@ class GradientSums {
   std::int64_t latest(std::size_t i) const { return times_.each() ? latest_ms_[i] : times_.at(0); }  // of row i's times
   bool skipped(std::size_t i) const { return sum_of_[i] == kSkipped; }
   const float* gradient(std::size_t i) const {
-    return sum_of_[i] == kNoSum ? grads_ + step_->unique()[i].first * dim_ : &sums_[sum_of_[i] * dim_];
+    return sum_of_[i] >= kSkipped ? grads_ + step_->unique()[i].first * dim_ : &sums_[sum_of_[i] * dim_];
   }
   std::uint64_t nonfinite() const { return nonfinite_; }  // gradients and sums that were clipped or skipped
   std::size_t bytes() const { return (sums_.capacity() + sum_of_.capacity()) * sizeof(float); }
@@ -38,6 +38,7 @@ class GradientSums {
   static constexpr std::uint32_t kSkipped = UINT32_MAX - 1;
 
   void begin(const Step& step, const float* grads, Times times);
+  void fetch_sum(std::size_t i) const;
   bool finite(std::size_t begin, std::size_t count) const;
   std::int64_t add_one_by_one(std::size_t begin, std::size_t count);
   void add_bad(std::uint32_t place, std::size_t position);
@@ -45,6 +46,7 @@ class GradientSums {
   std::int64_t settle();
   void accumulate(std::uint32_t place, const float* grad);
   void start_sum(std::uint32_t place, const float* grad);
+  float* new_sum(std::uint32_t place);  // of unspecified contents
   void clip(float* values) const;
 
   std::size_t dim_;

@@ -47,6 +47,10 @@ inline void fetch_lines(const char* begin, const char* end) {
   fetch(end - 1);
 }
 
+inline void fetch_floats(const float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; i += 16) fetch(values + i);
+}
+
 class Rows {
  public:
   static constexpr std::size_t kTailBytes = 16;

@@ -4,8 +4,8 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kAhead = 24;   // rows fetched before they are stepped
-constexpr std::size_t kATurn = 256;  // rows stepped in one turn
+constexpr std::size_t kBytesAhead = 2048;  // of rows fetched before they are stepped: what a core can have in flight
+constexpr std::size_t kATurn = 256;        // rows stepped in one turn
 
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
 template <class Rule>
@@ -67,11 +67,15 @@ template <class Rule, class Dim>
 inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) {
   const Step::UniqueRow* unique = step.unique();
   const std::size_t count = step.unique_count();
+  const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
   for (std::size_t begin = 0; begin < count; begin += kATurn) {
     const std::size_t end = std::min(begin + kATurn, count);
     WriterTurn turn(turnstile_);
     for (std::size_t i = begin; i < end; ++i) {
-      if (i + kAhead < count) rows_.fetch_row(unique[i + kAhead].row, Need::all);
+      if (i + ahead < count) {
+        rows_.fetch_row(unique[i + ahead].row, Need::all);
+        fetch_floats(sums_.gradient(i + ahead), dim);
+      }
       char* row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(i)) continue;

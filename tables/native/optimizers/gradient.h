@@ -23,8 +23,10 @@ template <class Dim, class Term>
 float lane_sum(Dim dim, Term term) {
   float lane[16] = {};
   std::size_t i = 0;
-  for (; i + 16 <= dim; i += 16)
+  for (; i + 16 <= dim; i += 16) {
+#pragma GCC unroll 1  // unrolled too early, it would not be vectorized
     for (std::size_t k = 0; k < 16; ++k) lane[k] += term(i + k);
+  }
   for (std::size_t k = 0; i + k < dim; ++k) lane[k] += term(i + k);
   fold<8>(lane);
   fold<4>(lane);
