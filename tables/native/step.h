@@ -32,7 +32,6 @@ class Step {
   }
   void restart() {  // with the same ids
     if (unique_.size() < ids_.size() + 1) grow();
-    unique_[0].row = nullptr;
     unique_count_ = repeat_count_ = absent_ = 0;
     key_ = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;  // 2^32 / golden ratio: far apart
   }
@@ -45,8 +44,9 @@ class Step {
       return;
     }
     const std::uint32_t slot = rows.slot(row) ^ key_;
-    const std::uint32_t believed = slot < unique_count_ ? slot : 0;  // any place will do to find out that it is not
-    const bool repeated = unique_[believed].row == row;
+    // Beyond the count are rows of other steps. The count comes into it last, so that ids do not wait for one another.
+    const std::uint32_t believed = slot < unique_.size() ? slot : 0;
+    const bool repeated = (unique_[believed].row == row) & (believed < unique_count_);
     const std::uint32_t place = repeated ? believed : unique_count_;
     // Written in any case: whether an id is repeated cannot be predicted, and a wrong guess costs more.
     unique_[unique_count_] = {row, static_cast<std::uint32_t>(position)};
