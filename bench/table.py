@@ -62,6 +62,7 @@ class Module:
             self.table.observe(part)
 
     def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
+        """One step, timed."""
         bags = {"bench": Bag(ids, np.ones(len(ids), np.int32))}
         return timed(lambda: self.collection.forward_bags(bags, 1)["bench"], lambda out: out.backward(grads))
 
@@ -75,6 +76,7 @@ class Bare:
         self.table = module.table
 
     def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
+        """One step, timed."""
         gradients = grads.numpy()
         return timed(lambda: self.table.step(ids, event_time_ms=1), lambda step: step.apply_gradients(gradients))
 
@@ -92,6 +94,7 @@ class Tbe:
         self.table.init_embedding_weights_uniform(-0.05, 0.05)
 
     def step(self, _: np.ndarray, rows: np.ndarray, grads: torch.Tensor) -> Seconds:
+        """One step, timed."""
         indices, offsets = torch.from_numpy(rows), torch.arange(len(rows) + 1)
         return timed(lambda: self.table(indices, offsets), lambda out: out.backward(grads))
 
@@ -116,6 +119,7 @@ class ManagedCollision:
             self.rows_of(part)
 
     def rows_of(self, ids: np.ndarray) -> torch.Tensor:
+        """The row number of each id."""
         from torchrec.sparse.jagged_tensor import JaggedTensor
 
         jagged = JaggedTensor(torch.from_numpy(ids), lengths=torch.ones(len(ids), dtype=torch.int32))
@@ -124,6 +128,7 @@ class ManagedCollision:
         return self.remap.remap(features)["bench"].values()
 
     def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
+        """One step, timed."""
         offsets = torch.arange(len(ids) + 1)
         last = self.remap._zch_size - 2  # the shared row has no place in the table of as many rows as keys
         return timed(
@@ -132,7 +137,7 @@ class ManagedCollision:
 
 
 class SparseAdam:
-    """torch's own table and the optimizer it has for sparse gradients."""
+    """The table that torch itself has, and its optimizer for sparse gradients."""
 
     name = "torch SparseAdam"
 
@@ -141,10 +146,12 @@ class SparseAdam:
         self.optimizer = torch.optim.SparseAdam(self.table.parameters(), lr=LR)
 
     def step(self, _: np.ndarray, rows: np.ndarray, grads: torch.Tensor) -> Seconds:
+        """One step, timed."""
         indices, offsets = torch.from_numpy(rows), torch.arange(len(rows))
         return timed(lambda: self.table(indices, offsets), lambda out: self.update(out, grads))
 
     def update(self, out: torch.Tensor, grads: torch.Tensor) -> None:
+        """The backward half."""
         self.optimizer.zero_grad()
         out.backward(grads)
         self.optimizer.step()
@@ -159,7 +166,8 @@ class MemoryBound:
         self.library, self.stride = library, 4 * dim + 20  # row-wise Adagrad: 4 bytes of state; 16 bytes of tail
         self.index, self.rows = library.allocate(rows * 22), library.allocate(rows * self.stride)
 
-    def step(self, _: np.ndarray, rows: np.ndarray, grads: torch.Tensor) -> Seconds:
+    def step(self, _: np.ndarray, rows: np.ndarray, __: torch.Tensor) -> Seconds:
+        """One step, timed."""
         seconds = (ctypes.c_double * 2)()
         pointer = rows.ctypes.data_as(ctypes.c_void_p)
         self.library.memory_bound(self.index, self.rows, self.stride, pointer, len(rows), seconds)
