@@ -91,13 +91,19 @@ class LogSource:
         return taken
 
     def _take_from(self, partition: int, most: int) -> list[Record]:
+        """Up to ``most`` records, of as many batches as it takes."""
+        taken: list[Record] = []
         ready = self._ready[partition]
-        if not ready:
-            ready.extend(self._read(partition))
-        taken = [ready.popleft() for _ in range(min(most, len(ready)))]
-        if taken:
-            self._positions[partition] = taken[-1].offset + 1
+        while len(taken) < most and (ready or self._refill(partition)):
+            record = ready.popleft()
+            self._positions[partition] = record.offset + 1
+            taken.append(record)
         return taken
+
+    def _refill(self, partition: int) -> bool:
+        """Read the next batch; False at the end."""
+        self._ready[partition].extend(self._read(partition))
+        return bool(self._ready[partition])
 
     def _read(self, partition: int) -> list[Record]:
         assert self._log is not None

@@ -127,13 +127,17 @@ class Table:
             with self._writer:
                 self._native.advance(checked_time(watermark_ms, "watermark_ms"))
 
-    def sweep(self, buckets: int) -> int:
+    def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
         """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
 
-        Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
+        With ``max_rows`` it ends with the bucket in which so many rows were looked at: bounded work, whatever the size
+        of the table. Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
         """
         with self._writer:
-            return self._native.sweep(checked_count(buckets, 0, snapshot.BUCKETS, "buckets"))
+            return self._native.sweep(
+                checked_count(buckets, 0, snapshot.BUCKETS, "buckets"),
+                checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
+            )
 
     def cut(self) -> int:
         """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
@@ -242,7 +246,7 @@ class Table:
         self._native.set_clockwork(_core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor))
         happened = _core.Statistics()
         for name in _STATISTICS:
-            setattr(happened, name, header.statistics[name])
+            setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
         self._native.set_statistics(happened)
 
     def _buckets(self) -> Iterator[snapshot.Bucket]:

@@ -103,11 +103,11 @@ class Learner:
         self.graph = DenseGraph(data)
         return data
 
-    def advance(self, watermark_ms: int, sweep_buckets: int) -> None:
+    def advance(self, watermark_ms: int, sweep_rows: int) -> None:
         """Move every table's clock to the stream's watermark and sweep a part of its expired rows."""
         for table in self.tables.values():
             table.advance(watermark_ms)
-            table.sweep(sweep_buckets)
+            table.sweep(max_rows=sweep_rows)
 
     def cut(self) -> int:
         """Close the current sequence number in every table and return it."""

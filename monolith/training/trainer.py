@@ -147,7 +147,7 @@ class Trainer:
         for start in range(0, len(step.samples), size):
             self._train(step.samples[start : start + size])
         self.watermark_ms = step.watermark_ms
-        self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_buckets)
+        self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         self.step = step.number
         if step.publish:
             self.sequence = self.learner.cut()

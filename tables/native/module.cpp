@@ -111,7 +111,7 @@ void bind_training(nb::class_<Table>& table) {
           },
           "ids"_a.noconvert(), "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
-      .def("sweep", &Table::sweep, "buckets"_a, nb::call_guard<Release>());
+      .def("sweep", &Table::sweep, "buckets"_a, "max_rows"_a, nb::call_guard<Release>());
 }
 
 void bind_deltas(nb::class_<Table>& table) {

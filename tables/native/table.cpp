@@ -71,10 +71,11 @@ void Table::advance(std::int64_t clock_ms) {
   set_clock(clock_ms);
 }
 
-std::uint64_t Table::sweep(std::size_t buckets) {
+std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
   std::lock_guard<std::mutex> writer(writer_);
-  std::uint64_t removed = 0;
-  for (std::size_t i = 0; i < std::min(buckets, kBuckets); ++i) {
+  std::uint64_t removed = 0, looked_at = 0;
+  for (std::size_t i = 0; i < std::min(buckets, kBuckets) && looked_at < max_rows; ++i) {
+    looked_at += rows_.bucket_size(sweep_cursor_);
     removed += sweep_bucket(sweep_cursor_);
     sweep_cursor_ = (sweep_cursor_ + 1) % kBuckets;
   }

@@ -78,7 +78,8 @@ class Table {
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
 
   void advance(std::int64_t clock_ms);
-  std::uint64_t sweep(std::size_t buckets);  // rows removed
+  // Returns the rows removed. Goes through `buckets` buckets, but ends with the one in which max_rows were looked at.
+  std::uint64_t sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
 
   std::uint32_t cut();
   // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows

@@ -89,7 +89,7 @@ JOB = JobConfig(
         TableConfig(name="item", dim=5, optimizer=Adam(), admission=MinCount(2), expiry=Idle(ttl_s=50)),
     ],
     model=ModelConfig(kind="deepfm", hidden=[8]),
-    train=TrainConfig(batch_size=8, snapshot_every_s=1e9, sweep_buckets=64),
+    train=TrainConfig(batch_size=8, snapshot_every_s=1e9, sweep_rows=5),
 )
 
 
