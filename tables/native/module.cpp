@@ -267,6 +267,7 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
   bind_rules(m);
   bind_numbers(m);
   nb::class_<Table> table(m, "Table");
