@@ -7,11 +7,12 @@ _Ids = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
 
 class Clockwork:
-    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int) -> None: ...
+    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int, steps: int) -> None: ...
     sequence: int
     floor: int
     clock_ms: int
     sweep_cursor: int
+    steps: int
 
 class Statistics:
     observed: int
@@ -35,6 +36,23 @@ class Sizes:
     bytes_counters: int
     bytes_tombstones: int
     bytes_scratch: int
+
+class LrDecay:
+    constant: LrDecay
+    inverse_sqrt: LrDecay
+    cosine: LrDecay
+    step: LrDecay
+
+class Schedule:
+    decay: LrDecay
+    warmup_steps: int
+    decay_steps: int
+    gamma: float
+    floor: float
+    def at(self, step: int) -> float: ...
+
+class Sliced:
+    def add(self, columns: int, optimizer: Any) -> None: ...
 
 class Table:
     def __init__(

@@ -24,7 +24,7 @@ from monolith.errors import ConfigError, CorruptError, VersionError
 
 FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
-VERSION = 1
+VERSION = 2  # what is written; older ones are read
 BUCKETS = 1024
 
 Bucket = dict[str, npt.NDArray[Any]]
@@ -56,6 +56,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     floor: int  # deltas can start from here on
     clock_ms: int
     sweep_cursor: int
+    steps: int = 0  # apply_gradients calls since the table was made; version 1 did not count them
     state_floats: int  # words of optimizer state a row
     statistics: dict[str, int]
 
@@ -160,8 +161,8 @@ class TableFile:
         magic, version, json_bytes = _PREFIX.unpack(prefix)
         if magic != MAGIC:
             self._corrupt(f"offset 0: the magic is {magic!r}, a table file starts with {MAGIC!r}")
-        if version != VERSION:
-            raise VersionError(f"{self.path}: format version {version}, this build reads version {VERSION}")
+        if not 1 <= version <= VERSION:
+            raise VersionError(f"{self.path}: format version {version}, this build reads versions 1 to {VERSION}")
         if json_bytes > size:
             self._corrupt(f"offset 12: a header of {json_bytes} bytes cannot be in a file of {size}")
         rest = self._exactly(json_bytes + BUCKETS * _ENTRY.size, "the header")

@@ -213,6 +213,7 @@ class Table:
                 floor=now.floor,
                 clock_ms=now.clock_ms,
                 sweep_cursor=now.sweep_cursor,
+                steps=now.steps,
                 state_floats=self._native.state_floats,
                 statistics={name: getattr(happened, name) for name in _STATISTICS},
             )
@@ -243,7 +244,8 @@ class Table:
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
                 self._native.import_bucket(number, bucket)
-        self._native.set_clockwork(_core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor))
+        clockwork = _core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
+        self._native.set_clockwork(clockwork)
         happened = _core.Statistics()
         for name in _STATISTICS:
             setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later

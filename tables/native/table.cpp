@@ -123,6 +123,7 @@ char* Table::add_row(std::uint64_t hash) {
 void Table::start_values(char* row, std::uint64_t hash) {
   std::visit([&](const auto& rule) { rule.fill(rows_.values(row), options_.dim, mix64(options_.key ^ hash)); },
              options_.initializer);
+  std::visit([&](const auto& rule) { rule.start_values(rows_.values(row), options_.dim); }, options_.optimizer);
 }
 
 void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms) {
@@ -164,7 +165,7 @@ std::uint64_t Table::sweep_bucket(std::size_t bucket) {
 
 Clockwork Table::clockwork() const {
   std::lock_guard<std::mutex> writer(writer_);
-  return {sequence_, floor_, clock_ms_, sweep_cursor_};
+  return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_};
 }
 
 void Table::set_clockwork(const Clockwork& clockwork) {
@@ -175,6 +176,7 @@ void Table::set_clockwork(const Clockwork& clockwork) {
   clock_ms_ = clockwork.clock_ms;
   cutoff_ = cutoff_for(clock_ms_, options_.ttl_ms);
   sweep_cursor_ = clockwork.sweep_cursor;
+  steps_ = clockwork.steps;
 }
 
 Statistics Table::statistics() const {

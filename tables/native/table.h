@@ -63,6 +63,7 @@ struct Clockwork {  // the rest of the state
   std::uint32_t sequence, floor;
   std::int64_t clock_ms;
   std::uint32_t sweep_cursor;
+  std::uint64_t steps;  // apply_gradients calls: what schedules go by
 };
 
 class Table {
@@ -140,6 +141,7 @@ class Table {
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;
   std::uint32_t sweep_cursor_ = 0;
+  std::uint64_t steps_ = 0;
   Statistics statistics_;
 };
 

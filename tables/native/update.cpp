@@ -15,8 +15,13 @@ std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads,
   const std::int64_t bad = gather(ids, n, counted);
   if (bad >= 0) return bad;
   statistics_ = counted;
-  std::visit([&](const auto& rule) { for_dim(options_.dim, [&](auto dim) { step_rows(rule, dim, ids, times); }); },
-             options_.optimizer);
+  ++steps_;
+  std::visit(
+      [&](const auto& rule) {
+        const auto now = at_step(rule, steps_);
+        for_dim(options_.dim, [&](auto dim) { step_rows(now, dim, ids, times); });
+      },
+      options_.optimizer);
   return -1;
 }
 
@@ -53,7 +58,7 @@ void Table::step_rows(const Rule& rule, Dim dim, const std::int64_t* ids, Times 
       char* row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(unique[i])) continue;
-      rule.step(rows_.values(row), rows_.state(row), sums_.gradient(unique[i]), dim);
+      step_row(rule, rows_.values(row), rows_.state(row), sums_.gradient(unique[i]), dim);
       if (rows_.mark(row) != sequence_) touch(row, hash_of(ids[unique[i].first]));
     }
   }

@@ -40,6 +40,7 @@ class Model:
     clock: int = -(2**63)
     sequence: int = 1
     cursor: int = 0
+    steps: int = 0
     happened: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("admitted", "rejected", "late", "expired"), 0)
     )
@@ -67,7 +68,7 @@ class Model:
             self.happened["rejected"] += 1
         else:
             one = np.array([i], np.int64)
-            state = reference.initial_state(self.config.optimizer, 1, self.config.dim)
+            state = reference.row_state(self.config, 1)
             self.rows[i] = Row(reference.initial_values(self.config, one), state, t, self.sequence)
             self.counters.pop(i, None)
             self.tombstones.pop(i, None)
@@ -100,13 +101,14 @@ class Model:
         return count >> ((t - last) // round(half_life * 1000)) if half_life and t > last else count
 
     def apply_gradients(self, ids: list[int], grads: np.ndarray, times: list[int | None]) -> None:
+        self.steps += 1
         sums: dict[int, np.ndarray] = {}
         for i, grad, t in zip(ids, grads, times, strict=True):
             if self.live(i):
                 sums[i] = sums[i] + grad if i in sums else grad
                 self.rows[i].last_seen = max(self.rows[i].last_seen, -(2**63) if t is None else t)
         for i, total in sums.items():
-            reference.step(self.config.optimizer, self.rows[i].values, self.rows[i].state, total[None])
+            reference.row_step(self.config, self.rows[i].values, self.rows[i].state, total[None], self.steps)
             self.rows[i].mark = self.sequence
 
     def remove(self, i: int) -> None:
@@ -149,6 +151,8 @@ CONFIGS = st.builds(
             optimizers.Adagrad(weight_decay=0.1),
             optimizers.RowWiseAdagrad(),
             optimizers.Adam(weight_decay=0.01),
+            optimizers.FTRL(l1=0.05, schedule=optimizers.Schedule(warmup_steps=3, decay="inverse_sqrt")),
+            optimizers.RowWiseAdam(clip_row_norm=0.5),
         ]
     ),
     admission=st.sampled_from(
