@@ -24,7 +24,7 @@ Table::Table(const TableOptions& options)
     : options_(options),
       rows_(options.dim, state_floats_of(options), options.reserve_bytes),
       counters_(limits_of(options)),
-      sums_(rows_, options.on_nonfinite, options.max_gradient) {}
+      sums_(options.dim, options.on_nonfinite, options.max_gradient) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -33,9 +33,8 @@ void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Chunk& chunk = pipeline.next();
-    const std::uint64_t changes = rows_.changes();
     for (std::size_t i = 0; i < chunk.count; ++i) {
-      char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
       recent_.add(observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_));
     }
     recent_.end(rows_);  // a live row does not expire within the call, so what was kept still holds
@@ -58,7 +57,7 @@ void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
       for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
         char* row = chunk.row[i];
         if (row != nullptr && !expired(row))
-          std::copy_n(rows_.values(row), static_cast<std::size_t>(dim), out);
+          std::memcpy(out, row, dim * sizeof *out);
         else
           std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
       }
@@ -205,7 +204,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           counters_.bytes(),
           tombstones_.bytes(),
-          sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith
