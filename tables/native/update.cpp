@@ -50,6 +50,7 @@ std::int64_t Table::gather(const std::int64_t* ids, std::size_t n, Statistics& c
 template <class Rule, class Dim>
 void Table::step_rows(const Rule& rule, Dim dim, const std::int64_t* ids, Times times) {
   const std::vector<GradientSums::UniqueRow>& unique = sums_.rows();
+  std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t begin = 0; begin < unique.size(); begin += Chunk::kSize) {
     const std::size_t end = std::min(begin + Chunk::kSize, unique.size());
     WriterTurn turn(turnstile_);
@@ -58,7 +59,9 @@ void Table::step_rows(const Rule& rule, Dim dim, const std::int64_t* ids, Times 
       char* row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(unique[i])) continue;
-      step_row(rule, rows_.values(row), rows_.state(row), sums_.gradient(unique[i]), dim);
+      float* values = rows_.values(row, scratch.data());
+      step_row(rule, values, rows_.state(row), sums_.gradient(unique[i]), dim);
+      if (rows_.narrow()) rows_.write(row, values, chance(hash_of(ids[unique[i].first]), steps_));
       if (rows_.mark(row) != sequence_) touch(row, hash_of(ids[unique[i].first]));
     }
   }
