@@ -53,6 +53,7 @@ class Table:
         self.config = checked(config)
         self._native = native_table(self.config)
         self._writer = threading.Lock()  # for what takes several native calls; each of those is safe by itself
+        self._spare_steps: list[_core.Step] = []  # their memory serves later steps
 
     @property
     def dim(self) -> int:
@@ -95,10 +96,7 @@ class Table:
         InputError.
         """
         ids = checked_ids(ids)
-        if out is None:
-            out = np.empty((len(ids), self.dim), np.float32)
-        elif checked_matrix(out, len(ids), self.dim, "out") is not out or not out.flags.writeable:
-            raise InputError("out must be contiguous and writable: pass a fresh numpy array")
+        out = self._out(out, len(ids))
         self._native.lookup(ids, out)
         return out
 
@@ -118,6 +116,19 @@ class Table:
         if bad >= 0:
             raise NonFiniteError(self._nonfinite_text(int(bad), ids, grads))
 
+    def step(self, ids: Ids, *, event_time_ms: EventTimes = None, out: Matrix | None = None) -> TrainingStep:
+        """``observe`` and ``lookup`` in one pass; the result's ``apply_gradients`` need not look for the rows again.
+
+        Bit for bit what the three calls give, and about twice as fast. Arguments and errors are theirs.
+        """
+        ids = checked_ids(ids)
+        times = checked_times(event_time_ms, len(ids))
+        out = self._out(out, len(ids))
+        found = _taken(self._spare_steps)
+        with self._writer:
+            self._native.forward(ids, times, found, out)
+        return TrainingStep(self, ids, out, found)
+
     def advance(self, watermark_ms: int) -> None:
         """Move the clock up to ``watermark_ms``; it never goes back. Rows expire by it, at once for look-ups.
 
@@ -127,13 +138,17 @@ class Table:
             with self._writer:
                 self._native.advance(checked_time(watermark_ms, "watermark_ms"))
 
-    def sweep(self, buckets: int) -> int:
+    def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
         """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
 
-        Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
+        With ``max_rows`` it ends with the bucket in which so many rows were looked at: bounded work, whatever the size
+        of the table. Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
         """
         with self._writer:
-            return self._native.sweep(checked_count(buckets, 0, snapshot.BUCKETS, "buckets"))
+            return self._native.sweep(
+                checked_count(buckets, 0, snapshot.BUCKETS, "buckets"),
+                checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
+            )
 
     def cut(self) -> int:
         """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
@@ -244,12 +259,19 @@ class Table:
         self._native.set_clockwork(clockwork)
         happened = _core.Statistics()
         for name in _STATISTICS:
-            setattr(happened, name, header.statistics[name])
+            setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
         self._native.set_statistics(happened)
 
     def _buckets(self) -> Iterator[snapshot.Bucket]:
         for number in range(snapshot.BUCKETS):
             yield self._native.export_bucket(number)
+
+    def _out(self, out: Matrix | None, n: int) -> Matrix:
+        if out is None:
+            return np.empty((n, self.dim), np.float32)
+        if checked_matrix(out, n, self.dim, "out") is not out or not out.flags.writeable:
+            raise InputError("out must be contiguous and writable: pass a fresh numpy array")
+        return out
 
     def _nonfinite_text(self, position: int, ids: Ids, grads: Matrix) -> str:
         columns = np.flatnonzero(~np.isfinite(grads[position]))
@@ -262,6 +284,43 @@ class Table:
             f"table {self.config.name!r}: the gradient at position {position}, of id {ids[position]}: {what}. Nothing "
             f"was changed. Look for the cause in the loss, or set on_nonfinite to skip_row or clip"
         )
+
+
+class TrainingStep:
+    """A training step that was begun with ``Table.step``: its rows as read, waiting for their gradients.
+
+    Other calls may come between. May be used from any thread, one at a time.
+    """
+
+    def __init__(self, table: Table, ids: Ids, values: Matrix, found: _core.Step) -> None:
+        self.table = table
+        self.ids = ids
+        self.values = values  # (n, dim) float32
+        self._found = found
+
+    def apply_gradients(self, grads: Matrix, *, event_time_ms: EventTimes = None) -> None:
+        """``table.apply_gradients`` of the step's ids as they were when it began; the same errors."""
+        table = self.table
+        grads = checked_matrix(grads, len(self.values), table.dim, "grads")
+        times = checked_times(event_time_ms, len(self.values))
+        with table._writer:
+            bad = table._native.backward(self._found, grads, times)
+        if bad >= 0:
+            raise NonFiniteError(table._nonfinite_text(int(bad), self.ids, grads))
+
+    def __del__(self) -> None:
+        if len(self.table._spare_steps) < _SPARE_STEPS:
+            self.table._spare_steps.append(self._found)
+
+
+_SPARE_STEPS = 4
+
+
+def _taken(spare: list[_core.Step]) -> _core.Step:
+    try:
+        return spare.pop()
+    except IndexError:
+        return _core.Step()
 
 
 _SIZES = tuple(name for name in TableStats.__dataclass_fields__ if name not in _STATISTICS)

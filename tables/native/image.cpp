@@ -131,10 +131,9 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Chunk& chunk = pipeline.next();
-    const std::uint64_t changes = rows_.changes();
     for (std::size_t i = 0; i < chunk.count; ++i) {
       const std::uint64_t hash = chunk.hash[i];
-      char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(hash);
+      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(hash);
       if (row == nullptr) row = add_row(hash);
       start_state(row, hash, clock_ms_);
       rows_.write(row, values + (chunk.begin + i) * options_.dim, chance(hash, 0));

@@ -91,8 +91,22 @@ void bind_training(nb::class_<Table>& table) {
             return self.apply_gradients(ids.data(), grads.data(), ids.size(), times(ms));
           },
           "ids"_a.noconvert(), "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
+      .def(
+          "forward",
+          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms, Step& step, MutableMatrix out) {
+            Release release;
+            self.forward(ids.data(), ids.size(), times(ms), step, out.data());
+          },
+          "ids"_a.noconvert(), "event_time_ms"_a.noconvert(), "step"_a, "out"_a.noconvert())
+      .def(
+          "backward",
+          [](Table& self, Step& step, Matrix grads, Array<std::int64_t> ms) {
+            Release release;
+            return self.backward(step, grads.data(), times(ms));
+          },
+          "step"_a, "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
-      .def("sweep", &Table::sweep, "buckets"_a, nb::call_guard<Release>());
+      .def("sweep", &Table::sweep, "buckets"_a, "max_rows"_a, nb::call_guard<Release>());
 }
 
 void bind_deltas(nb::class_<Table>& table) {
@@ -250,9 +264,11 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
   bind_optimizers(m);
   bind_rules(m);
   bind_numbers(m);
+  nb::class_<Step>(m, "Step").def(nb::init<>());
   nb::class_<Table> table(m, "Table");
   table.def(
       "__init__",

@@ -1,4 +1,5 @@
-// A call's ids in chunks, each stage fetching memory for the next: hash ids, resolve rows, and the caller's work.
+// A call's ids in chunks, each stage fetching memory for the next: hash ids, resolve rows, and the caller's work, each
+// one chunk behind the stage before it.
 //
 // A training step names the same ids three times: observe, look up, apply gradients. What observe resolved is kept, and
 // the calls after it take their rows from there when they come with the same ids. Not thread safe: the table takes
@@ -49,44 +50,48 @@ class Pipeline {
 
   bool more() const { return done_ < n_; }
 
-  // The next chunk with its rows, valid until one of them is removed. Its hashes are there unless it was recalled.
+  // The next chunk with its rows, valid until one of them is removed, and complete until one is added. Its hashes are
+  // there unless it was recalled.
   Chunk& next() {
-    if (done_ == 0) prepare(0);
+    if (done_ == 0) start();
     Chunk& chunk = chunks_[turn_];
-    finish(chunk);
+    prepare(chunks_[(turn_ + 2) % 3], chunk.begin + 2 * Chunk::kSize);
+    resolve(chunks_[(turn_ + 1) % 3]);
+    if (chunk.changes != rows_.changes()) resolve(chunk);
     done_ += chunk.count;
-    turn_ ^= 1;
-    prepare(done_);
+    turn_ = (turn_ + 1) % 3;
     return chunk;
   }
 
  private:
-  void prepare(std::size_t begin) {
-    Chunk& chunk = chunks_[turn_];
-    chunk.begin = begin;
-    chunk.count = std::min(n_ - begin, Chunk::kSize);
-    chunk.recalled = recent_ != nullptr && chunk.count != 0 && recent_->holds(rows_) && recent_->recall(ids_, chunk);
-    chunk.removals = rows_.removals();
-    if (chunk.recalled)
-      fetch_rows(chunk);
-    else
-      rows_.hash_ids(ids_, chunk);
+  void start() {
+    prepare(chunks_[0], 0);
+    prepare(chunks_[1], Chunk::kSize);
+    resolve(chunks_[0]);
   }
 
-  void finish(Chunk& chunk) {
-    if (chunk.recalled && chunk.removals == rows_.removals()) return find_missing(chunk);
+  void prepare(Chunk& chunk, std::size_t begin) {
+    chunk.begin = std::min(begin, n_);
+    chunk.count = std::min(n_ - chunk.begin, Chunk::kSize);
+    chunk.recalled = recent_ != nullptr && chunk.count != 0 && recent_->holds(rows_) && recent_->recall(ids_, chunk);
+    chunk.removals = rows_.removals();
+    if (!chunk.recalled) rows_.hash_ids(ids_, chunk);
+  }
+
+  // Once in time for the rows to be fetched, and again if some were added or removed since.
+  void resolve(Chunk& chunk) {
+    chunk.changes = rows_.changes();
+    if (chunk.recalled && chunk.removals == rows_.removals()) return take_recalled(chunk);
     if (chunk.recalled) rows_.hash_ids(ids_, chunk);
+    chunk.recalled = false;
     rows_.resolve(chunk, need_);
   }
 
-  void fetch_rows(const Chunk& chunk) {
-    for (std::size_t i = 0; i < chunk.count; ++i)
-      if (chunk.row[i] != nullptr) rows_.fetch_row(chunk.row[i], need_);
-  }
-
-  void find_missing(Chunk& chunk) {
-    for (std::size_t i = 0; i < chunk.count; ++i)
+  void take_recalled(Chunk& chunk) {
+    for (std::size_t i = 0; i < chunk.count; ++i) {
       if (chunk.row[i] == nullptr) chunk.row[i] = rows_.find(hash_of(ids_[chunk.begin + i]));
+      if (chunk.row[i] != nullptr) rows_.fetch_row(chunk.row[i], need_);
+    }
   }
 
   const Rows& rows_;
@@ -96,7 +101,7 @@ class Pipeline {
   const Recent* recent_;
   std::size_t done_ = 0;
   std::size_t turn_ = 0;
-  Chunk chunks_[2];
+  Chunk chunks_[3];  // given out, resolved, hashed
 };
 
 }  // namespace monolith

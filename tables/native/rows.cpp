@@ -72,7 +72,9 @@ void Rows::remove(std::uint64_t hash) {
 void Rows::hash_ids(const std::int64_t* ids, Chunk& chunk) const {
   for (std::size_t i = 0; i < chunk.count; ++i) {
     chunk.hash[i] = hash_of(ids[chunk.begin + i]);
-    fetch(index_.home(chunk.hash[i]));
+    const IndexEntry* home = index_.home(chunk.hash[i]);
+    fetch(home);
+    fetch(home + kLine);
   }
 }
 

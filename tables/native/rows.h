@@ -33,6 +33,7 @@ struct Chunk {
   std::size_t count = 0;
   std::uint64_t hash[kSize];
   char* row[kSize];
+  std::uint64_t changes = 0;   // its rows are what find() gave when so many changes were made ever
   bool recalled = false;       // its rows come from an earlier call, and hold as long as
   std::uint64_t removals = 0;  // so many rows were removed ever
 };
@@ -40,6 +41,11 @@ struct Chunk {
 enum class Need { tail, values, all };  // what of a row the next stage reads
 
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
+
+inline void fetch_lines(const char* begin, const char* end) {
+  const auto misalignment = reinterpret_cast<std::uintptr_t>(begin) % 64;
+  for (const char* line = begin - misalignment; line < end; line += 64) fetch(line);
+}
 
 class Rows {
  public:
@@ -89,10 +95,9 @@ class Rows {
   void set_slot(char* row, std::uint32_t slot) const { store(row + tail_ + 12, slot); }
 
   void fetch_row(const char* row, Need need) const {
-    const std::size_t wanted = need == Need::all ? tail_ : need == Need::values ? value_bytes_ : 0;
-    for (std::size_t offset = 0; offset < wanted; offset += 64) fetch(row + offset);
-    fetch(row + tail_);
-    fetch(row + stride_ - 1);
+    const char* const end = row + stride_;
+    if (need == Need::values) fetch_lines(row, row + value_bytes_);
+    fetch_lines(need == Need::all ? row : row + tail_, end);
   }
 
   std::size_t dim() const { return dim_; }

@@ -7,7 +7,9 @@
 // runs get long and the slack doubles; memory stays in proportion to the number of entries.
 //
 // An Entry has a `hash`, `empty()`, and all-zero payload when empty. Empty entries hold the largest hash, so that the
-// probe needs no second test. Not thread safe: the table takes turns.
+// probe needs no second test. Homes lie at every fourth entry, where a memory line of the index begins: four in five
+// searches end in that line, 98 in 100 in that or the next. So a search counts the smaller hashes of both without a
+// branch (a mispredicted one costs more), and both are fetched ahead. Not thread safe: the table takes turns.
 #pragma once
 
 #include <algorithm>
@@ -24,11 +26,13 @@ namespace monolith {
 constexpr std::uint64_t kLastHash = ~std::uint64_t{0};
 constexpr double kLoad = 0.8;     // full enough to grow
 constexpr double kGrowth = 1.25;  // small steps: 16-byte entries at load 0.64-0.8 cost 20-25 bytes a row, not 20-40
+constexpr std::size_t kLine = 4;  // entries between homes
+constexpr std::size_t kNear = 2 * kLine;  // entries that a search looks at in any case
 
 template <class Entry>
 class Segment {
  public:
-  Segment() : entries_(&nothing), size_(0), slack_doublings_(0) {}
+  Segment() : entries_(nothing), size_(0), slack_doublings_(0) {}
   ~Segment() { clear(); }
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
@@ -37,8 +41,7 @@ class Segment {
   const Entry* home(std::uint64_t hash) const { return entries_ + home_index(hash); }
 
   const Entry* find(std::uint64_t hash) const {
-    const Entry* entry = home(hash);
-    while (entry->hash < hash) ++entry;
+    const Entry* entry = at_or_after(home(hash), hash);
     return entry->hash == hash && !entry->empty() ? entry : nullptr;
   }
   Entry* find(std::uint64_t hash) { return const_cast<Entry*>(const_cast<const Segment*>(this)->find(hash)); }
@@ -64,8 +67,8 @@ class Segment {
   }
 
   void clear() {
-    if (entries_ != &nothing) std::free(entries_);
-    entries_ = &nothing;
+    if (entries_ != nothing) std::free(entries_);
+    entries_ = nothing;
     capacity_ = 1;
     size_ = 0;
     slack_doublings_ = 0;
@@ -84,18 +87,30 @@ class Segment {
   }
 
   std::size_t size() const { return size_; }
-  std::size_t bytes() const { return entries_ == &nothing ? 0 : allocated() * sizeof(Entry); }
+  std::size_t bytes() const { return entries_ == nothing ? 0 : allocated() * sizeof(Entry); }
 
  private:
-  inline static Entry nothing = Entry::none();  // what a segment that was never written points to: one empty entry
+  // What a segment that was never written points to: as many empty entries as a search looks at.
+  inline static Entry nothing[kNear] = {Entry::none(), Entry::none(), Entry::none(), Entry::none(),
+                                        Entry::none(), Entry::none(), Entry::none(), Entry::none()};
 
   static std::size_t total(std::size_t capacity, unsigned slack_doublings) {
     return capacity + (std::min<std::size_t>(8 + capacity / 8, 96) << slack_doublings);
   }
-  std::size_t allocated() const { return entries_ == &nothing ? 1 : total(capacity_, slack_doublings_); }
+  std::size_t allocated() const { return entries_ == nothing ? kNear : total(capacity_, slack_doublings_); }
 
   std::size_t home_index(std::uint64_t hash) const {  // the top 10 bits are the same in the whole segment
-    return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << 10) * capacity_) >> 64);
+    return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << 10) * capacity_) >> 64) / kLine * kLine;
+  }
+
+  // The first entry from `home` on whose hash is not smaller.
+  static const Entry* at_or_after(const Entry* home, std::uint64_t hash) {
+    std::size_t smaller = 0;
+    for (std::size_t i = 0; i < kNear; ++i) smaller += home[i].hash < hash;
+    const Entry* entry = home + smaller;
+    if (smaller == kNear)
+      while (entry->hash < hash) ++entry;
+    return entry;
   }
 
   // False: the entries up to the end are taken, and the segment must grow first.

@@ -24,7 +24,7 @@ Table::Table(const TableOptions& options)
     : options_(options),
       rows_(options.dim, state_floats_of(options), options.reserve_bytes, options.storage),
       counters_(limits_of(options)),
-      sums_(rows_, options.on_nonfinite, options.max_gradient),
+      sums_(options.dim, options.on_nonfinite, options.max_gradient),
       first_values_(options.dim) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
@@ -34,9 +34,8 @@ void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Chunk& chunk = pipeline.next();
-    const std::uint64_t changes = rows_.changes();
     for (std::size_t i = 0; i < chunk.count; ++i) {
-      char* row = rows_.changes() == changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
       recent_.add(observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_));
     }
     recent_.end(rows_);  // a live row does not expire within the call, so what was kept still holds
@@ -72,10 +71,11 @@ void Table::advance(std::int64_t clock_ms) {
   set_clock(clock_ms);
 }
 
-std::uint64_t Table::sweep(std::size_t buckets) {
+std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
   std::lock_guard<std::mutex> writer(writer_);
-  std::uint64_t removed = 0;
-  for (std::size_t i = 0; i < std::min(buckets, kBuckets); ++i) {
+  std::uint64_t removed = 0, looked_at = 0;
+  for (std::size_t i = 0; i < std::min(buckets, kBuckets) && looked_at < max_rows; ++i) {
+    looked_at += rows_.bucket_size(sweep_cursor_);
     removed += sweep_bucket(sweep_cursor_);
     sweep_cursor_ = (sweep_cursor_ + 1) % kBuckets;
   }
@@ -212,7 +212,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           counters_.bytes(),
           tombstones_.bytes(),
-          sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

@@ -18,6 +18,7 @@
 #include "optimizers/optimizer.h"
 #include "pipeline.h"
 #include "rows.h"
+#include "step.h"
 #include "times.h"
 #include "tombstones.h"
 #include "touched.h"
@@ -79,8 +80,14 @@ class Table {
   // else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
 
+  // A training step in two calls: forward() is observe() and lookup(), backward() is apply_gradients() of the same ids,
+  // bit for bit, whatever was called between. A step is of this table only, and of one thread at a time.
+  void forward(const std::int64_t* ids, std::size_t n, Times times, Step& step, float* out);
+  std::int64_t backward(Step& step, const float* grads, Times times);
+
   void advance(std::int64_t clock_ms);
-  std::uint64_t sweep(std::size_t buckets);  // rows removed
+  // Returns the rows removed. Goes through `buckets` buckets, but ends with the one in which max_rows were looked at.
+  std::uint64_t sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
 
   std::uint32_t cut();
   // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows
@@ -116,9 +123,13 @@ class Table {
   void touch(char* row, std::uint64_t hash);
   std::uint64_t sweep_bucket(std::size_t bucket);
 
-  std::int64_t gather(const std::int64_t* ids, std::size_t n, Statistics& counted);
+  template <class Dim>
+  void observe_and_read(Step& step, Times times, float* out, Dim dim);
+  void read_admitted_since(Step& step, float* out);
+  void resolve(Step& step);
+  std::int64_t update(const Step& step, const float* grads, Times times);
   template <class Rule, class Dim>
-  void step_rows(const Rule& rule, Dim dim, const std::int64_t* ids, Times times);
+  void step_rows(const Rule& rule, Dim dim, const Step& step, Times times);
 
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
@@ -139,6 +150,7 @@ class Table {
 
   Counters counters_;
   Tombstones tombstones_;
+  Step own_step_;  // of the calls that come without one
   GradientSums sums_;
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,12 @@ class Model:
         self.tombstones[i] = self.sequence
         self.happened["expired"] += 1
 
-    def sweep(self, buckets: int) -> int:
+    def sweep(self, buckets: int, max_rows: int) -> int:
+        sizes = [0] * 1024
+        for i in self.rows:
+            sizes[bucket(i)] += 1
+        looked = accumulate(sizes[(self.cursor + k) % 1024] for k in range(buckets))
+        buckets = next((k for k, n in enumerate(looked, 1) if n >= max_rows), buckets)
         chosen = {(self.cursor + k) % 1024 for k in range(buckets)}
         self.cursor = (self.cursor + buckets) % 1024
         gone = [i for i in self.rows if bucket(i) in chosen and not self.live(i)]
@@ -195,9 +201,9 @@ class TableMachine(RuleBasedStateMachine):
         self.table.advance(t)
         self.model.clock = max(self.model.clock, t)
 
-    @rule(buckets=st.sampled_from([0, 1, 100, 700, 1024]))
-    def sweep(self, buckets: int) -> None:
-        assert self.table.sweep(buckets) == self.model.sweep(buckets)
+    @rule(buckets=st.sampled_from([0, 1, 100, 700, 1024]), max_rows=st.sampled_from([1, 3, 10**6]))
+    def sweep(self, buckets: int, max_rows: int) -> None:
+        assert self.table.sweep(buckets, max_rows=max_rows) == self.model.sweep(buckets, max_rows)
 
     @rule()
     def cut(self) -> None:

@@ -1,0 +1,57 @@
+// Training: ids are observed and read in one pass, and what was resolved is kept for backward.
+#include <algorithm>
+#include <cstring>
+
+#include "table.h"
+
+namespace monolith {
+
+void Table::forward(const std::int64_t* ids, std::size_t n, Times times, Step& step, float* out) {
+  std::lock_guard<std::mutex> writer(writer_);
+  if (n != 0 && times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
+  step.begin(ids, n);
+  const std::uint64_t admitted = statistics_.admitted;
+  for_dim(options_.dim, [&](auto dim) { observe_and_read(step, times, out, dim); });
+  if (step.absent() != 0 && statistics_.admitted != admitted) read_admitted_since(step, out);
+  step.end(rows_, cutoff_);
+  statistics_.observed += n;
+}
+
+// A row that is there when its id is observed stays as it is to the call's end, so it can be read at once.
+template <class Dim>
+void Table::observe_and_read(Step& step, Times times, float* out, Dim dim) {
+  Pipeline pipeline(rows_, Need::all, step.ids(), step.size());
+  while (pipeline.more()) {
+    WriterTurn turn(turnstile_);
+    const Chunk& chunk = pipeline.next();
+    for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
+      const std::size_t position = chunk.begin + i;
+      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+      row = observe_one(chunk.hash[i], row, times.given() ? times.at(position) : clock_ms_);
+      step.add(rows_, row, position);
+      if (row != nullptr)
+        rows_.read(row, dim, out);
+      else
+        std::memset(out, 0, dim * sizeof *out);
+    }
+  }
+}
+
+// Occurrences that had no row when they were observed, and whose id a later one of the call brought in.
+void Table::read_admitted_since(Step& step, float* out) {
+  std::vector<char*> rows(step.size());
+  bool found = false;
+  for (std::size_t i = 0; i < step.size(); ++i) {
+    rows[i] = step.row(i);
+    if (rows[i] != nullptr) continue;
+    rows[i] = rows_.find(hash_of(step.ids()[i]));
+    if (rows[i] == nullptr) continue;
+    rows_.read(rows[i], options_.dim, out + i * options_.dim);
+    found = true;
+  }
+  if (!found) return;
+  step.restart();  // their rows' first occurrences are others now
+  for (std::size_t i = 0; i < step.size(); ++i) step.add(rows_, rows[i], i);
+}
+
+}  // namespace monolith
