@@ -47,14 +47,15 @@ def native_table(config: TableConfig) -> _core.Table:
         ttl_ms=round(config.expiry.ttl_s * 1000) if isinstance(config.expiry, Idle) else 0,
         on_nonfinite=config.on_nonfinite,
         max_gradient=config.max_gradient,
+        storage=config.storage,
     )
 
 
 def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None:
     """Raise ConfigError unless rows saved under one config mean the same under the other.
 
-    Learning rates, thresholds, times to live and policies may change between runs; what says which row an id has, how
-    wide it is, and what its optimizer state means may not.
+    Storage (values are then rounded once), learning rates, thresholds, times to live and policies may change between
+    runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
     """
     for field in ("name", "dim", "seed", "shared_ids"):
         old, new = getattr(saved, field), getattr(wanted, field)

@@ -18,11 +18,11 @@ from monolith.tables.reference_steps import (
     initial_state,
     lane_sum,
     row_state,
-    row_step,
     schedule_share,
     slices_of,
     step,
 )
+from monolith.tables.reference_storage import rounded
 
 __all__ = [
     "admission_draws",
@@ -33,6 +33,8 @@ __all__ = [
     "initial_values",
     "lane_sum",
     "mix64",
+    "rounded",
+    "rounding_draws",
     "row_state",
     "row_step",
     "schedule_share",
@@ -46,6 +48,7 @@ Words = npt.NDArray[np.uint64]
 
 GOLDEN = 0x9E3779B97F4A7C15
 ADMISSION_STREAM = 0x5851F42D4C957F2D
+ROUNDING_STREAM = 0xD1342543DE82EF95
 
 
 def mix64(x: Words) -> Words:
@@ -84,7 +87,22 @@ def initial_values(config: TableConfig, ids: npt.NDArray[np.int64]) -> Floats:
     for columns_of, optimizer, _ in slices_of(config):
         if isinstance(optimizer, FTRL):
             values[:, columns_of] = 0
-    return values
+    return rounded(values, rounding_draws(config, ids, 0), config.storage)
+
+
+def rounding_draws(config: TableConfig, ids: npt.NDArray[np.int64], t: int) -> npt.NDArray[np.uint32]:
+    """The 32 bits by which each value of ``ids`` (n,) is rounded at the table's step ``t``, (n, dim); 0: at first."""
+    key = U64(table_key(config.name, config.seed) ^ ROUNDING_STREAM)
+    streams = draws(mix64(id_hash(ids) ^ key), t)
+    pairs = draws(streams[:, None], np.arange(1, (config.dim + 1) // 2 + 1, dtype=np.uint64))
+    return np.ascontiguousarray(pairs).view("<u4")[:, : config.dim]
+
+
+def row_step(config: TableConfig, ids: npt.NDArray[np.int64], w: Floats, state: Floats, grads: Floats, t: int) -> None:
+    """The table's ``t``-th step on the rows of ``ids``, by the optimizer of each slice; ``w`` as it reads then."""
+    for columns, optimizer, words in slices_of(config):
+        step(optimizer, w[:, columns], state[:, words], grads[:, columns], t)
+    w[:] = rounded(w, rounding_draws(config, ids, t), config.storage)
 
 
 def _distribution(initializer: Initializer, words: Words) -> Floats:

@@ -49,12 +49,6 @@ def row_state(config: TableConfig, n: int) -> Floats:
     )
 
 
-def row_step(config: TableConfig, w: Floats, state: Floats, grads: Floats, t: int) -> None:
-    """The table's ``t``-th step on rows, by the optimizer of each slice."""
-    for columns, optimizer, words in slices_of(config):
-        step(optimizer, w[:, columns], state[:, words], grads[:, columns], t)
-
-
 def initial_state(optimizer: Optimizer, n: int, dim: int) -> Floats:
     """The optimizer's state of ``n`` fresh rows, (n, words)."""
     match optimizer:

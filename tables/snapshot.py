@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError, CorruptError, VersionError
+from monolith.tables.storage import STORED, narrowed, widened
 
 FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
@@ -43,7 +44,7 @@ _PARTS = (
     ("marks", "<u4", "rows"),
     ("counts", "<u4", "counters"),
     ("tombstone_marks", "<u4", "tombstones"),
-    ("values", "<f4", "rows"),  # x dim
+    ("values", "<f4", "rows"),  # x dim; of another dtype where the table's storage is
     ("state", "<f4", "rows"),  # x state_floats
 )
 
@@ -94,6 +95,7 @@ def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> Non
     offset = len(head) + BUCKETS * _ENTRY.size + _CRC.size
     file.seek(offset)
     for bucket in buckets:
+        bucket["values"] = narrowed(bucket["values"], header.config.storage)
         data = b"".join(bucket[name].tobytes() for name, _, _ in _PARTS)
         counts = (len(bucket["ids"]), len(bucket["counter_ids"]), len(bucket["tombstone_ids"]))
         head += _ENTRY.pack(offset, *counts, zlib.crc32(data))
@@ -131,7 +133,7 @@ class TableFile:
             raise
 
     def bucket(self, number: int) -> Bucket:
-        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,), ``state`` and the rest."""
+        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,) float32, and the rest."""
         entry, size = self.directory[number], self._size(self.directory[number])
         self._file.seek(entry.offset)
         data = self._file.read(size)
@@ -141,6 +143,7 @@ class TableFile:
         for name, dtype, count in self._parts(entry):
             bucket[name] = np.frombuffer(data, dtype, count, at)
             at += bucket[name].nbytes
+        bucket["values"] = widened(bucket["values"], self.header.config.storage)
         return bucket
 
     def close(self) -> None:
@@ -189,7 +192,8 @@ class TableFile:
     def _parts(self, entry: Entry) -> Iterator[tuple[str, str, int]]:
         width = {"values": self.header.config.dim, "state": self.header.state_floats}
         for name, dtype, counted in _PARTS:
-            yield name, dtype, getattr(entry, counted) * width.get(name, 1)
+            stored = STORED[self.header.config.storage] if name == "values" else dtype
+            yield name, stored, getattr(entry, counted) * width.get(name, 1)
 
     def _size(self, entry: Entry) -> int:
         return sum(count * np.dtype(dtype).itemsize for _, dtype, count in self._parts(entry))

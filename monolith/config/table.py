@@ -14,6 +14,7 @@ from monolith.config.limits import Count, Decay, Fraction, NonNegative, NonNegat
 
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
+Storage = Literal["float32", "bfloat16", "float16"]
 
 
 class _Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -228,7 +229,7 @@ Initializer = Uniform | Zeros | TruncatedNormal
 
 
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One table: ``dim`` float32 values a row, for the ids of one or more features."""
+    """One table: ``dim`` values a row, for the ids of one or more features."""
 
     name: str
     dim: Count
@@ -240,6 +241,7 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     admission: Admission = Always()
     expiry: Expiry = Forever()
     initializer: Initializer = Uniform()
+    storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN or infinity in a gradient
     max_gradient: Positive = 1.0  # the bound that `clip` cuts infinities to (NaN becomes 0)
     seed: int = 0

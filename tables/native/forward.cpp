@@ -30,7 +30,7 @@ void Table::observe_and_read(Step& step, Times times, float* out, Dim dim) {
       row = observe_one(chunk.hash[i], row, times.given() ? times.at(position) : clock_ms_);
       step.add(rows_, row, position);
       if (row != nullptr)
-        std::memcpy(out, row, dim * sizeof *out);
+        rows_.read(row, dim, out);
       else
         std::memset(out, 0, dim * sizeof *out);
     }
@@ -46,7 +46,7 @@ void Table::read_admitted_since(Step& step, float* out) {
     if (rows[i] != nullptr) continue;
     rows[i] = rows_.find(hash_of(step.ids()[i]));
     if (rows[i] == nullptr) continue;
-    std::memcpy(out + i * options_.dim, rows[i], options_.dim * sizeof *out);
+    rows_.read(rows[i], options_.dim, out + i * options_.dim);
     found = true;
   }
   if (!found) return;

@@ -41,6 +41,10 @@ NonFinite nonfinite(const std::string& policy) {
   return policy == "raise" ? NonFinite::raise : policy == "skip_row" ? NonFinite::skip_row : NonFinite::clip;
 }
 
+Storage storage(const std::string& name) {
+  return name == "float32" ? Storage::float32 : name == "bfloat16" ? Storage::bfloat16 : Storage::float16;
+}
+
 // Bound structs take double and narrow once, as numpy.float32(x) does.
 void bind_rules(nb::module_& m) {
   nb::class_<Always>(m, "Always").def(nb::init<>());
@@ -269,11 +273,13 @@ NB_MODULE(_core, m) {
   table.def(
       "__init__",
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Admission& admission,
-         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient) {
+         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient,
+         const std::string& values) {
         new (self) Table(TableOptions{dim, key, optimizer, admission, initializer, ttl_ms, nonfinite(on_nonfinite),
-                                      float(max_gradient)});
+                                      float(max_gradient), 0, storage(values)});
       },
-      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a);
+      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a,
+      "storage"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

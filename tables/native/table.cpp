@@ -22,9 +22,10 @@ std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
-      rows_(options.dim, state_floats_of(options), options.reserve_bytes),
+      rows_(options.dim, state_floats_of(options), options.reserve_bytes, options.storage),
       counters_(limits_of(options)),
-      sums_(options.dim, options.on_nonfinite, options.max_gradient) {}
+      sums_(options.dim, options.on_nonfinite, options.max_gradient),
+      first_values_(options.dim) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -57,7 +58,7 @@ void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
       for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
         char* row = chunk.row[i];
         if (row != nullptr && !expired(row))
-          std::memcpy(out, row, dim * sizeof *out);
+          rows_.read(row, dim, out);
         else
           std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
       }
@@ -120,9 +121,16 @@ char* Table::add_row(std::uint64_t hash) {
 }
 
 void Table::start_values(char* row, std::uint64_t hash) {
-  std::visit([&](const auto& rule) { rule.fill(rows_.values(row), options_.dim, mix64(options_.key ^ hash)); },
+  float* values = first_values_.data();
+  std::visit([&](const auto& rule) { rule.fill(values, options_.dim, mix64(options_.key ^ hash)); },
              options_.initializer);
-  std::visit([&](const auto& rule) { rule.start_values(rows_.values(row), options_.dim); }, options_.optimizer);
+  std::visit([&](const auto& rule) { rule.start_values(values, options_.dim); }, options_.optimizer);
+  rows_.write(row, values, chance(hash, 0));
+}
+
+std::uint64_t Table::chance(std::uint64_t hash, std::uint64_t step) const {
+  constexpr std::uint64_t kRoundingStream = 0xD1342543DE82EF95u;
+  return draw(mix64(options_.key ^ hash ^ kRoundingStream), step);
 }
 
 void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms) {
@@ -198,7 +206,7 @@ Sizes Table::sizes() const {
           rows_.free(),
           counters_.size(),
           tombstones_.size(),
-          held * options_.dim * sizeof(float),
+          held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
           held * Rows::kTailBytes + rows_.free() * sizeof(std::uint32_t),
           rows_.index_bytes(),

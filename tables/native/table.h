@@ -36,6 +36,7 @@ struct TableOptions {
   NonFinite on_nonfinite;
   float max_gradient;
   std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
+  Storage storage = Storage::float32;
 };
 
 struct Statistics {  // what happened since the table was made; a part of its state
@@ -116,6 +117,7 @@ class Table {
   bool admits(std::uint64_t hash, std::int64_t t);
   char* add_row(std::uint64_t hash);
   void start_values(char* row, std::uint64_t hash);
+  std::uint64_t chance(std::uint64_t hash, std::uint64_t step) const;  // the stream that rounds a row's values
   void start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms);
   void remove(std::uint64_t hash);
   void touch(char* row, std::uint64_t hash);
@@ -133,6 +135,7 @@ class Table {
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
   std::vector<IdAndRow> listed(bool last_too) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
+  void append_values(const char* row, std::vector<float>& to) const;
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
@@ -153,6 +156,7 @@ class Table {
   std::uint32_t sequence_ = 1, floor_ = 0;
   std::uint32_t sweep_cursor_ = 0;
   std::uint64_t steps_ = 0;
+  std::vector<float> first_values_;  // scratch of observe()
   Statistics statistics_;
 };
 

@@ -56,6 +56,7 @@ template <class Rule, class Dim>
 void Table::step_rows(const Rule& rule, Dim dim, const Step& step, Times times) {
   const Step::UniqueRow* unique = step.unique();
   const std::size_t count = step.unique_count();
+  std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t begin = 0; begin < count; begin += Chunk::kSize) {
     const std::size_t end = std::min(begin + Chunk::kSize, count);
     WriterTurn turn(turnstile_);
@@ -64,8 +65,11 @@ void Table::step_rows(const Rule& rule, Dim dim, const Step& step, Times times) 
       char* row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(i)) continue;
-      step_row(rule, rows_.values(row), rows_.state(row), sums_.gradient(i), dim);
-      if (rows_.mark(row) != sequence_) touch(row, hash_of(step.ids()[unique[i].first]));
+      float* values = rows_.values(row, scratch.data());
+      step_row(rule, values, rows_.state(row), sums_.gradient(i), dim);
+      const auto hash = [&] { return hash_of(step.ids()[unique[i].first]); };
+      if (rows_.narrow()) rows_.write(row, values, chance(hash(), steps_));
+      if (rows_.mark(row) != sequence_) touch(row, hash());
     }
   }
 }

@@ -44,6 +44,7 @@ void every_rule_walks_cleanly() {
     for (const std::size_t dim : {1, 8, 13, 16, 64}) {
       TableOptions options = table_options(dim);
       options.optimizer = dim == 13 ? sliced(dim, optimizer) : whole(optimizer);
+      options.storage = dim == 13 ? Storage::bfloat16 : dim == 16 ? Storage::float16 : Storage::float32;
       Table table(options), again(options), replica(options);
       std::mt19937_64 random(dim), same(dim);
       walk(table, dim, random);

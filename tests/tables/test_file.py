@@ -14,7 +14,9 @@ import pytest
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.tables import Table, TableConfig, TableFile, admission, expiry, initializers, optimizers, reference
 
-GOLDEN = {version: Path(__file__).parent.parent / "golden" / f"table.v{version}.bin" for version in (1, 2)}
+FOLDER = Path(__file__).parent.parent / "golden"
+GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2)}
+GOLDEN_BFLOAT16 = FOLDER / "table.v2.bfloat16.bin"
 
 RULES = [
     optimizers.SGD(),
@@ -219,12 +221,15 @@ def test_single_buckets_can_be_read(tmp_path):
     assert len(held) == len(table)
 
 
-def test_golden_file_is_still_written_and_read(tmp_path):
+@pytest.mark.parametrize(
+    ("path", "settings"), [(GOLDEN[2], {"dim": 2}), (GOLDEN_BFLOAT16, {"dim": 3, "storage": "bfloat16"})]
+)
+def test_golden_file_is_still_written_and_read(tmp_path, path, settings):
     """Written by an earlier build: what it holds must go on being read, and be written to the same bytes."""
-    golden = GOLDEN[2].read_bytes()
+    golden = path.read_bytes()
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
-    assert lived_in(dim=2).save(tmp_path / "fresh").read_bytes() == golden
+    assert lived_in(**settings).save(tmp_path / "fresh").read_bytes() == golden
 
 
 def test_golden_file_of_version_1_is_still_read(tmp_path):
@@ -241,18 +246,19 @@ def test_golden_file_of_version_1_is_still_read(tmp_path):
             assert {name: part.tobytes() for name, part in a.items()} == {n: part.tobytes() for n, part in b.items()}
 
 
-@pytest.mark.parametrize("version", GOLDEN)
-def test_golden_file_reads_as_the_page_says(version):
+@pytest.mark.parametrize(("version", "path"), [*GOLDEN.items(), (2, GOLDEN_BFLOAT16)])
+def test_golden_file_reads_as_the_page_says(version, path):
     """A reader of its own, from docs/formats.table.md."""
-    golden = GOLDEN[version].read_bytes()
+    golden = path.read_bytes()
     magic, said, json_bytes = struct.unpack_from("<8sII", golden)
     assert (magic, said) == (b"MONOTABL", version)
     header, directory = json.loads(golden[16 : 16 + json_bytes]), 16 + json_bytes
     assert zlib.crc32(golden[: directory + 24_576]) == struct.unpack_from("<I", golden, directory + 24_576)[0]
+    width = 2 if header["config"].get("storage", "float32") != "float32" else 4
     dim, end, total = header["config"]["dim"], directory + 24_580, 0
     for number in range(1024):
         offset, rows, counters, tombstones, crc = struct.unpack_from("<QIIII", golden, directory + 24 * number)
-        size = rows * (20 + 4 * dim + 4 * header["state_floats"]) + counters * 20 + tombstones * 12
+        size = rows * (20 + width * dim + 4 * header["state_floats"]) + counters * 20 + tombstones * 12
         assert offset == end
         assert zlib.crc32(golden[offset : offset + size]) == crc
         end, total = offset + size, total + rows

@@ -108,7 +108,8 @@ class Model:
                 sums[i] = sums[i] + grad if i in sums else grad
                 self.rows[i].last_seen = max(self.rows[i].last_seen, -(2**63) if t is None else t)
         for i, total in sums.items():
-            reference.row_step(self.config, self.rows[i].values, self.rows[i].state, total[None], self.steps)
+            row, one = self.rows[i], np.array([i], np.int64)
+            reference.row_step(self.config, one, row.values, row.state, total[None], self.steps)
             self.rows[i].mark = self.sequence
 
     def remove(self, i: int) -> None:
@@ -167,6 +168,7 @@ CONFIGS = st.builds(
     ),
     expiry=st.sampled_from([expiry.Forever(), expiry.Idle(ttl_s=TTL_MS / 1000), expiry.Idle(ttl_s=TTL_MS / 1000)]),
     initializer=st.sampled_from([initializers.Uniform(), initializers.TruncatedNormal(), initializers.Zeros()]),
+    storage=st.sampled_from(["float32", "float32", "bfloat16", "float16"]),
     seed=st.sampled_from([0, 7]),
 )
 BATCHES = st.lists(st.sampled_from(POOL), max_size=12)

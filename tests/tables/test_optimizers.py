@@ -195,7 +195,7 @@ def test_sliced_row_gives_the_bits_of_the_numpy_oracle(fresh, parts):
     for t in range(1, 9):
         grads = rng.standard_normal(values.shape).astype(np.float32)
         table.apply_gradients(IDS, grads)
-        reference.row_step(table.config, values, state, grads, t)
+        reference.row_step(table.config, IDS, values, state, grads, t)
     assert table.lookup(IDS).tobytes() == values.tobytes()
 
 
