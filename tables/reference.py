@@ -1,6 +1,6 @@
 """The table's arithmetic in NumPy, operation by operation: what the native core must give, bit for bit.
 
-It is the executable form of ``docs/formats.table.md``, and ``reference_steps`` that of ``docs/optimizers.md``; tests
+It is the executable form of ``docs/formats.md``, and ``reference_steps`` that of ``docs/optimizers.md``; tests
 hold the native core to them, and a reader in another language can hold itself to them. Written to be read, not to be
 fast.
 """

@@ -1,4 +1,4 @@
-"""One table as one file, by bucket, each part under its own checksum; ``docs/formats.table.md`` is its description.
+"""One table as one file, by bucket, each part under its own checksum; ``docs/formats.md`` is its description.
 
 The bytes are a function of the table's logical state: buckets in order, ids ascending within each, so two tables in the
 same state give the same file whatever their history. A reader trusts nothing before its checksum holds, and can fetch

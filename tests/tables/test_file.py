@@ -248,7 +248,7 @@ def test_golden_file_of_version_1_is_still_read(tmp_path):
 
 @pytest.mark.parametrize(("version", "path"), [*GOLDEN.items(), (2, GOLDEN_BFLOAT16)])
 def test_golden_file_reads_as_the_page_says(version, path):
-    """A reader of its own, from docs/formats.table.md."""
+    """A reader of its own, from docs/formats.md."""
     golden = path.read_bytes()
     magic, said, json_bytes = struct.unpack_from("<8sII", golden)
     assert (magic, said) == (b"MONOTABL", version)
