@@ -1,6 +1,6 @@
 """The records of an LMDB store, read and written within one transaction.
 
-Three databases (``docs/formats.store.md`` has the bytes):
+Three databases (``docs/formats.md`` has the bytes):
 
 meta   ``head``, ``card``, ``graph``, ``dense``, ``log`` (its index), ``next_card``, ``next_graph``: each sealed
 rows   u32 number of the table, big-endian, and the row's key -> the row; the number counts the sorted table names

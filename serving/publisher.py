@@ -28,6 +28,7 @@ MAX_BACK_OFF_S = 5.0
 # A try that hung until its time-out is followed by a pause this many times as long: a tenth of the time is lost.
 PAUSE_PER_LOST_S = 9.0
 DRAIN_POLL_S = 0.1
+LOOK_EVERY_S = 1.0  # how often a quiet trainer asks its store whether it still has everything
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Publisher:
         self._last: tuple[int, MakeDelta] | None = None
         self._pause_s = 0.0
         self._next_try = 0.0
+        self._next_look = 0.0
 
     @property
     def held_sequence(self) -> int:
@@ -81,6 +83,33 @@ class Publisher:
         if time.monotonic() < self._next_try:
             return Published("deferred", self.held_sequence)
         return self._try_to_publish(sequence, make_delta)
+
+    def tend(self, sequence: int, make_delta: MakeDelta) -> None:
+        """In quiet times: look now and then whether the store still has ``sequence``, and bring it back if not.
+
+        A store that restarts empty while nothing is published would else stay empty until the next event. As with
+        `publish`, the tables must stand at ``sequence``. Raises FencedError when another trainer took over.
+        """
+        now = time.monotonic()
+        if now < max(self._next_look, self._next_try):
+            return
+        self._next_look = now + LOOK_EVERY_S
+        if not self._still_held():
+            self._held = None
+        if self.held_sequence < sequence:
+            self.publish(sequence, make_delta)
+
+    def _still_held(self) -> bool:
+        """False if the store lost or exchanged what it held. A store that does not answer is given the benefit."""
+        try:
+            version = self._store.version()
+        except UnavailableError as error:
+            self._defer(error, lost_s=0.0)
+            return True
+        held = self._held
+        if held is not None and (version.lineage, version.sequence) == (held.lineage, held.sequence):
+            return version.generation <= held.generation
+        return False
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until the store holds what was published last, trying all the while; False if it does not by then.

@@ -7,7 +7,7 @@
     u16     zero
     u64     length of the body
     u64     xxh3-64 of the body, seeded with the body's length
-    body    see ``docs/formats.store.md``
+    body    see ``docs/formats.md``
 
 All integers are little-endian; every array starts at a multiple of 8 bytes from the start of the body. ``decode``
 checks magic, version, length and checksum before it looks inside, every count against the bytes that are left before

@@ -14,11 +14,12 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from monolith.errors import UnavailableError
+from monolith.errors import ConfigError, UnavailableError
 from monolith.streaming.source import StreamUrl
 
 log = logging.getLogger(__name__)
 
+KAFKA_OPTIONS = ("partitions", "replication", "retention_ms")
 RECONNECT_MS = 1000  # kafka-python lets it grow to 30 s, and a client is then half a minute late
 BOOTSTRAP_MS = 2000
 REQUEST_MS = 10_000
@@ -42,6 +43,15 @@ class KafkaPlace:
             "reconnect_backoff_max_ms": RECONNECT_MS,
             "request_timeout_ms": REQUEST_MS,
         }
+
+
+def place_of(url: StreamUrl) -> KafkaPlace:
+    """Raises ConfigError for a URL that is not ``kafka://HOST:PORT[,HOST:PORT]/TOPIC`` with options that are known."""
+    url.check_options(KAFKA_OPTIONS)
+    servers, _, topic = url.place.partition("/")
+    if not servers or not topic or "/" in topic:
+        raise ConfigError(f"{url.text}: write kafka://HOST:PORT/TOPIC")
+    return KafkaPlace(servers.split(","), topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,19 @@ def warn_of_retention(place: KafkaPlace, event_time_ms: int) -> None:
             "them unread; set retention.ms=-1 or message.timestamp.type=LogAppendTime on it",
             place.topic,
             event_time_ms,
+            retention.max_age_ms,
+        )
+
+
+def warn_of_emptied(place: KafkaPlace, gone: int) -> None:
+    """Say it if an empty topic has lost all of its ``gone`` records to retention by event time."""
+    retention = retention_of(place) if gone else None
+    if retention is not None and retention.max_age_ms is not None and retention.by_event_time:
+        log.warning(
+            "topic %s is empty, but held %d records: it keeps them for %d ms by event time; set retention.ms=-1 or "
+            "message.timestamp.type=LogAppendTime if they were historic",
+            place.topic,
+            gone,
             retention.max_age_ms,
         )
 

@@ -1,8 +1,8 @@
 """Cutting steps live: polls the streams and says when a step is worth cutting, and what is in it.
 
 Nothing here changes what the job computes: a cut is a proposal, which counts once it is in the journal. A step is cut
-when it is full or has lingered, when the watermark lets go of something that waits, when it is time to publish, and at
-the end of the streams.
+when it is full or has lingered, when silence lets go of something that waits, when it is time to publish, and at the
+end of the streams.
 """
 
 from __future__ import annotations
@@ -74,12 +74,16 @@ class LiveCutter:
                 self._stops.setdefault(inlet.name, {})[lane.partition] = lane.stop
 
     def _fill(self, wait_s: float) -> bool:
+        """Poll until every lane is full or has nothing more; wait for a stream's first record only."""
         most = self._train.step_records
-        came = False
+        any_came = False
         for inlet in self._inlets:
-            roomy = [partition for partition, lane in inlet.lanes.items() if lane.has_room(most)]
-            came |= inlet.fill(most, wait_s, roomy, self._clock)
-        return came
+            came, patience_s = True, wait_s
+            while came and (roomy := [p for p, lane in inlet.lanes.items() if lane.has_room(most)]):
+                came = inlet.fill(most, patience_s, roomy, self._clock)
+                patience_s = 0.0
+                any_came |= came
+        return any_came
 
     def _doze(self, wait_s: float) -> None:
         """Where no lane has room, polling does not wait."""
@@ -107,7 +111,8 @@ class LiveCutter:
         ended = watermark_ms == WATERMARK_END
         publish = ended or (standing.unpublished and now - self._last_publish >= self._train.publish_every_s)
         behind = any(not lane.ready and lane not in caught_up and not lane.done for lane in lanes)
-        if not (publish or watermark_ms >= standing.due_ms or self._is_full(cut, behind, now)):
+        lets_go = not cut.records and watermark_ms >= standing.due_ms
+        if not (publish or lets_go or self._is_full(cut, behind, now)):
             return None
         return StepEntry(
             step=standing.step + 1,

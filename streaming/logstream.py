@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from monolith.errors import DataLossError, UnavailableError
+from monolith.errors import DataLossError, MonolithError, UnavailableError
 from monolith.events import Record
 from monolith.streaming.log import EventLog, log_exists
 from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
@@ -82,22 +82,27 @@ class LogSource:
     def _take(self, max_records: int, partitions: Collection[int] | None) -> list[Record]:
         if self._connect() is None:
             return []
-        chosen = self._positions if partitions is None else sorted(partitions)
         taken: list[Record] = []
-        for partition in chosen:
-            if len(taken) >= max_records:
-                break
-            taken += self._take_from(partition, max_records - len(taken))
+        try:
+            for partition in self._positions if partitions is None else sorted(partitions):
+                self._take_from(partition, max_records, taken)
+        except MonolithError:
+            if not taken:  # else what was taken counts, and the next poll meets the error again
+                raise
         return taken
 
-    def _take_from(self, partition: int, most: int) -> list[Record]:
+    def _take_from(self, partition: int, most: int, taken: list[Record]) -> None:
+        """Fill ``taken`` up to ``most`` records, from as many batches as it takes."""
         ready = self._ready[partition]
-        if not ready:
-            ready.extend(self._read(partition))
-        taken = [ready.popleft() for _ in range(min(most, len(ready)))]
-        if taken:
-            self._positions[partition] = taken[-1].offset + 1
-        return taken
+        while len(taken) < most and (ready or self._refill(partition)):
+            record = ready.popleft()
+            self._positions[partition] = record.offset + 1
+            taken.append(record)
+
+    def _refill(self, partition: int) -> bool:
+        """Read the next batch; False at the end."""
+        self._ready[partition].extend(self._read(partition))
+        return bool(self._ready[partition])
 
     def _read(self, partition: int) -> list[Record]:
         assert self._log is not None

@@ -87,7 +87,10 @@ class ParquetSource:
             return []
         if self._records is None:
             self._records = self._from(self._position)
-        taken = list(islice(self._records, max_records))
+        try:
+            taken = list(islice(self._records, max_records))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptError(f"{self.name} cannot be read behind row {self._position}: {error}") from None
         self._position = taken[-1].offset + 1 if len(taken) == max_records else self._end
         return taken
 
@@ -226,7 +229,7 @@ def _paths(url: StreamUrl) -> list[Path]:
 
 def _open_file(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorruptError(f"{path} cannot be read as Parquet: {error}") from None
 

@@ -170,7 +170,7 @@ def open_sink(url: str) -> Sink:
 
         return LogSink(parsed)
     if parsed.scheme == "kafka":
-        from monolith.streaming.kafka import KafkaSink
+        from monolith.streaming.kafka_sink import KafkaSink
 
         return KafkaSink(parsed)
     from monolith.streaming.memory import MemorySink

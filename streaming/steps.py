@@ -122,7 +122,7 @@ class StepReader:
         When it returns, the step's journal entry is written, and durable if the step publishes. Raises DataLossError
         for records that are gone, UnavailableError if the journal's disk is full (call again when there is room).
         """
-        deadline = self._clock() + timeout_s
+        deadline = time.monotonic() + timeout_s
         if self._recorded is not None:
             return self._next_recorded(self._recorded, deadline)
         if self._replay_only:
@@ -140,7 +140,7 @@ class StepReader:
         while missing := [(inlet, parts) for inlet in self._inlets if (parts := _uncovered(inlet, entry))]:
             for inlet, partitions in missing:
                 inlet.fill(self._job.train.step_records, WAIT_S, partitions, self._clock)
-            if self._clock() >= deadline and any(_uncovered(inlet, entry) for inlet, _ in missing):
+            if time.monotonic() >= deadline and any(_uncovered(inlet, entry) for inlet, _ in missing):
                 return None
         if entry.publish:
             self._journal.sync()  # the process that wrote it may have been killed before it could
@@ -177,7 +177,7 @@ class StepReader:
             if entry is not None:
                 self._write(entry)
                 return self._run(entry)
-            rest_s = deadline - self._clock()
+            rest_s = deadline - time.monotonic()
             if rest_s <= 0:
                 return None
             wait_s = min(WAIT_S, rest_s)

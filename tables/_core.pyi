@@ -7,11 +7,12 @@ _Ids = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float32]
 
 class Clockwork:
-    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int) -> None: ...
+    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int, steps: int) -> None: ...
     sequence: int
     floor: int
     clock_ms: int
     sweep_cursor: int
+    steps: int
 
 class Statistics:
     observed: int
@@ -36,6 +37,23 @@ class Sizes:
     bytes_tombstones: int
     bytes_scratch: int
 
+class LrDecay:
+    constant: LrDecay
+    inverse_sqrt: LrDecay
+    cosine: LrDecay
+    step: LrDecay
+
+class Schedule:
+    decay: LrDecay
+    warmup_steps: int
+    decay_steps: int
+    gamma: float
+    floor: float
+    def at(self, step: int) -> float: ...
+
+class Sliced:
+    def add(self, columns: int, optimizer: Any) -> None: ...
+
 class Step: ...
 
 class Table:
@@ -49,6 +67,7 @@ class Table:
         ttl_ms: int,
         on_nonfinite: str,
         max_gradient: float,
+        storage: str,
     ) -> None: ...
     def observe(self, ids: _Ids, event_time_ms: _Ids) -> None: ...
     def lookup(self, ids: _Ids, out: _Floats) -> None: ...
@@ -56,7 +75,7 @@ class Table:
     def forward(self, ids: _Ids, event_time_ms: _Ids, step: Step, out: _Floats) -> None: ...
     def backward(self, step: Step, grads: _Floats, event_time_ms: _Ids) -> int: ...
     def advance(self, clock_ms: int) -> None: ...
-    def sweep(self, buckets: int) -> int: ...
+    def sweep(self, buckets: int, max_rows: int) -> int: ...
     def cut(self) -> int: ...
     def delta(self, since: int) -> tuple[_Ids, _Floats, _Ids]: ...
     def live_rows(self) -> tuple[_Ids, _Floats]: ...

@@ -9,16 +9,17 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from monolith.config.table import Adam, Idle, MinCount, Probability, TableConfig
+from monolith.config.document import path_text
+from monolith.config.optimizer_rules import broken_optimizer_rules
+from monolith.config.table import Idle, MinCount, Probability, TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key
+from monolith.tables.optimizer_options import Rule, native_optimizer, optimizer_rules, row_layout
 
 _MAX_DIM = 1 << 16
 _MAX_SECONDS = float(2**52)  # in ms it still fits a signed 64-bit integer
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-
-Rule = tuple[str, Any, bool, str]  # path in the config, value, whether it is right, what is allowed
 
 
 def checked(config: TableConfig) -> TableConfig:
@@ -30,6 +31,8 @@ def checked(config: TableConfig) -> TableConfig:
     for path, value, right, allowed in _rules(config):
         if not right:
             raise ConfigError(f"table {config.name!r}: {path} is {value!r}, allowed is {allowed}")
+    for keys, text in broken_optimizer_rules(config):
+        raise ConfigError(f"table {config.name!r}: {path_text(keys)}: {text}")
     return config
 
 
@@ -38,27 +41,28 @@ def native_table(config: TableConfig) -> _core.Table:
     return _core.Table(
         dim=config.dim,
         key=table_key(config.name, config.seed),
-        optimizer=_native(config.optimizer),
+        optimizer=native_optimizer(config),
         admission=_native(config.admission),
         initializer=_native(config.initializer),
         ttl_ms=round(config.expiry.ttl_s * 1000) if isinstance(config.expiry, Idle) else 0,
         on_nonfinite=config.on_nonfinite,
         max_gradient=config.max_gradient,
+        storage=config.storage,
     )
 
 
 def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None:
     """Raise ConfigError unless rows saved under one config mean the same under the other.
 
-    Learning rates, thresholds, times to live and policies may change between runs; what says which row an id has, how
-    wide it is, and what its optimizer state means may not.
+    Storage (values are then rounded once), learning rates, thresholds, times to live and policies may change between
+    runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
     """
     for field in ("name", "dim", "seed", "shared_ids"):
         old, new = getattr(saved, field), getattr(wanted, field)
         if old != new:
             raise ConfigError(f"{where}: the table was saved with {field} = {old!r}, the config says {new!r}{_ADVICE}")
-    if type(saved.optimizer) is not type(wanted.optimizer):
-        old, new = (msgspec.to_builtins(config.optimizer)["kind"] for config in (saved, wanted))
+    old, new = row_layout(saved), row_layout(wanted)
+    if old != new:
         raise ConfigError(f"{where}: the table was saved with optimizer kind {old!r}, the config says {new!r}{_ADVICE}")
 
 
@@ -75,16 +79,10 @@ def _rules(config: TableConfig) -> Iterator[Rule]:
     yield "dim", config.dim, 1 <= config.dim <= _MAX_DIM, f"1 to {_MAX_DIM}"
     yield "seed", config.seed, 0 <= config.seed < 2**64, "0 to 2**64 - 1"
     yield "max_gradient", config.max_gradient, 0 < config.max_gradient <= _FLOAT32_MAX, "a finite number above 0"
-    for part in ("optimizer", "initializer"):
-        for field, value in msgspec.structs.asdict(getattr(config, part)).items():
-            right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
-            yield f"{part}.{field}", value, right, "a finite float32 number of at least 0"
-    eps = getattr(config.optimizer, "eps", 1.0)
-    yield "optimizer.eps", eps, float(np.float32(eps)) > 0, "a number above 0 in float32"
-    if isinstance(config.optimizer, Adam):
-        for field in ("beta1", "beta2"):
-            value = getattr(config.optimizer, field)
-            yield f"optimizer.{field}", value, value < 1, "from 0 up to, not including, 1"
+    for field, value in msgspec.structs.asdict(config.initializer).items():
+        right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
+        yield f"initializer.{field}", value, right, "a finite float32 number of at least 0"
+    yield from optimizer_rules(config)
     yield from _admission_rules(config)
     if isinstance(config.expiry, Idle):
         yield "expiry.ttl_s", config.expiry.ttl_s, 0.001 <= config.expiry.ttl_s <= _MAX_SECONDS, _SECONDS

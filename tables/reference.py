@@ -1,7 +1,8 @@
 """The table's arithmetic in NumPy, operation by operation: what the native core must give, bit for bit.
 
-It is the executable form of ``docs/formats.table.md`` and of the formulas in ``optimizers``; tests hold the native core
-to it, and a reader in another language can hold itself to it. Written to be read, not to be fast.
+It is the executable form of ``docs/formats.md``, and ``reference_steps`` that of ``docs/optimizers.md``; tests
+hold the native core to them, and a reader in another language can hold itself to them. Written to be read, not to be
+fast.
 """
 
 from __future__ import annotations
@@ -11,18 +12,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import (
-    SGD,
-    Adagrad,
-    Adam,
-    Initializer,
-    Optimizer,
-    RowWiseAdagrad,
-    TableConfig,
-    TruncatedNormal,
-    Uniform,
-)
+from monolith.config.table import FTRL, Initializer, TableConfig, TruncatedNormal, Uniform
 from monolith.tables.hashing import table_key
+from monolith.tables.reference_steps import (
+    initial_state,
+    lane_sum,
+    row_state,
+    schedule_share,
+    slices_of,
+    step,
+)
+from monolith.tables.reference_storage import rounded
+
+__all__ = [
+    "admission_draws",
+    "bucket",
+    "draws",
+    "id_hash",
+    "initial_state",
+    "initial_values",
+    "lane_sum",
+    "mix64",
+    "rounded",
+    "rounding_draws",
+    "row_state",
+    "row_step",
+    "schedule_share",
+    "step",
+]
 
 F32 = np.float32
 U64 = np.uint64
@@ -31,6 +48,7 @@ Words = npt.NDArray[np.uint64]
 
 GOLDEN = 0x9E3779B97F4A7C15
 ADMISSION_STREAM = 0x5851F42D4C957F2D
+ROUNDING_STREAM = 0xD1342543DE82EF95
 
 
 def mix64(x: Words) -> Words:
@@ -65,7 +83,26 @@ def initial_values(config: TableConfig, ids: npt.NDArray[np.int64]) -> Floats:
     """The first values of the rows of ``ids`` (n,), (n, dim)."""
     row_keys = mix64(id_hash(ids) ^ U64(table_key(config.name, config.seed)))
     columns = np.arange(1, config.dim + 1, dtype=np.uint64)
-    return _distribution(config.initializer, draws(row_keys[:, None], columns))
+    values = _distribution(config.initializer, draws(row_keys[:, None], columns))
+    for columns_of, optimizer, _ in slices_of(config):
+        if isinstance(optimizer, FTRL):
+            values[:, columns_of] = 0
+    return rounded(values, rounding_draws(config, ids, 0), config.storage)
+
+
+def rounding_draws(config: TableConfig, ids: npt.NDArray[np.int64], t: int) -> npt.NDArray[np.uint32]:
+    """The 32 bits by which each value of ``ids`` (n,) is rounded at the table's step ``t``, (n, dim); 0: at first."""
+    key = U64(table_key(config.name, config.seed) ^ ROUNDING_STREAM)
+    streams = draws(mix64(id_hash(ids) ^ key), t)
+    pairs = draws(streams[:, None], np.arange(1, (config.dim + 1) // 2 + 1, dtype=np.uint64))
+    return np.ascontiguousarray(pairs).view("<u4")[:, : config.dim]
+
+
+def row_step(config: TableConfig, ids: npt.NDArray[np.int64], w: Floats, state: Floats, grads: Floats, t: int) -> None:
+    """The table's ``t``-th step on the rows of ``ids``, by the optimizer of each slice; ``w`` as it reads then."""
+    for columns, optimizer, words in slices_of(config):
+        step(optimizer, w[:, columns], state[:, words], grads[:, columns], t)
+    w[:] = rounded(w, rounding_draws(config, ids, t), config.storage)
 
 
 def _distribution(initializer: Initializer, words: Words) -> Floats:
@@ -84,61 +121,3 @@ def _normal_quantile(q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     over = (((25.62300872797375 * s - 95.53940788999604) * s + 79.89021678315635) * s - 24.40983173549742) * s
     under = (((29.858253833867987 * s - 62.30097758005637) * s + 40.86209511622841) * s - 10.785292828675885) * s
     return q * ((over + 2.5066284468136257) / (under + 1.0))
-
-
-def initial_state(optimizer: Optimizer, n: int, dim: int) -> Floats:
-    """The optimizer's state of ``n`` fresh rows, (n, words)."""
-    if isinstance(optimizer, Adagrad):
-        return np.full((n, dim), optimizer.initial_accumulator, F32)
-    if isinstance(optimizer, RowWiseAdagrad):
-        return np.full((n, 1), optimizer.initial_accumulator, F32)
-    return np.zeros((n, 2 * dim + 1 if isinstance(optimizer, Adam) else 0), F32)
-
-
-def step(optimizer: Optimizer, w: Floats, state: Floats, grads: Floats) -> None:
-    """One step on rows ``w`` (n, dim) and ``state`` (n, words), in place, with one gradient a row (n, dim)."""
-    g = grads if optimizer.weight_decay == 0 else grads + F32(optimizer.weight_decay) * w
-    match optimizer:
-        case SGD():
-            w -= F32(optimizer.lr) * g
-        case Adagrad():
-            state += g * g
-            w -= F32(optimizer.lr) * g / (np.sqrt(state) + F32(optimizer.eps))
-        case RowWiseAdagrad():
-            state += (lane_sum(g * g) / F32(w.shape[1]))[:, None]
-            w -= F32(optimizer.lr) / (np.sqrt(state) + F32(optimizer.eps)) * g
-        case Adam():
-            _adam(optimizer, w, state, g)
-
-
-def _adam(adam: Adam, w: Floats, state: Floats, g: Floats) -> None:
-    dim = w.shape[1]
-    m, v, t = state[:, :dim], state[:, dim:-1], state[:, -1:].view(np.uint32)
-    t += np.uint32(1)
-    rate = (adam.lr / (1.0 - power(adam.beta1, t))).astype(F32)
-    root = np.sqrt(1.0 - power(adam.beta2, t)).astype(F32)
-    m[:] = F32(adam.beta1) * m + F32(1.0 - adam.beta1) * g
-    v[:] = F32(adam.beta2) * v + F32(1.0 - adam.beta2) * (g * g)
-    w -= rate * m / (np.sqrt(v) / root + F32(adam.eps))
-
-
-def lane_sum(terms: Floats) -> Floats:
-    """The sum of each row of ``terms`` (n, dim): over 16 lanes in column order, then lanes pairwise; (n,)."""
-    lanes = np.zeros((len(terms), 16), F32)
-    for first in range(0, terms.shape[1], 16):
-        part = terms[:, first : first + 16]
-        lanes[:, : part.shape[1]] += part
-    for half in (8, 4, 2, 1):
-        lanes = lanes[:, :half] + lanes[:, half : 2 * half]
-    total: Floats = lanes[:, 0]
-    return total
-
-
-def power(base: float, exponents: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
-    """``base ** exponents`` in float64 by squaring, low bit first."""
-    result = np.ones(exponents.shape, np.float64)
-    square = base
-    for bit in range(int(exponents.max(initial=0)).bit_length()):
-        result = np.where(exponents >> bit & 1, result * square, result)
-        square *= square
-    return result

@@ -1,4 +1,4 @@
-"""One table as one file, by bucket, each part under its own checksum; ``docs/formats.table.md`` is its description.
+"""One table as one file, by bucket, each part under its own checksum; ``docs/formats.md`` is its description.
 
 The bytes are a function of the table's logical state: buckets in order, ids ascending within each, so two tables in the
 same state give the same file whatever their history. A reader trusts nothing before its checksum holds, and can fetch
@@ -21,10 +21,11 @@ import numpy.typing as npt
 
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError, CorruptError, VersionError
+from monolith.tables.storage import STORED, narrowed, widened
 
 FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
-VERSION = 1
+VERSION = 2  # what is written; older ones are read
 BUCKETS = 1024
 
 Bucket = dict[str, npt.NDArray[Any]]
@@ -43,7 +44,7 @@ _PARTS = (
     ("marks", "<u4", "rows"),
     ("counts", "<u4", "counters"),
     ("tombstone_marks", "<u4", "tombstones"),
-    ("values", "<f4", "rows"),  # x dim
+    ("values", "<f4", "rows"),  # x dim; of another dtype where the table's storage is
     ("state", "<f4", "rows"),  # x state_floats
 )
 
@@ -56,6 +57,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     floor: int  # deltas can start from here on
     clock_ms: int
     sweep_cursor: int
+    steps: int = 0  # apply_gradients calls since the table was made; version 1 did not count them
     state_floats: int  # words of optimizer state a row
     statistics: dict[str, int]
 
@@ -93,6 +95,7 @@ def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> Non
     offset = len(head) + BUCKETS * _ENTRY.size + _CRC.size
     file.seek(offset)
     for bucket in buckets:
+        bucket["values"] = narrowed(bucket["values"], header.config.storage)
         data = b"".join(bucket[name].tobytes() for name, _, _ in _PARTS)
         counts = (len(bucket["ids"]), len(bucket["counter_ids"]), len(bucket["tombstone_ids"]))
         head += _ENTRY.pack(offset, *counts, zlib.crc32(data))
@@ -130,7 +133,7 @@ class TableFile:
             raise
 
     def bucket(self, number: int) -> Bucket:
-        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,), ``state`` and the rest."""
+        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,) float32, and the rest."""
         entry, size = self.directory[number], self._size(self.directory[number])
         self._file.seek(entry.offset)
         data = self._file.read(size)
@@ -140,6 +143,7 @@ class TableFile:
         for name, dtype, count in self._parts(entry):
             bucket[name] = np.frombuffer(data, dtype, count, at)
             at += bucket[name].nbytes
+        bucket["values"] = widened(bucket["values"], self.header.config.storage)
         return bucket
 
     def close(self) -> None:
@@ -160,8 +164,8 @@ class TableFile:
         magic, version, json_bytes = _PREFIX.unpack(prefix)
         if magic != MAGIC:
             self._corrupt(f"offset 0: the magic is {magic!r}, a table file starts with {MAGIC!r}")
-        if version != VERSION:
-            raise VersionError(f"{self.path}: format version {version}, this build reads version {VERSION}")
+        if not 1 <= version <= VERSION:
+            raise VersionError(f"{self.path}: format version {version}, this build reads versions 1 to {VERSION}")
         if json_bytes > size:
             self._corrupt(f"offset 12: a header of {json_bytes} bytes cannot be in a file of {size}")
         rest = self._exactly(json_bytes + BUCKETS * _ENTRY.size, "the header")
@@ -188,7 +192,8 @@ class TableFile:
     def _parts(self, entry: Entry) -> Iterator[tuple[str, str, int]]:
         width = {"values": self.header.config.dim, "state": self.header.state_floats}
         for name, dtype, counted in _PARTS:
-            yield name, dtype, getattr(entry, counted) * width.get(name, 1)
+            stored = STORED[self.header.config.storage] if name == "values" else dtype
+            yield name, stored, getattr(entry, counted) * width.get(name, 1)
 
     def _size(self, entry: Entry) -> int:
         return sum(count * np.dtype(dtype).itemsize for _, dtype, count in self._parts(entry))

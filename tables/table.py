@@ -138,13 +138,17 @@ class Table:
             with self._writer:
                 self._native.advance(checked_time(watermark_ms, "watermark_ms"))
 
-    def sweep(self, buckets: int) -> int:
+    def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
         """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
 
-        Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
+        With ``max_rows`` it ends with the bucket in which so many rows were looked at: bounded work, whatever the size
+        of the table. Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
         """
         with self._writer:
-            return self._native.sweep(checked_count(buckets, 0, snapshot.BUCKETS, "buckets"))
+            return self._native.sweep(
+                checked_count(buckets, 0, snapshot.BUCKETS, "buckets"),
+                checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
+            )
 
     def cut(self) -> int:
         """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
@@ -220,6 +224,7 @@ class Table:
                 floor=now.floor,
                 clock_ms=now.clock_ms,
                 sweep_cursor=now.sweep_cursor,
+                steps=now.steps,
                 state_floats=self._native.state_floats,
                 statistics={name: getattr(happened, name) for name in _STATISTICS},
             )
@@ -250,10 +255,11 @@ class Table:
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
                 self._native.import_bucket(number, bucket)
-        self._native.set_clockwork(_core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor))
+        clockwork = _core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
+        self._native.set_clockwork(clockwork)
         happened = _core.Statistics()
         for name in _STATISTICS:
-            setattr(happened, name, header.statistics[name])
+            setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
         self._native.set_statistics(happened)
 
     def _buckets(self) -> Iterator[snapshot.Bucket]:

@@ -1,13 +1,159 @@
-"""What several folders of tests share: a model with a scripted history, from which any delta can be made."""
+"""What several folders of tests share: the command line as a user types it, and a model with a scripted history."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save
 
 from monolith.card import CardFeature, ModelCard
+from monolith.streaming.source import open_sink
 from monolith.tables.delta import Delta, ModelDelta
+
+START_MS = 1_700_000_000_000
+
+Row = tuple[bytes, bytes, int]
+
+
+class Kit:
+    """A folder with jobs, logs and stores, and the means to run commands in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def events(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
+        """Feature and action rows (key, value, event_time_ms): users and items come and go, some are liked."""
+        rng = np.random.default_rng(seed)
+        features, actions = [], []
+        for n in range(count):
+            time_ms, crowd = START_MS + n * 2_000, n // 400  # a new crowd each 400 events, so that ids expire
+            user, item = int(rng.zipf(1.5) % 50 + crowd * 20), int(rng.zipf(1.3) % 80 + crowd * 30)
+            shown = {"user": user, "item": item, "tags": [f"t{user % 7}", f"t{item % 5}"]}
+            features.append(_row(n, item, time_ms, type="feature", features=shown))
+            if rng.random() < 0.2 + 0.3 * ((user + item) % 2):
+                at = time_ms + int(rng.integers(1, 120)) * 1000
+                actions.append(_row(n, item, at, type="action", action="like"))
+        actions.sort(key=lambda row: row[2])
+        return features, actions
+
+    def fill(self, features_url: str, actions_url: str, *, count: int, seed: int = 5) -> None:
+        """Write `events` to two streams."""
+        for url, rows in zip((features_url, actions_url), self.events(count, seed), strict=True):
+            sink = open_sink(url)
+            for start in range(0, len(rows), 500):
+                sink.append(rows[start : start + 500])
+            sink.close()
+
+    def job(self, name: str, **settings: Any) -> Path:
+        """A job file with every kind of table rule in it; ``settings`` replace or extend its top-level keys."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(_merged(_job(self.folder, name), settings)))
+        return path
+
+    def run(self, *args: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end and return what it printed."""
+        return subprocess.run(
+            _command(*args),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            cwd=self.folder,
+            env=_environment(),
+            check=False,
+        )
+
+    def spawn(self, *args: object) -> subprocess.Popen[bytes]:
+        """Start a command in the background; its output is appended to ``out.log``."""
+        with (self.folder / "out.log").open("ab") as output:
+            return subprocess.Popen(_command(*args), stdout=output, stderr=output, cwd=self.folder, env=_environment())
+
+    def output(self) -> str:
+        """What the spawned commands printed so far."""
+        path = self.folder / "out.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+        """Poll ``condition`` until it is true; fail with ``what`` after the deadline."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {timeout_s} s for {what}; output:\n{self.output()[-3000:]}")
+            time.sleep(0.02)
+        return value
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    """A folder of one's own and the command line in it."""
+    return Kit(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kit_class() -> type[Kit]:
+    """For fixtures that outlive one test."""
+    return Kit
+
+
+def _row(n: int, item: int, time_ms: int, **event: Any) -> Row:
+    body = {"v": 1, "request_id": f"r{n}", "item_id": str(item), "event_time_ms": time_ms, **event}
+    return f"r{n}".encode(), json.dumps(body).encode(), time_ms
+
+
+def _job(folder: Path, name: str) -> dict[str, Any]:
+    return {
+        "name": "e2e",
+        "seed": 3,
+        "state": str(folder / name / "state"),
+        "store": f"lmdb://{folder / name / 'store'}",
+        "input": {
+            "features": f"log://{folder / 'features'}",
+            "actions": f"log://{folder / 'actions'}",
+            "dead_letters": f"log://{folder / name / 'dead'}",
+            "idle_s": 0.2,
+            "follow": False,
+        },
+        "join": {"window_s": 300, "positive_actions": ["like"]},
+        "features": [{"name": "tags", "type": "string", "bag": True}],
+        "tables": [
+            {"name": "user", "dim": 9, "optimizer": {"kind": "adagrad"}, "expiry": {"kind": "idle", "ttl_s": 1800}},
+            {
+                "name": "item",
+                "dim": 9,
+                "optimizer": {"kind": "adam"},
+                "admission": {"kind": "min_count", "count": 2},
+                "expiry": {"kind": "idle", "ttl_s": 3600},
+            },
+            {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
+        ],
+        "model": {"kind": "deepfm", "hidden": [16, 8]},
+        "train": {"batch_size": 32, "step_records": 32, "snapshot_every_s": 0.4, "publish_every_s": 0.05},
+    }
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {**base, **over}
+    for key in base.keys() & over.keys():
+        if isinstance(base[key], dict) and isinstance(over[key], dict):
+            both[key] = _merged(base[key], over[key])
+    return both
+
+
+def _command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "monolith", *map(str, args)]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
 
 
 class ScriptedModel:

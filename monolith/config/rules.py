@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from monolith.config.document import Keys, nearest
 from monolith.config.job import JobConfig
+from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.schema import Problem
 
 SOURCES = ("log", "kafka", "parquet", "memory")
@@ -22,7 +23,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and k
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _widths, _clocks):
+    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _widths, _optimizers, _clocks):
         yield from rule(job)
 
 
@@ -96,6 +97,12 @@ def _widths(job: JobConfig) -> Iterator[Problem]:
         elif kind != "lr" and table.dim < 2:
             text = f"the model {kind} takes a weight and a vector an id: dim >= 2; saw {table.dim}"
             yield ("tables", i, "dim"), text
+
+
+def _optimizers(job: JobConfig) -> Iterator[Problem]:
+    for i, table in enumerate(job.tables):
+        for keys, text in broken_optimizer_rules(table):
+            yield ("tables", i, *keys), text
 
 
 def _clocks(job: JobConfig) -> Iterator[Problem]:

@@ -10,17 +10,35 @@ from typing import Literal
 
 import msgspec
 
-from monolith.config.limits import Count, Decay, NonNegative, Positive, Share
+from monolith.config.limits import Count, Decay, Fraction, NonNegative, NonNegativeCount, Positive, Share
 
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
+Storage = Literal["float32", "bfloat16", "float16"]
 
 
 class _Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
     """One choice among several, told apart in YAML by ``kind``."""
 
 
-# --- optimizers: float32 throughout; formulas in tables/optimizers.py -------------------------------------------------
+# --- optimizers: float32 throughout; formulas in docs/optimizers.md ---------------------------------------------------
+
+LrDecay = Literal["constant", "inverse_sqrt", "cosine", "step"]
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The share of ``lr`` at the table's step t: up in a line to 1 at ``warmup_steps``, then by ``decay``.
+
+    A table's step is one ``apply_gradients`` call. With s = t - warmup_steps and ``floor`` f it is f + (1 - f) * x:
+    ``constant``: x = 1; ``inverse_sqrt``: x = sqrt(warmup_steps / t); ``cosine``: x = (1 + cos(pi * s / decay_steps)) /
+    2, and 0 from there on; ``step``: x = gamma ** (s // decay_steps).
+    """
+
+    warmup_steps: NonNegativeCount = 0
+    decay: LrDecay = "constant"
+    decay_steps: Count | None = None  # of cosine and step, which need it
+    gamma: Fraction | None = None  # of step, which needs it
+    floor: Fraction = 0.0  # what the share falls towards
 
 
 class SGD(_Variant, frozen=True, tag="sgd"):
@@ -28,15 +46,34 @@ class SGD(_Variant, frozen=True, tag="sgd"):
 
     lr: Positive = 0.01
     weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None  # a row's summed gradient is brought down to this norm; None: it is not
+    schedule: Schedule = Schedule()
+
+
+class Momentum(_Variant, frozen=True, tag="momentum"):
+    """``b = momentum * b + g; w -= lr * b``; with ``nesterov``, ``w -= lr * (g + momentum * b)``."""
+
+    lr: Positive = 0.01
+    momentum: Decay = 0.9
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
 
 
 class Adagrad(_Variant, frozen=True, tag="adagrad"):
-    """``n += g*g; w -= lr * g / (sqrt(n) + eps)``, one ``n`` a column, starting at ``initial_accumulator``."""
+    """``n += g*g; w -= lr * g / (sqrt(n) + eps)``, one ``n`` a column, starting at ``initial_accumulator``.
+
+    It starts at 0, as torch's does: gradients of a batch's mean loss are so small that their squares take long to
+    come near a start of 0.1, as TensorFlow has it, and until then a row learns hardly anything.
+    """
 
     lr: Positive = 0.05
-    initial_accumulator: NonNegative = 0.1
+    initial_accumulator: NonNegative = 0.0
     eps: Positive = 1e-10
     weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
 
 
 class RowWiseAdagrad(_Variant, frozen=True, tag="rowwise_adagrad"):
@@ -46,6 +83,19 @@ class RowWiseAdagrad(_Variant, frozen=True, tag="rowwise_adagrad"):
     initial_accumulator: NonNegative = 0.0
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
+
+
+class RMSProp(_Variant, frozen=True, tag="rmsprop"):
+    """``n = alpha * n + (1 - alpha) * g*g; w -= lr * g / (sqrt(n) + eps)``."""
+
+    lr: Positive = 0.01
+    alpha: Decay = 0.99
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
 
 
 class Adam(_Variant, frozen=True, tag="adam"):
@@ -56,9 +106,59 @@ class Adam(_Variant, frozen=True, tag="adam"):
     beta2: Decay = 0.999
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
+    amsgrad: bool = False  # the greatest v so far takes the place of v
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
 
 
-Optimizer = SGD | Adagrad | RowWiseAdagrad | Adam
+class AdamW(_Variant, frozen=True, tag="adamw"):
+    """Adam whose decay is apart from the gradient: ``w *= 1 - lr * weight_decay`` first."""
+
+    lr: Positive = 0.001
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.01
+    amsgrad: bool = False
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
+
+
+class RowWiseAdam(_Variant, frozen=True, tag="rowwise_adam"):
+    """Adam with one second moment a row, of ``mean(g*g)`` (FBGEMM's PARTIAL_ROWWISE_ADAM)."""
+
+    lr: Positive = 0.001
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
+
+
+class FTRL(_Variant, frozen=True, tag="ftrl"):
+    """FTRL-proximal: exact zeros where the gradients' sum stays within ``l1``. Its columns start at 0, whatever the
+    table's initializer.
+    """
+
+    lr: Positive = 0.05
+    beta: NonNegative = 1.0
+    l1: NonNegative = 0.0
+    l2: NonNegative = 0.0
+    initial_accumulator: NonNegative = 0.0
+    weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    schedule: Schedule = Schedule()
+
+
+Optimizer = SGD | Momentum | Adagrad | RowWiseAdagrad | RMSProp | Adam | AdamW | RowWiseAdam | FTRL
+
+
+class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The next ``columns`` of a row, with an optimizer of their own."""
+
+    columns: Count
+    optimizer: Optimizer
 
 
 # --- admission: when an id first gets a row ---------------------------------------------------------------------------
@@ -129,7 +229,7 @@ Initializer = Uniform | Zeros | TruncatedNormal
 
 
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One table: ``dim`` float32 values a row, for the ids of one or more features."""
+    """One table: ``dim`` values a row, for the ids of one or more features."""
 
     name: str
     dim: Count
@@ -137,9 +237,11 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     pooling: Pooling = "sum"
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
     optimizer: Optimizer = Adagrad()
+    slices: list[Slice] = []  # in place of `optimizer`: one for each run of columns, dim columns in all
     admission: Admission = Always()
     expiry: Expiry = Forever()
     initializer: Initializer = Uniform()
+    storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN or infinity in a gradient
     max_gradient: Positive = 1.0  # the bound that `clip` cuts infinities to (NaN becomes 0)
     seed: int = 0

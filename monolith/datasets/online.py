@@ -172,7 +172,7 @@ def _follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: s
     for step in steps:
         for start in range(0, len(step.samples), size):
             scores.append(learner.step(step.samples[start : start + size]))
-        learner.advance(step.watermark_ms, learner.job.train.sweep_buckets)
+        learner.advance(step.watermark_ms, learner.job.train.sweep_rows)
         done += len(step.samples)
         progress(what, done, total)
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)

@@ -103,11 +103,13 @@ class Learner:
         self.graph = DenseGraph(data)
         return data
 
-    def advance(self, watermark_ms: int, sweep_buckets: int) -> None:
-        """Move every table's clock to the stream's watermark and sweep a part of its expired rows."""
+    def advance(self, watermark_ms: int, sweep_rows: int) -> int:
+        """Move every table's clock to the stream's watermark and sweep a part; how many expired rows were removed."""
+        removed = 0
         for table in self.tables.values():
             table.advance(watermark_ms)
-            table.sweep(sweep_buckets)
+            removed += table.sweep(max_rows=sweep_rows)
+        return removed
 
     def cut(self) -> int:
         """Close the current sequence number in every table and return it."""

@@ -85,6 +85,9 @@ class Publisher(Protocol):
     def publish(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> object:
         """Bring the store up to ``sequence``, now or, if it is away, with a later one."""
 
+    def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
+        """In quiet times: see that the store still has ``sequence``."""
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until the store has the last sequence."""
 
@@ -116,6 +119,7 @@ class Trainer:
         self.metrics = StreamMetrics(learner.job.train.window_samples, learner.job.train.group_by)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._kept_step = 0  # the newest snapshot's
+        self._clean = True  # nothing changed since the last cut
         self._ingested: list[int] = []
         self._stopping = False
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
@@ -129,6 +133,8 @@ class Trainer:
                 ended = step.ended
                 if step.number > self.step:  # else it only says that the streams are at their end
                     self.advance(step)
+            elif self._clean and self.publisher is not None:
+                self.publisher.tend(self.sequence, self._delta)
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
@@ -147,10 +153,11 @@ class Trainer:
         for start in range(0, len(step.samples), size):
             self._train(step.samples[start : start + size])
         self.watermark_ms = step.watermark_ms
-        self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_buckets)
+        removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         self.step = step.number
+        self._clean = self._clean and not step.samples and not removed
         if step.publish:
-            self.sequence = self.learner.cut()
+            self.sequence, self._clean = self.learner.cut(), True
             self._publish()
 
     def _train(self, batch: Sequence[Sample]) -> None:
@@ -195,7 +202,7 @@ class Trainer:
             "dense.safetensors": self.learner.dense_state(),
             "stream.bin": self.steps.state(),
             "metrics.bin": self.metrics.state(),
-            "clock.bin": msgspec.msgpack.encode(self.watermark_ms),
+            "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
         }
         self.snapshots.write(manifest, parts)
         self.steps.commit()
@@ -215,7 +222,7 @@ class Trainer:
         self.learner.load_dense_state(snapshot.read("dense.safetensors"))
         self.steps.restore(snapshot.read("stream.bin"))
         self.metrics.restore(snapshot.read("metrics.bin"))
-        self.watermark_ms = _decode_clock(snapshot)
+        self.watermark_ms, self._clean = _decode_clock(snapshot)
         self.step, self.sequence = manifest.step, manifest.sequence
         self._kept_step = self.step
         log.info("restored step=%d sequence=%d from=%s", self.step, self.sequence, snapshot.path)
@@ -240,8 +247,8 @@ class Trainer:
         )
 
 
-def _decode_clock(snapshot: Snapshot) -> int:
+def _decode_clock(snapshot: Snapshot) -> tuple[int, bool]:
     try:
-        return msgspec.msgpack.decode(snapshot.read("clock.bin"), type=int)
+        return msgspec.msgpack.decode(snapshot.read("clock.bin"), type=tuple[int, bool])
     except msgspec.DecodeError as error:
         raise CorruptError(f"{snapshot.path / 'clock.bin'} cannot be read: {error}") from error

@@ -45,7 +45,7 @@ float* Table::observe_and_read(const Chunk& chunk, Step& step, Times times, floa
       row = observe_one(chunk.hash[i], row, t);
     step.add(rows_, row, position);
     if (row != nullptr)
-      std::memcpy(out, row, dim * sizeof *out);
+      rows_.read(row, dim, out);
     else
       std::memset(out, 0, dim * sizeof *out);
   }
@@ -61,7 +61,7 @@ void Table::read_admitted_since(Step& step, float* out) {
     if (rows[i] != nullptr) continue;
     rows[i] = rows_.find(hash_of(step.ids()[i]));
     if (rows[i] == nullptr) continue;
-    std::memcpy(out + i * options_.dim, rows[i], options_.dim * sizeof *out);
+    rows_.read(rows[i], options_.dim, out + i * options_.dim);
     found = true;
   }
   if (!found) return;

@@ -47,9 +47,14 @@ DeltaArrays Table::copy_rows(const std::vector<IdAndRow>& changed, bool live_onl
     const auto [id, row] = changed[i];
     if (live_only && expired(row)) continue;
     delta.ids.push_back(id);
-    delta.values.insert(delta.values.end(), rows_.values(row), rows_.values(row) + options_.dim);
+    append_values(row, delta.values);
   }
   return delta;
+}
+
+void Table::append_values(const char* row, std::vector<float>& to) const {
+  to.resize(to.size() + options_.dim);
+  rows_.read(row, options_.dim, to.data() + to.size() - options_.dim);
 }
 
 // Rows written after `since`, by ascending id.
@@ -131,7 +136,7 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
       char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(hash);
       if (row == nullptr) row = add_row(hash);
       start_state(row, hash, clock_ms_);
-      std::copy_n(values + (chunk.begin + i) * options_.dim, options_.dim, rows_.values(row));
+      rows_.write(row, values + (chunk.begin + i) * options_.dim, chance(hash, 0));
     }
   }
 }
@@ -146,7 +151,7 @@ BucketImage Table::export_bucket(std::size_t bucket) const {
     image.ids.push_back(id);
     image.last_seen_ms.push_back(rows_.last_seen(row));
     image.marks.push_back(rows_.mark(row));
-    image.values.insert(image.values.end(), rows_.values(row), rows_.values(row) + options_.dim);
+    append_values(row, image.values);
     image.state.insert(image.state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
   }
   std::vector<Counter> counters;
@@ -175,8 +180,9 @@ void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
   WriterTurn turn(turnstile_);
   rows_.reserve(bucket, image.ids.size());
   for (std::size_t i = 0; i < image.ids.size(); ++i) {
-    char* row = rows_.add(hash_of(image.ids[i]));
-    std::copy_n(&image.values[i * options_.dim], options_.dim, rows_.values(row));
+    const std::uint64_t hash = hash_of(image.ids[i]);
+    char* row = rows_.add(hash);
+    rows_.write(row, &image.values[i * options_.dim], chance(hash, 0));
     std::copy_n(image.state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
     rows_.set_last_seen(row, image.last_seen_ms[i]);
     rows_.set_mark(row, image.marks[i]);

@@ -1,5 +1,5 @@
 // The first values of a row: a function of (seed, table, id, column), so that neither the order of arrival nor sharding
-// nor a run repeated after a crash changes them. `row_key` stands for the first three; docs/formats.table.md has the
+// nor a run repeated after a crash changes them. `row_key` stands for the first three; docs/formats.md has the
 // arithmetic.
 #pragma once
 

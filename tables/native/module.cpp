@@ -8,6 +8,7 @@
 
 #include <string>
 
+#include "optimizers/bindings.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -40,32 +41,12 @@ NonFinite nonfinite(const std::string& policy) {
   return policy == "raise" ? NonFinite::raise : policy == "skip_row" ? NonFinite::skip_row : NonFinite::clip;
 }
 
+Storage storage(const std::string& name) {
+  return name == "float32" ? Storage::float32 : name == "bfloat16" ? Storage::bfloat16 : Storage::float16;
+}
+
 // Bound structs take double and narrow once, as numpy.float32(x) does.
 void bind_rules(nb::module_& m) {
-  nb::class_<Sgd>(m, "SGD").def(
-      "__init__", [](Sgd* s, double lr, double weight_decay) { new (s) Sgd{float(lr), float(weight_decay)}; }, "lr"_a,
-      "weight_decay"_a);
-  nb::class_<Adagrad>(m, "Adagrad")
-      .def(
-          "__init__",
-          [](Adagrad* s, double lr, double initial_accumulator, double eps, double weight_decay) {
-            new (s) Adagrad{float(lr), float(initial_accumulator), float(eps), float(weight_decay)};
-          },
-          "lr"_a, "initial_accumulator"_a, "eps"_a, "weight_decay"_a);
-  nb::class_<RowWiseAdagrad>(m, "RowWiseAdagrad")
-      .def(
-          "__init__",
-          [](RowWiseAdagrad* s, double lr, double initial_accumulator, double eps, double weight_decay) {
-            new (s) RowWiseAdagrad{float(lr), float(initial_accumulator), float(eps), float(weight_decay)};
-          },
-          "lr"_a, "initial_accumulator"_a, "eps"_a, "weight_decay"_a);
-  nb::class_<Adam>(m, "Adam").def(
-      "__init__",
-      [](Adam* s, double lr, double beta1, double beta2, double eps, double weight_decay) {
-        new (s) Adam{lr, beta1, beta2, float(eps), float(weight_decay)};
-      },
-      "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a);
-
   nb::class_<Always>(m, "Always").def(nb::init<>());
   nb::class_<Never>(m, "Never").def(nb::init<>());
   nb::class_<MinCount>(m, "MinCount")
@@ -125,7 +106,7 @@ void bind_training(nb::class_<Table>& table) {
           },
           "step"_a, "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
-      .def("sweep", &Table::sweep, "buckets"_a, nb::call_guard<Release>());
+      .def("sweep", &Table::sweep, "buckets"_a, "max_rows"_a, nb::call_guard<Release>());
 }
 
 void bind_deltas(nb::class_<Table>& table) {
@@ -237,12 +218,14 @@ void bind_numbers(nb::module_& m) {
       .def(
           "__init__",
           [](Clockwork* c, std::uint32_t sequence, std::uint32_t floor, std::int64_t clock_ms,
-             std::uint32_t sweep_cursor) { new (c) Clockwork{sequence, floor, clock_ms, sweep_cursor}; },
-          "sequence"_a, "floor"_a, "clock_ms"_a, "sweep_cursor"_a)
+             std::uint32_t sweep_cursor,
+             std::uint64_t steps) { new (c) Clockwork{sequence, floor, clock_ms, sweep_cursor, steps}; },
+          "sequence"_a, "floor"_a, "clock_ms"_a, "sweep_cursor"_a, "steps"_a)
       .def_ro("sequence", &Clockwork::sequence)
       .def_ro("floor", &Clockwork::floor)
       .def_ro("clock_ms", &Clockwork::clock_ms)
-      .def_ro("sweep_cursor", &Clockwork::sweep_cursor);
+      .def_ro("sweep_cursor", &Clockwork::sweep_cursor)
+      .def_ro("steps", &Clockwork::steps);
   nb::class_<Statistics>(m, "Statistics")
       .def(nb::init<>())
       .def_rw("observed", &Statistics::observed)
@@ -281,6 +264,8 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
 }  // namespace
 
 NB_MODULE(_core, m) {
+  nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
+  bind_optimizers(m);
   bind_rules(m);
   bind_numbers(m);
   nb::class_<Step>(m, "Step").def(nb::init<>());
@@ -288,11 +273,13 @@ NB_MODULE(_core, m) {
   table.def(
       "__init__",
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Admission& admission,
-         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient) {
+         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient,
+         const std::string& values) {
         new (self) Table(TableOptions{dim, key, optimizer, admission, initializer, ttl_ms, nonfinite(on_nonfinite),
-                                      float(max_gradient)});
+                                      float(max_gradient), 0, storage(values)});
       },
-      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a);
+      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a,
+      "storage"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

@@ -10,8 +10,10 @@
 #include <cstdint>
 #include <cstring>
 
+#include "hash.h"
 #include "row_pool.h"
 #include "segment.h"
+#include "storage.h"
 
 namespace monolith {
 
@@ -55,7 +57,7 @@ class Rows {
  public:
   static constexpr std::size_t kTailBytes = 16;
 
-  Rows(std::size_t dim, std::size_t state_floats, std::size_t reserve_bytes);
+  Rows(std::size_t dim, std::size_t state_floats, std::size_t reserve_bytes, Storage storage = Storage::float32);
 
   char* find(std::uint64_t hash) const {
     const IndexEntry* entry = index_.find(hash);
@@ -74,8 +76,23 @@ class Rows {
     index_[bucket].each([&](const IndexEntry& entry) { visit(entry.hash, pool_.at(entry.row - 1)); });
   }
 
-  float* values(char* row) const { return reinterpret_cast<float*>(row); }
-  float* state(char* row) const { return reinterpret_cast<float*>(row) + dim_; }
+  // The values as float32: where they are, or decoded into `scratch` (dim).
+  float* values(char* row, float* scratch) const {
+    if (!narrow()) return reinterpret_cast<float*>(row);
+    decode(row, scratch);
+    return scratch;
+  }
+  template <class Dim>
+  void read(const char* row, Dim dim, float* out) const {
+    if (narrow())
+      decode(row, out);
+    else
+      std::memcpy(out, row, dim * sizeof(float));
+  }
+  // Puts values into the row; where they do not fit, they are rounded by draws of the stream `chance`.
+  void write(char* row, const float* values, std::uint64_t chance) const;
+  bool narrow() const { return storage_ != Storage::float32; }
+  float* state(char* row) const { return reinterpret_cast<float*>(row + value_bytes_); }
   std::int64_t last_seen(const char* row) const { return load<std::int64_t>(row + tail_); }
   std::uint32_t mark(const char* row) const { return load<std::uint32_t>(row + tail_ + 8); }
   std::uint32_t slot(const char* row) const { return load<std::uint32_t>(row + tail_ + 12); }
@@ -85,11 +102,12 @@ class Rows {
 
   void fetch_row(const char* row, Need need) const {
     const char* const end = row + stride_;
-    if (need == Need::values) fetch_lines(row, row + dim_ * sizeof(float));
+    if (need == Need::values) fetch_lines(row, row + value_bytes_);
     fetch_lines(need == Need::all ? row : row + tail_, end);
   }
 
   std::size_t dim() const { return dim_; }
+  std::size_t value_bytes() const { return value_bytes_; }
   std::size_t state_floats() const { return state_floats_; }
   std::size_t bucket_size(std::size_t bucket) const { return index_[bucket].size(); }
   std::uint64_t size() const { return pool_.used(); }
@@ -111,7 +129,10 @@ class Rows {
     std::memcpy(to, &value, sizeof value);
   }
 
-  std::size_t dim_, state_floats_, tail_, stride_;
+  void decode(const char* row, float* out) const;
+
+  Storage storage_;
+  std::size_t dim_, state_floats_, value_bytes_, tail_, stride_;
   Buckets<IndexEntry> index_;
   RowPool pool_;
   std::uint64_t changes_ = 0;

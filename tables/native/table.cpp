@@ -22,9 +22,10 @@ std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
-      rows_(options.dim, state_floats_of(options), options.reserve_bytes),
+      rows_(options.dim, state_floats_of(options), options.reserve_bytes, options.storage),
       counters_(limits_of(options)),
-      sums_(options.dim, options.on_nonfinite, options.max_gradient) {}
+      sums_(options.dim, options.on_nonfinite, options.max_gradient),
+      first_values_(options.dim) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -57,7 +58,7 @@ void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
       for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
         char* row = chunk.row[i];
         if (row != nullptr && !expired(row))
-          std::memcpy(out, row, dim * sizeof *out);
+          rows_.read(row, dim, out);
         else
           std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
       }
@@ -70,10 +71,11 @@ void Table::advance(std::int64_t clock_ms) {
   set_clock(clock_ms);
 }
 
-std::uint64_t Table::sweep(std::size_t buckets) {
+std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
   std::lock_guard<std::mutex> writer(writer_);
-  std::uint64_t removed = 0;
-  for (std::size_t i = 0; i < std::min(buckets, kBuckets); ++i) {
+  std::uint64_t removed = 0, looked_at = 0;
+  for (std::size_t i = 0; i < std::min(buckets, kBuckets) && looked_at < max_rows; ++i) {
+    looked_at += rows_.bucket_size(sweep_cursor_);
     removed += sweep_bucket(sweep_cursor_);
     sweep_cursor_ = (sweep_cursor_ + 1) % kBuckets;
   }
@@ -119,8 +121,16 @@ char* Table::add_row(std::uint64_t hash) {
 }
 
 void Table::start_values(char* row, std::uint64_t hash) {
-  std::visit([&](const auto& rule) { rule.fill(rows_.values(row), options_.dim, mix64(options_.key ^ hash)); },
+  float* values = first_values_.data();
+  std::visit([&](const auto& rule) { rule.fill(values, options_.dim, mix64(options_.key ^ hash)); },
              options_.initializer);
+  std::visit([&](const auto& rule) { rule.start_values(values, options_.dim); }, options_.optimizer);
+  rows_.write(row, values, chance(hash, 0));
+}
+
+std::uint64_t Table::chance(std::uint64_t hash, std::uint64_t step) const {
+  constexpr std::uint64_t kRoundingStream = 0xD1342543DE82EF95u;
+  return draw(mix64(options_.key ^ hash ^ kRoundingStream), step);
 }
 
 void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms) {
@@ -162,7 +172,7 @@ std::uint64_t Table::sweep_bucket(std::size_t bucket) {
 
 Clockwork Table::clockwork() const {
   std::lock_guard<std::mutex> writer(writer_);
-  return {sequence_, floor_, clock_ms_, sweep_cursor_};
+  return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_};
 }
 
 void Table::set_clockwork(const Clockwork& clockwork) {
@@ -173,6 +183,7 @@ void Table::set_clockwork(const Clockwork& clockwork) {
   clock_ms_ = clockwork.clock_ms;
   cutoff_ = cutoff_for(clock_ms_, options_.ttl_ms);
   sweep_cursor_ = clockwork.sweep_cursor;
+  steps_ = clockwork.steps;
 }
 
 Statistics Table::statistics() const {
@@ -195,7 +206,7 @@ Sizes Table::sizes() const {
           rows_.free(),
           counters_.size(),
           tombstones_.size(),
-          held * options_.dim * sizeof(float),
+          held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
           held * Rows::kTailBytes + rows_.free() * sizeof(std::uint32_t),
           rows_.index_bytes(),

@@ -36,6 +36,7 @@ struct TableOptions {
   NonFinite on_nonfinite;
   float max_gradient;
   std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
+  Storage storage = Storage::float32;
 };
 
 struct Statistics {  // what happened since the table was made; a part of its state
@@ -64,6 +65,7 @@ struct Clockwork {  // the rest of the state
   std::uint32_t sequence, floor;
   std::int64_t clock_ms;
   std::uint32_t sweep_cursor;
+  std::uint64_t steps;  // apply_gradients calls: what schedules go by
 };
 
 class Table {
@@ -84,7 +86,8 @@ class Table {
   std::int64_t backward(Step& step, const float* grads, Times times);
 
   void advance(std::int64_t clock_ms);
-  std::uint64_t sweep(std::size_t buckets);  // rows removed
+  // Returns the rows removed. Goes through `buckets` buckets, but ends with the one in which max_rows were looked at.
+  std::uint64_t sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
 
   std::uint32_t cut();
   // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows
@@ -114,6 +117,7 @@ class Table {
   bool admits(std::uint64_t hash, std::int64_t t);
   char* add_row(std::uint64_t hash);
   void start_values(char* row, std::uint64_t hash);
+  std::uint64_t chance(std::uint64_t hash, std::uint64_t step) const;  // the stream that rounds a row's values
   void start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms);
   void remove(std::uint64_t hash);
   void touch(char* row, std::uint64_t hash);
@@ -127,12 +131,15 @@ class Table {
   void resolve(Step& step);
   std::int64_t update(const Step& step, const float* grads, Times times);
   template <class Rule, class Dim>
+  void step_rows_of(const Rule& rule, Dim dim, const Step& step, Times times);
+  template <class Rule, class Dim>
   void step_rows(Rule rule, Dim dim, const Step& step, Times times);
 
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
   std::vector<IdAndRow> listed(bool last_too) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
+  void append_values(const char* row, std::vector<float>& to) const;
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
@@ -152,6 +159,8 @@ class Table {
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;
   std::uint32_t sweep_cursor_ = 0;
+  std::uint64_t steps_ = 0;
+  std::vector<float> first_values_;  // scratch of observe()
   Statistics statistics_;
 };
 

@@ -10,7 +10,7 @@ constexpr std::size_t kATurn = 256;        // rows stepped in one turn
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
 template <class Rule>
 Rule without_decay(Rule rule) {
-  rule.weight_decay = 0.0f;
+  rule.weight_decay = 0.0;
   return rule;
 }
 
@@ -50,17 +50,21 @@ std::int64_t Table::update(const Step& step, const float* grads, Times times) {
   if (bad >= 0) return bad;
   statistics_.dropped_gradients += step.absent();
   statistics_.nonfinite += sums_.nonfinite();
+  ++steps_;
   std::visit(
       [&](const auto& rule) {
-        for_dim(options_.dim, [&](auto dim) {
-          if (rule.weight_decay == 0.0f)
-            step_rows(without_decay(rule), dim, step, times);
-          else
-            step_rows(rule, dim, step, times);
-        });
+        const auto now = at_step(rule, steps_);
+        for_dim(options_.dim, [&](auto dim) { step_rows_of(now, dim, step, times); });
       },
       options_.optimizer);
   return -1;
+}
+
+template <class Rule, class Dim>
+void Table::step_rows_of(const Rule& rule, Dim dim, const Step& step, Times times) {
+  if constexpr (std::is_base_of_v<monolith::Rule, Rule>)
+    if (rule.decay() == 0.0f) return step_rows(without_decay(rule), dim, step, times);
+  step_rows(rule, dim, step, times);
 }
 
 template <class Rule, class Dim>
@@ -68,6 +72,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) 
   const Step::UniqueRow* unique = step.unique();
   const std::size_t count = step.unique_count();
   const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
+  std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t begin = 0; begin < count; begin += kATurn) {
     const std::size_t end = std::min(begin + kATurn, count);
     WriterTurn turn(turnstile_);
@@ -79,8 +84,11 @@ inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) 
       char* row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(i)) continue;
-      rule.step(rows_.values(row), rows_.state(row), sums_.gradient(i), dim);
-      if (rows_.mark(row) != sequence_) touch(row, hash_of(step.ids()[unique[i].first]));
+      float* values = rows_.values(row, scratch.data());
+      step_row(rule, values, rows_.state(row), sums_.gradient(i), dim);
+      const auto hash = [&] { return hash_of(step.ids()[unique[i].first]); };
+      if (rows_.narrow()) rows_.write(row, values, chance(hash(), steps_));
+      if (rows_.mark(row) != sequence_) touch(row, hash());
     }
   }
 }

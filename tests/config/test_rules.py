@@ -40,6 +40,21 @@ URLS = "  features: log://build/features\n  actions: log://build/actions\n"
         ),
         ("name: user", "name: us/er", "tables[0].name: 'us/er' is no name; allowed: letters"),
         ("name: movies", "name: ''", "job.yaml:1: name: '' is no name"),
+        (
+            "lr: 0.05",
+            "schedule: {decay: cosine}",
+            "job.yaml:8: tables[0].optimizer.schedule.decay_steps: the decay 'cosine' needs decay_steps",
+        ),
+        (
+            "optimizer: {kind: adagrad, lr: 0.05}",
+            "slices: [{columns: 3, optimizer: {kind: ftrl}}]",
+            "job.yaml:8: tables[0].slices: the slices have 3 columns in all; allowed: dim columns, 4",
+        ),
+        (
+            "optimizer: {kind: adagrad, lr: 0.05}",
+            "slices: [{columns: 4, optimizer: {kind: ftrl, beta: 0}}]",
+            "tables[0].slices[0].optimizer.beta: beta and initial_accumulator are both 0",
+        ),
     ],
 )
 def test_rule_names_the_place_and_what_is_allowed(refused, old, new, says):

@@ -62,5 +62,5 @@ def three_are_right(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def shared_ml100k() -> Path:
     if not SHARED.is_dir():
-        pytest.skip(f"{SHARED} is not there: it lies beside the checkout on the project's own machines")
+        pytest.skip(f"{SHARED} is not there: the real datasets are not part of this repository")
     return SHARED

@@ -123,7 +123,7 @@ def test_online1_is_what_a_trainer_does_with_the_steps(job: JobConfig, compariso
         for start in range(0, len(step.samples), job.train.batch_size):
             batch = step.samples[start : start + job.train.batch_size]
             scores |= dict(zip(map(id, batch), learner.step(batch), strict=True))
-        learner.advance(step.watermark_ms, job.train.sweep_buckets)
+        learner.advance(step.watermark_ms, job.train.sweep_rows)
     assert [scores[id(sample)] for sample in split.test] == list(comparison.scores["online1"])
     for name, mine in learner.tables.items():
         ids, values = mine.rows()
@@ -137,7 +137,7 @@ def test_frozen1_is_one_pass_over_the_first_part_and_no_update(job: JobConfig, c
     for step in split.earlier:
         for start in range(0, len(step.samples), job.train.batch_size):
             learner.step(step.samples[start : start + job.train.batch_size])
-        learner.advance(step.watermark_ms, job.train.sweep_buckets)
+        learner.advance(step.watermark_ms, job.train.sweep_rows)
     assert np.array_equal(learner.score(split.test), comparison.scores["frozen1"])
     assert not np.array_equal(comparison.scores["frozen1"], comparison.scores["online1"])
 

@@ -9,7 +9,7 @@ inline monolith::TableOptions table_options(std::size_t dim) {
   using namespace monolith;
   return {dim,
           0x1234567890ABCDEFu,
-          RowWiseAdagrad{0.05f, 0.0f, 1e-8f, 0.01f},
+          RowWiseAdagrad{{0.05, 0.01}},
           MinCount{2, 1.0, 900},
           Uniform{0.05f},
           1500,
@@ -18,8 +18,27 @@ inline monolith::TableOptions table_options(std::size_t dim) {
           std::size_t{32} << 20};  // the address sanitizer marks every reserved byte
 }
 
-inline std::vector<monolith::Optimizer> all_optimizers() {
+inline std::vector<monolith::WholeRow> all_optimizers() {
   using namespace monolith;
-  return {Sgd{0.1f, 0.0f}, Adagrad{0.05f, 0.1f, 1e-10f, 0.0f}, RowWiseAdagrad{0.05f, 0.0f, 1e-8f, 0.1f},
-          Adam{0.001, 0.9, 0.999, 1e-8f, 0.0f}};
+  const Schedule falling{LrDecay::cosine, 3, 5, 1.0, 0.1};
+  const Ftrl sparse{{0.1, 0.01, 0.5, falling}, 1.0f, 0.01f, 0.1f};
+  return {Sgd{{0.1}},
+          Momentum{{0.1, 0.01}, 0.9f, true},
+          Adagrad{{0.05}, 0.1f},
+          RowWiseAdagrad{{0.05, 0.1, 0.5, falling}},
+          RmsProp{{0.01, 0.01}},
+          Adam{{0.001}, 0.9, 0.999, 1e-8f, true},
+          AdamW{{{0.001, 0.1}}},
+          RowWiseAdam{{0.001, 0.1, 0.5}},
+          sparse};
+}
+
+inline monolith::Optimizer whole(const monolith::WholeRow& rule) {
+  return std::visit([](const auto& one) -> monolith::Optimizer { return one; }, rule);
+}
+
+// A row of `dim` >= 2 columns of which the first has an optimizer of its own.
+inline monolith::Optimizer sliced(std::size_t dim, const monolith::WholeRow& rest) {
+  using namespace monolith;
+  return Sliced<WholeRow>{{{1, Ftrl{{0.1}}}, {dim - 1, rest}}};
 }

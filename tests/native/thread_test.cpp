@@ -17,7 +17,7 @@ constexpr std::size_t kDim = 16;
 TableOptions even_options() {
   TableOptions options = table_options(kDim);
   options.initializer = Zeros{};
-  options.optimizer = Adagrad{0.1f, 0.1f, 1e-10f, 0.0f};
+  options.optimizer = Adagrad{{0.1}, 0.1f};
   options.admission = MinCount{2, std::nullopt, 4096};
   return options;
 }

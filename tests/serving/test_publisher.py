@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 
 import pytest
 
 from monolith.errors import CorruptError, FencedError, GapError, UnavailableError
 from monolith.serving import publisher as publisher_module
-from monolith.serving.ledger import Held
+from monolith.serving.ledger import Held, Version
 from monolith.serving.publisher import Published, Publisher
 from monolith.serving.store import open_store
 
@@ -27,6 +29,15 @@ class FlakyStore:
 
     def apply(self, *arguments) -> bool:
         return self._call(self.inner.apply, *arguments)
+
+    def version(self) -> Version:
+        return self._call(self.inner.version)
+
+    def empty(self, folder: Path) -> None:
+        """As a server without persistence does over a restart."""
+        self.inner.close()
+        shutil.rmtree(folder)
+        self.inner = open_store(self.url, "demo")
 
     def close(self) -> None:
         self.inner.close()
@@ -223,3 +234,34 @@ def test_drain_gives_up_at_its_deadline_and_says_so(publisher, store, model, clo
 
 def test_drain_with_nothing_published_has_nothing_to_wait_for(publisher):
     assert publisher.drain(0)
+
+
+def test_a_store_that_restarts_empty_in_a_quiet_time_is_filled_again(publisher, store, model, clock, tmp_path):
+    publisher.publish(3, model.since)
+    publisher.tend(3, model.since)
+    assert store.inner.version().sequence == 3
+    store.empty(tmp_path / "store")
+    publisher.tend(3, model.since)  # too soon to look again
+    assert store.inner.version().sequence == 0
+    clock.sleep(1.5)
+    publisher.tend(3, model.since)
+    assert served(store, model) == model.states[3]
+
+
+def test_a_quiet_trainer_learns_that_another_took_over(publisher, store, model, clock):
+    publisher.publish(3, model.since)
+    generation = store.inner.take_over(model.card, b"").generation
+    model.write(9)
+    store.inner.apply(model.delta(3), generation, model.lineage)
+    clock.sleep(1.5)
+    with pytest.raises(FencedError):
+        publisher.tend(3, model.since)
+
+
+def test_a_store_that_was_away_at_the_last_publish_gets_it_in_the_quiet_time(publisher, store, model, clock):
+    store.trouble = UnavailableError("down")
+    publisher.publish(3, model.since)
+    store.trouble = None
+    clock.sleep(1.5)
+    publisher.tend(3, model.since)
+    assert served(store, model) == model.states[3]

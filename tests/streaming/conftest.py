@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, TrainConfig
 from monolith.events import ActionEvent, FeatureEvent
 from monolith.streaming import memory
 from monolith.streaming.codec import encode
+from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.inlets import open_inlets
+from monolith.streaming.journal import Journal
 from monolith.streaming.memory import MemoryTopic
 from monolith.streaming.steps import Step, StepReader
 
@@ -117,6 +119,44 @@ def flip() -> Callable[[Path, int], None]:
     return turn
 
 
+class Streams:
+    """Puts events into the two streams of the job."""
+
+    def __init__(self, features, actions, feature_bytes, action_bytes) -> None:
+        self.features, self.actions = features, actions
+        self._feature_bytes, self._action_bytes = feature_bytes, action_bytes
+
+    def show(self, request: str, at_s: float, partition: int = 0, **features) -> None:
+        time = round(at_s * 1000)
+        self.features.put(partition, None, self._feature_bytes(request, time, **features), time, time)
+
+    def act(self, request: str, at_s: float, partition: int = 0) -> None:
+        time = round(at_s * 1000)
+        self.actions.put(partition, None, self._action_bytes(request, time), time, time)
+
+
 @pytest.fixture
-def replaced() -> Callable[..., JobConfig]:
-    return msgspec.structs.replace
+def streams(topics, feature_bytes, action_bytes):
+    def make(partitions: int = 1) -> Streams:
+        return Streams(topics("features", partitions), topics("actions", partitions), feature_bytes, action_bytes)
+
+    return make
+
+
+@pytest.fixture
+def open_reader(tmp_path, clock):
+    """Opens readers on the job's one journal; the one before is closed, as a killed process's would be."""
+    held = []
+
+    def make(job, *, replay_only=False, folder="journal") -> StepReader:
+        for reader in held:
+            reader.close()
+        journal = Journal(tmp_path / folder, read_only=replay_only)
+        letters = DeadLetters(None if replay_only else job.input.dead_letters)
+        reader = StepReader(job, open_inlets(job), journal, letters, replay_only=replay_only, clock=clock)
+        held[:] = [reader]
+        return reader
+
+    yield make
+    for reader in held:
+        reader.close()

@@ -58,8 +58,9 @@ def test_records_come_back_in_order_with_their_offsets_and_stamps(url):
     sink.log.append(rows(3), ingestion_ms=77)
     sink.log.append(rows(2, 3), ingestion_ms=78)
     records = source.poll(100, 0.0)
-    assert [(r.offset, r.value, r.event_time_ms) for r in records] == [(i, b"%d" % i, 1000 + i) for i in range(3)]
-    assert {r.ingestion_time_ms for r in records} == {77}
+    assert [(r.offset, r.value, r.event_time_ms) for r in records] == [(i, b"%d" % i, 1000 + i) for i in range(5)]
+    assert [r.ingestion_time_ms for r in records] == [77, 77, 77, 78, 78]
+    source.seek({0: 3})
     assert [r.offset for r in source.poll(1, 0.0)] == [3]
     assert (source.position(), source.end_position(), source.lag()) == ({0: 4}, {0: 5}, 1)
 

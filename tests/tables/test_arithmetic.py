@@ -9,12 +9,25 @@ DIMS = [1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 64, 100, 128, 200]
 RULES = {
     "sgd": optimizers.SGD(lr=0.1),
     "sgd_decay": optimizers.SGD(lr=0.1, weight_decay=0.01),
+    "momentum": optimizers.Momentum(lr=0.1),
+    "nesterov_decay": optimizers.Momentum(lr=0.1, momentum=0.7, nesterov=True, weight_decay=0.01),
     "adagrad": optimizers.Adagrad(lr=0.05),
-    "adagrad_decay": optimizers.Adagrad(lr=0.05, initial_accumulator=0.0, weight_decay=0.1),
+    "adagrad_decay": optimizers.Adagrad(lr=0.05, initial_accumulator=0.1, weight_decay=0.1),
     "rowwise": optimizers.RowWiseAdagrad(lr=0.05),
     "rowwise_decay": optimizers.RowWiseAdagrad(lr=0.05, initial_accumulator=0.2, weight_decay=0.1),
     "adam": optimizers.Adam(lr=0.01),
     "adam_decay": optimizers.Adam(lr=0.01, beta1=0.8, beta2=0.99999, weight_decay=0.1),
+    "amsgrad": optimizers.Adam(lr=0.01, amsgrad=True),
+    "adamw": optimizers.AdamW(lr=0.01, weight_decay=0.1),
+    "adamw_amsgrad": optimizers.AdamW(lr=0.01, beta2=0.9, amsgrad=True),
+    "rowwise_adam": optimizers.RowWiseAdam(lr=0.01),
+    "rowwise_adam_decay": optimizers.RowWiseAdam(lr=0.01, weight_decay=0.1),
+    "rmsprop": optimizers.RMSProp(lr=0.01),
+    "rmsprop_decay": optimizers.RMSProp(lr=0.01, alpha=0.5, weight_decay=0.1),
+    "ftrl": optimizers.FTRL(lr=0.1),
+    "ftrl_sparse": optimizers.FTRL(lr=0.1, l1=0.5, l2=0.1, beta=0.0, initial_accumulator=0.1, weight_decay=0.01),
+    "clipped": optimizers.Adagrad(lr=0.05, clip_row_norm=0.5, weight_decay=0.1),
+    "clipped_rowwise": optimizers.RowWiseAdam(lr=0.05, clip_row_norm=3.0),
 }
 
 

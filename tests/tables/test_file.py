@@ -7,15 +7,28 @@ import struct
 import zlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.tables import Table, TableConfig, TableFile, admission, expiry, initializers, optimizers, reference
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "table.v1.bin"
+FOLDER = Path(__file__).parent.parent / "golden"
+GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2)}
+GOLDEN_BFLOAT16 = FOLDER / "table.v2.bfloat16.bin"
 
-RULES = [optimizers.SGD(), optimizers.Adagrad(), optimizers.RowWiseAdagrad(), optimizers.Adam()]
+RULES = [
+    optimizers.SGD(),
+    optimizers.Momentum(),
+    optimizers.Adagrad(),
+    optimizers.RowWiseAdagrad(),
+    optimizers.RMSProp(),
+    optimizers.Adam(amsgrad=True),
+    optimizers.AdamW(),
+    optimizers.RowWiseAdam(),
+    optimizers.FTRL(l1=0.01),
+]
 
 
 def lived_in(**settings) -> Table:
@@ -145,9 +158,10 @@ def test_other_files_and_versions_are_refused_by_name(tmp_path):
     path.write_bytes(b"PK\3\4" + whole[4:])
     with pytest.raises(CorruptError, match="magic"):
         Table.open(tmp_path)
-    path.write_bytes(whole[:8] + (2).to_bytes(4, "little") + whole[12:])
-    with pytest.raises(VersionError, match=r"version 2, this build reads version 1"):
-        Table.open(tmp_path)
+    for version in (0, 3):
+        path.write_bytes(whole[:8] + version.to_bytes(4, "little") + whole[12:])
+        with pytest.raises(VersionError, match=rf"version {version}, this build reads versions 1 to 2"):
+            Table.open(tmp_path)
 
 
 def test_folder_without_a_table_is_a_config_error(tmp_path):
@@ -207,25 +221,44 @@ def test_single_buckets_can_be_read(tmp_path):
     assert len(held) == len(table)
 
 
-def test_golden_file_is_still_written_and_read(tmp_path):
+@pytest.mark.parametrize(
+    ("path", "settings"), [(GOLDEN[2], {"dim": 2}), (GOLDEN_BFLOAT16, {"dim": 3, "storage": "bfloat16"})]
+)
+def test_golden_file_is_still_written_and_read(tmp_path, path, settings):
     """Written by an earlier build: what it holds must go on being read, and be written to the same bytes."""
-    golden = GOLDEN.read_bytes()
+    golden = path.read_bytes()
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
-    assert lived_in(dim=2).save(tmp_path / "fresh").read_bytes() == golden
+    assert lived_in(**settings).save(tmp_path / "fresh").read_bytes() == golden
 
 
-def test_golden_file_reads_as_the_page_says():
-    """A reader of its own, from docs/formats.table.md."""
-    golden = GOLDEN.read_bytes()
-    magic, version, json_bytes = struct.unpack_from("<8sII", golden)
-    assert (magic, version) == (b"MONOTABL", 1)
+def test_golden_file_of_version_1_is_still_read(tmp_path):
+    """It holds the same table, all but the count of its steps, which that version did not have."""
+    (tmp_path / "table.bin").write_bytes(GOLDEN[1].read_bytes())
+    opened = Table.open(tmp_path)
+    opened.save(tmp_path / "again")
+    lived_in(dim=2).save(tmp_path / "fresh")
+    with TableFile(tmp_path / "again") as one, TableFile(tmp_path / "fresh") as other:
+        assert (one.header.steps, other.header.steps) == (0, 6)
+        assert msgspec.structs.replace(one.header, steps=6) == other.header
+        for number in range(1024):
+            a, b = one.bucket(number), other.bucket(number)
+            assert {name: part.tobytes() for name, part in a.items()} == {n: part.tobytes() for n, part in b.items()}
+
+
+@pytest.mark.parametrize(("version", "path"), [*GOLDEN.items(), (2, GOLDEN_BFLOAT16)])
+def test_golden_file_reads_as_the_page_says(version, path):
+    """A reader of its own, from docs/formats.md."""
+    golden = path.read_bytes()
+    magic, said, json_bytes = struct.unpack_from("<8sII", golden)
+    assert (magic, said) == (b"MONOTABL", version)
     header, directory = json.loads(golden[16 : 16 + json_bytes]), 16 + json_bytes
     assert zlib.crc32(golden[: directory + 24_576]) == struct.unpack_from("<I", golden, directory + 24_576)[0]
+    width = 2 if header["config"].get("storage", "float32") != "float32" else 4
     dim, end, total = header["config"]["dim"], directory + 24_580, 0
     for number in range(1024):
         offset, rows, counters, tombstones, crc = struct.unpack_from("<QIIII", golden, directory + 24 * number)
-        size = rows * (20 + 4 * dim + 4 * header["state_floats"]) + counters * 20 + tombstones * 12
+        size = rows * (20 + width * dim + 4 * header["state_floats"]) + counters * 20 + tombstones * 12
         assert offset == end
         assert zlib.crc32(golden[offset : offset + size]) == crc
         end, total = offset + size, total + rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ class Model:
     clock: int = -(2**63)
     sequence: int = 1
     cursor: int = 0
+    steps: int = 0
     happened: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("admitted", "rejected", "late", "expired"), 0)
     )
@@ -66,7 +68,7 @@ class Model:
             self.happened["rejected"] += 1
         else:
             one = np.array([i], np.int64)
-            state = reference.initial_state(self.config.optimizer, 1, self.config.dim)
+            state = reference.row_state(self.config, 1)
             self.rows[i] = Row(reference.initial_values(self.config, one), state, t, self.sequence)
             self.counters.pop(i, None)
             self.tombstones.pop(i, None)
@@ -99,13 +101,15 @@ class Model:
         return count >> ((t - last) // round(half_life * 1000)) if half_life and t > last else count
 
     def apply_gradients(self, ids: list[int], grads: np.ndarray, times: list[int | None]) -> None:
+        self.steps += 1
         sums: dict[int, np.ndarray] = {}
         for i, grad, t in zip(ids, grads, times, strict=True):
             if self.live(i):
                 sums[i] = sums[i] + grad if i in sums else grad
                 self.rows[i].last_seen = max(self.rows[i].last_seen, -(2**63) if t is None else t)
         for i, total in sums.items():
-            reference.step(self.config.optimizer, self.rows[i].values, self.rows[i].state, total[None])
+            row, one = self.rows[i], np.array([i], np.int64)
+            reference.row_step(self.config, one, row.values, row.state, total[None], self.steps)
             self.rows[i].mark = self.sequence
 
     def remove(self, i: int) -> None:
@@ -113,7 +117,12 @@ class Model:
         self.tombstones[i] = self.sequence
         self.happened["expired"] += 1
 
-    def sweep(self, buckets: int) -> int:
+    def sweep(self, buckets: int, max_rows: int) -> int:
+        sizes = [0] * 1024
+        for i in self.rows:
+            sizes[bucket(i)] += 1
+        looked = accumulate(sizes[(self.cursor + k) % 1024] for k in range(buckets))
+        buckets = next((k for k, n in enumerate(looked, 1) if n >= max_rows), buckets)
         chosen = {(self.cursor + k) % 1024 for k in range(buckets)}
         self.cursor = (self.cursor + buckets) % 1024
         gone = [i for i in self.rows if bucket(i) in chosen and not self.live(i)]
@@ -143,6 +152,8 @@ CONFIGS = st.builds(
             optimizers.Adagrad(weight_decay=0.1),
             optimizers.RowWiseAdagrad(),
             optimizers.Adam(weight_decay=0.01),
+            optimizers.FTRL(l1=0.05, schedule=optimizers.Schedule(warmup_steps=3, decay="inverse_sqrt")),
+            optimizers.RowWiseAdam(clip_row_norm=0.5),
         ]
     ),
     admission=st.sampled_from(
@@ -157,6 +168,7 @@ CONFIGS = st.builds(
     ),
     expiry=st.sampled_from([expiry.Forever(), expiry.Idle(ttl_s=TTL_MS / 1000), expiry.Idle(ttl_s=TTL_MS / 1000)]),
     initializer=st.sampled_from([initializers.Uniform(), initializers.TruncatedNormal(), initializers.Zeros()]),
+    storage=st.sampled_from(["float32", "float32", "bfloat16", "float16"]),
     seed=st.sampled_from([0, 7]),
 )
 BATCHES = st.lists(st.sampled_from(POOL), max_size=12)
@@ -189,9 +201,9 @@ class TableMachine(RuleBasedStateMachine):
         self.table.advance(t)
         self.model.clock = max(self.model.clock, t)
 
-    @rule(buckets=st.sampled_from([0, 1, 100, 700, 1024]))
-    def sweep(self, buckets: int) -> None:
-        assert self.table.sweep(buckets) == self.model.sweep(buckets)
+    @rule(buckets=st.sampled_from([0, 1, 100, 700, 1024]), max_rows=st.sampled_from([1, 3, 10**6]))
+    def sweep(self, buckets: int, max_rows: int) -> None:
+        assert self.table.sweep(buckets, max_rows=max_rows) == self.model.sweep(buckets, max_rows)
 
     @rule()
     def cut(self) -> None:

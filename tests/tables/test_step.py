@@ -28,6 +28,7 @@ def configs(draw: st.DrawFn) -> TableConfig:
             st.sampled_from([admission.Always(), admission.MinCount(3), admission.Probability(0.4), admission.Never()])
         ),
         expiry=draw(st.sampled_from([expiry.Forever(), expiry.Idle(ttl_s=1.5)])),
+        storage=draw(st.sampled_from(["float32", "float32", "bfloat16", "float16"])),
         on_nonfinite=draw(st.sampled_from(["raise", "skip_row", "clip"])),
     )
 

@@ -57,6 +57,26 @@ class FixedSteps:
 
 
 @dataclass
+class QuietSteps(FixedSteps):
+    """After the last step nothing comes for a while, in which the store loses its memory."""
+
+    store: Rows | None = None
+    quiet: int = 3
+
+    def __init__(self, steps, store) -> None:
+        super().__init__(steps)
+        self.store = store
+
+    def next(self, timeout_s: float) -> FixedStep | None:
+        if self.at == len(self.steps) and self.quiet:
+            if self.quiet == 2:
+                self.store.held_sequence, self.store.rows = 0, {}
+            self.quiet -= 1
+            return None
+        return super().next(timeout_s)
+
+
+@dataclass
 class Rows:
     """A store of absolute rows that drops what it knows, as a real one does."""
 
@@ -77,6 +97,9 @@ class Rows:
                 table[row_id] = values.tobytes()
         self.held_sequence = sequence
 
+    def tend(self, sequence, make_delta):
+        self.publish(sequence, make_delta)
+
     def drain(self, timeout_s):
         return True
 
@@ -89,7 +112,7 @@ JOB = JobConfig(
         TableConfig(name="item", dim=5, optimizer=Adam(), admission=MinCount(2), expiry=Idle(ttl_s=50)),
     ],
     model=ModelConfig(kind="deepfm", hidden=[8]),
-    train=TrainConfig(batch_size=8, snapshot_every_s=1e9, sweep_buckets=64),
+    train=TrainConfig(batch_size=8, snapshot_every_s=1e9, sweep_rows=5),
 )
 
 
@@ -161,6 +184,14 @@ def test_a_store_that_was_away_too_long_gets_an_image(tmp_path):
         one.sequence = one.learner.cut()
     one.run()
     assert store.seen[-1] == (0, one.sequence)
+
+
+def test_a_store_that_lost_everything_in_a_quiet_time_gets_it_back(tmp_path):
+    store = Rows()
+    one = trainer(tmp_path, QuietSteps(made_steps(6).steps, store), store)
+    one.run()
+    assert store.held_sequence == one.sequence == 2
+    assert store.seen == [(0, 1), (1, 2), (0, 2)]
 
 
 def test_positions_are_committed_after_a_snapshot_only(tmp_path):

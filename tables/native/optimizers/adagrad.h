@@ -1,24 +1,25 @@
 // n += g * g;  w -= lr * g / (sqrt(n) + eps)      one n a column, starting at `initial_accumulator`
 #pragma once
 
+#include <algorithm>
+
 #include "optimizers/gradient.h"
 
 namespace monolith {
 
-struct Adagrad {
-  float lr, initial_accumulator, eps, weight_decay;
+struct Adagrad : Rule {
+  float initial_accumulator = 0.0f, eps = 1e-10f;
 
   std::size_t state_floats(std::size_t dim) const { return dim; }
-  void start(float* n, std::size_t dim) const {
-    for (std::size_t i = 0; i < dim; ++i) n[i] = initial_accumulator;
-  }
+  void start(float* n, std::size_t dim) const { std::fill_n(n, dim, initial_accumulator); }
 
   template <class Dim>
   void step(float* __restrict w, float* __restrict n, const float* __restrict grad, Dim dim) const {
+    const float lr = rate(), d = decay(), tiny = eps;
     for (std::size_t i = 0; i < dim; ++i) {
-      const float g = decayed(grad[i], w[i], weight_decay);
+      const float g = decayed(grad[i], w[i], d);
       n[i] += g * g;
-      w[i] -= lr * g / (std::sqrt(n[i]) + eps);
+      w[i] -= lr * g / (std::sqrt(n[i]) + tiny);
     }
   }
 };

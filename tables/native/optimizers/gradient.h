@@ -5,23 +5,57 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "optimizers/schedule.h"
 
 namespace monolith {
+
+// The settings that every optimizer has. `lr` is narrowed to float32 once a step, after the schedule.
+struct Rule {
+  double lr = 0.0, weight_decay = 0.0;
+  double clip_row_norm = 0.0;  // 0: not clipped
+  Schedule schedule{};
+
+  float rate() const { return static_cast<float>(lr); }
+  float decay() const { return static_cast<float>(weight_decay); }
+  void start_values(float*, std::size_t) const {}  // for one that has a say in a row's first values
+};
+
+// The rule as it is at the table's step t, from 1.
+template <class AnyRule>
+AnyRule at_step(AnyRule rule, std::uint64_t t) {
+  rule.lr *= rule.schedule.at(t);
+  return rule;
+}
 
 // L2 decay goes into the gradient, as in torch's optimizers of the same names.
 inline float decayed(float grad, float w, float weight_decay) {
   return weight_decay == 0.0f ? grad : grad + weight_decay * w;
 }
 
-template <std::size_t kHalf>
-void fold(float* lane) {
+// A row's own step count, an unsigned word of its state.
+inline std::uint32_t count_step(float* word) {
+  std::uint32_t t;
+  std::memcpy(&t, word, sizeof t);
+  t += t != UINT32_MAX;
+  std::memcpy(word, &t, sizeof t);
+  return t;
+}
+
+template <std::size_t kHalf, class Number>
+void fold(Number* lane) {
   for (std::size_t k = 0; k < kHalf; ++k) lane[k] += lane[k + kHalf];
 }
 
 // Sum over 16 lanes, each in the order of columns, then lanes pairwise: the order in which wide SIMD adds.
 template <class Dim, class Term>
-float lane_sum(Dim dim, Term term) {
-  float lane[16] = {};
+auto lane_sum(Dim dim, Term term) {
+  decltype(term(std::size_t{0})) lane[16] = {};
   std::size_t i = 0;
   for (; i + 16 <= dim; i += 16) {
 #pragma GCC unroll 1  // unrolled too early, it would not be vectorized
@@ -33,6 +67,31 @@ float lane_sum(Dim dim, Term term) {
   fold<2>(lane);
   fold<1>(lane);
   return lane[0];
+}
+
+// The gradient brought down to a norm of `bound`, in `scratch`; itself where it is within. The norm is taken in double,
+// where no square of a float32 number overflows.
+template <class Dim>
+const float* clipped(const float* grad, double bound, Dim dim, std::vector<float>& scratch) {
+  const double norm = std::sqrt(lane_sum(dim, [&](std::size_t i) {
+    const double g = grad[i];
+    return g * g;
+  }));
+  if (!(norm > bound)) return grad;
+  scratch.resize(dim);
+  const float scale = static_cast<float>(bound / norm);
+  for (std::size_t i = 0; i < dim; ++i) scratch[i] = grad[i] * scale;
+  return scratch.data();
+}
+
+// One step of one row: what is common to all rules, then the rule's own.
+template <class AnyRule, class Dim>
+void step_row(const AnyRule& rule, float* w, float* state, const float* grad, Dim dim) {
+  if (rule.clip_row_norm != 0.0) {
+    thread_local std::vector<float> scratch;
+    grad = clipped(grad, rule.clip_row_norm, dim, scratch);
+  }
+  rule.step(w, state, grad, dim);
 }
 
 }  // namespace monolith

@@ -1,5 +1,5 @@
 // The optimizers a table can have. A new one is a struct like those beside this file (state_floats, start, step), a
-// place in this variant, three lines in module.cpp, and its config struct in Python.
+// place in the variant, and a line in optimizers/bindings.cpp; docs/optimizers.md shows it.
 #pragma once
 
 #include <type_traits>
@@ -7,12 +7,19 @@
 
 #include "optimizers/adagrad.h"
 #include "optimizers/adam.h"
+#include "optimizers/ftrl.h"
+#include "optimizers/momentum.h"
+#include "optimizers/rmsprop.h"
 #include "optimizers/rowwise_adagrad.h"
+#include "optimizers/rowwise_adam.h"
 #include "optimizers/sgd.h"
+#include "optimizers/sliced.h"
 
 namespace monolith {
 
-using Optimizer = std::variant<Sgd, Adagrad, RowWiseAdagrad, Adam>;
+using WholeRow = std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, Ftrl>;
+using Optimizer =
+    std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, Ftrl, Sliced<WholeRow>>;
 
 // Calls with_dim(dim) where the usual widths are compile-time constants, so that their loops are unrolled.
 template <class WithDim>

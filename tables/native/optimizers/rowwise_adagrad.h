@@ -5,21 +5,22 @@
 
 namespace monolith {
 
-struct RowWiseAdagrad {
-  float lr, initial_accumulator, eps, weight_decay;
+struct RowWiseAdagrad : Rule {
+  float initial_accumulator = 0.0f, eps = 1e-8f;
 
   std::size_t state_floats(std::size_t) const { return 1; }
   void start(float* n, std::size_t) const { *n = initial_accumulator; }
 
   template <class Dim>
   void step(float* __restrict w, float* __restrict n, const float* __restrict grad, Dim dim) const {
+    const float d = decay();
     const float squares = lane_sum(dim, [&](std::size_t i) {
-      const float g = decayed(grad[i], w[i], weight_decay);
+      const float g = decayed(grad[i], w[i], d);
       return g * g;
     });
     *n += squares / static_cast<float>(static_cast<std::size_t>(dim));
-    const float rate = lr / (std::sqrt(*n) + eps);
-    for (std::size_t i = 0; i < dim; ++i) w[i] -= rate * decayed(grad[i], w[i], weight_decay);
+    const float lr = rate() / (std::sqrt(*n) + eps);
+    for (std::size_t i = 0; i < dim; ++i) w[i] -= lr * decayed(grad[i], w[i], d);
   }
 };
 

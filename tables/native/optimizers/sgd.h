@@ -5,15 +5,14 @@
 
 namespace monolith {
 
-struct Sgd {
-  float lr, weight_decay;
-
+struct Sgd : Rule {
   std::size_t state_floats(std::size_t) const { return 0; }
   void start(float*, std::size_t) const {}
 
   template <class Dim>
   void step(float* __restrict w, float*, const float* __restrict grad, Dim dim) const {
-    for (std::size_t i = 0; i < dim; ++i) w[i] -= lr * decayed(grad[i], w[i], weight_decay);
+    const float lr = rate(), d = decay();
+    for (std::size_t i = 0; i < dim; ++i) w[i] -= lr * decayed(grad[i], w[i], d);
   }
 };
 

@@ -1,0 +1,54 @@
+"""What a table's optimizers must satisfy beyond the type of each key: whole schedules, slices that cover a row.
+
+Each rule yields what it finds wrong, with the way to the key from the table. The job loader and ``monolith.tables``
+hold configs to the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from monolith.config.document import Keys
+from monolith.config.schema import Problem
+from monolith.config.table import FTRL, Adagrad, Optimizer, Schedule, TableConfig
+
+_NO_START = "beta and initial_accumulator are both 0, and the first rate infinite; allowed: one of them above 0"
+
+
+def optimizers_of(table: TableConfig) -> Iterator[tuple[Keys, Optimizer]]:
+    """Each optimizer of a row, with the way to it: the one of ``optimizer``, or those of the slices."""
+    if not table.slices:
+        yield ("optimizer",), table.optimizer
+    for i, part in enumerate(table.slices):
+        yield ("slices", i, "optimizer"), part.optimizer
+
+
+def broken_optimizer_rules(table: TableConfig) -> Iterator[Problem]:
+    """Every rule that the table's optimizers break."""
+    if table.slices:
+        yield from _slices(table)
+    for keys, optimizer in optimizers_of(table):
+        if isinstance(optimizer, FTRL) and optimizer.beta == 0 and optimizer.initial_accumulator == 0:
+            yield (*keys, "beta"), _NO_START
+        yield from _schedule((*keys, "schedule"), optimizer.schedule)
+
+
+def _slices(table: TableConfig) -> Iterator[Problem]:
+    columns = sum(part.columns for part in table.slices)
+    if columns != table.dim:
+        yield ("slices",), f"the slices have {columns} columns in all; allowed: dim columns, {table.dim}"
+    if table.optimizer != Adagrad():
+        yield ("optimizer",), "slices have optimizers of their own; leave `optimizer` out, or the slices"
+
+
+def _schedule(keys: Keys, schedule: Schedule) -> Iterator[Problem]:
+    decay = schedule.decay
+    needs = {"cosine": ("decay_steps",), "step": ("decay_steps", "gamma")}.get(decay, ())
+    for field in ("decay_steps", "gamma"):
+        value = getattr(schedule, field)
+        if field in needs and value is None:
+            yield (*keys, field), f"the decay {decay!r} needs {field}; saw none"
+        elif field not in needs and value is not None:
+            yield (*keys, field), f"the decay {decay!r} takes no {field}; saw {value}"
+    if decay == "constant" and schedule.floor != 0:
+        yield (*keys, "floor"), f"the decay 'constant' does not fall and takes no floor; saw {schedule.floor}"

@@ -1,0 +1,29 @@
+// b = momentum * b + g;  w -= lr * b      with Nesterov's look ahead: w -= lr * (g + momentum * b)
+#pragma once
+
+#include <algorithm>
+
+#include "optimizers/gradient.h"
+
+namespace monolith {
+
+struct Momentum : Rule {
+  float momentum = 0.9f;
+  bool nesterov = false;
+
+  std::size_t state_floats(std::size_t dim) const { return dim; }
+  void start(float* b, std::size_t dim) const { std::fill_n(b, dim, 0.0f); }
+
+  template <class Dim>
+  void step(float* __restrict w, float* __restrict b, const float* __restrict grad, Dim dim) const {
+    const float lr = rate(), d = decay(), kept = momentum;
+    const bool ahead = nesterov;
+    for (std::size_t i = 0; i < dim; ++i) {
+      const float g = decayed(grad[i], w[i], d);
+      b[i] = kept * b[i] + g;
+      w[i] -= lr * (ahead ? g + kept * b[i] : b[i]);
+    }
+  }
+};
+
+}  // namespace monolith

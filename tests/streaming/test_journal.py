@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError
+from monolith.streaming.journal import Journal, StepEntry
+
+
+def entry(step: int, **more) -> StepEntry:
+    return StepEntry(step=step, ends={"features": {0: 10 * step, 1: 7}}, watermark_ms=100 * step, **more)
+
+
+def written(folder, steps: int, **options) -> Journal:
+    journal = Journal(folder, **options)
+    for step in range(1, steps + 1):
+        journal.append(entry(step))
+    return journal
+
+
+def only_file(folder):
+    (path,) = folder.glob("*.journal")
+    return path
+
+
+def test_entries_come_back_as_written(tmp_path):
+    journal = Journal(tmp_path)
+    first = entry(1, publish=True, begins={"features": {0: 3}}, stop_at={"features": {0: 99}})
+    second = entry(2, ended=True, idle={"actions": [0, 2]})
+    journal.append(first)
+    journal.append(second)
+    journal.sync()
+    journal.close()
+    again = Journal(tmp_path)
+    assert list(again.read(1)) == [first, second]
+    assert list(again.read(2)) == [second]
+    assert (again.first_step, again.last_step, again.lineage) == (1, 2, journal.lineage)
+
+
+def test_every_new_journal_is_another_run(tmp_path):
+    assert Journal(tmp_path / "a").lineage != Journal(tmp_path / "b").lineage
+
+
+def test_second_trainer_is_refused_and_told_who_has_it(tmp_path):
+    held = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent("""
+                import sys
+                from pathlib import Path
+                from monolith.streaming.journal import Journal
+                journal = Journal(Path(sys.argv[1]))
+                print("held", flush=True)
+                sys.stdin.read()
+            """),
+            str(tmp_path),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert held.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"in use by process {held.pid}"):
+        Journal(tmp_path)
+    assert Journal(tmp_path, read_only=True).last_step == 0
+    held.kill()
+    held.wait(timeout=10)
+    Journal(tmp_path).append(entry(1))
+
+
+def test_frame_that_a_crash_cut_off_is_removed_at_every_length(tmp_path):
+    written(tmp_path, 3).close()
+    path = only_file(tmp_path)
+    whole = path.read_bytes()
+    journal = Journal(tmp_path)
+    journal.append(entry(4))
+    journal.close()
+    longer = path.read_bytes()
+    for cut in range(len(whole) + 1, len(longer)):
+        path.write_bytes(longer[:cut])
+        again = Journal(tmp_path)
+        assert again.last_step == 3
+        assert path.read_bytes() == whole
+        again.append(entry(4))
+        again.close()
+        assert path.read_bytes() == longer
+
+
+def test_reader_only_leaves_an_unfinished_frame_alone(tmp_path):
+    written(tmp_path, 3).close()
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:-1])
+    before = path.read_bytes()
+    assert [e.step for e in Journal(tmp_path, read_only=True).read(1)] == [1, 2]
+    assert path.read_bytes() == before
+
+
+def test_room_that_a_power_cut_left_unwritten_is_removed(tmp_path):
+    written(tmp_path, 3).close()
+    path = only_file(tmp_path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(500))
+    assert Journal(tmp_path).last_step == 3
+    assert path.read_bytes() == whole
+
+
+def test_flipped_bit_anywhere_is_corrupt_and_names_the_file(tmp_path, flip):
+    written(tmp_path, 3).close()
+    path = only_file(tmp_path)
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        flip(path, at)
+        with pytest.raises(CorruptError, match=str(path)):
+            Journal(tmp_path)
+        assert len(path.read_bytes()) == len(whole)
+        path.write_bytes(whole)
+
+
+def test_flipped_bit_names_the_byte_where_its_frame_begins(tmp_path, flip):
+    journal = written(tmp_path, 1)
+    start = only_file(tmp_path).stat().st_size
+    journal.append(entry(2))
+    journal.append(entry(3))
+    journal.close()
+    flip(only_file(tmp_path), start + 20)
+    with pytest.raises(CorruptError, match=f"the frame at byte {start} fails its checksum"):
+        Journal(tmp_path)
+
+
+def test_missing_frame_in_the_middle_is_corrupt(tmp_path):
+    sizes = []
+    journal = Journal(tmp_path)
+    for step in (1, 2, 3):
+        sizes.append(only_file(tmp_path).stat().st_size)
+        journal.append(entry(step))
+    journal.close()
+    path = only_file(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: sizes[1]] + data[sizes[2] :])
+    with pytest.raises(CorruptError, match="step 3 follows on step 1"):
+        Journal(tmp_path)
+
+
+def test_long_journal_is_several_files_that_read_as_one(tmp_path):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    journal.close()
+    assert len(list(tmp_path.glob("*.journal"))) > 5
+    again = Journal(tmp_path, segment_bytes=300)
+    assert [e.step for e in again.read(1)] == list(range(1, 51))
+    assert [e.step for e in again.read(33)] == list(range(33, 51))
+    assert again.lineage == journal.lineage
+
+
+def test_lost_file_in_the_middle_is_corrupt(tmp_path):
+    written(tmp_path, 50, segment_bytes=300).close()
+    sorted(tmp_path.glob("*.journal"))[2].unlink()
+    with pytest.raises(CorruptError, match="expected"):
+        Journal(tmp_path)
+
+
+def test_trimmed_steps_are_gone_and_said_to_be(tmp_path):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    files = len(list(tmp_path.glob("*.journal")))
+    journal.trim(30)
+    assert 1 < journal.first_step <= 30
+    assert len(list(tmp_path.glob("*.journal"))) < files
+    assert [e.step for e in journal.read(30)] == list(range(30, 51))
+    with pytest.raises(DataLossError, match="step 1 was trimmed"):
+        next(journal.read(1))
+    journal.close()
+    assert Journal(tmp_path).last_step == 50
+
+
+def test_full_disk_leaves_the_journal_as_it_was(tmp_path):
+    code = """
+        import resource, sys
+        from pathlib import Path
+        from monolith.errors import UnavailableError
+        from monolith.streaming.journal import Journal, StepEntry
+        journal = Journal(Path(sys.argv[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        make = lambda: StepEntry(step=journal.last_step + 1, ends={"features": {0: 1}}, watermark_ms=1)
+        try:
+            while True:
+                journal.append(make())
+        except UnavailableError as error:
+            assert "nothing was written" in str(error), error
+        full_at = journal.last_step
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        journal.append(make())
+        print(full_at)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    assert Journal(tmp_path).last_step == int(run.stdout) + 1
+
+
+def test_read_only_journal_must_be_there(tmp_path):
+    with pytest.raises(ConfigError, match="there is no step journal"):
+        Journal(tmp_path, read_only=True)
+
+
+def test_folder_that_cannot_be_written_is_unavailable(tmp_path, monkeypatch):
+    monkeypatch.setattr("monolith.streaming.journal.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space")))
+    with pytest.raises(UnavailableError, match="cannot begin the step journal"):
+        Journal(tmp_path)
