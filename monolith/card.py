@@ -30,4 +30,5 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, int]  # name -> dim
     features: list[CardFeature]
     kind: str = "deepfm"
+    ignore_unknown: bool = False  # features that are not listed are skipped, not refused
     version: int = CARD_VERSION

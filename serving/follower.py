@@ -56,6 +56,7 @@ class Follower:
         self._back_off_s = 0.0
         self._stopping = threading.Event()
         self._changed = threading.Condition()
+        self._announced = 0  # the newest sequence that is readable and counted
         self._thread = threading.Thread(target=self._run, name="replica-follower", daemon=True)
 
     def start(self) -> None:
@@ -71,7 +72,7 @@ class Follower:
     def wait_for(self, sequence: int, timeout_s: float) -> bool:
         """Wait until at least ``sequence`` is readable; False if it is not by then."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._sequence() >= sequence, timeout_s)
+            return self._changed.wait_for(lambda: self._announced >= sequence, timeout_s)
 
     def stale_ms(self) -> float:
         """How long the store has not answered; 0 while it does."""
@@ -84,9 +85,6 @@ class Follower:
             return None
         p50, p99 = np.quantile(ages, [0.5, 0.99])
         return Freshness(float(p50), float(p99), ages.size)
-
-    def _sequence(self) -> int:
-        return self.loaded.memory.version.sequence if self.loaded else 0
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -121,7 +119,7 @@ class Follower:
         self._reload = False
         version = image.model.version
         log.info("loaded image model=%s sequence=%d", image.model.card.model, version.sequence)
-        self._announce()
+        self._announce(version.sequence)
 
     def _take(self, loaded: Loaded, published: PublishedDelta) -> None:
         held, delta = loaded.memory.version, published.delta
@@ -135,7 +133,7 @@ class Follower:
         now_ms = time.time_ns() / 1e6
         self._ages_ms.extend((now_ms - delta.ingested_ms).tolist())
         self.applied += 1
-        self._announce()
+        self._announce(delta.sequence)
 
     def _check_graph(self, loaded: Loaded, generation: int) -> None:
         """A trainer that came back may bring another graph; then everything is loaded anew."""
@@ -143,8 +141,10 @@ class Follower:
         if model.version.generation != generation or model.graph != loaded.inference.graph:
             raise GapError(f"{self._store.url}: generation {generation} may have another graph")
 
-    def _announce(self) -> None:
+    def _announce(self, sequence: int) -> None:
+        """Only when its figures are in as well, so that who waited for it finds them."""
         with self._changed:
+            self._announced = sequence
             self._changed.notify_all()
 
     def _went_well(self) -> None:

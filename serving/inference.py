@@ -62,7 +62,7 @@ class Inference:
         self.graph = graph
         self._where = where
         self._features = {feature.name: feature for feature in card.features}
-        self._encoder = FeatureEncoder(card.features)
+        self._encoder = FeatureEncoder(card.features, ignore_unknown=card.ignore_unknown)
         self._predictor = Predictor(graph, list(self._features), where) if graph else None
 
     def lookup(self, name: str, values: Sequence[FeatureValue] | Ids, gather: Gather) -> Rows:
@@ -75,7 +75,10 @@ class Inference:
         return Rows(gathered.version, gathered.rows[0])
 
     def predict(self, samples: Sequence[Mapping[str, FeatureValue]], gather: Gather) -> Prediction:
-        """One probability a sample, whose missing features count as empty. Raises InputError for a bad sample."""
+        """One probability a sample, whose missing features count as empty.
+
+        Raises InputError for a bad sample, and for one whose probability is not a number.
+        """
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
         self._validate(samples)
@@ -84,7 +87,9 @@ class Inference:
         vectors = {
             name: self._pooled(name, bags[name], rows) for name, rows in zip(self._features, gathered.rows, strict=True)
         }
-        return Prediction(gathered.version, self._predictor.predict(vectors, gathered.weights))
+        probabilities = self._predictor.predict(vectors, gathered.weights)
+        self._refuse_non_finite(probabilities)
+        return Prediction(gathered.version, probabilities)
 
     def _validate(self, samples: Sequence[Mapping[str, FeatureValue]]) -> None:
         for number, sample in enumerate(samples):
@@ -92,6 +97,15 @@ class Inference:
                 self._encoder.validate(sample)
             except EventError as error:
                 raise EventError(error.reason, f"sample {number}: {error.detail}") from None
+
+    def _refuse_non_finite(self, probabilities: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(probabilities).all():
+            numbers = np.flatnonzero(~np.isfinite(probabilities))
+            raise InputError(
+                f"model {self.card.model!r} in {self._where} gives no number for {len(numbers)} of "
+                f"{len(probabilities)} samples, first sample {numbers[0]}: send smaller weights; if they are small, "
+                f"inspect the model"
+            )
 
     def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Request:
         feature = self._features.get(name)

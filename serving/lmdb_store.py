@@ -138,7 +138,10 @@ class LmdbStore(Store):
 
     def _check_model(self, card: ModelCard) -> None:
         if self._model is not None and card.model != self._model:
-            raise ConfigError(f"{self.url} is for model {card.model!r}, not {self._model!r}: name another folder")
+            raise ConfigError(
+                f"{self.url} is for model {card.model!r}, not {self._model!r}: name another folder, or ask for "
+                f"the model that is there (--model {card.model})"
+            )
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[Transaction]:

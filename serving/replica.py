@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Literal, Protocol, TypeVar
 
 from monolith.card import ModelCard
-from monolith.errors import ConfigError, UnavailableError
+from monolith.errors import ConfigError, MonolithError, UnavailableError
 from monolith.events import FeatureValue
 from monolith.serving.direct import Direct
 from monolith.serving.follower import Follower, Freshness
@@ -89,10 +89,12 @@ class Replica:
     ) -> Replica:
         """A replica of the store at ``url`` that can answer.
 
-        Raises ConfigError for a bad URL, and UnavailableError if it cannot answer within ``timeout_s``; with None it
-        returns at once, whether it can or not.
+        Raises ConfigError for a bad URL and for a store of another model, and UnavailableError if it cannot answer
+        within ``timeout_s``; with None it returns after one look at the store, whether it can or not.
         """
-        replica = cls(open_store(url, model, create=False), mode)
+        store = open_store(url, model, create=False)
+        _refuse_another_model(store)
+        replica = cls(store, mode)
         if timeout_s is not None and not replica.wait_until_ready(timeout_s):
             trouble = replica.status().trouble
             replica.close()
@@ -176,3 +178,14 @@ class Replica:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _refuse_another_model(store: Store) -> None:
+    """Close the store and raise ConfigError if it says that it will never answer; all else may pass with time."""
+    try:
+        store.model()
+    except ConfigError:
+        store.close()
+        raise
+    except MonolithError:
+        return

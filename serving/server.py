@@ -188,7 +188,7 @@ def serve(
     """Serve the store at ``url`` until SIGINT or SIGTERM.
 
     Answers from the first moment, with 503 until a model is there. ``on_listening`` is told the address; ``port=0``
-    picks a free one. Raises ConfigError for a bad URL and for a port that is taken.
+    picks a free one. Raises ConfigError for a bad URL, a store of another model and a port that is taken.
     """
     with bind(host, port) as listener, Replica.open(url, model, mode, timeout_s=None) as replica:
         address = _address(listener)

@@ -57,6 +57,10 @@ _msgpack_encoder = msgspec.msgpack.Encoder()
 _json_encoder = msgspec.json.Encoder()
 
 
+# What msgspec raises for bytes that are no text, nest too deeply, or key a map by a list.
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError, ValueError, OverflowError)
+
+
 def encode(event: Event, form: Literal["msgpack", "json"] = "msgpack") -> bytes:
     """The event as one map, in declared field order."""
     return (_json_encoder if form == "json" else _msgpack_encoder).encode(event)
@@ -68,7 +72,7 @@ def decode(data: bytes) -> Event:
         wire = (_json_decoder if data[:1] == b"{" else _msgpack_decoder).decode(data)
     except msgspec.ValidationError as error:
         _refuse(data, error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNDECODABLE as error:
         raise EventError("malformed", f"neither MessagePack nor JSON: {error}; first bytes {data[:16]!r}") from None
     if wire.v != EVENT_VERSION:
         raise _unknown_version(wire.v)
@@ -94,13 +98,13 @@ def _refuse(data: bytes, error: msgspec.ValidationError) -> NoReturn:
     try:
         decoder = msgspec.json.decode if data[:1] == b"{" else msgspec.msgpack.decode
         loose = decoder(data)
-    except msgspec.DecodeError as fault:
+    except _UNDECODABLE as fault:
         raise EventError("malformed", str(fault)) from None
     if not isinstance(loose, dict):
         raise EventError("malformed", f"an event is a map, this is a {type(loose).__name__}")
     if loose.get("v", EVENT_VERSION) != EVENT_VERSION:
         raise _unknown_version(loose["v"])
-    if loose.get("type") not in _TYPES:
+    if loose.get("type") not in list(_TYPES):  # it may be of a type that cannot be hashed
         raise EventError("unknown_type", f"type is {loose.get('type')!r}, allowed: {', '.join(_TYPES)}")
     reason = "missing_field" if "missing required field" in str(error) else "field_type"
     raise EventError(reason, str(error))

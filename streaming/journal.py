@@ -203,8 +203,11 @@ class Journal:
 
 def _lock(folder: Path) -> BinaryIO:
     """An exclusive lock on ``folder``, held while the file is open and gone with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a+b")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+b")
+    except OSError as error:
+        raise ConfigError(f"cannot make the step journal {folder}: {error}; choose another folder") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

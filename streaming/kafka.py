@@ -5,9 +5,9 @@ where it is told to and reads committed records only. `KafkaSource.commit` sets 
 job, for lag tools; nothing here reads them. A broker that is away, and a topic to come, are waited for and said, never
 raised.
 
-Options: ``partitions=N`` lets the sink create the topic where there is none, with ``replication=N`` and
-``retention_ms=N`` (-1: for ever). A record's time of ingestion is the broker's stamp if the topic has LogAppendTime,
-else the record's own.
+Options: ``partitions=N`` (1), ``replication=N`` (the broker's default) and ``retention_ms=N`` (-1: for ever). With any
+of them the sink creates the topic where there is none. A record's time of ingestion is the broker's stamp if the topic
+has LogAppendTime, else the record's own.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from kafka.errors import KafkaError
 
 from monolith.errors import InputError, UnavailableError
 from monolith.streaming.kafka_topics import create_topic, place_of, warn_of_retention
-from monolith.streaming.source import Outgoing, StreamUrl
+from monolith.streaming.source import Outgoing, StreamUrl, check_outgoing
 
 _DELIVERY_MS = 30_000  # after that an append that is not acknowledged has failed
 
@@ -28,6 +28,7 @@ class KafkaSink:
 
     def append(self, records: Sequence[Outgoing]) -> None:
         """See `Sink`. After an UnavailableError some of ``records`` may be there: appending again may repeat them."""
+        check_outgoing(self.name, records)
         if any(key is None and value is None for key, value, _ in records):
             raise InputError(f"{self.name}: Kafka takes no record that has neither key nor value")
         try:
@@ -50,9 +51,8 @@ class KafkaSink:
 
     def _connected(self) -> Any:
         if self._producer is None:
-            partitions = self._url.number("partitions", least=1)
-            if partitions is not None:
-                create_topic(self._place, self._url, int(partitions))
+            if self._url.options:  # any of them describes a topic to be made
+                create_topic(self._place, self._url, int(self._url.number("partitions", least=1) or 1))
             self._producer = KafkaProducer(
                 **self._place.connection(),
                 acks="all",

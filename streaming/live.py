@@ -69,8 +69,10 @@ class LiveCutter:
         lanes = [lane for lane in inlet.lanes.values() if lane.stop is None]
         ends = inlet.source.end_position() if lanes else {}
         for lane in lanes:
-            if lane.partition in ends:
-                lane.stop = ends[lane.partition]
+            end = ends.get(lane.partition)
+            if end is not None and end >= lane.polled:  # else the stream was cut or made again: polling meets the loss
+                lane.position = min(lane.position, lane.ready[0].record.offset if lane.ready else lane.polled)
+                lane.stop = end
                 self._stops.setdefault(inlet.name, {})[lane.partition] = lane.stop
 
     def _fill(self, wait_s: float) -> bool:

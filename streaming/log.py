@@ -33,7 +33,7 @@ from monolith.streaming.log_batch import (
     unpack_head,
 )
 from monolith.streaming.log_environment import FIRST_MAP_BYTES, acquire
-from monolith.streaming.source import Outgoing
+from monolith.streaming.source import Outgoing, check_outgoing
 
 _META_KEY = b"m"
 _MOST_META_BYTES = 64
@@ -70,11 +70,11 @@ class EventLog:
         """Open ``folder``, or create it with ``partitions`` (default 1) partitions.
 
         Raises ConfigError where there is no log and ``create`` is False, and where the log has another number of
-        partitions; VersionError for a format of another version.
+        partitions, or its folder cannot be made; VersionError for a format of another version.
         """
         self.folder = folder
         if create:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
         elif not log_exists(folder):
             raise _missing(folder)
         self._environment = acquire(folder, sync=sync, map_bytes=map_bytes)
@@ -132,8 +132,9 @@ class EventLog:
         """Append (key, value, event time in ms) records and return the new ends of the partitions that grew.
 
         All of them are durable on return; after any error none of them is there. ``ingestion_ms`` stamps them (None:
-        now). Raises UnavailableError for a full disk.
+        now). Raises InputError for a record that cannot be written, UnavailableError for a full disk.
         """
+        check_outgoing(f"the log {self.folder}", records)
         stamp = time.time_ns() // 1_000_000 if ingestion_ms is None else ingestion_ms
         split: dict[int, list[Outgoing]] = {}
         for record in records:
@@ -249,6 +250,13 @@ def _batch_key(partition: int, base: int) -> bytes:
 
 def _extent_key(partition: int) -> bytes:
     return b"p" + partition.to_bytes(4, "big")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder of the log {folder}: {error}; choose another folder") from error
 
 
 def _missing(folder: Path) -> ConfigError:

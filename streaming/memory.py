@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from monolith.errors import DataLossError
 from monolith.events import Record
 from monolith.streaming.log import partition_of
-from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
+from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl, check_outgoing
 
 _OPTIONS = ("partitions", "bounded")
 _topics: dict[str, MemoryTopic] = {}
@@ -107,12 +107,13 @@ class MemorySource:
 
     def _start(self, partition: int) -> int:
         begin, position = self._topic.begins[partition], self._positions[partition]
-        if position < begin:
+        if not begin <= position <= self._topic.end(partition):
             if not self._skip:
                 raise DataLossError(
-                    f"{self.name}, partition {partition}: offset {position} is gone, it begins at {begin}"
+                    f"{self.name}, partition {partition}: offset {position} is gone, it holds {begin} to "
+                    f"{self._topic.end(partition)}"
                 )
-            self.skipped += begin - position
+            self.skipped += max(0, begin - position)
             self._positions[partition] = begin
         return self._positions[partition] - begin
 
@@ -149,6 +150,7 @@ class MemorySink:
 
     def append(self, records: Sequence[Outgoing]) -> None:
         """See `Sink`; durable while the process lives."""
+        check_outgoing(self.name, records)
         self._topic.append(records)
 
     def close(self) -> None:

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NoReturn, Protocol
 from urllib.parse import parse_qsl
 
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, InputError
 from monolith.events import Record
 
 OnDataLoss = Literal["stop", "skip"]
@@ -25,6 +25,8 @@ Outgoing = tuple[bytes | None, bytes | None, int]  # key, value, event time in m
 
 SOURCE_SCHEMES = ("log", "kafka", "parquet", "memory")
 SINK_SCHEMES = ("log", "kafka", "memory")
+
+_TIME_LIMIT = 2**63  # event times are int64
 
 
 class Source(Protocol):
@@ -75,10 +77,32 @@ class Sink(Protocol):
     """A stream to append to."""
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        """Append ``records``; on return they are durable. Raises UnavailableError if they are not all known to be."""
+        """Append ``records``; on return they are durable.
+
+        Raises InputError for one that cannot be written, before any is, and UnavailableError if they are not all known
+        to be durable.
+        """
 
     def close(self) -> None:
         """Let go of files and connections. Twice is fine."""
+
+
+def check_outgoing(name: str, records: Sequence[Outgoing]) -> None:
+    """Raise InputError for the first record that no reader of the stream ``name`` could take."""
+    for index, record in enumerate(records):
+        if not isinstance(record, (tuple, list)) or len(record) != 3:
+            _refuse(name, index, "it", record, "(key, value, event time in ms)")
+        key, value, event_time_ms = record
+        for part, data in (("key", key), ("value", value)):
+            if data is not None and not isinstance(data, bytes):
+                _refuse(name, index, f"its {part}", data, "bytes or None")
+        is_int = isinstance(event_time_ms, int) and not isinstance(event_time_ms, bool)
+        if not is_int or not -_TIME_LIMIT <= event_time_ms < _TIME_LIMIT:
+            _refuse(name, index, "its event time", event_time_ms, "an int of 64 bits, in ms")
+
+
+def _refuse(name: str, index: int, part: str, seen: object, allowed: str) -> NoReturn:
+    raise InputError(f"{name}: record {index}: {part} is {seen!r:.80}, allowed: {allowed}; nothing was written")
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,11 @@ class StepReader:
         """The name of this run from its first step on, drawn when its journal was begun."""
         return self._journal.lineage
 
+    @property
+    def last_step(self) -> int:
+        """The newest journalled step; those after a restored snapshot are run again first."""
+        return self._journal.last_step
+
     def next(self, timeout_s: float) -> Step | None:
         """The next step, or None if none came together within ``timeout_s``.
 

@@ -26,7 +26,7 @@ from monolith.tables.hashing import hash_string
 
 _INT64 = np.iinfo(np.int64)
 _REMEMBERED = 1 << 14  # hashes of strings, a feature: a hit costs a tenth of a hash
-_MAX_WEIGHT = float(np.finfo(np.float32).max)
+MAX_WEIGHT = 1e6  # beyond it, sums and gradients of float32 overflow sooner or later, and nothing learns any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +205,11 @@ class _Column:
 
     def _weight(self, key: object, weight: Any) -> float:
         number = isinstance(weight, int | float) and not isinstance(weight, bool)
-        if not number or not abs(weight) <= _MAX_WEIGHT:  # the second is false for NaN as well
+        if not number or not abs(weight) <= MAX_WEIGHT:  # the second is false for NaN as well
             raise EventError(
                 "feature_weight",
-                f"feature {self._name!r} weighs {key!r} with {weight!r}, a weight is a finite float32 number",
+                f"feature {self._name!r} weighs {_short(key)} with {_short(weight)}, a weight is a number from "
+                f"{-MAX_WEIGHT:.0f} to {MAX_WEIGHT:.0f}: scale the feature's weights down",
             )
         return float(weight)
 

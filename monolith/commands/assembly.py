@@ -4,6 +4,7 @@ The state folder of a job::
 
     state/
       journal/     the step journal, which also names the run (its lineage)
+      job.json     the settings that its newest steps were made with
       snapshots/   the newest atomic cuts
       graph-*.onnx the dense part as exported for serving
       status.json  what the daemon last said of itself
@@ -17,6 +18,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from monolith.config import JobConfig
+from monolith.config.changes import check_changes
+from monolith.config.load import job_json
+from monolith.errors import ConfigError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.streaming.steps import StepReader
@@ -37,20 +41,43 @@ def open_trainer(
     With ``replay`` the steps are those of that journal folder, which is only read, and no more.
     """
     state = Path(job.state)
-    state.mkdir(parents=True, exist_ok=True)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the state folder {state}: {error}; choose another folder") from error
+    snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
+    if snapshots.steps() and replay is None and not any((state / "journal").glob("*.journal")):
+        raise ConfigError(
+            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
+        )
     with ExitStack() as stack:
         steps = stack.enter_context(StepReader.open(job, replay or state / "journal", replay_only=replay is not None))
+        newest = snapshots.newest()
+        pending = steps.last_step - (newest.manifest.step if newest else 0)
+        _settle(state, job, pending, replay)
         learner = Learner(job)
-        snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
         publisher = None
         if job.store is not None:
             publisher = Publisher(open_store(job.store, job.name))
             stack.callback(publisher.close)
         status = StatusFile(state / "status.json", observers=observers)
         trainer = Trainer(learner, steps, snapshots, lineage=steps.lineage, publisher=publisher, status=status)
-        newest = snapshots.newest()
         if newest is not None:
             trainer.restore(newest)
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state))
         yield trainer
+
+
+def _settle(state: Path, job: JobConfig, pending: int, replay: Path | None) -> None:
+    """Hold the job to the settings of the run so far, then keep its own as those of the steps to come.
+
+    A replay makes all its steps with the settings that the run had last.
+    """
+    kept, of_run = state / "job.json", (replay or state / "journal").parent / "job.json"
+    if of_run.is_file():
+        for key, (was, now) in check_changes(of_run.read_bytes(), job, pending=pending).items():
+            log.info("setting changed key=%s was=%r now=%r", key, was, now)
+    scratch = kept.with_suffix(".tmp")
+    scratch.write_bytes(job_json(job))
+    scratch.replace(kept)

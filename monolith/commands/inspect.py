@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monolith.errors import ConfigError
-from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.events import WATERMARK_END, WATERMARK_START, Record
+
+if TYPE_CHECKING:
+    from monolith.streaming.source import Source
 
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
@@ -77,11 +80,18 @@ def _stream(url: str, head: int) -> Iterator[str]:
         yield f"stream {source.name}: {total:,} records in {len(ends)} partitions"
         for partition in sorted(ends):
             yield f"  partition {partition}: offsets {begins[partition]:,} to {ends[partition]:,}"
-        for record in source.poll(head, 5.0) if head else []:
+        for record in _first_records(source, head):
             value = (record.value or b"").decode(errors="backslashreplace")
             yield f"  {record.partition}:{record.offset}  {moment(record.event_time_ms)}  {value}"
     finally:
         source.close()
+
+
+def _first_records(source: Source, count: int) -> Iterator[Record]:
+    """The first ``count`` records, or all there are; a source may hand out what stands before a damage first."""
+    while count > 0 and source.lag() and (records := source.poll(count, 5.0)):
+        yield from records
+        count -= len(records)
 
 
 def _store(url: str, model: str | None) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """The dense part as an ONNX graph, exported once a job, into which each version's weights are fed.
 
 Inputs: one float32 (batch, dim) matrix a feature, under the feature's name, then one input a weight, named
-``w:<name>``. Output: ``logit`` (batch,). The batch is of any size. A replica so needs onnxruntime and no torch, and a
-new version of the weights is a few hundred kB of safetensors and no new graph.
+``w:<name>``. Output: ``logit`` (batch,). All names inside begin with ``w:/``, which no feature's and no weight's does.
+The batch is of any size. A replica so needs onnxruntime and no torch, and a new version of the weights is a few hundred
+kB of safetensors and no new graph.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from monolith.training.dense_state import dense_weights, load_dense_weights
 
 __all__ = ["DenseGraph", "dense_weights", "export_graph", "load_dense_weights"]
 
+GRAPH_VERSION = 2  # of what is made of a model here; a kept graph of another one is not used
 WEIGHT_PREFIX = "w:"
 TOLERANCE = 1e-5  # relative to the largest logit of the batch, or to 1 if that is smaller: float32 rounding
 
+_INNER_PREFIX = "w:/"
 _EXAMPLE_BATCH = 3  # the exporter takes 0 and 1 for constants
 
 
@@ -37,8 +40,11 @@ def export_graph(model: nn.Module, features: Sequence[CardFeature], table_dims: 
     """
     weights = dict(model.state_dict())
     dims = {feature.name: table_dims[feature.table] for feature in features}
-    if taken := [name for name in dims if name.startswith(WEIGHT_PREFIX) or name == "logit"]:
-        raise InputError(f"features {taken} have names that the graph needs for itself: rename them")
+    if taken := [name for name in dims if name.startswith(WEIGHT_PREFIX) or name in ("", "logit")]:
+        raise InputError(
+            f"features {taken} have names that the graph needs for itself ('logit', what begins with "
+            f"{WEIGHT_PREFIX!r}, the empty name): rename them"
+        )
     examples = [torch.zeros(_EXAMPLE_BATCH, dim) for dim in dims.values()]
     batch = torch.export.Dim("batch")
     with _quietly(model):
@@ -47,13 +53,13 @@ def export_graph(model: nn.Module, features: Sequence[CardFeature], table_dims: 
             (*examples, *weights.values()),
             dynamo=True,
             dynamic_shapes=((*({0: batch} for _ in dims), *(None for _ in weights)),),
-            input_names=[*dims, *(WEIGHT_PREFIX + name for name in weights)],
-            output_names=["logit"],
             verbose=False,
         )
     if program is None:
         raise InputError(f"torch exported no graph for {type(model).__name__}: it must be traceable by torch.export")
-    return _plain(program.model_proto)
+    proto = program.model_proto  # made anew by every access
+    _rename(proto.graph, [*dims, *(WEIGHT_PREFIX + name for name in weights)])
+    return _plain(proto)
 
 
 class DenseGraph:
@@ -132,6 +138,25 @@ def _quietly(model: nn.Module) -> Iterator[None]:
     finally:
         exporter_log.setLevel(level)
         model.train(training)
+
+
+def _rename(graph: Any, inputs: Sequence[str]) -> None:
+    """Name the inputs and the output as documented, and all else so that it cannot collide with any of them.
+
+    The exporter names inner values like their operators (``cat``, ``sum_1``), as a feature may be named too.
+    """
+    outer = dict(zip((value.name for value in graph.input), inputs, strict=True))
+    outer[graph.output[0].name] = "logit"
+
+    def renamed(name: str) -> str:
+        return outer.get(name, _INNER_PREFIX + name) if name else name  # no name: an optional input left out
+
+    for part in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        part.name = renamed(part.name)
+    for node in graph.node:
+        node.name = _INNER_PREFIX + node.name
+        node.input[:] = map(renamed, node.input)
+        node.output[:] = map(renamed, node.output)
 
 
 def _plain(proto: Any) -> bytes:

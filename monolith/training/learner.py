@@ -24,7 +24,7 @@ from monolith.tables.features import FeatureEncoder, card_features
 from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
 from monolith.training.embeddings import EmbeddingBagCollection
-from monolith.training.export import DenseGraph, export_graph
+from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
 from monolith.training.loss import sampled_bce
 from monolith.training.models import build_model
 
@@ -85,11 +85,12 @@ class Learner:
             tables=self.dims,
             features=self.features,
             kind=self.job.model.kind,
+            ignore_unknown=self.job.input.unknown_features == "ignore",
         )
 
     def export(self, cache: Path) -> bytes:
         """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
-        asked = msgspec.json.encode([self.job.model, self.features, self.dims, str(torch.__version__)])
+        asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, self.features, self.dims, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
         for path in cache.glob(f"{stem}-*.onnx"):
             if f"{zlib.crc32(path.read_bytes()):08x}" == path.stem.removeprefix(f"{stem}-"):

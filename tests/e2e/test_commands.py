@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import urllib.error
@@ -124,6 +125,35 @@ def test_an_unknown_key_names_file_line_and_nearest_key(kit):
     assert "typo.yaml" in refused.stderr
     assert "batch_size" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_settings_that_decide_bits_wait_until_the_journal_has_been_run_again(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=2_000)
+    job = kit.job("small")
+    assert kit.run("train", job).returncode == 0
+    shutil.rmtree(sorted((kit.folder / "small/state/snapshots").iterdir())[-1])  # as if killed before it
+    refused = kit.run("train", job, "--set", "tables.user.optimizer.lr=0.5")
+    assert refused.returncode == 1
+    assert "optimizer.lr was 0.05, now 0.5" in refused.stderr
+    assert "once with the old settings" in refused.stderr
+    assert kit.run("train", job).returncode == 0
+    changed = kit.run("train", job, "--set", "tables.user.optimizer.lr=0.5")
+    assert changed.returncode == 0, changed.stderr
+    assert "setting changed key=tables[0].optimizer.lr" in changed.stderr
+
+
+def test_another_model_or_a_lost_journal_is_named(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
+    job = kit.job("small")
+    assert kit.run("train", job).returncode == 0
+    refused = kit.run("train", job, "--set", "model.hidden=[4]")
+    assert refused.returncode == 1
+    assert "model.hidden[0] was 16, now 4" in refused.stderr
+    shutil.rmtree(kit.folder / "small/state/journal")
+    refused = kit.run("train", job)
+    assert refused.returncode == 1
+    assert "has snapshots but no step journal" in refused.stderr
+    assert not (kit.folder / "small/state/journal").exists()
 
 
 @pytest.mark.parametrize(

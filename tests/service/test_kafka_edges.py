@@ -10,7 +10,8 @@ from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, Tra
 from monolith.errors import InputError, UnavailableError
 from monolith.events import ActionEvent, FeatureEvent
 from monolith.streaming.codec import encode
-from monolith.streaming.source import open_sink, open_source
+from monolith.streaming.kafka_topics import place_of, retention_of
+from monolith.streaming.source import open_sink, open_source, parse_url
 from monolith.streaming.steps import StepReader
 
 pytestmark = pytest.mark.service
@@ -75,6 +76,21 @@ def test_sink_makes_the_topic_that_its_url_describes(kafka, topic):
     source.close()
 
 
+@pytest.mark.parametrize("option", ["retention_ms=-1", "replication=1"])
+def test_any_option_lets_the_sink_make_the_topic(kafka, topic, option):
+    url = f"{kafka.url(topic)}?{option}"
+    sink = open_sink(url)
+    sink.append([(b"k", b"v", time.time_ns() // 1_000_000)])
+    sink.close()
+    source = open_source(url)
+    assert source.partitions() == [0]
+    assert [record.value for record in poll_until(source, 1)] == [b"v"]
+    source.close()
+    found = retention_of(place_of(parse_url(url)))
+    assert found is not None
+    assert (found.max_age_ms is None) == option.startswith("retention_ms")
+
+
 def test_partitions_that_are_added_are_read(kafka, topic, monkeypatch):
     from kafka import KafkaAdminClient
 
@@ -111,6 +127,8 @@ def test_sink_without_a_broker_says_so(topic):
         sink.append([(b"k", b"v", 1)])
     with pytest.raises(InputError, match="neither key nor value"):
         sink.append([(None, None, 1)])
+    with pytest.raises(InputError, match="record 1: its value is 'text', allowed: bytes or None"):
+        sink.append([(b"k", b"v", 1), (b"k", "text", 1)])
     sink.close()
 
 

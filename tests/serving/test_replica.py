@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from monolith.errors import ConfigError, CorruptError, GapError, InputError, UnavailableError
 from monolith.serving.follower import Follower
+from monolith.serving.inference import Gathered, Inference
 from monolith.serving.ledger import Version
+from monolith.serving.predictor import load_weights
 from monolith.serving.replica import Replica
 from monolith.serving.store import Image, Model, open_store
 from monolith.serving.wire import PublishedDelta
@@ -90,6 +94,36 @@ def test_bad_questions_are_input_errors(open_replica, mode):
         replica.predict([{"user": 1}, {"colour": 3}])
     with pytest.raises(InputError, match=r"sample 1: .*takes an integer"):
         replica.predict([{"user": 1}, {"user": "one"}])
+
+
+def test_a_job_that_ignores_unknown_features_takes_an_events_own(recommender, samples):
+    def gather(requests, weights):
+        rows = [np.ones((len(ids), 4), np.float32) for _, ids in requests]
+        return Gathered(Version(), rows, load_weights(recommender.dense(), "here"))
+
+    card = msgspec.structs.replace(recommender.card, ignore_unknown=True)
+    inference = Inference(card, recommender.store.graph(), "here")
+    known, more = (inference.predict(rows, gather) for rows in (samples, [s | {"colour": "red"} for s in samples]))
+    assert np.array_equal(known.probabilities, more.probabilities)
+    with pytest.raises(InputError, match=r"sample 0: .*takes an integer"):
+        inference.predict([{"user": "one", "colour": 3}], gather)
+
+
+@MODES
+def test_a_probability_that_is_no_number_is_refused(open_replica, recommender, samples, mode):
+    nan = np.array([np.nan], np.float32)
+    recommender.dense = lambda: save({"scale": nan, "bias": nan})
+    recommender.publish()
+    replica = open_replica(mode)
+    with pytest.raises(InputError, match=r"gives no number for 3 of 3 samples, first sample 0"):
+        replica.predict(samples)
+
+
+@MODES
+@pytest.mark.parametrize("timeout_s", [None, 600.0])
+def test_a_store_of_another_model_is_refused_at_once_and_named(recommender, url, mode, timeout_s):
+    with pytest.raises(ConfigError, match=r"is for model 'demo', not 'films'.*--model demo"):
+        Replica.open(url, "films", mode, timeout_s=timeout_s)
 
 
 @MODES

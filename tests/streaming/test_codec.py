@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from contextlib import suppress
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monolith.config import FeatureConfig, TableConfig
 from monolith.errors import EventError
@@ -126,3 +130,17 @@ def test_unknown_features_are_left_out_where_the_job_ignores_them(make_job):
     decoder = FeatureDecoder(make_job(input={"unknown_features": "ignore"}))
     value = packed(features={"user": 1, "other": 2})
     assert decoder.decode(record(value), "features").features == {"user": 1}
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xa2t\xd3I", b"\x91" * 50_000, b'{"a":' * 50_000, b"\x81\x90\x01", b'{"type": ["feature"]}']
+)
+def test_bytes_that_trip_the_decoder_itself_are_malformed_too(data):
+    with pytest.raises(EventError):
+        decode(data)
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda tail: b"\x85\xa4type\xa7feature" + tail))
+def test_any_bytes_are_an_event_or_an_event_error(data):
+    with suppress(EventError):
+        decode(data)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, DataLossError
 from monolith.events import WATERMARK_START, SampleEvent
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import decode_letter
@@ -318,6 +320,49 @@ def test_rerun_of_a_job_whose_log_is_away_waits(open_reader, make_job, tmp_path,
     assert reader.next(0.0) is None
     (tmp_path / "away").rename(tmp_path / "features")
     assert reader.next(0.0) == step
+
+
+def made_again(open_reader, job, folder, feature_bytes):
+    """The state of an ended job over logs of which the features were made again since, with fewer records."""
+    sink = open_sink(job.input.features)
+    open_sink(job.input.actions).close()
+    sink.append([(b"k", feature_bytes(f"old{n}", 1000 + n), 1000 + n) for n in range(5)])
+    sink.close()
+    reader = open_reader(job)
+    while not reader.next(1.0).ended:
+        pass
+    state = reader.state()
+    reader.close()
+    shutil.rmtree(folder)
+    sink = open_sink(job.input.features)
+    sink.append([(b"k", feature_bytes("new", 9000), 9000)])
+    sink.close()
+    return state
+
+
+def log_job(make_job, tmp_path, **changes):
+    urls = {name: f"log://{tmp_path}/{name}" for name in ("features", "actions")}
+    return make_job(input={**urls, "follow": False, **changes})
+
+
+def test_log_that_was_made_again_is_data_loss_and_no_end(open_reader, make_job, tmp_path, feature_bytes):
+    job = log_job(make_job, tmp_path)
+    state = made_again(open_reader, job, tmp_path / "features", feature_bytes)
+    reader = open_reader(job)
+    reader.restore(state)
+    with pytest.raises(DataLossError, match="offset 5 is gone, it holds 0 to 1"):
+        reader.next(1.0)
+
+
+def test_log_that_was_made_again_is_read_from_its_beginning_if_loss_may_be_skipped(
+    open_reader, make_job, tmp_path, feature_bytes, drain
+):
+    job = log_job(make_job, tmp_path, on_data_loss="skip")
+    state = made_again(open_reader, job, tmp_path / "features", feature_bytes)
+    reader = open_reader(job)
+    reader.restore(state)
+    assert [sample.request_id for sample in all_of(drain(reader))] == ["new"]
+    assert reader.progress().positions["features"] == {0: 1}
 
 
 def test_open_names_the_run_and_closes_as_a_context(make_job, streams, tmp_path):

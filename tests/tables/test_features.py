@@ -83,7 +83,8 @@ REFUSED = [
     ("seen", {str(2**64): 1.0}, "feature_range"),
     ("tags", "jazz", "feature_type"),
     ("tags", {"jazz": float("nan")}, "feature_weight"),
-    ("tags", {"jazz": 1e39}, "feature_weight"),
+    ("tags", {"jazz": 1e30}, "feature_weight"),
+    ("tags", {"jazz": -1000001}, "feature_weight"),
     ("tags", {"jazz": "much"}, "feature_weight"),
 ]
 
@@ -98,6 +99,12 @@ def test_value_of_the_wrong_kind_is_refused_by_validate_and_by_encode(name, valu
         with pytest.raises(EventError, match=repr(name)) as refused:
             ENCODER.encode(rows)
         assert refused.value.reason == reason
+
+
+def test_weights_reach_to_a_million_and_the_refusal_says_so():
+    ENCODER.validate({"tags": {"jazz": 1e6, "rock": -1e6}})
+    with pytest.raises(EventError, match=r"'jazz' with 1000000\.5, a weight is a number from -1000000 to 1000000:"):
+        ENCODER.validate({"tags": {"jazz": 1000000.5}})
 
 
 def test_refusal_names_the_row():

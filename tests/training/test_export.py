@@ -99,9 +99,26 @@ def test_fm_and_lr_can_be_exported():
         assert DenseGraph(export_graph(small, FEATURES, dims)).check(small, inputs) <= 1e-5
 
 
-def test_feature_names_that_the_graph_needs_are_refused():
-    features = [CardFeature(name="logit", table="user", type="int", bag=False, pooling="sum", salted=False)]
-    with pytest.raises(InputError, match="logit"):
+@pytest.mark.parametrize(("kind", "dim"), [("lr", 1), ("fm", 5), ("deepfm", 5)])
+def test_features_may_be_named_like_operators_and_inner_values(kind, dim):
+    names = ["cat", "sum_1", "linear", "relu", "val_2", "node_cat", "inputs_0", "batch", "logits", "bias", "/cat"]
+    features = [CardFeature(name=n, table="t", type="int", bag=False, pooling="sum", salted=True) for n in names]
+    named = build_model(ModelConfig(kind=kind, hidden=[8]), features, {"t": dim}, seed=3)
+    torch.nn.init.constant_(named.bias, 0.5)
+    generator = torch.Generator().manual_seed(1)
+    inputs = {name: torch.randn(6, dim, generator=generator) for name in names}
+    data = export_graph(named, features, {"t": dim})
+    assert DenseGraph(data).check(named, inputs) <= 1e-5
+    assert data == export_graph(named, features, {"t": dim})
+    proto = onnx.load_from_string(data)
+    onnx.checker.check_model(proto)
+    assert [node.name for node in proto.graph.input] == [*names, *(f"w:{name}" for name in named.state_dict())]
+
+
+@pytest.mark.parametrize("name", ["logit", "w:bias", "w:/val_2", ""])
+def test_feature_names_that_the_graph_needs_are_refused(name):
+    features = [CardFeature(name=name, table="user", type="int", bag=False, pooling="sum", salted=False)]
+    with pytest.raises(InputError, match="rename them"):
         export_graph(build_model(ModelConfig(kind="fm"), features, {"user": 5}), features, {"user": 5})
 
 

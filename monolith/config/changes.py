@@ -1,0 +1,82 @@
+"""What may change in a job between two starts of one run.
+
+Most settings may. Those that decide bits may not while journalled steps wait to be run again: the store has what
+those steps published, and other settings would make something else of them under the same sequence numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from monolith.config.job import JobConfig
+from monolith.config.load import job_json
+from monolith.errors import ConfigError
+
+# Everything that a step's result depends on besides its records. A prefix stands for all keys below it.
+DECIDING = (
+    "seed",
+    "tables",
+    "features",
+    "join",
+    "model",
+    "dense_optimizer",
+    "input.max_out_of_order_s",
+    "input.max_future_s",
+    "input.unknown_features",
+    "train.batch_size",
+    "train.sweep_rows",
+    "train.threads",
+    "train.window_samples",
+    "train.group_by",
+)
+LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
+
+
+def deciding_changes(old: bytes, job: JobConfig) -> dict[str, tuple[Any, Any]]:
+    """Deciding settings that differ between canonical JSON ``old`` and ``job``: key -> (was, is)."""
+    before, after = (_flat(msgspec.json.decode(text)) for text in (old, job_json(job)))
+    return {
+        key: (before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and _below(key, DECIDING)
+    }
+
+
+def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tuple[Any, Any]]:
+    """The changes, if they may be made now; ``pending`` journalled steps are still to be run again.
+
+    Raises ConfigError for a change of what is kept, and for any deciding one while steps are pending.
+    """
+    changes = deciding_changes(old, job)
+    lasting = {key: change for key, change in changes.items() if _below(key, LASTING) or key.endswith("].name")}
+    if lasting:
+        raise ConfigError(
+            f"{_words(lasting)}: the state folder is of another model. Set it back, or give a new `state`"
+        )
+    if changes and pending:
+        raise ConfigError(
+            f"{_words(changes)}, but {pending} journalled steps are still to be run again as they were. Start the job "
+            "once with the old settings and stop it (SIGTERM), then change them"
+        )
+    return changes
+
+
+def _words(changes: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in changes.items())
+
+
+def _below(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Leaves by their path, list items by index."""
+    if isinstance(value, dict):
+        items = [(f"{key}.{name}" if key else name, child) for name, child in value.items()]
+    elif isinstance(value, list):
+        items = [(f"{key}[{i}]", child) for i, child in enumerate(value)]
+    else:
+        return {key: value}
+    return {path: leaf for name, child in items for path, leaf in _flat(child, name).items()}

@@ -1,0 +1,36 @@
+"""What a learner tells the replicas, and which exported graphs it uses again."""
+
+from __future__ import annotations
+
+import pytest
+
+from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig
+from monolith.training.export import export_graph
+from monolith.training.learner import Learner
+
+
+def job(**settings: str) -> JobConfig:
+    return JobConfig(
+        name="t",
+        input=InputConfig(samples="memory://samples", **settings),
+        tables=[TableConfig(name="cat", dim=3), TableConfig(name="sum_1", dim=3)],
+        model=ModelConfig(kind="fm"),
+    )
+
+
+@pytest.mark.parametrize(("rule", "ignored"), [("ignore", True), ("dead_letter", False)])
+def test_the_card_says_whether_unknown_features_are_ignored(rule, ignored):
+    assert Learner(job(unknown_features=rule)).card("run").ignore_unknown is ignored
+
+
+def test_a_kept_graph_is_used_again_and_a_damaged_one_is_not(tmp_path):
+    learner = Learner(job())
+    graph = learner.export(tmp_path)
+    assert graph == export_graph(learner.model, learner.features, learner.dims)
+    (kept,) = tmp_path.iterdir()
+    written = kept.stat().st_mtime_ns
+    assert learner.export(tmp_path) == graph
+    assert kept.stat().st_mtime_ns == written
+    kept.write_bytes(graph[:-1])
+    assert learner.export(tmp_path) == graph
+    assert kept.read_bytes() == graph
