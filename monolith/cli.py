@@ -35,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # `monolith inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # a path or a disk that refuses where nobody had more to say
+        if args.log_level == "debug":
+            raise
+        print(f"monolith {args.command}: {error}", file=sys.stderr)
+        code = 1
     sys.exit(code)
 
 
