@@ -254,7 +254,7 @@ class Table:
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
-                self._native.import_bucket(number, bucket)
+                self._native.import_bucket(bucket)
         clockwork = _core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
         self._native.set_clockwork(clockwork)
         happened = _core.Statistics()

@@ -29,22 +29,23 @@ void Table::observe_and_read(Step& step, Times times, float* out, Dim dim) {
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     for (std::size_t chunks = 0; chunks < kChunksATurn && pipeline.more(); ++chunks)
-      out = observe_and_read(pipeline.next(), step, times, out, dim);
+      out = observe_and_read(pipeline, pipeline.next(), step, times, out, dim);
   }
 }
 
 template <class Dim>
-float* Table::observe_and_read(const Chunk& chunk, Step& step, Times times, float* out, Dim dim) {
+float* Table::observe_and_read(const Pipeline& pipeline, const Chunk& chunk, Step& step, Times times, float* out,
+                               Dim dim) {
   for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
     const std::size_t position = chunk.begin + i;
-    char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
+    Row row = pipeline.row_of(chunk, i);
     const std::int64_t t = times.given() ? times.at(position) : clock_ms_;
-    if (row != nullptr && !expired(row))
+    if (row != kNoRow && !expired(row))
       rows_.set_last_seen(row, std::max(rows_.last_seen(row), t));  // as observe_one() does, without a branch
     else
       row = observe_one(chunk.hash[i], row, t);
     step.add(rows_, row, position);
-    if (row != nullptr)
+    if (row != kNoRow)
       rows_.read(row, dim, out);
     else
       std::memset(out, 0, dim * sizeof *out);
@@ -54,13 +55,13 @@ float* Table::observe_and_read(const Chunk& chunk, Step& step, Times times, floa
 
 // Occurrences that had no row when they were observed, and whose id a later one of the call brought in.
 void Table::read_admitted_since(Step& step, float* out) {
-  std::vector<char*> rows(step.size());
+  std::vector<Row> rows(step.size());
   bool found = false;
   for (std::size_t i = 0; i < step.size(); ++i) {
     rows[i] = step.row(i);
-    if (rows[i] != nullptr) continue;
+    if (rows[i] != kNoRow) continue;
     rows[i] = rows_.find(hash_of(step.ids()[i]));
-    if (rows[i] == nullptr) continue;
+    if (rows[i] == kNoRow) continue;
     rows_.read(rows[i], options_.dim, out + i * options_.dim);
     found = true;
   }

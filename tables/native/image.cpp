@@ -52,7 +52,7 @@ DeltaArrays Table::copy_rows(const std::vector<IdAndRow>& changed, bool live_onl
   return delta;
 }
 
-void Table::append_values(const char* row, std::vector<float>& to) const {
+void Table::append_values(Row row, std::vector<float>& to) const {
   to.resize(to.size() + options_.dim);
   rows_.read(row, options_.dim, to.data() + to.size() - options_.dim);
 }
@@ -65,7 +65,7 @@ std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
     changed = listed(last_too);
   } else {
     for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
-      rows_.each(bucket, [&](std::uint64_t hash, char* row) {
+      rows_.each(bucket, [&](std::uint64_t hash, Row row) {
         if (rows_.mark(row) > since) changed.emplace_back(id_of(hash), row);
       });
   }
@@ -85,7 +85,7 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
   while (pipeline.more()) {
     const Chunk& chunk = pipeline.next();
     for (std::size_t i = 0; i < chunk.count; ++i)
-      if (chunk.row[i] != nullptr) rows.emplace_back(ids[chunk.begin + i], chunk.row[i]);
+      if (const Row row = pipeline.row_of(chunk, i)) rows.emplace_back(ids[chunk.begin + i], row);
   }
   return rows;
 }
@@ -93,19 +93,19 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
 void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n) {
   std::lock_guard<std::mutex> writer(writer_);
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
-    rows_.each(bucket, [&](std::uint64_t, char* row) { rows_.set_mark(row, 0); });
+    rows_.each(bucket, [&](std::uint64_t, Row row) { rows_.set_mark(row, 0); });
   counters_.clear();
   tombstones_.clear();
   touched_now_.clear();
   sequence_ = sequence;
   upsert(ids, values, n);
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
-    std::vector<std::uint64_t> stale;
-    rows_.each(bucket, [&](std::uint64_t hash, const char* row) {
-      if (rows_.mark(row) == 0) stale.push_back(hash);
+    std::vector<std::pair<std::uint64_t, Row>> stale;
+    rows_.each(bucket, [&](std::uint64_t hash, Row row) {
+      if (rows_.mark(row) == 0) stale.emplace_back(hash, row);
     });
     WriterTurn turn(turnstile_);
-    for (const std::uint64_t hash : stale) rows_.remove(hash);
+    for (const auto& [hash, row] : stale) rows_.remove(hash, row);
   }
   floor_ = sequence;
   close_sequence();
@@ -119,7 +119,7 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
   for (std::size_t i = 0; i < n_removed; ++i) {
     const std::uint64_t hash = hash_of(removed[i]);
     WriterTurn turn(turnstile_);
-    if (rows_.find(hash) != nullptr) rows_.remove(hash);
+    if (const Row row = rows_.find(hash)) rows_.remove(hash, row);
     tombstones_.add(hash, sequence_);
   }
   close_sequence();
@@ -133,8 +133,8 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
     const Chunk& chunk = pipeline.next();
     for (std::size_t i = 0; i < chunk.count; ++i) {
       const std::uint64_t hash = chunk.hash[i];
-      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(hash);
-      if (row == nullptr) row = add_row(hash);
+      Row row = pipeline.row_of(chunk, i);
+      if (row == kNoRow) row = add_row(hash);
       start_state(row, hash, clock_ms_);
       rows_.write(row, values + (chunk.begin + i) * options_.dim, chance(hash, 0));
     }
@@ -145,7 +145,7 @@ BucketImage Table::export_bucket(std::size_t bucket) const {
   std::lock_guard<std::mutex> writer(writer_);
   BucketImage image;
   std::vector<IdAndRow> rows;
-  rows_.each(bucket, [&](std::uint64_t hash, char* row) { rows.emplace_back(id_of(hash), row); });
+  rows_.each(bucket, [&](std::uint64_t hash, Row row) { rows.emplace_back(id_of(hash), row); });
   std::sort(rows.begin(), rows.end());
   for (const auto& [id, row] : rows) {
     image.ids.push_back(id);
@@ -175,13 +175,12 @@ BucketImage Table::export_bucket(std::size_t bucket) const {
   return image;
 }
 
-void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
+void Table::import_bucket(const BucketImage& image) {
   std::lock_guard<std::mutex> writer(writer_);
   WriterTurn turn(turnstile_);
-  rows_.reserve(bucket, image.ids.size());
   for (std::size_t i = 0; i < image.ids.size(); ++i) {
     const std::uint64_t hash = hash_of(image.ids[i]);
-    char* row = rows_.add(hash);
+    const Row row = rows_.add(hash);
     rows_.write(row, &image.values[i * options_.dim], chance(hash, 0));
     std::copy_n(image.state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
     rows_.set_last_seen(row, image.last_seen_ms[i]);

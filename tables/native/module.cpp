@@ -199,12 +199,12 @@ void bind_snapshots(nb::class_<Table>& table) {
           "bucket"_a)
       .def(
           "import_bucket",
-          [](Table& self, std::size_t bucket, const nb::dict& parts) {
-            const BucketImage image = bucket_image(parts);
+          [](Table& self, const nb::dict& bucket) {
+            const BucketImage image = bucket_image(bucket);
             Release release;
-            self.import_bucket(bucket, image);
+            self.import_bucket(image);
           },
-          "bucket"_a, "parts"_a)
+          "bucket"_a)
       .def("clockwork", &Table::clockwork, nb::call_guard<Release>())
       .def("set_clockwork", &Table::set_clockwork, "clockwork"_a, nb::call_guard<Release>())
       .def("statistics", &Table::statistics, nb::call_guard<Release>())
@@ -275,8 +275,17 @@ NB_MODULE(_core, m) {
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Admission& admission,
          const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient,
          const std::string& values) {
-        new (self) Table(TableOptions{dim, key, optimizer, admission, initializer, ttl_ms, nonfinite(on_nonfinite),
-                                      float(max_gradient), 0, storage(values)});
+        new (self) Table(TableOptions{dim,
+                                      key,
+                                      optimizer,
+                                      admission,
+                                      initializer,
+                                      ttl_ms,
+                                      nonfinite(on_nonfinite),
+                                      float(max_gradient),
+                                      0,
+                                      storage(values),
+                                      {}});
       },
       "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a,
       "storage"_a);

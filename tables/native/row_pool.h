@@ -1,38 +1,53 @@
-// Rows at places that never move: a long range of reserved address space, committed page by page as rows are used.
+// Rows at places that never move, known by number: 1, 2, ... in the order in which they were first used.
 //
 // A row keeps its address from acquire() to release(), however much the table grows, so growth copies no row. Released
-// rows are handed out again, last released first. Not thread safe: the table takes turns.
+// rows are handed out again, last released first. Row 0 is all zeros and never given out: what an id without a row
+// reads. Not thread safe: the table takes turns.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
+#include <string>
 #include <vector>
+
+#include "range.h"
 
 namespace monolith {
 
+using Row = std::uint32_t;  // a row's number
+constexpr Row kNoRow = 0;
+
 class RowPool {
  public:
-  // Reserves reserve_bytes of address space; 0: twice the machine's memory, or as much of it as can be had. Throws
-  // std::bad_alloc if that is too little to start with.
-  RowPool(std::size_t stride_bytes, std::size_t reserve_bytes);
-  ~RowPool();
-  RowPool(const RowPool&) = delete;
-  RowPool& operator=(const RowPool&) = delete;
+  RowPool(std::size_t stride_bytes, std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder)
+      : range_(reserve_bytes, least_bytes, folder), stride_(stride_bytes) {
+    range_.ensure(stride_);
+  }
 
-  char* at(std::uint64_t row) const { return start_ + row * stride_; }
-  std::uint64_t acquire();  // throws std::bad_alloc at the end of the range
-  void release(std::uint64_t row) { free_.push_back(static_cast<std::uint32_t>(row)); }
+  char* at(Row row) const { return range_.start() + row * stride_; }
+  Row acquire() {  // throws std::bad_alloc at the end of the range
+    if (!free_.empty()) {
+      const Row row = free_.back();
+      free_.pop_back();
+      return row;
+    }
+    if (next_ == UINT32_MAX) throw std::bad_alloc();
+    range_.ensure((next_ + std::size_t{1}) * stride_);
+    return next_++;
+  }
+  void release(Row row) { free_.push_back(row); }
 
-  std::uint64_t used() const { return next_ - free_.size(); }
+  std::uint64_t used() const { return next_ - 1 - free_.size(); }
   std::uint64_t free() const { return free_.size(); }
+  std::size_t free_list_bytes() const { return free_.capacity() * sizeof(Row); }
   std::size_t stride() const { return stride_; }
 
  private:
-  char* start_ = nullptr;
-  std::size_t reserved_ = 0;
+  Range range_;
   std::size_t stride_;
-  std::uint64_t next_ = 0;  // rows from here on were never used
-  std::vector<std::uint32_t> free_;
+  Row next_ = 1;  // rows from here on were never used
+  std::vector<Row> free_;
 };
 
 }  // namespace monolith

@@ -1,5 +1,7 @@
 #include "rows.h"
 
+#include <algorithm>
+
 namespace monolith {
 
 namespace {
@@ -27,16 +29,33 @@ void encode_halves(const float* values, std::size_t n, std::uint64_t chance, cha
   }
 }
 
+constexpr std::size_t kLeastReserve = std::size_t{1} << 30;
+
+// A limit on address space (ulimit -v) may refuse the whole; a smaller range still makes a working table.
+std::size_t reserved(const RowOptions& options) {
+  return options.reserve_bytes == 0 ? Range::twice_the_memory() : options.reserve_bytes;
+}
+std::size_t least(const RowOptions& options) {
+  return options.reserve_bytes == 0 ? kLeastReserve : options.reserve_bytes;
+}
+
 }  // namespace
 
-Rows::Rows(std::size_t dim, std::size_t state_floats, std::size_t reserve_bytes, Storage storage)
-    : storage_(storage),
-      dim_(dim),
-      state_floats_(state_floats),
-      value_bytes_(value_bytes_of(storage, dim)),
-      tail_(value_bytes_ + state_floats * sizeof(float)),
-      stride_(tail_ + kTailBytes),
-      pool_(stride_, reserve_bytes) {}
+// Index and rows grow together, and the smallest row is 32 bytes, to ten of the index.
+Rows::Rows(const RowOptions& options)
+    : storage_(options.storage),
+      dim_(options.dim),
+      state_floats_(options.state_floats),
+      value_bytes_(value_bytes_of(options.storage, options.dim)),
+      tail_(value_bytes_ + options.state_floats * sizeof(float)),
+      time_((tail_ + 7) / 8 * 8),
+      words_(time_ + sizeof(std::int64_t)),
+      lower_half_(time_ == tail_ ? words_ + 2 * sizeof(std::uint32_t)
+                                 : tail_),  // where it fills a gap, if there is one
+      stride_((std::max(lower_half_, words_ + sizeof(std::uint32_t)) + sizeof(std::uint32_t) + 7) / 8 * 8),
+      pool_(stride_, reserved(options), least(options), options.folder),
+      index_(reserved(options) / 2, least(options) / 2, options.folder),
+      bucket_sizes_(kBuckets) {}
 
 void Rows::decode(const char* row, float* out) const {
   if (storage_ == Storage::bfloat16)
@@ -45,43 +64,36 @@ void Rows::decode(const char* row, float* out) const {
     decode_halves<Float16>(row, dim_, out);
 }
 
-void Rows::write(char* row, const float* values, std::uint64_t chance) const {
+void Rows::write(Row row, const float* values, std::uint64_t chance) const {
   if (storage_ == Storage::bfloat16)
-    encode_halves<BFloat16>(values, dim_, chance, row);
+    encode_halves<BFloat16>(values, dim_, chance, at(row));
   else if (storage_ == Storage::float16)
-    encode_halves<Float16>(values, dim_, chance, row);
-  else if (reinterpret_cast<const char*>(values) != row)
-    std::memcpy(row, values, value_bytes_);
+    encode_halves<Float16>(values, dim_, chance, at(row));
+  else if (reinterpret_cast<const char*>(values) != at(row))
+    std::memcpy(at(row), values, value_bytes_);
 }
 
-char* Rows::add(std::uint64_t hash) {
+Row Rows::add(std::uint64_t hash) {
   ++changes_;
-  const std::uint64_t row = pool_.acquire();
-  index_.insert({hash, row + 1});
-  return pool_.at(row);
+  const Row row = pool_.acquire();
+  index_.insert(hash, row);
+  *reinterpret_cast<std::uint32_t*>(at(row) + lower_half_) = static_cast<std::uint32_t>(hash);
+  ++bucket_sizes_[bucket_of(hash)];
+  return row;
 }
 
-void Rows::remove(std::uint64_t hash) {
+void Rows::remove(std::uint64_t hash, Row row) {
   ++changes_;
-  ++removals_;
-  IndexEntry* entry = index_.find(hash);
-  pool_.release(entry->row - 1);
-  index_.erase(entry);
-}
-
-void Rows::hash_ids(const std::int64_t* ids, Chunk& chunk) const {
-  for (std::size_t i = 0; i < chunk.count; ++i) {
-    chunk.hash[i] = hash_of(ids[chunk.begin + i]);
-    const IndexEntry* home = index_.home(chunk.hash[i]);
-    fetch(home);
-    fetch(home + kLine);
-  }
+  index_.erase(hash, row);
+  pool_.release(row);
+  --bucket_sizes_[bucket_of(hash)];
 }
 
 void Rows::resolve(Chunk& chunk, Need need) const {
+  chunk.changes = changes_;
   for (std::size_t i = 0; i < chunk.count; ++i) {
-    chunk.row[i] = find(chunk.hash[i]);
-    if (chunk.row[i] != nullptr) fetch_row(chunk.row[i], need);
+    chunk.row[i] = index_.candidate(chunk.hash[i]);
+    fetch_row(chunk.row[i], need);
   }
 }
 

@@ -3,7 +3,7 @@
 // Every occurrence has a place in the list of the step's rows, each of which is in it once. Finding a row's place needs
 // no second hash table: the row's `slot` holds it, and is believed only if that place holds the row, so steps may
 // overlap. Places are written under a key of the step: what an earlier step left there is then, but for one in 10^4, no
-// place at all, and the list is not read at random to find that out. Rows are known by address, which holds until a row
+// place at all, and the list is not read at random to find that out. Rows are known by number, which holds until a row
 // is removed; holds() says whether all is as it was. A step belongs to one table and is not thread safe by itself: its
 // table's calls are.
 #pragma once
@@ -22,7 +22,7 @@ class Step {
   static constexpr std::uint32_t kAbsent = UINT32_MAX;
 
   struct UniqueRow {
-    char* row;
+    Row row;
     std::uint32_t first;  // position of its first occurrence
   };
 
@@ -36,9 +36,9 @@ class Step {
     key_ = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;  // 2^32 / golden ratio: far apart
   }
 
-  // The next occurrence, in order: its row, or nullptr.
-  void add(const Rows& rows, char* row, std::size_t position) {
-    if (row == nullptr) {
+  // The next occurrence, in order: its row, or kNoRow.
+  void add(const Rows& rows, Row row, std::size_t position) {
+    if (row == kNoRow) {
       place_[position] = kAbsent;
       ++absent_;
       return;
@@ -72,9 +72,7 @@ class Step {
   std::uint32_t place(std::size_t position) const { return place_[position]; }
   std::size_t unique_count() const { return unique_count_; }
   const UniqueRow* unique() const { return unique_.data(); }
-  char* row(std::size_t position) const {
-    return place_[position] == kAbsent ? nullptr : unique_[place_[position]].row;
-  }
+  Row row(std::size_t position) const { return place_[position] == kAbsent ? kNoRow : unique_[place_[position]].row; }
   // Positions of all occurrences but their row's first, ascending.
   const std::uint32_t* repeats() const { return repeats_.data(); }
   std::size_t repeat_count() const { return repeat_count_; }

@@ -22,42 +22,35 @@ std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
-      rows_(options.dim, state_floats_of(options), options.reserve_bytes, options.storage),
+      rows_({options.dim, state_floats_of(options), options.storage, options.reserve_bytes, options.folder}),
       counters_(limits_of(options)),
       sums_(options.dim, options.on_nonfinite, options.max_gradient),
       first_values_(options.dim) {}
 
 void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
-  start_observing(ids, n, times);
+  if (n != 0 && times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
   Pipeline pipeline(rows_, Need::tail, ids, n);
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Chunk& chunk = pipeline.next();
     for (std::size_t i = 0; i < chunk.count; ++i) {
-      char* row = rows_.changes() == chunk.changes ? chunk.row[i] : rows_.find(chunk.hash[i]);
-      recent_.add(observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_));
+      const Row row = pipeline.row_of(chunk, i);
+      observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_);
     }
-    recent_.end(rows_);  // a live row does not expire within the call, so what was kept still holds
   }
   statistics_.observed += n;
 }
 
-void Table::start_observing(const std::int64_t* ids, std::size_t n, Times times) {
-  if (times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
-  WriterTurn turn(turnstile_);
-  recent_.begin(ids, n);
-}
-
 void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
   for_dim(options_.dim, [&](auto dim) {
-    Pipeline pipeline(rows_, Need::values, ids, n, &recent_);
+    Pipeline pipeline(rows_, Need::values, ids, n);
     while (pipeline.more()) {
       ReaderTurn turn(turnstile_);
       const Chunk& chunk = pipeline.next();
       for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
-        char* row = chunk.row[i];
-        if (row != nullptr && !expired(row))
+        const Row row = pipeline.row_of(chunk, i);
+        if (row != kNoRow && !expired(row))
           rows_.read(row, dim, out);
         else
           std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
@@ -89,12 +82,12 @@ void Table::set_clock(std::int64_t clock_ms) {
   cutoff_ = cutoff_for(clock_ms, options_.ttl_ms);
 }
 
-char* Table::observe_one(std::uint64_t hash, char* row, std::int64_t t) {
-  if (row != nullptr && expired(row)) {
-    remove(hash);
-    row = nullptr;
+Row Table::observe_one(std::uint64_t hash, Row row, std::int64_t t) {
+  if (row != kNoRow && expired(row)) {
+    remove(hash, row);
+    row = kNoRow;
   }
-  if (row != nullptr) {
+  if (row != kNoRow) {
     if (t > rows_.last_seen(row)) rows_.set_last_seen(row, t);
   } else if (t < cutoff_) {
     ++statistics_.late;
@@ -114,13 +107,13 @@ bool Table::admits(std::uint64_t hash, std::int64_t t) {
                     options_.admission);
 }
 
-char* Table::add_row(std::uint64_t hash) {
+Row Table::add_row(std::uint64_t hash) {
   counters_.forget(hash);
   tombstones_.remove(hash);
   return rows_.add(hash);
 }
 
-void Table::start_values(char* row, std::uint64_t hash) {
+void Table::start_values(Row row, std::uint64_t hash) {
   float* values = first_values_.data();
   std::visit([&](const auto& rule) { rule.fill(values, options_.dim, mix64(options_.key ^ hash)); },
              options_.initializer);
@@ -133,7 +126,7 @@ std::uint64_t Table::chance(std::uint64_t hash, std::uint64_t step) const {
   return draw(mix64(options_.key ^ hash ^ kRoundingStream), step);
 }
 
-void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms) {
+void Table::start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms) {
   std::visit([&](const auto& rule) { rule.start(rows_.state(row), options_.dim); }, options_.optimizer);
   rows_.set_last_seen(row, last_seen_ms);
   rows_.set_slot(row, 0);
@@ -141,13 +134,13 @@ void Table::start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms
   touch(row, hash);
 }
 
-void Table::remove(std::uint64_t hash) {
-  rows_.remove(hash);
+void Table::remove(std::uint64_t hash, Row row) {
+  rows_.remove(hash, row);
   tombstones_.add(hash, sequence_);
   ++statistics_.expired;
 }
 
-void Table::touch(char* row, std::uint64_t hash) {
+void Table::touch(Row row, std::uint64_t hash) {
   if (rows_.mark(row) == sequence_) return;
   rows_.set_mark(row, sequence_);
   touched_now_.add(hash, rows_.size());
@@ -156,17 +149,16 @@ void Table::touch(char* row, std::uint64_t hash) {
 std::uint64_t Table::sweep_bucket(std::size_t bucket) {
   counters_.sweep(bucket, clock_ms_);
   if (cutoff_ == INT64_MIN) return 0;
-  std::vector<std::pair<std::uint64_t, const char*>> all;
+  std::vector<std::pair<std::uint64_t, Row>> all, gone;
   all.reserve(rows_.bucket_size(bucket));
-  rows_.each(bucket, [&](std::uint64_t hash, const char* row) { all.emplace_back(hash, row); });
-  std::vector<std::uint64_t> gone;
+  rows_.each(bucket, [&](std::uint64_t hash, Row row) { all.emplace_back(hash, row); });
   for (std::size_t i = 0; i < all.size(); ++i) {
     if (i + 16 < all.size()) rows_.fetch_row(all[i + 16].second, Need::tail);
-    if (expired(all[i].second)) gone.push_back(all[i].first);
+    if (expired(all[i].second)) gone.push_back(all[i]);
   }
   if (gone.empty()) return 0;
   WriterTurn turn(turnstile_);
-  for (const std::uint64_t hash : gone) remove(hash);
+  for (const auto& [hash, row] : gone) remove(hash, row);
   return gone.size();
 }
 
@@ -208,11 +200,11 @@ Sizes Table::sizes() const {
           tombstones_.size(),
           held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
-          held * Rows::kTailBytes + rows_.free() * sizeof(std::uint32_t),
+          held * rows_.tail_bytes() + rows_.free_list_bytes(),
           rows_.index_bytes(),
           counters_.bytes(),
           tombstones_.bytes(),
-          own_step_.bytes() + sums_.bytes() + recent_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct TableOptions {
   float max_gradient;
   std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
   Storage storage = Storage::float32;
+  std::string folder;  // of the file that holds rows and index; empty: memory
 };
 
 struct Statistics {  // what happened since the table was made; a part of its state
@@ -70,7 +72,7 @@ struct Clockwork {  // the rest of the state
 
 class Table {
  public:
-  using IdAndRow = std::pair<std::int64_t, char*>;
+  using IdAndRow = std::pair<std::int64_t, Row>;
 
   explicit Table(const TableOptions& options);
 
@@ -100,7 +102,7 @@ class Table {
                    const std::int64_t* removed, std::size_t n_removed);
 
   BucketImage export_bucket(std::size_t bucket) const;
-  void import_bucket(std::size_t bucket, const BucketImage& image);  // into a bucket that is empty
+  void import_bucket(const BucketImage& image);  // into a bucket that is empty
   Clockwork clockwork() const;
   void set_clockwork(const Clockwork& clockwork);
 
@@ -110,23 +112,22 @@ class Table {
   std::size_t state_floats() const { return rows_.state_floats(); }
 
  private:
-  bool expired(const char* row) const { return cutoff_ != INT64_MIN && rows_.last_seen(row) < cutoff_; }
+  bool expired(Row row) const { return cutoff_ != INT64_MIN && rows_.last_seen(row) < cutoff_; }
   void set_clock(std::int64_t clock_ms);
-  void start_observing(const std::int64_t* ids, std::size_t n, Times times);
-  char* observe_one(std::uint64_t hash, char* row, std::int64_t t);  // the row that the id has then
+  Row observe_one(std::uint64_t hash, Row row, std::int64_t t);  // the row that the id has then
   bool admits(std::uint64_t hash, std::int64_t t);
-  char* add_row(std::uint64_t hash);
-  void start_values(char* row, std::uint64_t hash);
+  Row add_row(std::uint64_t hash);
+  void start_values(Row row, std::uint64_t hash);
   std::uint64_t chance(std::uint64_t hash, std::uint64_t step) const;  // the stream that rounds a row's values
-  void start_state(char* row, std::uint64_t hash, std::int64_t last_seen_ms);
-  void remove(std::uint64_t hash);
-  void touch(char* row, std::uint64_t hash);
+  void start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms);
+  void remove(std::uint64_t hash, Row row);
+  void touch(Row row, std::uint64_t hash);
   std::uint64_t sweep_bucket(std::size_t bucket);
 
   template <class Dim>
   void observe_and_read(Step& step, Times times, float* out, Dim dim);
   template <class Dim>
-  float* observe_and_read(const Chunk& chunk, Step& step, Times times, float* out, Dim dim);
+  float* observe_and_read(const Pipeline& pipeline, const Chunk& chunk, Step& step, Times times, float* out, Dim dim);
   void read_admitted_since(Step& step, float* out);
   void resolve(Step& step);
   std::int64_t update(const Step& step, const float* grads, Times times);
@@ -139,7 +140,7 @@ class Table {
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
   std::vector<IdAndRow> listed(bool last_too) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
-  void append_values(const char* row, std::vector<float>& to) const;
+  void append_values(Row row, std::vector<float>& to) const;
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
@@ -150,7 +151,6 @@ class Table {
   Rows rows_;
   std::int64_t clock_ms_ = INT64_MIN;
   std::int64_t cutoff_ = INT64_MIN;  // rows last seen before it have expired
-  Recent recent_;
 
   Counters counters_;
   Tombstones tombstones_;

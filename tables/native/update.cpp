@@ -34,12 +34,12 @@ std::int64_t Table::backward(Step& step, const float* grads, Times times) {
 
 // Reads what readers read and writes what they do not, so it needs no turn. Nothing is changed but scratch.
 void Table::resolve(Step& step) {
-  Pipeline pipeline(rows_, Need::tail, step.ids(), step.size(), &recent_);
+  Pipeline pipeline(rows_, Need::tail, step.ids(), step.size());
   while (pipeline.more()) {
     const Chunk& chunk = pipeline.next();
     for (std::size_t i = 0; i < chunk.count; ++i) {
-      char* row = chunk.row[i];
-      step.add(rows_, row == nullptr || expired(row) ? nullptr : row, chunk.begin + i);
+      const Row row = pipeline.row_of(chunk, i);
+      step.add(rows_, row == kNoRow || expired(row) ? kNoRow : row, chunk.begin + i);
     }
   }
   step.end(rows_, cutoff_);
@@ -81,7 +81,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) 
         rows_.fetch_row(unique[i + ahead].row, Need::all);
         fetch_floats(sums_.gradient(i + ahead), dim);
       }
-      char* row = unique[i].row;
+      const Row row = unique[i].row;
       if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
       if (sums_.skipped(i)) continue;
       float* values = rows_.values(row, scratch.data());

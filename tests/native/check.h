@@ -18,6 +18,7 @@ struct Test {
 };
 
 std::vector<Test> segment_tests();
+std::vector<Test> index_tests();
 std::vector<Test> pipeline_tests();
 std::vector<Test> table_tests();
 std::vector<Test> thread_tests();

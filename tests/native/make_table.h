@@ -15,7 +15,9 @@ inline monolith::TableOptions table_options(std::size_t dim) {
           1500,
           NonFinite::raise,
           1.0f,
-          std::size_t{32} << 20};  // the address sanitizer marks every reserved byte
+          std::size_t{32} << 20,  // the address sanitizer marks every reserved byte
+          Storage::float32,
+          {}};
 }
 
 inline std::vector<monolith::WholeRow> all_optimizers() {

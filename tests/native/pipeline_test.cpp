@@ -1,4 +1,4 @@
-// What one call resolved serves the next with the same ids, until a row is removed.
+// The pipeline gives every id the row it has, whatever comes and goes between its chunks.
 #include "pipeline.h"
 
 #include <numeric>
@@ -12,69 +12,59 @@ namespace {
 constexpr std::size_t kIds = 3 * Chunk::kSize + 5;
 
 struct Fixture {
-  Fixture() : rows(4, 1, std::size_t{1} << 20), ids(kIds) {
+  Fixture() : rows({4, 1, Storage::float32, std::size_t{8} << 20, ""}), ids(kIds) {
     std::iota(ids.begin(), ids.end(), 100);
-    recent.begin(ids.data(), ids.size());
-    for (const std::int64_t id : ids) recent.add(id % 7 == 0 ? nullptr : rows.add(hash_of(id)));
-    recent.end(rows);
+    for (const std::int64_t id : ids)
+      if (id % 7 != 0) rows.add(hash_of(id));
   }
-  // Compares every chunk with the index; `between` is called before each chunk.
+  // Compares every chunk with the index; `between` is called before each.
   template <class Between>
-  std::size_t recalled_chunks(const std::vector<std::int64_t>& wanted, Between between) {
-    std::size_t recalled = 0;
-    Pipeline pipeline(rows, Need::all, wanted.data(), wanted.size(), &recent);
+  void check_all(Between between) {
+    std::size_t chunks = 0;
+    Pipeline pipeline(rows, Need::all, ids.data(), ids.size());
     while (pipeline.more()) {
-      between();
+      between(chunks++);
       const Chunk& chunk = pipeline.next();
-      recalled += chunk.recalled;
-      for (std::size_t i = 0; i < chunk.count; ++i) CHECK(chunk.row[i] == rows.find(hash_of(wanted[chunk.begin + i])));
+      for (std::size_t i = 0; i < chunk.count; ++i)
+        CHECK(pipeline.row_of(chunk, i) == rows.find(hash_of(ids[chunk.begin + i])));
     }
-    return recalled;
+    CHECK(chunks == 4);
   }
 
   Rows rows;
-  Recent recent;
   std::vector<std::int64_t> ids;
 };
 
-void same_ids_are_recalled() {
+void every_id_has_its_row() {
   Fixture f;
-  CHECK(f.recalled_chunks(f.ids, [] {}) == 4);
+  f.check_all([](std::size_t) {});
+  CHECK(f.rows.find(hash_of(105)) == kNoRow && f.rows.find(hash_of(106)) != kNoRow);
 }
 
-void other_ids_are_looked_up() {
+void row_that_came_between_is_found() {
   Fixture f;
-  std::vector<std::int64_t> wanted = f.ids;
-  wanted[Chunk::kSize + 3] = 101;
-  wanted.push_back(102);
-  CHECK(f.recalled_chunks(wanted, [] {}) == 2);
+  f.check_all([&](std::size_t chunk) {
+    if (chunk == 1) f.rows.add(hash_of(f.ids[Chunk::kSize + 6]));  // of the second chunk, which was resolved before
+  });
 }
 
-void row_that_was_added_since_is_found() {
+void row_that_went_between_is_not() {
   Fixture f;
-  f.rows.add(hash_of(105));
-  CHECK(f.recalled_chunks(f.ids, [] {}) == 4);
-}
-
-void row_that_was_removed_between_chunks_is_not() {
-  Fixture f;
-  const std::int64_t gone = f.ids[Chunk::kSize + 1];  // of the second chunk, which is prepared with the first
-  int chunks = 0;
-  f.recalled_chunks(f.ids, [&] {
-    if (chunks++ != 1) return;
-    f.rows.remove(hash_of(gone));
+  const std::int64_t gone = f.ids[Chunk::kSize + 1];
+  f.check_all([&](std::size_t chunk) {
+    if (chunk != 1) return;
+    f.rows.remove(hash_of(gone), f.rows.find(hash_of(gone)));
     f.rows.add(hash_of(-gone));  // takes its place
   });
-  CHECK(chunks == 4 && f.rows.find(hash_of(gone)) == nullptr);
+  CHECK(f.rows.find(hash_of(gone)) == kNoRow);
 }
 
 }  // namespace
 
 std::vector<Test> pipeline_tests() {
   return {
-      {"same ids are recalled", same_ids_are_recalled},
-      {"other ids are looked up", other_ids_are_looked_up},
-      {"row that was added since is found", row_that_was_added_since_is_found},
-      {"row that was removed between chunks is not", row_that_was_removed_between_chunks_is_not},
+      {"every id has its row", every_id_has_its_row},
+      {"row that came between two chunks is found", row_that_came_between_is_found},
+      {"row that went between two chunks is not", row_that_went_between_is_not},
   };
 }

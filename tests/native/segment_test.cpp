@@ -1,20 +1,29 @@
-// The index segment against std::map, and the hash against its inverse.
+// A segment against std::map, and the hash against its inverse.
+#include "segment.h"
+
 #include <map>
 #include <random>
 
 #include "check.h"
-#include "rows.h"
 
 using namespace monolith;
 
 namespace {
 
+struct Entry {
+  std::uint64_t hash;
+  std::uint64_t row;  // 0: an empty entry
+
+  bool empty() const { return row == 0; }
+  static Entry none() { return {kLastHash, 0}; }
+};
+
 using Expected = std::map<std::uint64_t, std::uint64_t>;
 
-void check_equal(const Segment<IndexEntry>& segment, const Expected& expected) {
+void check_equal(const Segment<Entry>& segment, const Expected& expected) {
   CHECK(segment.size() == expected.size());
   auto next = expected.begin();
-  segment.each([&](const IndexEntry& entry) {
+  segment.each([&](const Entry& entry) {
     CHECK(next != expected.end() && entry.hash == next->first && entry.row == next->second);
     ++next;
   });
@@ -30,7 +39,7 @@ std::uint64_t some_hash(std::mt19937_64& random, bool crowded) {
 
 void segment_is_a_sorted_map(bool crowded) {
   std::mt19937_64 random(crowded);
-  Segment<IndexEntry> segment;
+  Segment<Entry> segment;
   Expected expected;
   for (int i = 0; i < 20000; ++i) {
     const std::uint64_t hash = some_hash(random, crowded);
@@ -57,7 +66,7 @@ void segment_is_a_sorted_map(bool crowded) {
 }
 
 void both_ends_of_the_hash_range_are_keys() {
-  Buckets<IndexEntry> buckets;
+  Buckets<Entry> buckets;
   for (const std::uint64_t hash : {std::uint64_t{0}, kLastHash, kLastHash - 1}) {
     CHECK(buckets.find(hash) == nullptr);
     buckets.insert({hash, 7});
@@ -78,7 +87,7 @@ void hash_has_an_inverse() {
 }
 
 void segments_do_not_all_grow_at_once() {
-  Buckets<IndexEntry> buckets;
+  Buckets<Entry> buckets;
   std::mt19937_64 random(2);
   std::size_t largest_jump = 0;
   for (int step = 0; step < 600; ++step) {

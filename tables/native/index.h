@@ -1,0 +1,127 @@
+// Finds rows by the hashes of their ids: one sorted array with gaps, in eight bytes an entry.
+//
+// The home of a hash is the line `hash * lines / 2^64`, which rises with the hash, so the array is sorted: a probe is
+// one comparison an entry, a miss stops early, and the entries of a bucket lie side by side. An entry holds the upper
+// half of its hash and the number of its row; the row holds the lower half (Cleary's quotienting, "Compact hash tables
+// using bidirectional linear probing", 1984), so a match of the upper half is a candidate, which the row confirms. Two
+// ids never share an entry.
+//
+// The array grows by an eighth at a time, and while it does so it stays one: lines from the end downwards move up to
+// where the larger number of lines has them, a few with each entry that is added, and a boundary says which hashes have
+// moved. So there is no moment at which everything moves or two copies exist, and the load is the same at any size.
+// Made-up ids may crowd: their run gets long, and memory stays in proportion to the entries.
+//
+// Eight entries are one memory line, at which homes lie: of ten searches nine end in it, 99 of 100 in it or the next. A
+// search counts the smaller hashes of both without a branch (a mispredicted one costs more), and both are fetched
+// ahead. Not thread safe: the table takes turns.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "hash.h"
+#include "range.h"
+#include "row_pool.h"
+
+namespace monolith {
+
+// `code` is the complement of the hash's upper half, so that zeroed memory is empty entries, which sort last.
+struct IndexEntry {
+  std::uint32_t code;
+  Row row;  // kNoRow: an empty entry
+
+  bool empty() const { return row == kNoRow; }
+};
+
+class Index {
+ public:
+  static constexpr std::size_t kLine = 8;          // entries
+  static constexpr std::size_t kNear = 2 * kLine;  // entries that a search looks at in any case
+
+  Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder);
+
+  static std::uint32_t code_of(std::uint64_t hash) { return ~static_cast<std::uint32_t>(hash >> 32); }
+
+  // Where the search for `hash` starts: for prefetching.
+  const IndexEntry* home(std::uint64_t hash) const { return entries_ + home_of(code_of(hash)); }
+
+  // The first row whose hash has the same upper half; kNoRow: there is none.
+  Row candidate(std::uint64_t hash) const {
+    const std::uint32_t code = code_of(hash);
+    const IndexEntry* entry = at_or_after(entries_ + home_of(code), code);
+    return entry->code == code ? entry->row : kNoRow;
+  }
+  // The row of the hash: that candidate which confirms(row). kNoRow: there is none.
+  template <class Confirms>
+  Row find(std::uint64_t hash, Confirms confirms) const {
+    const IndexEntry* entry = find_entry(hash, confirms);
+    return entry == nullptr ? kNoRow : entry->row;
+  }
+
+  void insert(std::uint64_t hash, Row row);  // of a hash that is not there
+  void erase(std::uint64_t hash, Row row);   // of one that is
+
+  // Calls visit(upper half of the hash, row) for each entry of the bucket, in the order of upper halves.
+  template <class Visit>
+  void each(std::size_t bucket, Visit visit) const {
+    const std::uint32_t first = static_cast<std::uint32_t>(bucket << 22), last = first | 0x3FFFFFu;
+    const IndexEntry* entry = at_or_after(entries_ + home_of(~first), ~first);
+    for (const IndexEntry* end = entries_ + end_; entry != end; ++entry) {
+      if (entry->empty()) continue;
+      if (~entry->code > last) return;
+      visit(~entry->code, entry->row);
+    }
+  }
+
+  std::size_t size() const { return size_; }
+  std::size_t bytes() const { return end_ * sizeof(IndexEntry); }
+
+ private:
+  static constexpr double kLoad = 0.8;
+  static constexpr std::uint64_t kNothingMoved = std::uint64_t{1} << 32;
+
+  std::size_t home_of(std::uint32_t code) const {
+    const std::uint64_t upper = static_cast<std::uint32_t>(~code);
+    return static_cast<std::size_t>((upper * (upper >= boundary_ ? more_lines_ : lines_)) >> 32) * kLine;
+  }
+
+  // The first entry from `home` on whose hash is not smaller.
+  static const IndexEntry* at_or_after(const IndexEntry* home, std::uint32_t code) {
+    std::uint32_t smaller = 0;
+    for (std::size_t i = 0; i < kNear; ++i) smaller += home[i].code > code;
+    const IndexEntry* entry = home + smaller;
+    if (smaller == kNear)
+      while (entry->code > code) ++entry;
+    return entry;
+  }
+
+  template <class Confirms>
+  const IndexEntry* find_entry(std::uint64_t hash, Confirms confirms) const {
+    const std::uint32_t code = code_of(hash);
+    const IndexEntry* entry = at_or_after(entries_ + home_of(code), code);
+    for (; entry->code == code && !entry->empty(); ++entry)
+      if (confirms(entry->row)) return entry;
+    return nullptr;
+  }
+
+  void place(IndexEntry added);
+  void ensure(std::size_t entries);
+  void move_some();
+  void start_growing();
+  void take_out(std::size_t first_line, std::uint32_t below);
+
+  Range range_;
+  IndexEntry* entries_;
+  std::uint64_t lines_ = 2;       // homes of hashes below the boundary
+  std::uint64_t more_lines_ = 0;  // homes of those from it on
+  std::uint64_t boundary_ = 0;    // of upper halves
+  std::uint64_t moved_from_ = 0;  // the line of `lines_` from which on all have moved
+  std::size_t end_ = 0;           // entries that may be looked at; the last kNear of them are empty
+  std::size_t size_ = 0;
+  std::size_t limit_ = 0;  // of size_, at which some more move
+  std::vector<IndexEntry> moving_;
+};
+
+}  // namespace monolith

@@ -1,0 +1,82 @@
+#include "range.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+#include <system_error>
+
+namespace monolith {
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+constexpr std::size_t kFileStep = std::size_t{16} << 20;  // of disk taken at once
+constexpr std::size_t kLeastMemory = std::size_t{1} << 30;
+
+std::size_t rounded_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+int unnamed_file(const std::string& folder) {
+  std::string path = folder + "/monolith-table-XXXXXX";
+  const int file = mkstemp(path.data());
+  if (file < 0) throw std::system_error(errno, std::generic_category(), folder);
+  unlink(path.c_str());
+  return file;
+}
+
+void* mapped(std::size_t bytes, int file) {
+  if (file < 0) return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
+}
+
+}  // namespace
+
+std::size_t Range::twice_the_memory() {
+  const auto pages = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES));
+  const auto memory = pages * static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  return std::max(2 * memory, kLeastMemory);
+}
+
+Range::Range(std::size_t bytes, std::size_t least, const std::string& folder) {
+  if (!folder.empty()) file_ = unnamed_file(folder);
+  for (size_ = rounded_up(bytes, kHugePage); size_ >= std::min(least, bytes); size_ /= 2) {
+    void* range = mapped(size_ + kHugePage, file_);
+    if (range == MAP_FAILED) continue;
+    mapped_ = static_cast<char*>(range);
+    start_ =
+        file_ < 0 ? reinterpret_cast<char*>(rounded_up(reinterpret_cast<std::uintptr_t>(range), kHugePage)) : mapped_;
+    return;
+  }
+  if (file_ >= 0) close(file_);
+  throw std::bad_alloc();
+}
+
+Range::~Range() {
+  munmap(mapped_, size_ + kHugePage);
+  if (file_ >= 0) close(file_);
+}
+
+void Range::extend(std::size_t bytes) {
+  if (bytes > size_) throw std::bad_alloc();
+  if (file_ < 0) {
+    ensured_ = std::min(rounded_up(bytes, kHugePage), size_);
+#ifdef MADV_HUGEPAGE
+    if (bytes > kHugePage) madvise(start_ + kHugePage, size_ - kHugePage, MADV_HUGEPAGE);  // a hint
+    if (bytes > kHugePage) ensured_ = size_;
+#else
+    ensured_ = size_;
+#endif
+    return;
+  }
+  const std::size_t wanted = std::min(rounded_up(bytes, kFileStep), size_);
+  // Taken now: a full disk is an error here, not a signal at the first write to a page that has no place.
+  const int error = posix_fallocate(file_, static_cast<off_t>(ensured_), static_cast<off_t>(wanted - ensured_));
+  if (error != 0) throw std::system_error(error, std::generic_category(), "a file-backed table cannot grow");
+  ensured_ = wanted;
+}
+
+}  // namespace monolith
