@@ -18,6 +18,7 @@ from monolith.tables.delta import Delta, ModelDelta
 from monolith.tables.snapshot import TableFile
 from monolith.tables.stats import TableStats
 from monolith.tables.table import Table
+from monolith.tables.threads import set_threads, threads
 
 __all__ = [
     "Delta",
@@ -30,4 +31,6 @@ __all__ = [
     "expiry",
     "initializers",
     "optimizers",
+    "set_threads",
+    "threads",
 ]

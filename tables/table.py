@@ -51,8 +51,9 @@ class Table:
 
     def __init__(self, config: TableConfig) -> None:
         self.config = checked(config)
-        self._native = native_table(self.config)
-        self._writer = threading.Lock()  # for what takes several native calls; each of those is safe by itself
+        # Of this package only.
+        self.native = native_table(self.config)
+        self.writer = threading.Lock()  # for what takes several native calls; each of those is safe by itself
         self._spare_steps: list[_core.Step] = []  # their memory serves later steps
 
     @property
@@ -63,16 +64,16 @@ class Table:
     @property
     def sequence(self) -> int:
         """The number that the next ``cut`` will close; 1 at first. A replica holds everything up to it, exclusive."""
-        return self._native.clockwork().sequence
+        return self.native.clockwork().sequence
 
     @property
     def clock_ms(self) -> int:
         """The table's clock in event time; WATERMARK_START before the first event. It never goes back."""
-        return self._native.clockwork().clock_ms
+        return self.native.clockwork().clock_ms
 
     def __len__(self) -> int:
         """Rows held, those that expired and were not swept yet included."""
-        return self._native.sizes().rows
+        return self.native.sizes().rows
 
     def observe(self, ids: Ids, *, event_time_ms: EventTimes = None) -> None:
         """Count, admit and refresh: the first thing a training step does with its ids (n,) int64.
@@ -86,8 +87,8 @@ class Table:
         ids = checked_ids(ids)
         times = checked_times(event_time_ms, len(ids))
         if len(ids):
-            with self._writer:
-                self._native.observe(ids, times)
+            with self.writer:
+                self.native.observe(ids, times)
 
     def lookup(self, ids: Ids, *, out: Matrix | None = None) -> Matrix:
         """The rows of ``ids`` (n,) int64 as (n, dim) float32; zeros for ids that are absent or expired. Read only.
@@ -97,7 +98,7 @@ class Table:
         """
         ids = checked_ids(ids)
         out = self._out(out, len(ids))
-        self._native.lookup(ids, out)
+        self.native.lookup(ids, out)
         return out
 
     def apply_gradients(self, ids: Ids, grads: Matrix, *, event_time_ms: EventTimes = None) -> None:
@@ -111,8 +112,8 @@ class Table:
         ids = checked_ids(ids)
         grads = checked_matrix(grads, len(ids), self.dim, "grads")
         times = checked_times(event_time_ms, len(ids))
-        with self._writer:
-            bad = self._native.apply_gradients(ids, grads, times)
+        with self.writer:
+            bad = self.native.apply_gradients(ids, grads, times)
         if bad >= 0:
             raise NonFiniteError(self._nonfinite_text(int(bad), ids, grads))
 
@@ -125,8 +126,8 @@ class Table:
         times = checked_times(event_time_ms, len(ids))
         out = self._out(out, len(ids))
         found = _taken(self._spare_steps)
-        with self._writer:
-            self._native.forward(ids, times, found, out)
+        with self.writer:
+            self.native.forward(ids, times, found, out)
         return TrainingStep(self, ids, out, found)
 
     def advance(self, watermark_ms: int) -> None:
@@ -135,8 +136,8 @@ class Table:
         WATERMARK_END leaves it standing: that a bounded stream has ended says nothing about the time.
         """
         if watermark_ms != WATERMARK_END and watermark_ms > -(2**63):
-            with self._writer:
-                self._native.advance(checked_time(watermark_ms, "watermark_ms"))
+            with self.writer:
+                self.native.advance(checked_time(watermark_ms, "watermark_ms"))
 
     def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
         """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
@@ -144,17 +145,17 @@ class Table:
         With ``max_rows`` it ends with the bucket in which so many rows were looked at: bounded work, whatever the size
         of the table. Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
         """
-        with self._writer:
-            return self._native.sweep(
+        with self.writer:
+            return self.native.sweep(
                 checked_count(buckets, 0, snapshot.BUCKETS, "buckets"),
                 checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
             )
 
     def cut(self) -> int:
         """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
-        with self._writer:
+        with self.writer:
             checked_count(self.sequence, 1, _MAX_SEQUENCE, "sequence")
-            return self._native.cut()
+            return self.native.cut()
 
     def delta(self, since: int) -> Delta:
         """Everything written or removed after sequence ``since``, with values as they are now; 0 is the full image.
@@ -165,15 +166,15 @@ class Table:
         table. Raises GapError where the tombstones since then are no longer all known, and
         InputError for a ``since`` that was not closed yet.
         """
-        with self._writer:
-            now = self._native.clockwork()
+        with self.writer:
+            now = self.native.clockwork()
             since = checked_count(since, 0, now.sequence - 1, "since")
             if 0 < since < now.floor:
                 raise GapError(
                     f"table {self.config.name!r}: ids removed since sequence {since} are known only from {now.floor} "
                     f"on: take the full image, delta(0)"
                 )
-            ids, values, removed = self._native.delta(since)
+            ids, values, removed = self.native.delta(since)
         return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed)
 
     def apply(self, delta: Delta) -> None:
@@ -187,27 +188,27 @@ class Table:
         values = checked_matrix(delta.values, len(ids), self.dim, "values")
         checked_count(delta.sequence, 0, _MAX_SEQUENCE, "sequence")
         checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
-        with self._writer:
+        with self.writer:
             held = self.sequence - 1
             if delta.base_sequence == 0:
-                self._native.apply_image(delta.sequence, ids, values)
+                self.native.apply_image(delta.sequence, ids, values)
             elif delta.base_sequence > held:
                 raise GapError(
                     f"table {self.config.name!r} holds sequence {held}, the delta follows on {delta.base_sequence}: "
                     f"apply what is between, or a full image"
                 )
             elif delta.sequence > held:
-                self._native.apply_delta(delta.sequence, ids, values, removed)
+                self.native.apply_delta(delta.sequence, ids, values, removed)
 
     def rows(self) -> tuple[Ids, Matrix]:
         """All rows that are not expired: ids (n,) ascending, and values (n, dim)."""
-        ids, values = self._native.live_rows()
+        ids, values = self.native.live_rows()
         return ids, values.reshape(-1, self.dim)
 
     def stats(self) -> TableStats:
         """What the table holds, what that takes, and what has happened to it."""
-        with self._writer:
-            happened, sizes = self._native.statistics(), self._native.sizes()
+        with self.writer:
+            happened, sizes = self.native.statistics(), self.native.sizes()
         counts = {name: getattr(happened, name) for name in _STATISTICS}
         return TableStats(**counts, **{name: getattr(sizes, name) for name in _SIZES})
 
@@ -216,8 +217,8 @@ class Table:
 
         Equal states give equal bytes. Other writers wait meanwhile; look-ups do not.
         """
-        with self._writer:
-            now, happened = self._native.clockwork(), self._native.statistics()
+        with self.writer:
+            now, happened = self.native.clockwork(), self.native.statistics()
             header = snapshot.Header(
                 config=self.config,
                 sequence=now.sequence,
@@ -225,7 +226,7 @@ class Table:
                 clock_ms=now.clock_ms,
                 sweep_cursor=now.sweep_cursor,
                 steps=now.steps,
-                state_floats=self._native.state_floats,
+                state_floats=self.native.state_floats,
                 statistics={name: getattr(happened, name) for name in _STATISTICS},
             )
             return snapshot.write(Path(folder), header, self._buckets())
@@ -246,25 +247,25 @@ class Table:
 
     def _restore(self, file: snapshot.TableFile) -> None:
         header = file.header
-        if header.state_floats != self._native.state_floats:
+        if header.state_floats != self.native.state_floats:
             raise CorruptError(
                 f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
-                f"{self._native.state_floats}"
+                f"{self.native.state_floats}"
             )
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
-                self._native.import_bucket(bucket)
+                self.native.import_bucket(bucket)
         clockwork = _core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
-        self._native.set_clockwork(clockwork)
+        self.native.set_clockwork(clockwork)
         happened = _core.Statistics()
         for name in _STATISTICS:
             setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
-        self._native.set_statistics(happened)
+        self.native.set_statistics(happened)
 
     def _buckets(self) -> Iterator[snapshot.Bucket]:
         for number in range(snapshot.BUCKETS):
-            yield self._native.export_bucket(number)
+            yield self.native.export_bucket(number)
 
     def _out(self, out: Matrix | None, n: int) -> Matrix:
         if out is None:
@@ -303,8 +304,8 @@ class TrainingStep:
         table = self.table
         grads = checked_matrix(grads, len(self.values), table.dim, "grads")
         times = checked_times(event_time_ms, len(self.values))
-        with table._writer:
-            bad = table._native.backward(self._found, grads, times)
+        with table.writer:
+            bad = table.native.backward(self._found, grads, times)
         if bad >= 0:
             raise NonFiniteError(table._nonfinite_text(int(bad), self.ids, grads))
 

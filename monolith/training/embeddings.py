@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 from monolith.config import TableConfig
 from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
+from monolith.tables.collection import Collection, Output
 from monolith.tables.features import Bag
 from monolith.training.jagged import bags_of, batch_size
-from monolith.training.lookup import FusedLookup, LookupStep, Output, TableStep
+from monolith.training.lookup import LookupStep, Matrix, Vectors, WeightGradients
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -39,8 +41,8 @@ class EmbeddingBagCollection(torch.nn.Module):
     backward through the same forward raises InputError. Under ``no_grad`` a forward observes and updates nothing.
     A forward in eval mode only reads: it creates, counts and moves nothing.
 
-    A gradient with NaN or infinity raises NonFiniteError before any table of the collection is changed, if the policy
-    of its table is ``raise`` (a sum of finite gradients that overflows: before that one table is changed).
+    A gradient with NaN or infinity, or a sum of gradients that overflows, raises NonFiniteError before any table of the
+    collection is changed, if the policy of its table is ``raise``.
     Not thread safe as a module; the tables are.
     """
 
@@ -49,12 +51,21 @@ class EmbeddingBagCollection(torch.nn.Module):
         if doubled := [name for name, times in Counter(table.name for table in tables).items() if times > 1]:
             raise ConfigError(f"table names {doubled} are used more than once: give every table a name of its own")
         self.configs = tuple(tables)
-        self.tables: dict[str, Table] = {config.name: Table(config) for config in tables}
         self.outputs = _outputs(tables)
-        self._by_table = [[out for out in self.outputs if out.table == config.name] for config in tables]
-        self._salted = {c.name for c in tables if len(c.feature_names()) > 1 and not c.shared_ids}
+        self._collection = Collection({config.name: Table(config) for config in tables}, self.outputs)
         self._features = list(dict.fromkeys(out.feature for out in self.outputs))
         self._anchor = torch.zeros(0, requires_grad=True)  # gives the fused lookup a gradient to be asked for
+
+    @property
+    def tables(self) -> Mapping[str, Table]:
+        """The tables by name, in declared order."""
+        return MappingProxyType(self._collection.tables)
+
+    def replace_tables(self, tables: Mapping[str, Table]) -> None:
+        """Go on with other tables of the same names and widths: those of a snapshot. Raises ConfigError."""
+        if {name: table.dim for name, table in tables.items()} != {c.name: c.dim for c in self.configs}:
+            raise ConfigError(f"tables {sorted(tables)} are not those of the collection, {sorted(self.tables)}")
+        self._collection = Collection({config.name: tables[config.name] for config in self.configs}, self.outputs)
 
     @property
     def dims(self) -> dict[str, int]:
@@ -78,33 +89,36 @@ class EmbeddingBagCollection(torch.nn.Module):
             name: weights[offsets[name] : offsets[name] + len(bags[name].ids)] for name in self._features if offsets
         }
         dims = self.dims
-        vectors = self._pooled(bags, event_time_ms, weight_of)
-        return KeyedTensor(keys=list(dims), length_per_key=list(dims.values()), values=torch.cat(list(vectors), dim=1))
+        values = self._pooled(Matrix, bags, event_time_ms, weight_of)
+        return KeyedTensor(keys=list(dims), length_per_key=list(dims.values()), values=values)
 
     def forward_bags(self, bags: Mapping[str, Bag], event_time_ms: EventTimes = None) -> dict[str, torch.Tensor]:
         """The same, from bags: output name -> (batch, dim) float32. The trainer's way, without torchrec."""
-        vectors = self._pooled(bags, event_time_ms, {})
+        vectors = self._pooled(Vectors, bags, event_time_ms, {})
+        if isinstance(vectors, torch.Tensor):
+            vectors = vectors.split(self._collection.dims, dim=1)  # type: ignore[no-untyped-call]
         return {out.name: vector for out, vector in zip(self.outputs, vectors, strict=True)}
 
     def _pooled(
-        self, bags: Mapping[str, Bag], event_time_ms: EventTimes, weight_of: Mapping[str, torch.Tensor]
-    ) -> Sequence[torch.Tensor]:
+        self,
+        function: type[torch.autograd.Function],
+        bags: Mapping[str, Bag],
+        event_time_ms: EventTimes,
+        weight_of: Mapping[str, torch.Tensor],
+    ) -> Any:
+        """What ``function`` gives; without gradients, the (batch, sum of dims) matrix."""
         times = _event_times(event_time_ms, batch_size(bags, self._features))
-        steps = [
-            TableStep(self.tables[config.name], outs, bags, salted=config.name in self._salted)
-            for config, outs in zip(self.configs, self._by_table, strict=True)
-        ]
-        for step in steps:
-            if self.training:
-                step.begin(times)
-            else:
-                step.read()
-        lookup = LookupStep(steps)
-        if not (self.training and torch.is_grad_enabled()):
-            return lookup.vectors()
+        in_order = [bags[out.feature] for out in self.outputs]
+        if not self.training:
+            return torch.from_numpy(self._collection.lookup(in_order))
+        step = self._collection.forward(in_order, times)
+        if not torch.is_grad_enabled():
+            return torch.from_numpy(step.vectors)
         weights = [weight_of[out.feature] for out in self.outputs] if weight_of else []
-        pooled: Sequence[torch.Tensor] = FusedLookup.apply(lookup, self._anchor, *weights)  # type: ignore[no-untyped-call]
-        return pooled
+        lookup = LookupStep(
+            step, self._collection.dims, WeightGradients(self._collection, in_order) if weights else None
+        )
+        return function.apply(lookup, self._anchor, *weights)  # type: ignore[no-untyped-call]
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """The tables as torchrec describes them; ``num_embeddings`` is the number of rows now (at least 1)."""
@@ -139,7 +153,12 @@ class EmbeddingBagCollection(torch.nn.Module):
 def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
     readers = Counter(name for table in tables for name in table.feature_names())
     return [
-        Output(name if readers[name] == 1 else f"{name}@{table.name}", name, table.name)
+        Output(
+            name if readers[name] == 1 else f"{name}@{table.name}",
+            name,
+            table.name,
+            salted=len(table.feature_names()) > 1 and not table.shared_ids,
+        )
         for table in tables
         for name in table.feature_names()
     ]

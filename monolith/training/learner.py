@@ -7,7 +7,7 @@ same bits, in another process and after a save and a load as well.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,7 +18,7 @@ import torch
 from monolith.card import ModelCard
 from monolith.config import JobConfig
 from monolith.events import Sample
-from monolith.tables import Table
+from monolith.tables import Table, set_threads
 from monolith.tables.delta import ModelDelta
 from monolith.tables.features import FeatureEncoder, card_features
 from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
@@ -36,6 +36,7 @@ class Learner:
 
     def __init__(self, job: JobConfig) -> None:
         deterministic(job.train.threads)
+        set_threads(job.train.threads)
         self.job = job
         self.features = card_features(job)
         self.encoder = FeatureEncoder(self.features)
@@ -47,7 +48,7 @@ class Learner:
         self._vectors: dict[str, torch.Tensor] = {}  # of the newest batch
 
     @property
-    def tables(self) -> dict[str, Table]:
+    def tables(self) -> Mapping[str, Table]:
         """The tables by name, in the job's order."""
         return self.collection.tables
 
@@ -144,7 +145,7 @@ class Learner:
     def load_tables(self, folder: Path) -> None:
         """Replace the tables by the ones that `save_tables` wrote; on an error they stay as they were."""
         opened = {t.name: Table.open(folder / t.name, config=t) for t in self.job.tables}
-        self.collection.tables.update(opened)
+        self.collection.replace_tables(opened)
 
     def dense_state(self) -> bytes:
         """Dense weights and their optimizer's state, bit by bit."""

@@ -1,73 +1,254 @@
-// Training: ids are observed and read in one pass, and what was resolved is kept for backward.
+// From ids to vectors: in training they are observed on the way, and what was found out is kept for backward.
+//
+// An id that has a row is done with at its place in the list: a row that is there stays as it is to the call's end, so
+// it is read at once, by the thread of its group, and without a turn, for nothing that readers read is changed but the
+// time, which is atomic. What may change the table (ids without a row, rows that expired) waits until all those are
+// done, and is then taken in the order of the call, one by one.
 #include <algorithm>
-#include <cstring>
 
+#include "crew.h"
+#include "optimizers/optimizer.h"
+#include "pipeline.h"
 #include "table.h"
 
 namespace monolith {
 namespace {
 
-constexpr std::size_t kChunksATurn = 4;  // taking a turn waits for the stores before it; 256 ids are some 5 us
+constexpr std::size_t kATurn = 256;        // ids looked up in one turn: some 5 us
+constexpr std::size_t kChangesATurn = 32;  // ids admitted in one turn
+constexpr std::size_t kAhead = 24;         // rows fetched before they are added up
+
+std::size_t size_of(const Parts& parts) {
+  std::size_t ids = 0;
+  for (const Part& part : parts) ids += part.count;
+  return ids;
+}
+
+// The latest of the times of samples that have ids; INT64_MIN if there are none.
+std::int64_t latest(const Parts& parts, Times times) {
+  std::int64_t latest = INT64_MIN;
+  for (const Part& part : parts) {
+    if (part.count == 0) continue;
+    if (!times.each()) return times.at(0);
+    for (std::size_t sample = 0; sample < part.samples; ++sample)
+      if (part.lengths == nullptr || part.lengths[sample] != 0) latest = std::max(latest, times.at(sample));
+  }
+  return latest;
+}
+
+// Makes the vectors of a part's samples out of rows that come in the order of its ids. A vector starts as zeros, to
+// which rows are added one after the other; where each sample has one id, it is the row.
+template <class Dim>
+class Pooler {
+ public:
+  Pooler(const Part& part, Dim dim, std::size_t first, std::size_t last, std::size_t id)
+      : part_(part), dim_(dim), sample_(first), last_(last), id_(id) {
+    open();
+  }
+
+  void add(const float* row) {
+    const float weight = part_.weights == nullptr ? 1.0f : part_.weights[id_];
+    ++id_;
+    float* const out = vector();
+    if (part_.lengths == nullptr) {
+      for (std::size_t k = 0; k < dim_; ++k) out[k] = row[k] * weight;
+    } else {
+      for (std::size_t k = 0; k < dim_; ++k) out[k] += row[k] * weight;
+    }
+    if (--left_ != 0) return;
+    close();
+    ++sample_;
+    open();
+  }
+
+ private:
+  float* vector() const { return part_.out + sample_ * part_.stride; }
+  std::size_t ids() const { return part_.lengths == nullptr ? 1 : static_cast<std::size_t>(part_.lengths[sample_]); }
+
+  void open() {
+    for (; sample_ < last_; ++sample_) {
+      left_ = ids();
+      if (part_.lengths != nullptr) std::fill_n(vector(), static_cast<std::size_t>(dim_), 0.0f);
+      if (left_ != 0) return;
+    }
+  }
+  void close() const {
+    if (!part_.mean || part_.lengths == nullptr) return;
+    float* const out = vector();
+    const auto divisor = static_cast<float>(ids());
+    for (std::size_t k = 0; k < dim_; ++k) out[k] /= divisor;
+  }
+
+  const Part& part_;
+  const Dim dim_;
+  std::size_t sample_, last_, id_, left_ = 0;
+};
+
+// Samples [first, last) of a part, and their ids [id, end).
+struct Share {
+  std::size_t first, last, id, end;
+};
+
+std::vector<Share> shares(const Part& part, unsigned count) {
+  std::vector<Share> shares;
+  std::size_t sample = 0, id = 0;
+  for (unsigned k = 1; k <= count; ++k) {
+    Share share{sample, part.samples * k / count, id, 0};
+    for (; sample < share.last; ++sample)
+      id += part.lengths == nullptr ? 1 : static_cast<std::size_t>(part.lengths[sample]);
+    share.end = id;
+    shares.push_back(share);
+  }
+  return shares;
+}
 
 }  // namespace
 
-void Table::forward(const std::int64_t* ids, std::size_t n, Times times, Step& step, float* out) {
+void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
+  Part part;
+  part.ids = ids;
+  part.count = part.samples = n;
   std::lock_guard<std::mutex> writer(writer_);
-  if (n != 0 && times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
-  step.begin(ids, n);
-  const std::uint64_t admitted = statistics_.admitted;
-  for_dim(options_.dim, [&](auto dim) { observe_and_read(step, times, out, dim); });
-  if (step.absent() != 0 && statistics_.admitted != admitted) read_admitted_since(step, out);
-  step.end(rows_, cutoff_);
-  statistics_.observed += n;
+  observe_and_read({part}, times, own_step_);
 }
 
-// A row that is there when its id is observed stays as it is to the call's end, so it can be read at once.
+void Table::forward(const Parts& parts, Times times, Step& step) {
+  std::lock_guard<std::mutex> writer(writer_);
+  observe_and_read(parts, times, step);
+}
+
+void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
+  if (times.given()) set_clock(latest(parts, times));
+  step.begin(parts, groups_for(size_of(parts)));
+  in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned group) {
+    for_dim(options_.dim, [&](auto dim) { observe_known(parts, times, step, step.groups()[group], dim); });
+  });
+  const std::size_t absent = observe_others(parts, times, step);
+  for (std::size_t k = 0; k < parts.size(); ++k)
+    if (parts[k].pooled() && parts[k].out != nullptr) pool(parts[k], step.rows_at().data() + step.features()[k].begin);
+  step.end(rows_, cutoff_, absent, true);
+  statistics_.observed += step.size();
+}
+
 template <class Dim>
-void Table::observe_and_read(Step& step, Times times, float* out, Dim dim) {
-  Pipeline pipeline(rows_, Need::all, step.ids(), step.size());
+void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
+  Pipeline pipeline(rows_, parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
+                    [hashes = group.hashes()](std::size_t i) { return hashes[i]; });
+  Group::Adder adder(group, rows_);
+  // Calls read(row, position) for the feature's occurrences; kNoRow: those that wait.
+  const auto observe = [&](std::size_t number, auto read) {
+    const Step::Feature& feature = step.features()[number];
+    const std::size_t begin = number == 0 ? 0 : group.end(number - 1);
+    pipeline.next(group.end(number) - begin, [&](std::size_t i, std::uint64_t, Row row) {
+      const std::size_t position = group.position(i);
+      if (row != kNoRow && !expired(row)) {
+        const std::size_t sample = times.each() ? step.sample_at(position, feature) : 0;
+        seen(row, times.given() ? times.at(sample) : clock_ms_);
+        adder.add(row, i);
+      } else {
+        group.defer(i);
+        row = kNoRow;
+      }
+      read(row, position);
+    });
+  };
+  for (std::size_t number = 0; number < parts.size(); ++number) {
+    const Part& part = parts[number];
+    if (part.pooled())
+      observe(number, [rows_at = step.rows_at().data()](Row row, std::size_t position) { rows_at[position] = row; });
+    else if (part.out == nullptr)
+      observe(number, [](Row, std::size_t) {});
+    else
+      observe(number, [&, out = part.out, stride = part.stride, begin = step.features()[number].begin](
+                          Row row, std::size_t position) { rows_.read(row, dim, out + (position - begin) * stride); });
+  }
+}
+
+// Returns how many occurrences have no row in the end.
+std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
+  std::vector<Deferred> all;
+  for (Group& group : step.groups())
+    for (const std::uint32_t i : group.deferred()) all.push_back({group.position(i), &group, i, kNoRow});
+  if (all.empty()) return 0;
+  if (step.groups().size() > 1)
+    std::sort(all.begin(), all.end(), [](const Deferred& a, const Deferred& b) { return a.position < b.position; });
+  const std::uint64_t admitted = statistics_.admitted;
+  Pipeline pipeline(rows_, Need::tail, all.size(), [&](std::size_t k) { return all[k].group->hash(all[k].i); });
+  std::size_t feature = 0;
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
-    for (std::size_t chunks = 0; chunks < kChunksATurn && pipeline.more(); ++chunks)
-      out = observe_and_read(pipeline, pipeline.next(), step, times, out, dim);
+    pipeline.next(kChangesATurn, [&](std::size_t k, std::uint64_t hash, Row row) {
+      feature = step.feature_at(all[k].position, feature);
+      const std::size_t sample = step.sample_at(all[k].position, step.features()[feature]);
+      all[k].row = observe_one(hash, row, times.given() ? times.at(sample) : clock_ms_);
+    });
+  }
+  return statistics_.admitted == admitted ? all.size() : read_admitted(parts, all, step);
+}
+
+// An id that a later occurrence brought in has its row at all its occurrences.
+std::size_t Table::read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step) {
+  std::size_t feature = 0, absent = 0;
+  for (Deferred& each : all) {
+    if (each.row == kNoRow) each.row = rows_.find(each.group->hash(each.i));
+    if (each.row == kNoRow) {
+      ++absent;
+      continue;
+    }
+    feature = step.feature_at(each.position, feature);
+    Group::Adder(*each.group, rows_).add(each.row, each.i);
+    const Part& part = parts[feature];
+    if (part.pooled())
+      step.rows_at()[each.position] = each.row;
+    else if (part.out != nullptr)
+      rows_.read(each.row, options_.dim, part.out + (each.position - step.features()[feature].begin) * part.stride);
+  }
+  return absent;
+}
+
+// The part's vectors, its ids having the `rows`.
+void Table::pool(const Part& part, const Row* rows) const {
+  const std::vector<Share> all = shares(part, groups_for(part.count));
+  in_parallel(static_cast<unsigned>(all.size()), [&](unsigned number) {
+    const Share& share = all[number];
+    for_dim(options_.dim, [&](auto dim) {
+      std::vector<float> scratch(options_.dim);
+      Pooler pooler(part, dim, share.first, share.last, share.id);
+      for (std::size_t i = share.id; i < share.end; ++i) {
+        if (i + kAhead < share.end) rows_.fetch_row(rows[i + kAhead], Need::values);
+        pooler.add(rows_.values(rows[i], scratch.data()));
+      }
+    });
+  });
+}
+
+void Table::lookup(const Parts& parts) const {
+  for (const Part& part : parts) {
+    const std::vector<Share> all = shares(part, groups_for(part.count));
+    in_parallel(static_cast<unsigned>(all.size()), [&](unsigned number) {
+      const Share& share = all[number];
+      for_dim(options_.dim, [&](auto dim) {
+        std::vector<float> scratch(options_.dim);
+        if (!part.pooled())
+          return read(part, share.id, share.end,
+                      [&](std::size_t i, Row row) { rows_.read(row, dim, part.out + i * part.stride); });
+        Pooler pooler(part, dim, share.first, share.last, share.id);
+        read(part, share.id, share.end, [&](std::size_t, Row row) { pooler.add(rows_.values(row, scratch.data())); });
+      });
+    });
   }
 }
 
-template <class Dim>
-float* Table::observe_and_read(const Pipeline& pipeline, const Chunk& chunk, Step& step, Times times, float* out,
-                               Dim dim) {
-  for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
-    const std::size_t position = chunk.begin + i;
-    Row row = pipeline.row_of(chunk, i);
-    const std::int64_t t = times.given() ? times.at(position) : clock_ms_;
-    if (row != kNoRow && !expired(row))
-      rows_.set_last_seen(row, std::max(rows_.last_seen(row), t));  // as observe_one() does, without a branch
-    else
-      row = observe_one(chunk.hash[i], row, t);
-    step.add(rows_, row, position);
-    if (row != kNoRow)
-      rows_.read(row, dim, out);
-    else
-      std::memset(out, 0, dim * sizeof *out);
+// Calls with_row(i, row) for the ids [begin, end) of the part, in turns.
+template <class WithRow>
+void Table::read(const Part& part, std::size_t begin, std::size_t end, WithRow with_row) const {
+  Pipeline pipeline(rows_, Need::values, end - begin, [&](std::size_t i) { return part.hash(begin + i); });
+  while (pipeline.more()) {
+    ReaderTurn turn(turnstile_);
+    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t, Row row) {
+      with_row(begin + i, row != kNoRow && expired(row) ? kNoRow : row);
+    });
   }
-  return out;
-}
-
-// Occurrences that had no row when they were observed, and whose id a later one of the call brought in.
-void Table::read_admitted_since(Step& step, float* out) {
-  std::vector<Row> rows(step.size());
-  bool found = false;
-  for (std::size_t i = 0; i < step.size(); ++i) {
-    rows[i] = step.row(i);
-    if (rows[i] != kNoRow) continue;
-    rows[i] = rows_.find(hash_of(step.ids()[i]));
-    if (rows[i] == kNoRow) continue;
-    rows_.read(rows[i], options_.dim, out + i * options_.dim);
-    found = true;
-  }
-  if (!found) return;
-  step.restart();  // their rows' first occurrences are others now
-  for (std::size_t i = 0; i < step.size(); ++i) step.add(rows_, rows[i], i);
 }
 
 }  // namespace monolith

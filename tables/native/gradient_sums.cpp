@@ -1,7 +1,6 @@
 #include "gradient_sums.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "optimizers/optimizer.h"
@@ -9,9 +8,10 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kChecked = 64;  // gradients that are checked together, and are in the cache when they are summed
-
 constexpr std::size_t kFetched = 16;  // repeated gradients whose sums are fetched ahead
+constexpr float kNoGradientYet = 0.0f;
+
+}  // namespace
 
 bool all_finite(const float* values, std::size_t n) {
   constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
@@ -24,128 +24,124 @@ bool all_finite(const float* values, std::size_t n) {
   return bad == 0;
 }
 
-}  // namespace
+bool Gradients::all_given() const {
+  return std::all_of(parts_.begin(), parts_.end(), [](const PartGradient& part) { return part.grads != nullptr; });
+}
 
-std::int64_t GradientSums::collect(const Step& step, const float* grads, Times times) {
-  begin(step, grads, times);
-  const std::uint32_t* repeat = step.repeats();
-  for (std::size_t i = 0; i < std::min(kFetched, step.repeat_count()); ++i) fetch_sum(i);
-  const std::uint32_t* const end = repeat + step.repeat_count();
-  for (std::size_t begin = 0; begin < step.size(); begin += kChecked) {
-    const std::size_t count = std::min(kChecked, step.size() - begin);
-    const bool clean = finite(begin, count);
-    for (; repeat != end && *repeat < begin + count; ++repeat) {
-      fetch_sum(static_cast<std::size_t>(repeat - step.repeats()) + kFetched);
-      if (clean) accumulate(step.place(*repeat), grads + *repeat * dim_);
+bool Gradients::any_scaled() const {
+  for (std::size_t feature = 0; feature < parts_.size(); ++feature)
+    if (given(feature) && scaled(feature)) return true;
+  return false;
+}
+
+const float* Gradients::of(std::size_t feature, std::size_t position, float* scratch) const {
+  const float* grad = vector(feature, position);
+  if (!scaled(feature)) return grad;
+  const Step::Feature& from = step_.features()[feature];
+  const float divisor = from.divisor(step_.sample_at(position, from));
+  const float weight = from.weights.empty() ? 1.0f : from.weights[position - from.begin];
+  for (std::size_t i = 0; i < dim_; ++i) scratch[i] = grad[i] / divisor * weight;
+  return scratch;
+}
+
+// Vectors of samples without ids are looked at as well: what is wrong with them is found out, and let pass, later.
+bool Gradients::finite(unsigned number, unsigned shares) const {
+  for (std::size_t feature = 0; feature < parts_.size(); ++feature) {
+    if (!given(feature)) continue;
+    const Step::Feature& of = step_.features()[feature];
+    const PartGradient& part = parts_[feature];
+    const std::size_t samples = of.lengths.empty() ? of.end - of.begin : of.lengths.size();
+    const std::size_t first = samples * number / shares, last = samples * (number + 1) / shares;
+    if (part.stride == dim_) {
+      if (!all_finite(part.grads + first * dim_, (last - first) * dim_)) return false;
+    } else {
+      for (std::size_t sample = first; sample < last; ++sample)
+        if (!all_finite(part.grads + sample * part.stride, dim_)) return false;
     }
-    if (clean) continue;
-    const std::int64_t bad = add_one_by_one(begin, count);
-    if (bad >= 0) return bad;
   }
-  if (times.each()) see_times();
-  return settle();
+  return true;
 }
 
-void GradientSums::begin(const Step& step, const float* grads, Times times) {
-  step_ = &step;
-  grads_ = grads;
-  times_ = times;
-  sum_of_.assign(step.unique_count(), kNoSum);
-  sum_count_ = 0;
-  nonfinite_ = 0;
+bool GradientSums::collect(const Group& group, const Gradients& gradients) {
+  dim_ = gradients.dim();
+  reserve(gradients.any_scaled() ? group.unique_count() : std::min(group.unique_count(), group.repeat_count()));
+  take_first(group, gradients);
+  for_dim(dim_, [&](auto dim) { add_repeats(group, gradients, dim); });
+  return all_finite(sums_.get(), static_cast<std::size_t>(next_sum_ - sums_.get()));
 }
 
-// Fetches what the i-th repeated occurrence will be added to: its row's sum, or first gradient if there is no sum yet.
-void GradientSums::fetch_sum(std::size_t i) const {
-  if (i >= step_->repeat_count()) return;
-  fetch_floats(gradient(step_->place(step_->repeats()[i])), dim_);
+void GradientSums::start(const Group& group, std::size_t dim) {
+  dim_ = dim;
+  reserve(group.unique_count());
+  grad_of_.assign(group.unique_count(), &kNoGradientYet);
 }
 
-bool GradientSums::finite(std::size_t begin, std::size_t count) const {
-  return all_finite(grads_ + begin * dim_, count * dim_);
+void GradientSums::add(std::size_t place, const float* grad) {
+  if (grad_of_[place] == nullptr) return;
+  if (grad_of_[place] == &kNoGradientYet) {
+    float* const first = new_sum();
+    std::copy_n(grad, dim_, first);
+    grad_of_[place] = first;
+  } else {
+    float* const known = sum(place);
+    for (std::size_t i = 0; i < dim_; ++i) known[i] += grad[i];
+  }
 }
 
-// A block that holds NaN or infinity. Returns where if the policy is to raise, else -1.
-std::int64_t GradientSums::add_one_by_one(std::size_t begin, std::size_t count) {
-  for (std::size_t position = begin; position < begin + count; ++position) {
-    const std::uint32_t place = step_->place(position);
-    if (finite(position, 1)) {
-      const bool repeated = place != Step::kAbsent && step_->unique()[place].first != position;
-      if (repeated) accumulate(place, grads_ + position * dim_);
-      continue;
+void GradientSums::reserve(std::size_t sums) {
+  if (sums * dim_ > sums_size_) {
+    sums_size_ = sums * dim_;
+    sums_.reset(new float[sums_size_]);
+  }
+  next_sum_ = sums_.get();
+}
+
+void GradientSums::take_first(const Group& group, const Gradients& gradients) {
+  const Step& step = gradients.step();
+  const bool any_scaled = gradients.any_scaled();
+  grad_of_.resize(group.unique_count());
+  std::size_t feature = 0;
+  for (std::size_t place = 0; place < group.unique_count(); ++place) {
+    const std::size_t position = group.position(group.unique()[place].first);
+    feature = step.feature_at(position, feature);
+    if (any_scaled && gradients.scaled(feature)) {
+      float* const sum = new_sum();
+      gradients.of(feature, position, sum);
+      grad_of_[place] = sum;
+    } else {
+      grad_of_[place] = gradients.vector(feature, position);
     }
-    if (policy_ == NonFinite::raise) return static_cast<std::int64_t>(position);
-    ++nonfinite_;
-    if (place != Step::kAbsent) add_bad(place, position);
-  }
-  return -1;
-}
-
-void GradientSums::add_bad(std::uint32_t place, std::size_t position) {
-  if (policy_ != NonFinite::clip) {
-    sum_of_[place] = kSkipped;
-    return;
-  }
-  clipped_.assign(grads_ + position * dim_, grads_ + (position + 1) * dim_);
-  clip(clipped_.data());
-  if (step_->unique()[place].first == position)
-    start_sum(place, clipped_.data());
-  else
-    accumulate(place, clipped_.data());
-}
-
-void GradientSums::see_times() {
-  latest_ms_.assign(step_->unique_count(), INT64_MIN);
-  for (std::size_t position = 0; position < step_->size(); ++position) {
-    const std::uint32_t place = step_->place(position);
-    if (place != Step::kAbsent) latest_ms_[place] = std::max(latest_ms_[place], times_.at(position));
   }
 }
 
-// Sums may have overflowed: the first occurrence of one that did if the policy is to raise, else -1 with those sums
-// clipped or their rows skipped.
-std::int64_t GradientSums::settle() {
-  if (all_finite(sums_.data(), sum_count_ * dim_)) return -1;
-  for (std::size_t i = 0; i < sum_of_.size(); ++i) {
-    if (sum_of_[i] == kNoSum || sum_of_[i] == kSkipped) continue;
-    float* sum = &sums_[sum_of_[i] * dim_];
-    if (all_finite(sum, dim_)) continue;
-    if (policy_ == NonFinite::raise) return step_->unique()[i].first;
-    ++nonfinite_;
-    if (policy_ == NonFinite::clip)
-      clip(sum);
-    else
-      sum_of_[i] = kSkipped;
-  }
-  return -1;
-}
-
-void GradientSums::accumulate(std::uint32_t place, const float* grad) {
-  if (sum_of_[place] == kSkipped) return;
-  const bool first_sum = sum_of_[place] == kNoSum;
-  float* const sum = first_sum ? new_sum(place) : &sums_[sum_of_[place] * dim_];
-  const float* const before = first_sum ? grads_ + step_->unique()[place].first * dim_ : sum;
-  for_dim(dim_, [&](auto dim) {
+template <class Dim>
+void GradientSums::add_repeats(const Group& group, const Gradients& gradients, Dim dim) {
+  const Step& step = gradients.step();
+  std::vector<float> scratch(dim);
+  std::size_t feature = 0;
+  for (std::size_t k = 0; k < group.repeat_count(); ++k) {
+    if (k + kFetched < group.repeat_count()) fetch_floats(grad_of_[group.repeats()[k + kFetched].place], dim);
+    const Group::Repeat repeat = group.repeats()[k];
+    const std::size_t position = group.position(repeat.i);
+    feature = step.feature_at(position, feature);
+    const float* const grad = gradients.of(feature, position, scratch.data());
+    const float* const before = grad_of_[repeat.place];
+    float* const sum = is_sum(before) ? const_cast<float*>(before) : new_sum();
     for (std::size_t i = 0; i < dim; ++i) sum[i] = before[i] + grad[i];
-  });
-}
-
-void GradientSums::start_sum(std::uint32_t place, const float* grad) {
-  std::memcpy(new_sum(place), grad, dim_ * sizeof *grad);
-}
-
-float* GradientSums::new_sum(std::uint32_t place) {
-  const std::size_t end = (sum_count_ + 1) * dim_;
-  if (sums_.size() < end) sums_.resize(std::max(end, 2 * sums_.size()));
-  sum_of_[place] = static_cast<std::uint32_t>(sum_count_);
-  return &sums_[sum_count_++ * dim_];
-}
-
-void GradientSums::clip(float* values) const {
-  for (std::size_t i = 0; i < dim_; ++i) {
-    if (std::isnan(values[i])) values[i] = 0.0f;
-    if (std::isinf(values[i])) values[i] = std::copysign(max_gradient_, values[i]);
+    grad_of_[repeat.place] = sum;
   }
+}
+
+void GradientSums::see_times(const Group& group, const Step& step, Times times) {
+  latest_ms_.assign(group.unique_count(), INT64_MIN);
+  std::size_t feature = 0;
+  const auto see = [&](std::size_t place, std::size_t i) {
+    const std::size_t position = group.position(i);
+    feature = step.feature_at(position, feature);
+    latest_ms_[place] = std::max(latest_ms_[place], times.at(step.sample_at(position, step.features()[feature])));
+  };
+  for (std::size_t place = 0; place < group.unique_count(); ++place) see(place, group.unique()[place].first);
+  for (std::size_t k = 0; k < group.repeat_count(); ++k) see(group.repeats()[k].place, group.repeats()[k].i);
 }
 
 }  // namespace monolith

@@ -1,11 +1,13 @@
-// One training call's gradients, brought down to one per row: duplicates summed in order of occurrence.
+// The gradients of one group of a step, brought down to one for each row: repeats summed in order of occurrence.
 //
-// A gradient that occurs once is read where the caller has it; only repeated ids get a sum buffer. Nothing a reader
-// sees is written, so the whole pass needs no turn.
+// A gradient that occurs once, and is the row's as it stands, is read where the caller has it; others get a sum buffer:
+// those of repeated ids, and those that weights or a mean scale. Nothing a reader sees is written, so the whole pass
+// needs no turn.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "step.h"
@@ -15,52 +17,79 @@ namespace monolith {
 
 enum class NonFinite { raise, skip_row, clip };
 
-class GradientSums {
+// The gradient of each occurrence of a step.
+class Gradients {
  public:
-  GradientSums(std::size_t dim, NonFinite policy, float max_gradient)
-      : dim_(dim), policy_(policy), max_gradient_(max_gradient) {}
+  Gradients(const Step& step, const PartGradients& parts, std::size_t dim) : step_(step), parts_(parts), dim_(dim) {}
 
-  // Sums the gradients (n, dim) of the step's occurrences; all three must stay as they are while rows are stepped.
-  // Returns -1, or, if the policy is to raise, the position of a gradient that holds NaN or infinity, or the first
-  // occurrence of an id whose sum overflows.
-  std::int64_t collect(const Step& step, const float* grads, Times times);
-
-  std::int64_t latest(std::size_t i) const { return times_.each() ? latest_ms_[i] : times_.at(0); }  // of row i's times
-  bool skipped(std::size_t i) const { return sum_of_[i] == kSkipped; }
-  const float* gradient(std::size_t i) const {
-    return sum_of_[i] >= kSkipped ? grads_ + step_->unique()[i].first * dim_ : &sums_[sum_of_[i] * dim_];
+  bool given(std::size_t feature) const { return parts_[feature].grads != nullptr; }
+  bool scaled(std::size_t feature) const {
+    const Step::Feature& of = step_.features()[feature];
+    return !of.weights.empty() || (of.mean && !of.lengths.empty());
   }
-  std::uint64_t nonfinite() const { return nonfinite_; }  // gradients and sums that were clipped or skipped
-  std::size_t bytes() const { return (sums_.capacity() + sum_of_.capacity()) * sizeof(float); }
+  bool all_given() const;
+  bool any_scaled() const;
+  const float* vector(std::size_t feature, std::size_t position) const {  // of its sample, not scaled
+    const PartGradient& part = parts_[feature];
+    return part.grads + step_.sample_at(position, step_.features()[feature]) * part.stride;
+  }
+  const float* of(std::size_t feature, std::size_t position, float* scratch) const;  // scratch: dim
+  // Whether all are finite in the share `number` of `shares` equal ones.
+  bool finite(unsigned number, unsigned shares) const;
+
+  const Step& step() const { return step_; }
+  std::size_t dim() const { return dim_; }
 
  private:
-  static constexpr std::uint32_t kNoSum = UINT32_MAX;
-  static constexpr std::uint32_t kSkipped = UINT32_MAX - 1;
-
-  void begin(const Step& step, const float* grads, Times times);
-  void fetch_sum(std::size_t i) const;
-  bool finite(std::size_t begin, std::size_t count) const;
-  std::int64_t add_one_by_one(std::size_t begin, std::size_t count);
-  void add_bad(std::uint32_t place, std::size_t position);
-  void see_times();
-  std::int64_t settle();
-  void accumulate(std::uint32_t place, const float* grad);
-  void start_sum(std::uint32_t place, const float* grad);
-  float* new_sum(std::uint32_t place);  // of unspecified contents
-  void clip(float* values) const;
-
-  std::size_t dim_;
-  NonFinite policy_;
-  float max_gradient_;
-  const Step* step_ = nullptr;
-  const float* grads_ = nullptr;
-  Times times_;
-  std::vector<std::uint32_t> sum_of_;  // of each row: which sum buffer, kNoSum or kSkipped
-  std::vector<float> sums_;            // as long as any call needed; the first sum_count_ are of this one
-  std::size_t sum_count_ = 0;
-  std::vector<float> clipped_;
-  std::vector<std::int64_t> latest_ms_;  // of each row, if the occurrences have times of their own
-  std::uint64_t nonfinite_ = 0;
+  const Step& step_;
+  const PartGradients& parts_;
+  const std::size_t dim_;
 };
+
+class GradientSums {
+ public:
+  // The quick way, for gradients that are finite. False: something in the sums is not, and none of them counts.
+  bool collect(const Group& group, const Gradients& gradients);
+  // The careful way, step by step in the order of the call.
+  void start(const Group& group, std::size_t dim);
+  void add(std::size_t place, const float* grad);  // of any occurrence, the first one included
+  void skip(std::size_t place) { grad_of_[place] = nullptr; }
+  float* sum(std::size_t place) { return const_cast<float*>(grad_of_[place]); }  // nullptr: the row is skipped
+
+  const float* gradient(std::size_t place) const { return grad_of_[place]; }  // nullptr: the row is skipped
+  void see_times(const Group& group, const Step& step, Times times);
+  std::int64_t latest(std::size_t place, Times times) const { return times.each() ? latest_ms_[place] : times.at(0); }
+
+  std::vector<std::uint64_t>& touched() { return touched_; }  // hashes of rows written for the first time
+  std::size_t bytes() const {
+    return sums_size_ * sizeof(float) + grad_of_.capacity() * sizeof(float*) +
+           (latest_ms_.capacity() + touched_.capacity()) * sizeof(std::int64_t);
+  }
+
+ private:
+  void reserve(std::size_t sums);
+  void take_first(const Group& group, const Gradients& gradients);
+  template <class Dim>
+  void add_repeats(const Group& group, const Gradients& gradients, Dim dim);
+  bool is_sum(const float* gradient) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(gradient);
+    return at >= reinterpret_cast<std::uintptr_t>(sums_.get()) && at < reinterpret_cast<std::uintptr_t>(next_sum_);
+  }
+  float* new_sum() {
+    float* const sum = next_sum_;
+    next_sum_ += dim_;
+    return sum;
+  }
+
+  std::size_t dim_ = 0;
+  std::vector<const float*> grad_of_;  // of each row in the group's list
+  std::unique_ptr<float[]> sums_;      // as long as any call needed
+  std::size_t sums_size_ = 0;
+  float* next_sum_ = nullptr;
+  std::vector<std::int64_t> latest_ms_;  // of each row, if samples have times of their own
+  std::vector<std::uint64_t> touched_;
+};
+
+bool all_finite(const float* values, std::size_t n);
 
 }  // namespace monolith

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "pipeline.h"
 #include "table.h"
 
 namespace monolith {
 namespace {
 
 constexpr std::size_t kAhead = 16;  // rows fetched before they are copied
+constexpr std::size_t kATurn = 64;  // rows written in one turn
 
 }  // namespace
 
@@ -81,12 +83,10 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
   if (last_too)
     for (const std::uint64_t hash : touched_last_.hashes()) ids.push_back(id_of(hash));
   std::vector<IdAndRow> rows;
-  Pipeline pipeline(rows_, Need::tail, ids.data(), ids.size());
-  while (pipeline.more()) {
-    const Chunk& chunk = pipeline.next();
-    for (std::size_t i = 0; i < chunk.count; ++i)
-      if (const Row row = pipeline.row_of(chunk, i)) rows.emplace_back(ids[chunk.begin + i], row);
-  }
+  Pipeline pipeline(rows_, Need::tail, ids.size(), [&](std::size_t i) { return hash_of(ids[i]); });
+  pipeline.next(ids.size(), [&](std::size_t i, std::uint64_t, Row row) {
+    if (row != kNoRow) rows.emplace_back(ids[i], row);
+  });
   return rows;
 }
 
@@ -127,17 +127,14 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
 
 // Values as given; the optimizer's state starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
-  Pipeline pipeline(rows_, Need::tail, ids, n);
+  Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i) { return hash_of(ids[i]); });
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
-    const Chunk& chunk = pipeline.next();
-    for (std::size_t i = 0; i < chunk.count; ++i) {
-      const std::uint64_t hash = chunk.hash[i];
-      Row row = pipeline.row_of(chunk, i);
+    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t hash, Row row) {
       if (row == kNoRow) row = add_row(hash);
       start_state(row, hash, clock_ms_);
-      rows_.write(row, values + (chunk.begin + i) * options_.dim, chance(hash, 0));
-    }
+      rows_.write(row, values + i * options_.dim, chance(hash, 0));
+    });
   }
 }
 

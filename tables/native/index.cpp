@@ -33,7 +33,7 @@ void Index::place(IndexEntry added) {
   const std::size_t at = static_cast<std::size_t>(at_or_after(entries_ + home, added.code) - entries_);
   std::size_t gap = at;
   while (!entries_[gap].empty()) ++gap;
-  ensure(gap + 1 + kNear);
+  ensure(gap + 1 + kLine);
   std::move_backward(entries_ + at, entries_ + gap, entries_ + gap + 1);
   entries_[at] = added;
 }
@@ -48,7 +48,7 @@ void Index::start_growing() {
   moved_from_ = lines_;
   boundary_ = kNothingMoved;
   more_lines_ = lines_ + std::max<std::uint64_t>(lines_ / 8, 1);
-  ensure(more_lines_ * kLine + kNear);
+  ensure(more_lines_ * kLine + kLine);
   limit_ = static_cast<std::size_t>(kLoad * static_cast<double>(lines_ * kLine));
 }
 
@@ -62,7 +62,7 @@ void Index::move_some() {
   std::size_t next = 0;
   for (const IndexEntry entry : moving_) {
     next = std::max(next, home_of(entry.code));
-    if (entries_[next].empty() && (next + 1 + kNear <= end_))
+    if (entries_[next].empty() && (next + 1 + kLine <= end_))
       entries_[next++] = entry;
     else
       place(entry);

@@ -11,9 +11,9 @@
 // moved. So there is no moment at which everything moves or two copies exist, and the load is the same at any size.
 // Made-up ids may crowd: their run gets long, and memory stays in proportion to the entries.
 //
-// Eight entries are one memory line, at which homes lie: of ten searches nine end in it, 99 of 100 in it or the next. A
-// search counts the smaller hashes of both without a branch (a mispredicted one costs more), and both are fetched
-// ahead. Not thread safe: the table takes turns.
+// Eight entries are one memory line, at which homes lie: of ten searches nine end in it, 99 of 100 in it or the next.
+// So the line is searched without a branch, and the next one is fetched only where it is needed. Not thread safe: the
+// table takes turns.
 #pragma once
 
 #include <cstddef>
@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "hash.h"
+#include "line.h"
 #include "range.h"
 #include "row_pool.h"
 
@@ -37,8 +38,8 @@ struct IndexEntry {
 
 class Index {
  public:
-  static constexpr std::size_t kLine = 8;          // entries
-  static constexpr std::size_t kNear = 2 * kLine;  // entries that a search looks at in any case
+  static constexpr std::size_t kLine = 8;  // entries
+  static constexpr Row kGoesOn = UINT32_MAX;
 
   Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder);
 
@@ -47,10 +48,19 @@ class Index {
   // Where the search for `hash` starts: for prefetching.
   const IndexEntry* home(std::uint64_t hash) const { return entries_ + home_of(code_of(hash)); }
 
-  // The first row whose hash has the same upper half; kNoRow: there is none.
-  Row candidate(std::uint64_t hash) const {
+  // The first row in the home line whose hash has the same upper half; kNoRow: there is none in the index; kGoesOn: if
+  // there is one, it is in a later line.
+  Row search(std::uint64_t hash) const {
     const std::uint32_t code = code_of(hash);
-    const IndexEntry* entry = at_or_after(entries_ + home_of(code), code);
+    const IndexEntry* home = entries_ + home_of(code);
+    const std::uint32_t mask = matches(&home->code, code);
+    const Row other = home[kLine - 1].code > code ? kGoesOn : kNoRow;
+    const Row first = home[static_cast<unsigned>(__builtin_ctz(mask | 1u << 14)) / 2].row;
+    return mask == 0 ? other : first;
+  }
+  Row search_on(std::uint64_t hash) const {  // in the later lines
+    const std::uint32_t code = code_of(hash);
+    const IndexEntry* entry = at_or_after(entries_ + home_of(code) + kLine, code);
     return entry->code == code ? entry->row : kNoRow;
   }
   // The row of the hash: that candidate which confirms(row). kNoRow: there is none.
@@ -89,12 +99,8 @@ class Index {
 
   // The first entry from `home` on whose hash is not smaller.
   static const IndexEntry* at_or_after(const IndexEntry* home, std::uint32_t code) {
-    std::uint32_t smaller = 0;
-    for (std::size_t i = 0; i < kNear; ++i) smaller += home[i].code > code;
-    const IndexEntry* entry = home + smaller;
-    if (smaller == kNear)
-      while (entry->code > code) ++entry;
-    return entry;
+    while (home->code > code) ++home;
+    return home;
   }
 
   template <class Confirms>
@@ -118,7 +124,7 @@ class Index {
   std::uint64_t more_lines_ = 0;  // homes of those from it on
   std::uint64_t boundary_ = 0;    // of upper halves
   std::uint64_t moved_from_ = 0;  // the line of `lines_` from which on all have moved
-  std::size_t end_ = 0;           // entries that may be looked at; the last kNear of them are empty
+  std::size_t end_ = 0;           // entries that may be looked at; the last of them are empty
   std::size_t size_ = 0;
   std::size_t limit_ = 0;  // of size_, at which some more move
   std::vector<IndexEntry> moving_;

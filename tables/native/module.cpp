@@ -8,7 +8,7 @@
 
 #include <string>
 
-#include "optimizers/bindings.h"
+#include "bindings.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -33,6 +33,15 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> numpy(std::vector<T>&& from) {
 template <class T>
 std::vector<T> vector(const Array<T>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
+}
+
+Part part_of(const Array<std::int64_t>& ids, const MutableMatrix& out) {
+  Part part;
+  part.ids = ids.data();
+  part.count = part.samples = ids.size();
+  part.out = out.data();
+  part.stride = out.shape(1);
+  return part;
 }
 
 Times times(const Array<std::int64_t>& ms) { return {ms.data(), ms.size()}; }
@@ -81,7 +90,7 @@ void bind_training(nb::class_<Table>& table) {
           "lookup",
           [](const Table& self, Array<std::int64_t> ids, MutableMatrix out) {
             Release release;
-            self.lookup(ids.data(), ids.size(), out.data());
+            self.lookup({part_of(ids, out)});
           },
           "ids"_a.noconvert(), "out"_a.noconvert())
       .def(
@@ -95,14 +104,14 @@ void bind_training(nb::class_<Table>& table) {
           "forward",
           [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms, Step& step, MutableMatrix out) {
             Release release;
-            self.forward(ids.data(), ids.size(), times(ms), step, out.data());
+            self.forward({part_of(ids, out)}, times(ms), step);
           },
           "ids"_a.noconvert(), "event_time_ms"_a.noconvert(), "step"_a, "out"_a.noconvert())
       .def(
           "backward",
           [](Table& self, Step& step, Matrix grads, Array<std::int64_t> ms) {
             Release release;
-            return self.backward(step, grads.data(), times(ms));
+            return self.backward(step, {{grads.data(), grads.shape(1)}}, times(ms));
           },
           "step"_a, "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
@@ -292,5 +301,6 @@ NB_MODULE(_core, m) {
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);
+  bind_collection(m);
   m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
 }

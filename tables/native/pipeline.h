@@ -1,59 +1,72 @@
-// A call's ids in chunks, each stage fetching memory for the next: hash ids, find candidates, and the caller's work,
-// each one chunk behind the stage before it. Not thread safe: the table takes turns.
+// A call's ids on their way to their rows, with memory fetched ahead of each stage: hash an id and fetch its index
+// line; search the line and fetch the row; the caller's work. Each stage is kAhead ids before the next, id by id, so
+// that what is fetched and what is computed overlap all the time. Not thread safe: the table takes turns.
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 
 #include "rows.h"
 
 namespace monolith {
 
+template <class Source>  // source(i): the hash of the i-th id
 class Pipeline {
  public:
-  Pipeline(const Rows& rows, Need need, const std::int64_t* ids, std::size_t n)
-      : rows_(rows), need_(need), ids_(ids), n_(n) {}
+  Pipeline(const Rows& rows, Need need, std::size_t n, Source source)
+      : rows_(rows), need_(need), n_(n), source_(source) {}
 
   bool more() const { return done_ < n_; }
 
-  // The next chunk; row_of() says which rows its ids have.
-  const Chunk& next() {
+  // Calls visit(i, hash, row) for the next `count` ids, or as many as are left. `row` is the one that the id has then,
+  // kNoRow if it has none, whatever earlier visits added and removed.
+  template <class Visit>
+  [[gnu::flatten]] void next(std::size_t count, Visit visit) {
     if (done_ == 0) start();
-    Chunk& chunk = chunks_[turn_];
-    prepare(chunks_[(turn_ + 2) % 3], chunk.begin + 2 * Chunk::kSize);
-    rows_.resolve(chunks_[(turn_ + 1) % 3], need_);
-    done_ += chunk.count;
-    turn_ = (turn_ + 1) % 3;
-    return chunk;
-  }
-  // The row of the chunk's i-th id as things are now; kNoRow: there is none.
-  Row row_of(const Chunk& chunk, std::size_t i) const {
-    if (chunk.changes != rows_.changes()) return rows_.find(chunk.hash[i]);
-    return rows_.confirmed(chunk.row[i], chunk.hash[i]);
+    if (changes_ != rows_.changes()) search_again();
+    const std::size_t end = done_ + std::min(count, n_ - done_);
+    for (std::size_t i = done_; i < end; ++i) {
+      if (i + 3 * kAhead < n_) hash_one(i + 3 * kAhead);
+      if (i + 2 * kAhead < n_) search_one(i + 2 * kAhead);
+      if (i + kAhead < n_) settle_one(i + kAhead);
+      const std::uint64_t hash = hash_[i % kRing];
+      visit(i, hash, changes_ == rows_.changes() ? rows_.confirmed(row_[i % kRing], hash) : rows_.find(hash));
+    }
+    done_ = end;
   }
 
  private:
-  void start() {
-    prepare(chunks_[0], 0);
-    prepare(chunks_[1], Chunk::kSize);
-    rows_.resolve(chunks_[0], need_);
-  }
+  static constexpr std::size_t kAhead = 24;  // with the lines of a row, some more than a core can have in flight
+  static constexpr std::size_t kRing = 128;
 
-  void prepare(Chunk& chunk, std::size_t begin) {
-    chunk.begin = std::min(begin, n_);
-    chunk.count = std::min(n_ - chunk.begin, Chunk::kSize);
-    for (std::size_t i = 0; i < chunk.count; ++i) {
-      chunk.hash[i] = hash_of(ids_[chunk.begin + i]);
-      rows_.fetch_home(chunk.hash[i]);
-    }
+  void start() {
+    for (std::size_t i = 0; i < std::min(n_, 3 * kAhead); ++i) hash_one(i);
+    search_again();
+  }
+  void search_again() {
+    changes_ = rows_.changes();
+    for (std::size_t i = done_; i < std::min(n_, done_ + 2 * kAhead); ++i) search_one(i);
+    for (std::size_t i = done_; i < std::min(n_, done_ + kAhead); ++i) settle_one(i);
+  }
+  void hash_one(std::size_t i) {
+    const std::uint64_t hash = source_(i);
+    hash_[i % kRing] = hash;
+    rows_.fetch_home(hash);
+  }
+  void search_one(std::size_t i) { row_[i % kRing] = rows_.search(hash_[i % kRing], need_); }
+  void settle_one(std::size_t i) {  // one in ten searches goes on in the next line
+    if (row_[i % kRing] == Index::kGoesOn) row_[i % kRing] = rows_.search_on(hash_[i % kRing], need_);
   }
 
   const Rows& rows_;
   const Need need_;
-  const std::int64_t* ids_;
   const std::size_t n_;
+  const Source source_;
   std::size_t done_ = 0;
-  std::size_t turn_ = 0;
-  Chunk chunks_[3];  // given out, resolved, hashed
+  std::uint64_t changes_ = 0;  // what was searched holds as long as so many rows have come and gone
+  std::uint64_t hash_[kRing];
+  Row row_[kRing];  // candidates, which confirmed() makes sure of
 };
 
 }  // namespace monolith

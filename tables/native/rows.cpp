@@ -89,12 +89,4 @@ void Rows::remove(std::uint64_t hash, Row row) {
   --bucket_sizes_[bucket_of(hash)];
 }
 
-void Rows::resolve(Chunk& chunk, Need need) const {
-  chunk.changes = changes_;
-  for (std::size_t i = 0; i < chunk.count; ++i) {
-    chunk.row[i] = index_.candidate(chunk.hash[i]);
-    fetch_row(chunk.row[i], need);
-  }
-}
-
 }  // namespace monolith

@@ -20,20 +20,9 @@
 
 namespace monolith {
 
-// Ids on their way through the pipeline: hashed (their index lines are being fetched), then resolved (their rows are).
-// 64 lines in flight is more than a core can track; longer chunks only make a turn longer.
-struct Chunk {
-  static constexpr std::size_t kSize = 64;
-  std::size_t begin = 0;  // where its first id stands in the call
-  std::size_t count = 0;
-  std::uint64_t hash[kSize];
-  Row row[kSize];             // candidates, which confirmed() makes sure of
-  std::uint64_t changes = 0;  // they hold as long as so many rows have come and gone
-};
-
 enum class Need { tail, values, all };  // what of a row the next stage reads
 
-inline void fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 inline void fetch_floats(const float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; i += 16) fetch(values + i);
@@ -56,13 +45,19 @@ class Rows {
   Row add(std::uint64_t hash);  // a row of unspecified contents for a hash that has none
   void remove(std::uint64_t hash, Row row);
 
-  // Stages of the pipeline. resolve() leaves kNoRow for ids that have no row.
-  void fetch_home(std::uint64_t hash) const {
-    const IndexEntry* home = index_.home(hash);
-    fetch(home);
-    fetch(home + Index::kLine);
+  // Stages of the pipeline: each fetches what the next one reads.
+  void fetch_home(std::uint64_t hash) const { fetch(index_.home(hash)); }
+  Row search(std::uint64_t hash, Need need) const {  // a candidate, kNoRow, or kGoesOn
+    const Row row = index_.search(hash);
+    const auto* next_line = reinterpret_cast<const char*>(index_.home(hash) + Index::kLine);
+    fetch_row(row == Index::kGoesOn ? next_line : at(row), need);
+    return row;
   }
-  void resolve(Chunk& chunk, Need need) const;
+  Row search_on(std::uint64_t hash, Need need) const {  // a candidate or kNoRow
+    const Row row = index_.search_on(hash);
+    fetch_row(row, need);
+    return row;
+  }
   // The row of a candidate's hash: itself, but for one in 10^9.
   Row confirmed(Row candidate, std::uint64_t hash) const {
     if (candidate == kNoRow || lower_half(candidate) == static_cast<std::uint32_t>(hash)) return candidate;
@@ -101,14 +96,7 @@ class Rows {
   void set_mark(Row row, std::uint32_t mark) const { *word(row, 0) = mark; }
   void set_slot(Row row, std::uint32_t slot) const { *word(row, 1) = slot; }
 
-  // The lines of what is needed, one of them perhaps twice: how many calls that takes does not depend on where they
-  // begin, so that the branch is predicted.
-  void fetch_row(Row row, Need need) const {
-    const char* const begin = at(row);
-    const char* const end = begin + stride_;
-    for (const char* line = need == Need::tail ? begin + tail_ : begin; line < end; line += 64) fetch(line);
-    fetch(end - 1);
-  }
+  void fetch_row(Row row, Need need) const { fetch_row(at(row), need); }
 
   std::size_t dim() const { return dim_; }
   std::size_t value_bytes() const { return value_bytes_; }
@@ -123,6 +111,13 @@ class Rows {
   std::uint64_t changes() const { return changes_; }  // rises when what find() answered may no longer hold
 
  private:
+  // The lines of what is needed, one of them perhaps twice: how many calls that takes does not depend on where they
+  // begin, so that the branch is predicted.
+  void fetch_row(const char* begin, Need need) const {
+    const char* const end = begin + stride_;
+    for (const char* line = need == Need::tail ? begin + tail_ : begin; line < end; line += 64) fetch(line);
+    fetch(end - 1);
+  }
   std::int64_t* time_of(Row row) const { return reinterpret_cast<std::int64_t*>(at(row) + time_); }
   std::uint32_t* word(Row row, std::size_t i) const { return reinterpret_cast<std::uint32_t*>(at(row) + words_) + i; }
   std::uint32_t lower_half(Row row) const { return *reinterpret_cast<std::uint32_t*>(at(row) + lower_half_); }

@@ -1,11 +1,14 @@
 // What one training step's forward found out about its ids, kept for its backward: no id is hashed or probed twice.
 //
-// Every occurrence has a place in the list of the step's rows, each of which is in it once. Finding a row's place needs
-// no second hash table: the row's `slot` holds it, and is believed only if that place holds the row, so steps may
-// overlap. Places are written under a key of the step: what an earlier step left there is then, but for one in 10^4, no
-// place at all, and the list is not read at random to find that out. Rows are known by number, which holds until a row
-// is removed; holds() says whether all is as it was. A step belongs to one table and is not thread safe by itself: its
-// table's calls are.
+// The step's rows are listed, each once, and every other occurrence of an id has a place in that list. Finding a row's
+// place needs no second hash table: the row's `slot` holds it, and is believed only if that place holds the row, so
+// steps may overlap. Places are written under a key of the step: what an earlier step left there is then, but for one
+// in 10^4, no place at all, and the list is not read at random to find that out. Rows are known by number, which holds
+// until a row is removed; holds() says whether all is as it was.
+//
+// A large call is worked on by several threads: each takes the ids of one range of hashes, its group, so that no two
+// touch the same row, and what comes out does not depend on their number. A step belongs to one table and is not thread
+// safe by itself: its table's calls are.
 #pragma once
 
 #include <atomic>
@@ -13,90 +16,178 @@
 #include <cstdint>
 #include <vector>
 
+#include "parts.h"
 #include "rows.h"
 
 namespace monolith {
 
-class Step {
- public:
-  static constexpr std::uint32_t kAbsent = UINT32_MAX;
+// How many groups a call of so many ids is worth.
+unsigned groups_for(std::size_t ids);
 
+// The occurrences of a step's ids in one range of hashes, in order: the i-th is at position(i) of the call.
+class Group {
+ public:
   struct UniqueRow {
     Row row;
-    std::uint32_t first;  // position of its first occurrence
+    std::uint32_t first;  // which occurrence is its first
+  };
+  struct Repeat {
+    std::uint32_t i, place;  // an occurrence that is not its row's first, and where in the list the row is
   };
 
-  void begin(const std::int64_t* ids, std::size_t n) {
-    ids_.assign(ids, ids + n);
-    restart();
-  }
-  void restart() {  // with the same ids
-    if (unique_.size() < ids_.size() + 1) grow();
-    unique_count_ = repeat_count_ = absent_ = 0;
-    key_ = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;  // 2^32 / golden ratio: far apart
+  // Takes those of the parts' ids that fall into the group `number` of `groups`.
+  void begin(const Parts& parts, unsigned number, unsigned groups);
+  void restart(std::uint32_t key);  // with the same ids, none of them resolved
+
+  std::size_t size() const { return size_; }
+  std::uint64_t hash(std::size_t i) const { return hashes_[i]; }
+  const std::uint64_t* hashes() const { return hashes_.data(); }
+  std::size_t position(std::size_t i) const { return positions_.empty() ? i : positions_[i]; }
+  std::size_t end(std::size_t feature) const { return ends_[feature]; }  // the feature's occurrences come before it
+
+  // Adds to the list. By itself, so that its counts stay in registers while rows are written; one at a time.
+  class Adder {
+   public:
+    Adder(Group& group, const Rows& rows)
+        : group_(group),
+          rows_(rows),
+          unique_(group.unique_.data()),
+          repeats_(group.repeats_.data()),
+          key_(group.key_),
+          size_(static_cast<std::uint32_t>(group.unique_.size())),
+          unique_count_(group.unique_count_),
+          repeat_count_(group.repeat_count_) {}
+    ~Adder() {
+      group_.unique_count_ = unique_count_;
+      group_.repeat_count_ = repeat_count_;
+    }
+    Adder(const Adder&) = delete;
+    Adder& operator=(const Adder&) = delete;
+
+    // The i-th occurrence has the row.
+    void add(Row row, std::size_t i) {
+      const std::uint32_t slot = rows_.slot(row) ^ key_;
+      // Beyond the count are rows of other steps. The count comes into it last, so that ids do not wait for one
+      // another.
+      const std::uint32_t believed = slot < size_ ? slot : 0;
+      const bool repeated = (unique_[believed].row == row) & (believed < unique_count_);
+      const std::uint32_t place = repeated ? believed : unique_count_;
+      // Written in any case: whether an id is repeated cannot be predicted, and a wrong guess costs more.
+      unique_[unique_count_] = {row, static_cast<std::uint32_t>(i)};
+      repeats_[repeat_count_] = {static_cast<std::uint32_t>(i), place};
+      rows_.set_slot(row, place ^ key_);
+      unique_count_ += !repeated;
+      repeat_count_ += repeated;
+    }
+
+   private:
+    Group& group_;
+    const Rows& rows_;
+    UniqueRow* const unique_;
+    Repeat* const repeats_;
+    const std::uint32_t key_, size_;
+    std::uint32_t unique_count_, repeat_count_;
+  };
+  // The i-th occurrence has no row, at least not yet.
+  void defer(std::size_t i) { deferred_.push_back(static_cast<std::uint32_t>(i)); }
+  bool contains(const Rows& rows, Row row) const {
+    const std::uint32_t place = rows.slot(row) ^ key_;
+    return place < unique_count_ && unique_[place].row == row;
   }
 
-  // The next occurrence, in order: its row, or kNoRow.
-  void add(const Rows& rows, Row row, std::size_t position) {
-    if (row == kNoRow) {
-      place_[position] = kAbsent;
-      ++absent_;
-      return;
-    }
-    const std::uint32_t slot = rows.slot(row) ^ key_;
-    // Beyond the count are rows of other steps. The count comes into it last, so that ids do not wait for one another.
-    const std::uint32_t believed = slot < unique_.size() ? slot : 0;
-    const bool repeated = (unique_[believed].row == row) & (believed < unique_count_);
-    const std::uint32_t place = repeated ? believed : unique_count_;
-    // Written in any case: whether an id is repeated cannot be predicted, and a wrong guess costs more.
-    unique_[unique_count_] = {row, static_cast<std::uint32_t>(position)};
-    repeats_[repeat_count_] = static_cast<std::uint32_t>(position);
-    rows.set_slot(row, place ^ key_);
-    place_[position] = place;
-    unique_count_ += !repeated;
-    repeat_count_ += repeated;
+  const UniqueRow* unique() const { return unique_.data(); }
+  std::size_t unique_count() const { return unique_count_; }
+  const Repeat* repeats() const { return repeats_.data(); }
+  std::size_t repeat_count() const { return repeat_count_; }
+  const std::vector<std::uint32_t>& deferred() const { return deferred_; }
+  std::size_t bytes() const {
+    return (hashes_.capacity() + unique_.capacity() + repeats_.capacity()) * sizeof(std::uint64_t) +
+           (positions_.capacity() + deferred_.capacity()) * sizeof(std::uint32_t);
   }
-  void end(const Rows& rows, std::int64_t cutoff_ms) {
+
+ private:
+  void take_all(const Parts& parts);
+  void take_some(const Parts& parts, unsigned number, unsigned groups);
+
+  std::size_t size_ = 0;
+  // Sized for the largest step so far: only what the counts name is of this one.
+  std::vector<std::uint64_t> hashes_;
+  std::vector<UniqueRow> unique_;
+  std::vector<Repeat> repeats_;
+  std::vector<std::size_t> ends_;         // of each feature
+  std::vector<std::uint32_t> positions_;  // empty: the only group, which holds every position
+  std::vector<std::uint32_t> deferred_;
+  std::uint32_t unique_count_ = 0, repeat_count_ = 0, key_ = 0;
+};
+
+class Step {
+ public:
+  // What backward has to know of a part.
+  struct Feature {
+    std::size_t begin, end;  // its positions
+    bool pooled, mean;
+    std::vector<std::int32_t> lengths;
+    std::vector<float> weights;
+
+    float divisor(std::size_t sample) const {
+      if (!mean || lengths.empty()) return 1.0f;
+      return static_cast<float>(std::max(lengths[sample], std::int32_t{1}));
+    }
+  };
+
+  void begin(const Parts& parts, unsigned groups);
+  void restart();
+  void end(const Rows& rows, std::int64_t cutoff_ms, std::size_t absent, bool whole) {
     changes_ = rows.changes();
     cutoff_ms_ = cutoff_ms;
+    absent_ = absent;
+    whole_ = whole;
   }
 
   // True if every occurrence has the row it had at end(), and none that was absent has come.
   bool holds(const Rows& rows, std::int64_t cutoff_ms) const {
-    return changes_ == rows.changes() && cutoff_ms_ == cutoff_ms;
+    return whole_ && changes_ == rows.changes() && cutoff_ms_ == cutoff_ms;
   }
 
-  std::size_t size() const { return ids_.size(); }
-  const std::int64_t* ids() const { return ids_.data(); }
-  std::size_t absent() const { return absent_; }
-  std::uint32_t place(std::size_t position) const { return place_[position]; }
-  std::size_t unique_count() const { return unique_count_; }
-  const UniqueRow* unique() const { return unique_.data(); }
-  Row row(std::size_t position) const { return place_[position] == kAbsent ? kNoRow : unique_[place_[position]].row; }
-  // Positions of all occurrences but their row's first, ascending.
-  const std::uint32_t* repeats() const { return repeats_.data(); }
-  std::size_t repeat_count() const { return repeat_count_; }
-  std::size_t bytes() const {
-    return ids_.capacity() * sizeof(std::int64_t) + unique_.capacity() * sizeof(UniqueRow) +
-           (place_.capacity() + repeats_.capacity()) * sizeof(std::uint32_t);
+  std::size_t size() const { return size_; }
+  std::size_t absent() const { return absent_; }  // occurrences that have no row
+  std::vector<Group>& groups() { return groups_; }
+  const std::vector<Group>& groups() const { return groups_; }
+  Group& group_of(std::uint64_t hash) { return groups_[number_of(hash, groups_.size())]; }
+  bool contains(const Rows& rows, std::uint64_t hash, Row row) const {
+    return groups_[number_of(hash, groups_.size())].contains(rows, row);
+  }
+
+  const std::vector<Feature>& features() const { return features_; }
+  // The feature that a position belongs to, when that of a position nearby is `near`.
+  std::size_t feature_at(std::size_t position, std::size_t near) const {
+    while (position >= features_[near].end) ++near;
+    while (position < features_[near].begin) --near;
+    return near;
+  }
+  std::size_t sample_at(std::size_t position, const Feature& feature) const {
+    return feature.pooled ? samples_[position] : position - feature.begin;
+  }
+  // The row of each position, while vectors are pooled; kNoRow: none.
+  std::vector<Row>& rows_at() { return rows_at_; }
+  std::size_t bytes() const;
+
+  static std::size_t number_of(std::uint64_t hash, std::size_t groups) {
+    return static_cast<std::size_t>(((hash >> 32) * groups) >> 32);
   }
 
  private:
-  void grow() {
-    place_.resize(ids_.size());
-    repeats_.resize(ids_.size() + 1);
-    unique_.resize(ids_.size() + 1);
-  }
+  void keep(const Parts& parts);
 
-  std::vector<std::int64_t> ids_;
-  // Sized for the largest step so far: only what the counts name is of this one.
-  std::vector<std::uint32_t> place_, repeats_;
-  std::vector<UniqueRow> unique_;
+  std::size_t size_ = 0, absent_ = 0;
+  std::vector<Group> groups_{1};
+  std::vector<Feature> features_;
+  std::vector<std::uint32_t> samples_;  // of each position, if any feature is pooled
+  std::vector<Row> rows_at_;
   inline static std::atomic<std::uint32_t> steps_begun{1};
-  std::uint32_t unique_count_ = 0, repeat_count_ = 0, key_ = 0;
-  std::size_t absent_ = 0;
   std::uint64_t changes_ = 0;
   std::int64_t cutoff_ms_ = 0;
+  bool whole_ = false;
 };
 
 }  // namespace monolith

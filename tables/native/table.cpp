@@ -24,40 +24,7 @@ Table::Table(const TableOptions& options)
     : options_(options),
       rows_({options.dim, state_floats_of(options), options.storage, options.reserve_bytes, options.folder}),
       counters_(limits_of(options)),
-      sums_(options.dim, options.on_nonfinite, options.max_gradient),
       first_values_(options.dim) {}
-
-void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
-  std::lock_guard<std::mutex> writer(writer_);
-  if (n != 0 && times.given()) set_clock(*std::max_element(times.ms, times.ms + times.count));
-  Pipeline pipeline(rows_, Need::tail, ids, n);
-  while (pipeline.more()) {
-    WriterTurn turn(turnstile_);
-    const Chunk& chunk = pipeline.next();
-    for (std::size_t i = 0; i < chunk.count; ++i) {
-      const Row row = pipeline.row_of(chunk, i);
-      observe_one(chunk.hash[i], row, times.given() ? times.at(chunk.begin + i) : clock_ms_);
-    }
-  }
-  statistics_.observed += n;
-}
-
-void Table::lookup(const std::int64_t* ids, std::size_t n, float* out) const {
-  for_dim(options_.dim, [&](auto dim) {
-    Pipeline pipeline(rows_, Need::values, ids, n);
-    while (pipeline.more()) {
-      ReaderTurn turn(turnstile_);
-      const Chunk& chunk = pipeline.next();
-      for (std::size_t i = 0; i < chunk.count; ++i, out += dim) {
-        const Row row = pipeline.row_of(chunk, i);
-        if (row != kNoRow && !expired(row))
-          rows_.read(row, dim, out);
-        else
-          std::fill_n(out, static_cast<std::size_t>(dim), 0.0f);
-      }
-    }
-  });
-}
 
 void Table::advance(std::int64_t clock_ms) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -88,7 +55,7 @@ Row Table::observe_one(std::uint64_t hash, Row row, std::int64_t t) {
     row = kNoRow;
   }
   if (row != kNoRow) {
-    if (t > rows_.last_seen(row)) rows_.set_last_seen(row, t);
+    seen(row, t);
   } else if (t < cutoff_) {
     ++statistics_.late;
   } else if (!admits(hash, t)) {
@@ -194,6 +161,8 @@ void Table::set_statistics(const Statistics& statistics) {
 Sizes Table::sizes() const {
   std::lock_guard<std::mutex> writer(writer_);
   const std::uint64_t held = rows_.size() + rows_.free();
+  std::size_t sums_bytes = 0;
+  for (const GradientSums& sums : sums_) sums_bytes += sums.bytes();
   return {rows_.size(),
           rows_.free(),
           counters_.size(),
@@ -204,7 +173,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           counters_.bytes(),
           tombstones_.bytes(),
-          own_step_.bytes() + sums_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_bytes + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

@@ -17,7 +17,7 @@
 #include "gradient_sums.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
-#include "pipeline.h"
+#include "parts.h"
 #include "rows.h"
 #include "step.h"
 #include "times.h"
@@ -77,15 +77,21 @@ class Table {
   explicit Table(const TableOptions& options);
 
   void observe(const std::int64_t* ids, std::size_t n, Times times);
-  void lookup(const std::int64_t* ids, std::size_t n, float* out) const;
+  void lookup(const Parts& parts) const;
   // Returns the position of a gradient that holds NaN or infinity if the policy is to raise (then nothing was changed),
   // else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
 
   // A training step in two calls: forward() is observe() and lookup(), backward() is apply_gradients() of the same ids,
-  // bit for bit, whatever was called between. A step is of this table only, and of one thread at a time.
-  void forward(const std::int64_t* ids, std::size_t n, Times times, Step& step, float* out);
-  std::int64_t backward(Step& step, const float* grads, Times times);
+  // bit for bit, whatever was called between. A step is of this table only, and of one thread at a time. Times are by
+  // sample. What backward() returns is a position over all parts.
+  void forward(const Parts& parts, Times times, Step& step);
+  std::int64_t backward(Step& step, const PartGradients& grads, Times times);
+
+  // backward() in its two halves, under writing(): for several tables that change together, or not at all.
+  std::unique_lock<std::mutex> writing() const { return std::unique_lock<std::mutex>(writer_); }
+  std::int64_t collect(Step& step, const PartGradients& grads);
+  void apply(const Step& step, Times times);
 
   void advance(std::int64_t clock_ms);
   // Returns the rows removed. Goes through `buckets` buckets, but ends with the one in which max_rows were looked at.
@@ -110,8 +116,10 @@ class Table {
   void set_statistics(const Statistics& statistics);
   Sizes sizes() const;
   std::size_t state_floats() const { return rows_.state_floats(); }
+  std::size_t dim() const { return options_.dim; }
 
  private:
+  void seen(Row row, std::int64_t t) { rows_.set_last_seen(row, std::max(rows_.last_seen(row), t)); }
   bool expired(Row row) const { return cutoff_ != INT64_MIN && rows_.last_seen(row) < cutoff_; }
   void set_clock(std::int64_t clock_ms);
   Row observe_one(std::uint64_t hash, Row row, std::int64_t t);  // the row that the id has then
@@ -124,17 +132,29 @@ class Table {
   void touch(Row row, std::uint64_t hash);
   std::uint64_t sweep_bucket(std::size_t bucket);
 
+  struct Deferred {  // the i-th occurrence of a group, at its place in the call
+    std::size_t position;
+    Group* group;
+    std::uint32_t i;
+    Row row;
+  };
+  void observe_and_read(const Parts& parts, Times times, Step& step);
   template <class Dim>
-  void observe_and_read(Step& step, Times times, float* out, Dim dim);
-  template <class Dim>
-  float* observe_and_read(const Pipeline& pipeline, const Chunk& chunk, Step& step, Times times, float* out, Dim dim);
-  void read_admitted_since(Step& step, float* out);
-  void resolve(Step& step);
-  std::int64_t update(const Step& step, const float* grads, Times times);
+  void observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim);
+  std::size_t observe_others(const Parts& parts, Times times, Step& step);
+  std::size_t read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step);
+  void pool(const Part& part, const Row* rows) const;
+  template <class WithRow>
+  void read(const Part& part, std::size_t begin, std::size_t end, WithRow with_row) const;
+
+  std::int64_t collect_and_apply(Step& step, const PartGradients& grads, Times times);
+  void resolve(Step& step, const Gradients& gradients);
+  std::int64_t collect_one_by_one(const Step& step, const Gradients& gradients);
+  std::int64_t settle(const Step& step);
   template <class Rule, class Dim>
-  void step_rows_of(const Rule& rule, Dim dim, const Step& step, Times times);
+  void step_rows_of(const Rule& rule, Dim dim, const Group& group, GradientSums& sums, Times times);
   template <class Rule, class Dim>
-  void step_rows(Rule rule, Dim dim, const Step& step, Times times);
+  void step_rows(Rule rule, Dim dim, const Group& group, GradientSums& sums, Times times);
 
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
@@ -154,8 +174,9 @@ class Table {
 
   Counters counters_;
   Tombstones tombstones_;
-  Step own_step_;  // of the calls that come without one
-  GradientSums sums_;
+  Step own_step_;                       // of the calls that come without one
+  std::vector<GradientSums> sums_;      // of each group
+  std::uint64_t nonfinite_ = 0;         // what collect() found
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;
   std::uint32_t sweep_cursor_ = 0;

@@ -1,4 +1,10 @@
 // Training: one optimizer step for each row that the call's gradients name.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "crew.h"
+#include "pipeline.h"
 #include "table.h"
 
 namespace monolith {
@@ -14,82 +20,187 @@ Rule without_decay(Rule rule) {
   return rule;
 }
 
+struct Place {
+  std::uint32_t group, place;  // place kAbsent: the occurrence has no row
+};
+constexpr std::uint32_t kAbsent = UINT32_MAX;
+
+std::vector<Place> places_by_position(const Step& step) {
+  std::vector<Place> places(step.size(), Place{0, kAbsent});
+  for (std::uint32_t number = 0; number < step.groups().size(); ++number) {
+    const Group& group = step.groups()[number];
+    for (std::uint32_t place = 0; place < group.unique_count(); ++place)
+      places[group.position(group.unique()[place].first)] = {number, place};
+    for (std::size_t k = 0; k < group.repeat_count(); ++k)
+      places[group.position(group.repeats()[k].i)] = {number, group.repeats()[k].place};
+  }
+  return places;
+}
+
+void clip(float* values, std::size_t dim, float bound) {
+  for (std::size_t i = 0; i < dim; ++i) {
+    if (std::isnan(values[i])) values[i] = 0.0f;
+    if (std::isinf(values[i])) values[i] = std::copysign(bound, values[i]);
+  }
+}
+
 }  // namespace
 
 std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
-  own_step_.begin(ids, n);
-  resolve(own_step_);
-  return update(own_step_, grads, times);
+  Part part;
+  part.ids = ids;
+  part.count = part.samples = n;
+  own_step_.begin({part}, groups_for(n));
+  return collect_and_apply(own_step_, {{grads, options_.dim}}, times);
 }
 
-std::int64_t Table::backward(Step& step, const float* grads, Times times) {
+std::int64_t Table::backward(Step& step, const PartGradients& grads, Times times) {
   std::lock_guard<std::mutex> writer(writer_);
-  if (!step.holds(rows_, cutoff_)) {
-    step.restart();
-    resolve(step);
-  }
-  return update(step, grads, times);
+  return collect_and_apply(step, grads, times);
+}
+
+std::int64_t Table::collect_and_apply(Step& step, const PartGradients& grads, Times times) {
+  const std::int64_t bad = collect(step, grads);
+  if (bad < 0) apply(step, times);
+  return bad;
+}
+
+std::int64_t Table::collect(Step& step, const PartGradients& grads) {
+  const Gradients gradients(step, grads, options_.dim);
+  if (!gradients.all_given() || !step.holds(rows_, cutoff_)) resolve(step, gradients);
+  const auto groups = static_cast<unsigned>(step.groups().size());
+  if (sums_.size() < groups) sums_.resize(groups);
+  std::vector<char> clean(groups);
+  in_parallel(groups, [&](unsigned k) {
+    clean[k] = gradients.finite(k, groups) && sums_[k].collect(step.groups()[k], gradients);
+  });
+  nonfinite_ = 0;
+  if (std::all_of(clean.begin(), clean.end(), [](char each) { return each != 0; })) return -1;
+  const std::int64_t bad = collect_one_by_one(step, gradients);
+  return bad >= 0 ? bad : settle(step);
 }
 
 // Reads what readers read and writes what they do not, so it needs no turn. Nothing is changed but scratch.
-void Table::resolve(Step& step) {
-  Pipeline pipeline(rows_, Need::tail, step.ids(), step.size());
-  while (pipeline.more()) {
-    const Chunk& chunk = pipeline.next();
-    for (std::size_t i = 0; i < chunk.count; ++i) {
-      const Row row = pipeline.row_of(chunk, i);
-      step.add(rows_, row == kNoRow || expired(row) ? kNoRow : row, chunk.begin + i);
+void Table::resolve(Step& step, const Gradients& gradients) {
+  step.restart();
+  const auto groups = static_cast<unsigned>(step.groups().size());
+  std::vector<std::size_t> absent(groups);
+  in_parallel(groups, [&](unsigned k) {
+    Group& group = step.groups()[k];
+    Group::Adder adder(group, rows_);
+    Pipeline pipeline(rows_, Need::tail, group.size(), [&](std::size_t i) { return group.hash(i); });
+    for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
+      const std::size_t begin = feature == 0 ? 0 : group.end(feature - 1);
+      pipeline.next(group.end(feature) - begin, [&](std::size_t i, std::uint64_t, Row row) {
+        if (!gradients.given(feature)) return;
+        if (row != kNoRow && !expired(row))
+          adder.add(row, i);
+        else
+          ++absent[k];
+      });
     }
-  }
-  step.end(rows_, cutoff_);
+  });
+  step.end(rows_, cutoff_, std::accumulate(absent.begin(), absent.end(), std::size_t{0}), gradients.all_given());
 }
 
-std::int64_t Table::update(const Step& step, const float* grads, Times times) {
-  const std::int64_t bad = sums_.collect(step, grads, times);
-  if (bad >= 0) return bad;
-  statistics_.dropped_gradients += step.absent();
-  statistics_.nonfinite += sums_.nonfinite();
-  ++steps_;
-  std::visit(
-      [&](const auto& rule) {
-        const auto now = at_step(rule, steps_);
-        for_dim(options_.dim, [&](auto dim) { step_rows_of(now, dim, step, times); });
-      },
-      options_.optimizer);
+// Something is not finite: every occurrence is looked at, in the order of the call. Returns the position of the first
+// bad gradient if the policy is to raise, else -1.
+std::int64_t Table::collect_one_by_one(const Step& step, const Gradients& gradients) {
+  for (std::size_t k = 0; k < step.groups().size(); ++k) sums_[k].start(step.groups()[k], options_.dim);
+  const std::vector<Place> places = places_by_position(step);
+  std::vector<float> scratch(options_.dim), clipped(options_.dim);
+  std::size_t feature = 0;
+  for (std::size_t position = 0; position < step.size(); ++position) {
+    feature = step.feature_at(position, feature);
+    if (!gradients.given(feature)) continue;
+    const float* grad = gradients.of(feature, position, scratch.data());
+    const bool absent = places[position].place == kAbsent;
+    GradientSums& sums = sums_[places[position].group];
+    if (!all_finite(grad, options_.dim)) {
+      if (options_.on_nonfinite == NonFinite::raise) return static_cast<std::int64_t>(position);
+      ++nonfinite_;
+      if (options_.on_nonfinite == NonFinite::skip_row && !absent) sums.skip(places[position].place);
+      std::copy_n(grad, options_.dim, clipped.data());
+      clip(clipped.data(), options_.dim, options_.max_gradient);
+      grad = clipped.data();
+    }
+    if (!absent) sums.add(places[position].place, grad);
+  }
   return -1;
 }
 
-template <class Rule, class Dim>
-void Table::step_rows_of(const Rule& rule, Dim dim, const Step& step, Times times) {
-  if constexpr (std::is_base_of_v<monolith::Rule, Rule>)
-    if (rule.decay() == 0.0f) return step_rows(without_decay(rule), dim, step, times);
-  step_rows(rule, dim, step, times);
+// Sums may have overflowed: the first occurrence of a row whose sum did if the policy is to raise, else -1 with those
+// sums clipped or their rows skipped.
+std::int64_t Table::settle(const Step& step) {
+  std::int64_t first = -1;
+  for (std::size_t k = 0; k < step.groups().size(); ++k) {
+    const Group& group = step.groups()[k];
+    for (std::size_t place = 0; place < group.unique_count(); ++place) {
+      float* const sum = sums_[k].sum(place);
+      if (sum == nullptr || all_finite(sum, options_.dim)) continue;
+      const auto position = static_cast<std::int64_t>(group.position(group.unique()[place].first));
+      if (first < 0 || position < first) first = position;
+      ++nonfinite_;
+      if (options_.on_nonfinite == NonFinite::skip_row) sums_[k].skip(place);
+      if (options_.on_nonfinite == NonFinite::clip) clip(sum, options_.dim, options_.max_gradient);
+    }
+  }
+  return options_.on_nonfinite == NonFinite::raise ? first : -1;
+}
+
+void Table::apply(const Step& step, Times times) {
+  statistics_.dropped_gradients += step.absent();
+  statistics_.nonfinite += nonfinite_;
+  ++steps_;
+  in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned k) {
+    if (times.each()) sums_[k].see_times(step.groups()[k], step, times);
+    std::visit(
+        [&](const auto& rule) {
+          const auto now = at_step(rule, steps_);
+          for_dim(options_.dim, [&](auto dim) { step_rows_of(now, dim, step.groups()[k], sums_[k], times); });
+        },
+        options_.optimizer);
+  });
+  for (std::size_t k = 0; k < step.groups().size(); ++k) {
+    for (const std::uint64_t hash : sums_[k].touched()) touched_now_.add(hash, rows_.size());
+    sums_[k].touched().clear();
+  }
 }
 
 template <class Rule, class Dim>
-inline void Table::step_rows(Rule rule, Dim dim, const Step& step, Times times) {
-  const Step::UniqueRow* unique = step.unique();
-  const std::size_t count = step.unique_count();
+void Table::step_rows_of(const Rule& rule, Dim dim, const Group& group, GradientSums& sums, Times times) {
+  if constexpr (std::is_base_of_v<monolith::Rule, Rule>)
+    if (rule.decay() == 0.0f) return step_rows(without_decay(rule), dim, group, sums, times);
+  step_rows(rule, dim, group, sums, times);
+}
+
+// The last rows come first: they, and their gradients, may still be in the cache.
+template <class Rule, class Dim>
+inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSums& sums, Times times) {
+  const Group::UniqueRow* unique = group.unique();
   const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
-  for (std::size_t begin = 0; begin < count; begin += kATurn) {
-    const std::size_t end = std::min(begin + kATurn, count);
+  for (std::size_t left = group.unique_count(); left != 0;) {
+    const std::size_t end = left - std::min(left, kATurn);
     WriterTurn turn(turnstile_);
-    for (std::size_t i = begin; i < end; ++i) {
-      if (i + ahead < count) {
-        rows_.fetch_row(unique[i + ahead].row, Need::all);
-        fetch_floats(sums_.gradient(i + ahead), dim);
+    while (left-- > end) {
+      if (left >= ahead) {
+        rows_.fetch_row(unique[left - ahead].row, Need::all);
+        if (sums.gradient(left - ahead) != nullptr) fetch_floats(sums.gradient(left - ahead), dim);
       }
-      const Row row = unique[i].row;
-      if (times.given() && sums_.latest(i) > rows_.last_seen(row)) rows_.set_last_seen(row, sums_.latest(i));
-      if (sums_.skipped(i)) continue;
+      const Row row = unique[left].row;
+      if (times.given() && sums.latest(left, times) > rows_.last_seen(row))
+        rows_.set_last_seen(row, sums.latest(left, times));
+      if (sums.gradient(left) == nullptr) continue;
       float* values = rows_.values(row, scratch.data());
-      step_row(rule, values, rows_.state(row), sums_.gradient(i), dim);
-      const auto hash = [&] { return hash_of(step.ids()[unique[i].first]); };
-      if (rows_.narrow()) rows_.write(row, values, chance(hash(), steps_));
-      if (rows_.mark(row) != sequence_) touch(row, hash());
+      step_row(rule, values, rows_.state(row), sums.gradient(left), dim);
+      if (rows_.narrow()) rows_.write(row, values, chance(group.hash(unique[left].first), steps_));
+      if (rows_.mark(row) == sequence_) continue;
+      rows_.set_mark(row, sequence_);
+      sums.touched().push_back(group.hash(unique[left].first));
     }
+    left = end;
   }
 }
 

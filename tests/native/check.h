@@ -21,4 +21,5 @@ std::vector<Test> segment_tests();
 std::vector<Test> index_tests();
 std::vector<Test> pipeline_tests();
 std::vector<Test> table_tests();
+std::vector<Test> step_tests();
 std::vector<Test> thread_tests();

@@ -20,6 +20,16 @@ inline monolith::TableOptions table_options(std::size_t dim) {
           {}};
 }
 
+// One feature whose rows go to `out`.
+inline monolith::Part part_of(const std::vector<std::int64_t>& ids, std::vector<float>& out) {
+  monolith::Part part;
+  part.ids = ids.data();
+  part.count = part.samples = ids.size();
+  part.out = out.data();
+  part.stride = out.size() / ids.size();
+  return part;
+}
+
 inline std::vector<monolith::WholeRow> all_optimizers() {
   using namespace monolith;
   const Schedule falling{LrDecay::cosine, 3, 5, 1.0, 0.1};

@@ -1,4 +1,4 @@
-// The pipeline gives every id the row it has, whatever comes and goes between its chunks.
+// The pipeline gives every id the row it has, whatever comes and goes meanwhile.
 #include "pipeline.h"
 
 #include <numeric>
@@ -9,7 +9,7 @@ using namespace monolith;
 
 namespace {
 
-constexpr std::size_t kIds = 3 * Chunk::kSize + 5;
+constexpr std::size_t kIds = 300;
 
 struct Fixture {
   Fixture() : rows({4, 1, Storage::float32, std::size_t{8} << 20, ""}), ids(kIds) {
@@ -17,18 +17,18 @@ struct Fixture {
     for (const std::int64_t id : ids)
       if (id % 7 != 0) rows.add(hash_of(id));
   }
-  // Compares every chunk with the index; `between` is called before each.
-  template <class Between>
-  void check_all(Between between) {
-    std::size_t chunks = 0;
-    Pipeline pipeline(rows, Need::all, ids.data(), ids.size());
-    while (pipeline.more()) {
-      between(chunks++);
-      const Chunk& chunk = pipeline.next();
-      for (std::size_t i = 0; i < chunk.count; ++i)
-        CHECK(pipeline.row_of(chunk, i) == rows.find(hash_of(ids[chunk.begin + i])));
-    }
-    CHECK(chunks == 4);
+  // Compares every id with the index, `count` at a time; after_visit(i) may change the table.
+  template <class AfterVisit>
+  void check_all(std::size_t count, AfterVisit after_visit) {
+    std::size_t visited = 0;
+    Pipeline pipeline(rows, Need::all, ids.size(), [&](std::size_t i) { return hash_of(ids[i]); });
+    while (pipeline.more())
+      pipeline.next(count, [&](std::size_t i, std::uint64_t hash, Row row) {
+        CHECK(i == visited && hash == hash_of(ids[i]) && row == rows.find(hash));
+        ++visited;
+        after_visit(i);
+      });
+    CHECK(visited == kIds);
   }
 
   Rows rows;
@@ -36,27 +36,32 @@ struct Fixture {
 };
 
 void every_id_has_its_row() {
-  Fixture f;
-  f.check_all([](std::size_t) {});
-  CHECK(f.rows.find(hash_of(105)) == kNoRow && f.rows.find(hash_of(106)) != kNoRow);
+  for (const std::size_t count : {std::size_t{1}, std::size_t{64}, kIds}) {
+    Fixture f;
+    f.check_all(count, [](std::size_t) {});
+    CHECK(f.rows.find(hash_of(105)) == kNoRow && f.rows.find(hash_of(106)) != kNoRow);
+  }
 }
 
-void row_that_came_between_is_found() {
-  Fixture f;
-  f.check_all([&](std::size_t chunk) {
-    if (chunk == 1) f.rows.add(hash_of(f.ids[Chunk::kSize + 6]));  // of the second chunk, which was resolved before
-  });
+void row_that_comes_meanwhile_is_found() {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{64}, kIds}) {
+    Fixture f;
+    f.check_all(count, [&](std::size_t i) {
+      if (i + 10 < kIds && f.ids[i + 10] % 7 == 0) f.rows.add(hash_of(f.ids[i + 10]));  // was searched before
+    });
+  }
 }
 
-void row_that_went_between_is_not() {
-  Fixture f;
-  const std::int64_t gone = f.ids[Chunk::kSize + 1];
-  f.check_all([&](std::size_t chunk) {
-    if (chunk != 1) return;
-    f.rows.remove(hash_of(gone), f.rows.find(hash_of(gone)));
-    f.rows.add(hash_of(-gone));  // takes its place
-  });
-  CHECK(f.rows.find(hash_of(gone)) == kNoRow);
+void row_that_goes_meanwhile_is_not() {
+  for (const std::size_t count : {std::size_t{1}, std::size_t{64}, kIds}) {
+    Fixture f;
+    f.check_all(count, [&](std::size_t i) {
+      if (i % 10 != 0 || i + 5 >= kIds || f.ids[i + 5] % 7 == 0) return;
+      const std::uint64_t gone = hash_of(f.ids[i + 5]);
+      f.rows.remove(gone, f.rows.find(gone));
+      f.rows.add(hash_of(-f.ids[i + 5]));  // takes its place
+    });
+  }
 }
 
 }  // namespace
@@ -64,7 +69,7 @@ void row_that_went_between_is_not() {
 std::vector<Test> pipeline_tests() {
   return {
       {"every id has its row", every_id_has_its_row},
-      {"row that came between two chunks is found", row_that_came_between_is_found},
-      {"row that went between two chunks is not", row_that_went_between_is_not},
+      {"row that comes meanwhile is found", row_that_comes_meanwhile_is_found},
+      {"row that goes meanwhile is not", row_that_goes_meanwhile_is_not},
   };
 }

@@ -22,7 +22,7 @@ void walk(Table& table, std::size_t dim, std::mt19937_64& random) {
     }
     for (float& grad : grads) grad = static_cast<float>(random() % 100) / 50 - 1;
     table.observe(ids.data(), ids.size(), {times.data(), times.size()});
-    table.lookup(ids.data(), ids.size(), out.data());
+    table.lookup({part_of(ids, out)});
     CHECK(table.apply_gradients(ids.data(), grads.data(), ids.size(), {times.data(), times.size()}) == -1);
     table.sweep(400);
     table.cut();

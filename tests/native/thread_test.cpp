@@ -38,7 +38,7 @@ void read_until(const Table& table, const std::atomic<bool>& done, std::atomic<i
   std::vector<float> out(900 * kDim);
   for (std::int64_t round = first; !done.load(); ++round) {
     const std::vector<std::int64_t> ids = batch(round % 60, 0);
-    table.lookup(ids.data(), ids.size(), out.data());
+    table.lookup({part_of(ids, out)});
     try {
       check_whole_rows(out);
     } catch (const std::exception&) {

@@ -181,7 +181,7 @@ def test_nan_in_one_tables_gradient_leaves_every_table_unchanged(bag, sgd_table)
     bags = {"user": bag([[1], [2]]), "movie": bag([[1], [2]])}
     out = collection.forward_bags(bags)
     before = {name: np.array(table.lookup(np.array([1, 2]))) for name, table in collection.tables.items()}
-    with pytest.raises(NonFiniteError, match=r"1 of 2 gradients of table 'movie'"):
+    with pytest.raises(NonFiniteError, match=r"gradient of table 'movie' .* id number 1 of the batch"):
         (out["user"].sum() + (out["movie"] * torch.tensor([[1.0], [torch.nan]])).sum()).backward()
     for name, table in collection.tables.items():
         np.testing.assert_array_equal(before[name], table.lookup(np.array([1, 2])))

@@ -1,6 +1,6 @@
 // Python bindings of the optimizers, one line each: a native struct is made empty, then given the fields of the config
 // struct of the same name (monolith/tables/options.py), which has checked them.
-#include "optimizers/bindings.h"
+#include "bindings.h"
 
 #include <nanobind/stl/variant.h>
 

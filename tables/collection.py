@@ -1,0 +1,141 @@
+"""The tables of a model, stepped together: one native call a batch forward, and one backward.
+
+NumPy only; ``monolith.training`` puts autograd around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.errors import InputError, NonFiniteError
+from monolith.tables import _core
+from monolith.tables.arguments import EventTimes, Matrix, checked_ids, checked_times
+from monolith.tables.features import Bag
+from monolith.tables.hashing import feature_salt, salted
+from monolith.tables.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One vector of the result: which feature's bags, pooled from which table."""
+
+    name: str  # the feature, or feature@table where several tables read the feature (torchrec's rule)
+    feature: str
+    table: str
+    salted: bool = False  # the feature shares the table with others, but no rows
+
+
+class Collection:
+    """Tables by name, and what is read from them: ``outputs``, those of one table side by side, in table order."""
+
+    def __init__(self, tables: Mapping[str, Table], outputs: Sequence[Output]) -> None:
+        self.tables = dict(tables)
+        self.outputs = tuple(outputs)
+        self.dims = tuple(self.tables[out.table].dim for out in outputs)
+        self._by_address = sorted(self.tables.values(), key=id)
+        numbers = {name: number for number, name in enumerate(self.tables)}
+        features = [
+            _core.Feature(
+                table=numbers[out.table],
+                salt=feature_salt(out.feature) if out.salted else None,
+                mean=self.tables[out.table].config.pooling == "mean",
+            )
+            for out in self.outputs
+        ]
+        self._native = _core.Collection([table.native for table in self.tables.values()], features)
+        self._spare: list[_core.Steps] = []  # their memory serves later steps
+
+    def forward(self, bags: Sequence[Bag], event_time_ms: EventTimes = None) -> CollectionStep:
+        """Observe the ids of ``bags``, one for each output, and pool their rows.
+
+        ``event_time_ms`` is one time, one for each sample (batch,) int64, or None: the clocks stand. Raises InputError
+        before any table is changed.
+        """
+        batch, out = self._batch(bags)
+        times = checked_times(event_time_ms, len(out))
+        steps = self._spare.pop() if self._spare else _core.Steps()
+        with self._writing():
+            self._native.forward(*batch, times, steps, out)
+        return CollectionStep(self, out, steps)
+
+    def lookup(self, bags: Sequence[Bag]) -> Matrix:
+        """The pooled vectors, (batch, sum of dims) float32, and nothing else: no table is changed."""
+        batch, out = self._batch(bags)
+        self._native.lookup(*batch, out)
+        return out
+
+    def rows(self, output: int, bag: Bag) -> Matrix:
+        """The rows of a bag's ids before pooling, (total, dim)."""
+        out = self.outputs[output]
+        return self.tables[out.table].lookup(salted(out.feature, bag.ids) if out.salted else bag.ids)
+
+    def _batch(self, bags: Sequence[Bag]) -> tuple[tuple[list[object], list[object], list[object]], Matrix]:
+        ids: list[object] = [checked_ids(bag.ids) for bag in bags]
+        lengths: list[object] = [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32) for bag in bags]
+        weights: list[object] = [
+            None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in bags
+        ]
+        samples = len(bags[0].lengths) if bags else 0
+        return (ids, lengths, weights), np.empty((samples, sum(self.dims)), np.float32)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        for table in self._by_address:
+            table.writer.acquire()
+        try:
+            yield
+        finally:
+            for table in self._by_address:
+                table.writer.release()
+
+
+class CollectionStep:
+    """A step that was begun with ``Collection.forward``: its vectors, waiting for their gradients."""
+
+    def __init__(self, collection: Collection, vectors: Matrix, steps: _core.Steps) -> None:
+        self.vectors = vectors  # (batch, sum of dims) float32
+        self._collection: Collection | None = collection  # None once applied
+        self._steps = steps
+
+    def apply_gradients(self, grads: Sequence[npt.NDArray[np.float32] | None]) -> None:
+        """One optimizer step for each unique id of each table: ``grads`` are those of the outputs' vectors.
+
+        Each is (batch, dim) float32, or None where the loss does not use the output, whose ids then get no step. Raises
+        NonFiniteError before any table is changed, and InputError for a second call.
+        """
+        collection = self._collection
+        if collection is None:
+            raise InputError(
+                "backward ran a second time through the same lookup, and its update is already in the tables: "
+                "run forward again for every backward"
+            )
+        with collection._writing():
+            bad = collection._native.backward([_side_by_side(grad) for grad in grads], self._steps)
+        if bad is not None:
+            raise NonFiniteError(_nonfinite_text(collection.outputs[bad[0]], bad[1]))
+        self._collection = None
+        if len(collection._spare) < _SPARE_STEPS:
+            collection._spare.append(self._steps)
+
+
+_SPARE_STEPS = 2
+
+
+def _side_by_side(grad: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+    """The gradient with the columns of a row next to each other; how far rows lie apart does not matter."""
+    if grad is None or grad.strides[1] == grad.itemsize or grad.shape[1] == 1:
+        return grad
+    return np.ascontiguousarray(grad)
+
+
+def _nonfinite_text(output: Output, number: int) -> str:
+    return (
+        f"a gradient of table {output.table!r} (feature {output.feature!r}, id number {number} of the batch) holds NaN "
+        f"or infinity, or its sum with its repeats overflows; no table was changed: lower the learning rate, or set "
+        f"on_nonfinite to skip_row or clip"
+    )

@@ -1,0 +1,110 @@
+#include "step.h"
+
+#include <algorithm>
+
+#include "crew.h"
+
+namespace monolith {
+
+unsigned groups_for(std::size_t ids) {
+  constexpr std::size_t kWorthAThread = 4096;
+  return static_cast<unsigned>(std::clamp<std::size_t>(ids / kWorthAThread, 1, crew_threads()));
+}
+
+void Group::begin(const Parts& parts, unsigned number, unsigned groups) {
+  if (groups == 1)
+    take_all(parts);
+  else
+    take_some(parts, number, groups);
+  if (unique_.size() < size_ + 1) {
+    unique_.resize(size_ + 1);
+    repeats_.resize(size_ + 1);
+  }
+}
+
+void Group::restart(std::uint32_t key) {
+  unique_count_ = repeat_count_ = 0;
+  deferred_.clear();
+  key_ = key;
+}
+
+void Group::take_all(const Parts& parts) {
+  size_ = 0;
+  positions_.clear();
+  ends_.clear();
+  for (const Part& part : parts) ends_.push_back(size_ += part.count);
+  if (hashes_.size() < size_) hashes_.resize(size_);
+  std::uint64_t* next = hashes_.data();
+  for (const Part& part : parts)
+    for (std::size_t i = 0; i < part.count; ++i) *next++ = part.hash(i);
+}
+
+// Every group hashes all ids and keeps its own: cheaper than to wait for one thread that hands them out.
+void Group::take_some(const Parts& parts, unsigned number, unsigned groups) {
+  std::size_t position = 0, kept = 0;
+  ends_.clear();
+  for (const Part& part : parts) {
+    if (hashes_.size() < kept + part.count + 1) hashes_.resize(kept + part.count + 1);
+    positions_.resize(kept + part.count + 1);
+    for (std::size_t i = 0; i < part.count; ++i, ++position) {
+      const std::uint64_t hash = part.hash(i);
+      hashes_[kept] = hash;
+      positions_[kept] = static_cast<std::uint32_t>(position);
+      kept += Step::number_of(hash, groups) == number;
+    }
+    ends_.push_back(kept);
+  }
+  size_ = kept;
+}
+
+void Step::begin(const Parts& parts, unsigned groups) {
+  keep(parts);
+  groups_.resize(groups);
+  in_parallel(groups, [&](unsigned number) { groups_[number].begin(parts, number, groups); });
+  restart();
+}
+
+void Step::restart() {
+  // 2^32 / golden ratio: keys lie far apart
+  const std::uint32_t key = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;
+  for (Group& group : groups_) group.restart(key);
+  whole_ = false;
+}
+
+void Step::keep(const Parts& parts) {
+  features_.resize(parts.size());
+  size_ = 0;
+  bool pooled = false;
+  for (std::size_t k = 0; k < parts.size(); ++k) {
+    const Part& part = parts[k];
+    Feature& feature = features_[k];
+    feature.begin = size_;
+    feature.end = size_ += part.count;
+    feature.pooled = part.pooled();
+    feature.mean = part.mean;
+    feature.lengths.assign(part.lengths, part.lengths + (part.lengths ? part.samples : 0));
+    feature.weights.assign(part.weights, part.weights + (part.weights ? part.count : 0));
+    pooled |= feature.pooled;
+  }
+  samples_.resize(pooled ? size_ : 0);
+  rows_at_.resize(pooled ? size_ : 0);
+  for (const Feature& feature : features_) {
+    if (!feature.pooled) continue;
+    std::size_t position = feature.begin;
+    for (std::size_t sample = 0; position < feature.end; ++sample) {
+      const std::size_t ids = feature.lengths.empty() ? 1 : static_cast<std::size_t>(feature.lengths[sample]);
+      std::fill_n(samples_.begin() + static_cast<std::ptrdiff_t>(position), ids, static_cast<std::uint32_t>(sample));
+      position += ids;
+    }
+  }
+}
+
+std::size_t Step::bytes() const {
+  std::size_t bytes = (samples_.capacity() + rows_at_.capacity()) * sizeof(std::uint32_t);
+  for (const Group& group : groups_) bytes += group.bytes();
+  for (const Feature& feature : features_)
+    bytes += (feature.lengths.capacity() + feature.weights.capacity()) * sizeof(float);
+  return bytes;
+}
+
+}  // namespace monolith

@@ -1,0 +1,155 @@
+"""A collection's one call gives the bits of its tables stepped one by one and pooled in NumPy, on any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monolith.errors import InputError, NonFiniteError
+from monolith.tables import Table, TableConfig, admission, expiry, optimizers, set_threads, threads
+from monolith.tables.collection import Collection, Output
+from monolith.tables.features import Bag
+from monolith.tables.hashing import salted
+from monolith.tables.pooling import pool, spread
+
+OUTPUTS = [
+    Output("user", "user", "user"),
+    Output("seen", "seen", "movie", salted=True),
+    Output("shown", "shown", "movie", salted=True),
+    Output("tag", "tag", "tag"),
+]
+
+
+def tables(rng: np.random.Generator, dim: int = 4) -> dict[str, Table]:
+    pooling = str(rng.choice(["sum", "mean"]))
+    admitted = admission.MinCount(2) if rng.random() < 0.5 else admission.Always()
+    common = {"admission": admitted, "expiry": expiry.Idle(ttl_s=2.0), "on_nonfinite": "skip_row"}
+    return {
+        "user": Table(TableConfig(name="user", dim=dim, optimizer=optimizers.Adam(), **common)),
+        "movie": Table(TableConfig(name="movie", dim=dim, features=["seen", "shown"], pooling=pooling, **common)),
+        "tag": Table(TableConfig(name="tag", dim=2 * dim, pooling=pooling, storage="bfloat16", **common)),
+    }
+
+
+def bag(rng: np.random.Generator, samples: int, ids: int) -> Bag:
+    shape = rng.integers(0, 4)
+    lengths = np.ones(samples, np.int32) if shape == 0 else rng.integers(0, 4, samples).astype(np.int32)
+    values = rng.integers(0, ids, int(lengths.sum()))
+    weights = rng.normal(size=len(values)).astype(np.float32) if shape == 2 else None
+    return Bag(values, lengths, weights)
+
+
+class OneByOne:
+    """The same, by what each table has alone."""
+
+    def __init__(self, tables: dict[str, Table]) -> None:
+        self.tables = tables
+
+    def step(self, bags: list[Bag], times: np.ndarray, grads: list[np.ndarray | None]) -> np.ndarray:
+        vectors = {}
+        updates = []
+        for name, table in self.tables.items():
+            parts = [(out, one, grad) for out, one, grad in zip(OUTPUTS, bags, grads, strict=True) if out.table == name]
+            keys = [salted(out.feature, one.ids) if out.salted else one.ids for out, one, _ in parts]
+            seen = np.concatenate([np.repeat(times, one.lengths) for _, one, _ in parts])
+            rows = table.step(np.concatenate(keys), event_time_ms=seen).values
+            for (out, one, _), part in zip(parts, np.split(rows, np.cumsum([len(k) for k in keys])[:-1]), strict=True):
+                vectors[out.name] = pool(part, one, table.config.pooling)
+            with np.errstate(invalid="ignore"):
+                given = [
+                    (k, spread(g, one, table.config.pooling))
+                    for k, (_, one, g) in zip(keys, parts, strict=True)
+                    if g is not None
+                ]
+            if given:
+                ids, gradients = zip(*given, strict=True)
+                updates.append((table, np.concatenate(ids), np.ascontiguousarray(np.concatenate(gradients))))
+        for table, ids, gradients in updates:
+            table.apply_gradients(ids, gradients)
+        return np.concatenate([vectors[out.name] for out in OUTPUTS], axis=1)
+
+
+def files(tables: dict[str, Table], folder) -> list[bytes]:
+    return [table.save(folder / name).read_bytes() for name, table in tables.items()]
+
+
+@pytest.fixture(params=[1, 2, 4])
+def crew(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = threads()
+    set_threads(request.param)
+    yield request.param
+    set_threads(before)
+
+
+def compare(seed: int, samples: int, ids: int, folder) -> None:
+    rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
+    together, apart = Collection(tables(rng), OUTPUTS), OneByOne(tables(same))
+    for k in range(4):
+        bags = [bag(rng, samples, ids) for _ in OUTPUTS]
+        times = k * 1500 + rng.integers(0, 3000, samples)
+        whole = rng.normal(size=(samples, sum(together.dims))).astype(np.float32)
+        whole[rng.random(samples) < 0.01, 3] = rng.choice([0.5, np.nan, np.inf])
+        grads: list[np.ndarray | None] = np.split(whole, np.cumsum(together.dims)[:-1], axis=1)
+        if rng.random() < 0.5:
+            grads[int(rng.integers(0, len(grads)))] = None
+        read = together.lookup(bags)
+        step = together.forward(bags, times)
+        np.testing.assert_array_equal(step.vectors, apart.step(bags, times, grads))
+        step.apply_gradients(grads)
+        assert read.shape == step.vectors.shape
+    for name, table in together.tables.items():
+        assert replace(table.stats(), bytes_scratch=0) == replace(apart.tables[name].stats(), bytes_scratch=0)
+    assert files(together.tables, folder / "together") == files(apart.tables, folder / "apart")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), samples=st.integers(0, 40))
+def test_one_call_gives_the_bits_of_many(seed, samples, tmp_path_factory):
+    compare(seed, samples, 30, tmp_path_factory.mktemp("tables"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_threads_change_no_bit(crew, seed, tmp_path):
+    compare(seed, 9000, 6000, tmp_path)
+
+
+def test_lookup_reads_what_forward_read_and_changes_nothing(crew, tmp_path):
+    rng = np.random.default_rng(3)
+    collection = Collection(tables(rng), OUTPUTS)
+    bags = [bag(rng, 9000, 4000) for _ in OUTPUTS]
+    for _ in range(2):
+        vectors = collection.forward(bags, 1000).vectors
+    before = files(collection.tables, tmp_path / "before")
+    np.testing.assert_array_equal(collection.lookup(bags), vectors)
+    assert files(collection.tables, tmp_path / "after") == before
+
+
+def test_nonfinite_gradient_names_where_it_is_and_no_table_changes(tmp_path):
+    rng = np.random.default_rng(0)
+    config = {"dim": 2, "optimizer": optimizers.SGD(lr=1.0)}
+    pair = {name: Table(TableConfig(name=name, **config)) for name in ("a", "b")}
+    collection = Collection(pair, [Output("a", "a", "a"), Output("b", "b", "b")])
+    step = collection.forward(
+        [Bag(np.arange(3), np.ones(3, np.int32)), Bag(np.arange(4), np.array([1, 0, 3], np.int32))]
+    )
+    before = files(pair, tmp_path / "before")
+    bad = np.zeros((3, 2), np.float32)
+    bad[2, 1] = np.inf
+    with pytest.raises(NonFiniteError, match=r"table 'b' \(feature 'b', id number 1 of the batch\)"):
+        step.apply_gradients([rng.normal(size=(3, 2)).astype(np.float32), bad])
+    assert files(pair, tmp_path / "after") == before
+    bad[2, 1], bad[1] = 0.0, np.nan  # the gradient of a sample without ids reaches no row
+    step.apply_gradients([None, bad])
+    with pytest.raises(InputError, match="run forward again"):
+        step.apply_gradients([None, bad])
+
+
+def test_number_of_threads_has_limits():
+    for wrong in (0, 65, -1):
+        with pytest.raises(InputError, match="threads"):
+            set_threads(wrong)
