@@ -10,11 +10,12 @@ import pytest
 
 from monolith.errors import ConfigError, CorruptError, FencedError, GapError, UnavailableError
 from monolith.serving import redis_reader
+from monolith.serving.packed import PackedTable
+from monolith.serving.payload import RowFormat
 from monolith.serving.publisher import Publisher
 from monolith.serving.redis_reader import overlaid
 from monolith.serving.replica import Replica
 from monolith.serving.store import open_store
-from monolith.tables.delta import Delta
 
 pytestmark = pytest.mark.service
 
@@ -228,12 +229,12 @@ def test_a_scan_that_deltas_overtake_is_made_whole_by_the_log(connect, scripted,
 def test_overlaying_takes_the_last_word_on_every_row():
     def delta(base, written, removed):
         ids = np.array(sorted(written), np.int64)
-        values = np.array([[written[key]] for key in sorted(written)], np.float32).reshape(-1, 1)
-        return Delta(base, base + 1, ids, values, np.array(removed, np.int64))
+        packed = np.array([[written[key]] for key in sorted(written)], np.uint8).reshape(-1, 1)
+        return PackedTable(base, base + 1, ids, packed, np.array(removed, np.int64), RowFormat("float16", 1))
 
-    scanned = np.array([1, 2, 3, 2, 9], np.int64), np.array([[1], [2], [3], [2], [9]], np.float32)
-    ids, values = overlaid(scanned, [delta(1, {2: 20, 4: 4}, [1]), delta(2, {1: 10}, [4, 9])])
-    assert (ids.tolist(), values.ravel().tolist()) == ([1, 2, 3], [10, 20, 3])
+    scanned = np.array([1, 2, 3, 2, 9], np.int64), np.array([[1], [2], [3], [2], [9]], np.uint8)
+    ids, packed = overlaid(scanned, [delta(1, {2: 20, 4: 4}, [1]), delta(2, {1: 10}, [4, 9])])
+    assert (ids.tolist(), packed.ravel().tolist()) == ([1, 2, 3], [10, 20, 3])
 
 
 def test_a_reader_whose_scan_the_log_cannot_cover_starts_over(connect, scripted, monkeypatch):
