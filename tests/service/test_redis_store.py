@@ -10,7 +10,7 @@ import pytest
 
 from monolith.errors import ConfigError, CorruptError, FencedError, GapError, UnavailableError
 from monolith.serving import redis_reader
-from monolith.serving.packed import PackedTable
+from monolith.serving.packed import PackedTable, pack_delta
 from monolith.serving.payload import RowFormat
 from monolith.serving.publisher import Publisher
 from monolith.serving.redis_reader import overlaid
@@ -152,7 +152,7 @@ def test_an_image_whose_rows_got_lost_on_the_way_is_not_applied(connect, redis_s
 def test_what_an_unfinished_image_left_expires(connect, redis_server, model):
     store = connect()
     store.take_over(model.card)
-    store._stage(model.delta(0))
+    store._stage(pack_delta(model.delta(0), "float32"))
     (key,) = redis_server.client().keys("*stage*")
     assert 0 < redis_server.client().ttl(key) <= 3600
     assert store.version().sequence == 0
@@ -168,7 +168,10 @@ def test_nothing_of_an_applied_image_expires(connect, redis_server, model):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), b"short"), r"row 2 has 5 bytes, dim 3 takes 16"),
+        (
+            lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), b"short"),
+            r"row 2 has 5 bytes, dim 3 in",
+        ),
         (lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), bytes(16)), r"row 2 fails its checksum"),
         (lambda r: r.hset("{demo}:rows:user", b"key", bytes(16)), r"key is not 8 bytes"),
         (lambda r: r.hdel("{demo}:rows:user", (2).to_bytes(8, "big")), None),
