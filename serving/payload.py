@@ -57,24 +57,23 @@ class RowFormat:
 
     def pack(self, values: Values) -> Packed:
         """``values`` (n, dim) as bytes, (n, width); a function of each row alone."""
-        packed = np.empty((len(values), self.width), np.uint8)
-        self._convert(_CODECS[self.payload].pack, np.ascontiguousarray(values, np.float32), packed)
-        return packed
+        packed: Packed = self._in_chunks(_CODECS[self.payload].pack, np.ascontiguousarray(values, np.float32))
+        return packed.reshape(len(values), self.width)
 
     def unpack(self, packed: Packed) -> Values:
-        """The float32 values (n, dim) that ``packed`` (n, width) is read as."""
-        values = np.empty((len(packed), self.dim), np.float32)
-        self._convert(_CODECS[self.payload].unpack, packed, values)
-        return values
+        """The float32 values (n, dim) that ``packed`` (n, width) is read as; maybe a view of it."""
+        values: Values = self._in_chunks(_CODECS[self.payload].unpack, packed)
+        return values.reshape(len(packed), self.dim)
 
     def served(self, values: Values) -> Values:
         """``values`` as they are read once they were published."""
         return self.unpack(self.pack(values))
 
-    def _convert(self, convert: Callable[[Any], Any], rows: npt.NDArray[Any], result: npt.NDArray[Any]) -> None:
+    def _in_chunks(self, convert: Callable[[Any], Any], rows: npt.NDArray[Any]) -> Any:
         step = max(1, _CHUNK_VALUES // self.dim)
-        for start in range(0, len(rows), step):
-            result[start : start + step] = convert(rows[start : start + step])
+        if len(rows) <= step or self.payload == "float32":
+            return convert(rows)
+        return np.concatenate([convert(rows[start : start + step]) for start in range(0, len(rows), step)])
 
 
 def check_payload(payload: str, where: str) -> None:
