@@ -13,7 +13,8 @@ int8_rowwise  dim + 8          ``q * scale + bias``, q = 0..255: FBGEMM's fused 
 ============  ===============  ===============================================================================
 
 In ``int8_rowwise`` bias is the row's least value and scale its range / 255, so x is off by half a step, range / 510, at
-most, besides 1e-8 (FBGEMM's guard against a range of zero) and the rounding of float32.
+most, besides 1e-8 (FBGEMM's guard against a range of zero) and the rounding of float32 (four units in the last place of
+the row's greatest size at most).
 
 A table's rows hold numbers only. Should one not: in 16 bits a NaN stays a NaN and an infinity an infinity; in
 ``int8_rowwise`` a row with either, or with a range beyond float32, reads as NaN throughout, so that it is noticed.

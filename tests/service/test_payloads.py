@@ -147,6 +147,32 @@ def test_a_changed_payload_asks_for_an_image_and_everyone_follows(connect, addre
             assert compare(store, {"user": trained})["user"].exact
 
 
+def test_a_trainer_that_comes_back_from_a_snapshot_with_another_payload_repeats_itself_in_it(
+    connect, address, scripted
+):
+    trained = Trained(scripted, "float32")
+    trained.write(1, 2)
+    earlier = dict(trained.values)
+    trained.write(1, 3)
+    trained.publish(taken_over(connect(), trained.card))
+    with Replica.open(address, "demo") as replica:
+        trained.card, trained.form = scripted(dim=DIM, payload="int8_rowwise").card, RowFormat("int8_rowwise", DIM)
+        store = connect()
+        publisher = taken_over(store, trained.card)
+        ahead, trained.values, trained.sequence = trained.values, earlier, 1
+        del trained.changed[2]
+        trained.publish(publisher)
+        assert store.version().sequence == 1
+        trained.values, trained.sequence, trained.changed[2] = ahead, 2, {1, 3}
+        trained.publish(publisher)
+        trained.write(4)
+        trained.publish(publisher)
+        assert replica.wait_for(3, 20)
+        ids, values = trained.rows()
+        assert replica.lookup("user", ids).tobytes() == trained.form.served(values).tobytes()
+    assert compare(store, {"user": trained})["user"] == Parity(equal=4, missing=0, stale=0, zombie=0)
+
+
 def test_a_float32_store_stays_readable_by_builds_that_know_no_payload(connect, scripted):
     store = connect()
     for payload, form in (("float32", 1), ("int8_rowwise", 2), ("float32", 1)):
