@@ -182,6 +182,19 @@ def test_a_float32_store_stays_readable_by_builds_that_know_no_payload(connect, 
         assert raw_head(store).format == form
 
 
+def test_a_store_from_before_payloads_is_read_and_goes_on(connect, scripted):
+    trained = Trained(scripted, "float32")
+    trained.write(1, 2)
+    store = connect()
+    trained.publish(taken_over(store, trained.card))
+    for name, value in (("head", raw_head(store)), ("card", trained.card)):
+        before = {key: part for key, part in msgspec.to_builtins(value).items() if key != "payload"}
+        write_raw(store, name, ledger.seal_json(before))
+    assert store.model().card == trained.card
+    assert compare(store, {"user": trained})["user"].exact
+    assert connect().take_over(trained.card).sequence == 1  # no image is asked for
+
+
 def test_a_delta_of_another_payload_than_the_card_is_refused(scripted):
     trained = Trained(scripted, "float16")
     trained.write(1)

@@ -260,6 +260,27 @@ def test_a_reader_whose_scan_the_log_cannot_cover_starts_over(connect, scripted,
     assert len(scans) == 2
 
 
+@pytest.mark.parametrize("payload", ["int8_rowwise", "bfloat16"])
+def test_an_image_that_is_read_while_another_payload_comes_is_of_one_payload(connect, scripted, monkeypatch, payload):
+    model, later, writer, reader = scripted(payload="float16"), scripted(payload=payload), connect(), connect()
+    for run in (model, later):
+        run.write(1, 2, 3)
+    writer.apply(model.delta(0), writer.take_over(model.card).generation, model.lineage)
+    scan, scans = reader._scan, []
+
+    def overtaken(head, table):
+        scans.append(head.payload)
+        if len(scans) == 1:
+            writer.apply(later.delta(0), writer.take_over(later.card).generation, later.lineage)
+        yield from scan(head, table)
+
+    monkeypatch.setattr(reader, "_scan", overtaken)
+    image = reader.image()
+    assert scans == ["float16", payload]
+    wanted = pack_delta(later.delta(0), payload).tables["user"].packed
+    assert (image.delta.payload, image.delta.tables["user"].packed.tobytes()) == (payload, wanted.tobytes())
+
+
 def test_a_replica_serves_on_while_redis_is_away_and_catches_up_after(connect, redis_server, model):
     publisher = Publisher(connect())
     publisher.start(model.card)

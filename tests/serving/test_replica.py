@@ -330,6 +330,14 @@ def test_an_error_on_the_way_never_ends_the_following(model, error):
     assert follower.trouble is None
 
 
+def test_a_delta_of_another_payload_makes_the_follower_load_the_image_anew(model):
+    store = ScriptedStore(model, [(1, 2)])
+    store.payload = "bfloat16"
+    follower, rows = followed(store, model)
+    assert rows == model.states[2]
+    assert follower.images == 2
+
+
 def test_trouble_is_told_and_staleness_grows_while_it_lasts(model, wait_until):
     store = ScriptedStore(model, [UnavailableError("gone")] * 4)
     follower = Follower(store)
