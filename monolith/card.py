@@ -31,4 +31,5 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     features: list[CardFeature]
     kind: str = "deepfm"
     ignore_unknown: bool = False  # features that are not listed are skipped, not refused
+    payload: str = "float32"  # how rows are published, see ``monolith.serving.payload``
     version: int = CARD_VERSION

@@ -1,8 +1,9 @@
 """From deltas to answers: the stores that hold a model, the publisher that fills them, the replicas that serve them.
 
-Read in this order to follow one delta: ``publisher`` (the trainer's end), ``wire`` (its bytes), ``ledger`` (which
-deltas a store takes), ``store`` with ``lmdb_store`` and ``redis_store``, ``follower`` and ``replica`` (the serving
-end), ``predictor``, then ``server`` and ``client`` (the same over HTTP). ``parity`` proves the two ends equal.
+Read in this order to follow one delta: ``publisher`` (the trainer's end), ``payload`` and ``packed`` (the form of its
+rows), ``wire`` (its bytes), ``ledger`` (which deltas a store takes), ``store`` with ``lmdb_store`` and ``redis_store``,
+``follower`` and ``replica`` (the serving end), ``predictor``, then ``server`` and ``client`` (the same over HTTP).
+``parity`` proves the two ends equal.
 """
 
 from __future__ import annotations

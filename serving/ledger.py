@@ -15,9 +15,11 @@ import xxhash
 
 from monolith.card import CARD_VERSION, ModelCard
 from monolith.errors import CorruptError, FencedError, GapError, InputError, VersionError
-from monolith.tables.delta import ModelDelta
+from monolith.serving.packed import PackedDelta
+from monolith.serving.payload import RowFormat, check_payload
 
-STORE_FORMAT = 1
+FLOAT32_FORMAT = 1  # what older builds read as well
+PAYLOAD_FORMAT = 2  # rows of another payload, which the head names
 _CHECK_BYTES = 8
 _T = TypeVar("_T")
 
@@ -55,11 +57,18 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
 class Head(msgspec.Struct, frozen=True, kw_only=True):
     """A store's own state: who may write, and what is held."""
 
-    format: int = STORE_FORMAT
+    format: int = FLOAT32_FORMAT
     generation: int = 0  # of the trainer that may write
     owner: str = ""  # random name of that trainer's take-over
     tables: dict[str, int] = {}  # name -> dim of what is held
+    payload: str = "float32"  # of the rows that are held
     version: Version = Version()
+
+    def row_format(self, table: str, where: str) -> RowFormat:
+        """How the rows of ``table`` are stored. Raises InputError with the tables there are."""
+        if table not in self.tables:
+            raise InputError(f"{where} has no table {table!r}, it has {sorted(self.tables)}")
+        return RowFormat(self.payload, self.tables[table])
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -117,7 +126,7 @@ class Cards:
         return self.next or self.held
 
 
-def accepts(head: Head, writer: Writer, cards: Cards, delta: ModelDelta, where: str) -> bool:
+def accepts(head: Head, writer: Writer, cards: Cards, delta: PackedDelta, where: str) -> bool:
     """Whether the store applies ``delta``; False: it is known already.
 
     Raises FencedError when that is another one, GapError when the
@@ -145,20 +154,22 @@ def _fenced(head: Head, generation: int, where: str) -> str:
     )
 
 
-def check_belongs(card: ModelCard, lineage: str, delta: ModelDelta) -> None:
-    """Raise InputError unless lineage, tables and dims are the card's."""
+def check_belongs(card: ModelCard, lineage: str, delta: PackedDelta) -> None:
+    """Raise InputError unless lineage, tables, dims and payload are the card's."""
     if lineage != card.lineage:
         raise InputError(f"delta {delta.sequence} is of lineage {lineage!r}, the trainer's card of {card.lineage!r}")
     if (tables := tables_of(delta)) != card.tables:
         raise InputError(f"delta {delta.sequence} has tables {tables}, model {card.model!r} has {card.tables}")
+    if delta.payload != card.payload:
+        raise InputError(f"delta {delta.sequence} is of payload {delta.payload}, the trainer's card of {card.payload}")
 
 
-def tables_of(delta: ModelDelta) -> dict[str, int]:
+def tables_of(delta: PackedDelta) -> dict[str, int]:
     """Name -> dim."""
-    return {name: table.values.shape[1] for name, table in delta.tables.items()}
+    return {name: table.format.dim for name, table in delta.tables.items()}
 
 
-def advance(head: Head, lineage: str, delta: ModelDelta, published_ms: int) -> Head:
+def advance(head: Head, lineage: str, delta: PackedDelta, published_ms: int) -> Head:
     """The head after ``delta`` was applied."""
     image = f"{head.owner}-{delta.sequence}" if delta.base_sequence == 0 else head.version.image
     version = Version(
@@ -170,7 +181,8 @@ def advance(head: Head, lineage: str, delta: ModelDelta, published_ms: int) -> H
         watermark_ms=delta.watermark_ms,
         published_ms=published_ms,
     )
-    return msgspec.structs.replace(head, tables=tables_of(delta), version=version)
+    form = FLOAT32_FORMAT if delta.payload == "float32" else PAYLOAD_FORMAT
+    return msgspec.structs.replace(head, format=form, tables=tables_of(delta), payload=delta.payload, version=version)
 
 
 def trimmed(log: list[LogEntry], limits: LogLimits) -> list[LogEntry]:
@@ -225,8 +237,10 @@ def unseal_head(data: bytes | None, where: str) -> Head:
     if data is None:
         return Head()
     head = unseal_json(data, Head, f"the head of {where}")
-    if head.format != STORE_FORMAT:
-        raise VersionError(f"{where} has format {head.format}, this build reads {STORE_FORMAT}: use an empty store")
+    if head.format not in (FLOAT32_FORMAT, PAYLOAD_FORMAT):
+        known = f"{FLOAT32_FORMAT} and {PAYLOAD_FORMAT}"
+        raise VersionError(f"{where} has format {head.format}, this build reads {known}: use an empty store")
+    check_payload(head.payload, where)
     return head
 
 
@@ -235,4 +249,5 @@ def unseal_card(data: bytes, where: str) -> ModelCard:
     card = unseal_json(data, ModelCard, f"the model card of {where}")
     if card.version != CARD_VERSION:
         raise VersionError(f"the model card of {where} has version {card.version}, this build reads {CARD_VERSION}")
+    check_payload(card.payload, f"the model card of {where}")
     return card

@@ -17,7 +17,9 @@ from monolith.errors import ConfigError, UnavailableError
 from monolith.serving import ledger, lmdb_env
 from monolith.serving.ledger import Cards, Head, Held, LogLimits, Version, Writer
 from monolith.serving.lmdb_transaction import Transaction
-from monolith.serving.store import Ids, Image, Model, Reading, Store, Values
+from monolith.serving.packed import pack_delta
+from monolith.serving.payload import Packed, RowFormat
+from monolith.serving.store import Ids, Image, Model, Reading, Store, image_of
 from monolith.serving.wire import PublishedDelta, encode
 from monolith.tables.delta import ModelDelta
 
@@ -35,6 +37,7 @@ class LmdbStore(Store):
         self._limits = limits
         self._create = create
         self._owner = ""
+        self._payload = "float32"  # of the card that this store was taken over with
         self._opened: lmdb_env.Environment | None = None
         self._lock = threading.Lock()
 
@@ -49,22 +52,23 @@ class LmdbStore(Store):
             txn.put("head", ledger.seal_json(head))
             txn.put("next_card", ledger.seal_json(card))
             txn.put("next_graph", ledger.seal(graph))
-        self._owner = owner
+        self._owner, self._payload = owner, card.payload
         return Held(head.generation, ledger.held_sequence(head, held_card, card), head.version.lineage)
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one write transaction, on the disk when it returns."""
-        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, delta)
+        packed = pack_delta(delta, self._payload)
+        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
         data = encode(published)
         with self._transaction(write=True) as txn:
             head, cards = txn.head(), Cards(txn.card(), txn.card("next_card"))
-            if not ledger.accepts(head, Writer(self._owner, generation, lineage), cards, delta, self.url):
+            if not ledger.accepts(head, Writer(self._owner, generation, lineage), cards, packed, self.url):
                 return False
-            txn.put("head", ledger.seal_json(ledger.advance(head, lineage, delta, published.published_ms)))
+            txn.put("head", ledger.seal_json(ledger.advance(head, lineage, packed, published.published_ms)))
             txn.put("dense", ledger.seal(delta.dense))
             txn.promote()
-            txn.write_rows(delta)
-            txn.append(delta, data, self._limits)
+            txn.write_rows(packed)
+            txn.append(packed, data, self._limits)
         return True
 
     def version(self) -> Version:
@@ -81,21 +85,21 @@ class LmdbStore(Store):
         """See ``Store``: one read transaction, so writers do not wait."""
         with self._transaction() as txn:
             model, head = self._checked(txn.model()), txn.head()
-            version = model.version
-            delta = ModelDelta(0, version.sequence, version.step, version.watermark_ms, txn.all_rows(head), model.dense)
-            return Image(model, delta)
+            return image_of(model, txn.all_rows(head), head.payload)
 
     def read_together(self, requests: Mapping[str, Ids], *, dense: bool = False) -> Reading:
         """See ``Store``: one read transaction."""
         with self._transaction() as txn:
             head = self._filled(txn.head())
-            rows = {table: txn.read(head.tables, table, ids) for table, ids in requests.items()}
+            rows = {table: txn.read(head, table, ids) for table, ids in requests.items()}
             return Reading(head.version, rows, txn.model().dense if dense else None)
 
-    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+    def packed_rows(self, table: str) -> Iterator[tuple[Ids, Packed, RowFormat]]:
         """See ``Store``: of one version in any case, that of the first chunk."""
         with self._transaction() as txn:
-            yield from txn.chunks(self._filled(txn.head()).tables, table)
+            form = (head := self._filled(txn.head())).row_format(table, self.url)
+            for ids, packed in txn.chunks(head, table):
+                yield ids, packed, form
 
     def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
         """See ``Store``: looks for a new transaction every few milliseconds."""

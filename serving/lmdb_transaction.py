@@ -9,7 +9,7 @@ log    sequence, u64 big-endian -> the encoded delta
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -20,10 +20,11 @@ from monolith.errors import CorruptError, UnavailableError
 from monolith.serving import ledger
 from monolith.serving.ledger import Head, LogEntry, LogLimits
 from monolith.serving.lmdb_env import Environment
+from monolith.serving.packed import PackedDelta, PackedTable
+from monolith.serving.payload import Packed
 from monolith.serving.rows import KEY_BYTES, pack_keys, pack_rows, unpack_keys, unpack_rows
-from monolith.serving.store import Found, Ids, Model, Values, dim_of, scatter
+from monolith.serving.store import Found, Ids, Model, Values, scatter
 from monolith.serving.wire import PublishedDelta, decode
-from monolith.tables.delta import Delta, ModelDelta
 
 CHUNK_ROWS = 65_536
 _NUMBER_BYTES = 4
@@ -79,39 +80,39 @@ class Transaction:
 
     # --- rows ---
 
-    def write_rows(self, delta: ModelDelta) -> None:
+    def write_rows(self, delta: PackedDelta) -> None:
         """Put the delta's rows and take its removed ids away; an image empties everything first."""
         rows, image = self._environment.rows, delta.base_sequence == 0
         if image:
             self._txn.drop(rows, delete=False)
         with self._txn.cursor(db=rows) as cursor:
             for number, name in enumerate(sorted(delta.tables)):
-                table = _in_key_order(delta.tables[name])
-                pairs = zip(_keys(number, table.ids), pack_rows(table.ids, table.values), strict=True)
-                cursor.putmulti(pairs, append=image)
-                for key in _keys(number, table.removed):
+                ids, packed = _in_key_order(delta.tables[name])
+                cursor.putmulti(zip(_keys(number, ids), pack_rows(ids, packed), strict=True), append=image)
+                for key in _keys(number, delta.tables[name].removed):
                     self._txn.delete(key, db=rows)
 
-    def read(self, tables: Mapping[str, int], table: str, ids: Ids) -> tuple[Values, Found]:
+    def read(self, head: Head, table: str, ids: Ids) -> tuple[Values, Found]:
         """Values (n, dim), zeros for absent ids, and which were found (n,)."""
-        dim = dim_of(tables, table, self._where)
-        keys = _keys(sorted(tables).index(table), ids)
+        form = head.row_format(table, self._where)
+        keys = _keys(sorted(head.tables).index(table), ids)
         stored = [self._txn.get(key, db=self._environment.rows) for key in keys]
         found = np.fromiter((row is not None for row in stored), np.bool_, len(stored))
         present = [row for row in stored if row is not None]
-        return scatter(ids, found, unpack_rows(ids[found], present, dim, self._place(table))), found
+        packed = unpack_rows(ids[found], present, form, self._place(table))
+        return scatter(ids, found, form.unpack(packed)), found
 
-    def chunks(self, tables: Mapping[str, int], table: str) -> Iterator[tuple[Ids, Values]]:
+    def chunks(self, head: Head, table: str) -> Iterator[tuple[Ids, Packed]]:
         """Every row of a table in key order, ``CHUNK_ROWS`` at a time."""
-        dim = dim_of(tables, table, self._where)
-        prefix = _prefix(sorted(tables).index(table))
+        form = head.row_format(table, self._where)
+        prefix = _prefix(sorted(head.tables).index(table))
         with self._txn.cursor(db=self._environment.rows) as cursor:
             items = _items_below(cursor, prefix)
             while chunk := list(islice(items, CHUNK_ROWS)):
                 ids = unpack_keys([key[_NUMBER_BYTES:] for key, _ in chunk], self._place(table))
-                yield ids, unpack_rows(ids, [row for _, row in chunk], dim, self._place(table))
+                yield ids, unpack_rows(ids, [row for _, row in chunk], form, self._place(table))
 
-    def all_rows(self, head: Head) -> dict[str, Delta]:
+    def all_rows(self, head: Head) -> dict[str, PackedTable]:
         """Every table's rows as an image. Raises CorruptError when their number is not the one that LMDB keeps."""
         tables = {name: self._table_image(head, name) for name in head.tables}
         seen = sum(len(table.ids) for table in tables.values())
@@ -120,12 +121,13 @@ class Transaction:
             raise CorruptError(f"{self._where} keeps {kept} rows, {seen} can be read: empty it, restart the trainer")
         return tables
 
-    def _table_image(self, head: Head, table: str) -> Delta:
-        chunks = list(self.chunks(head.tables, table))
+    def _table_image(self, head: Head, table: str) -> PackedTable:
+        form = head.row_format(table, self._where)
+        chunks = list(self.chunks(head, table))
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in chunks)])
-        values = np.concatenate([np.zeros((0, head.tables[table]), np.float32), *(values for _, values in chunks)])
+        packed = np.concatenate([np.zeros((0, form.width), np.uint8), *(packed for _, packed in chunks)])
         order = np.argsort(ids, kind="stable")
-        return Delta(0, head.version.sequence, ids[order], values[order], np.zeros(0, np.int64))
+        return PackedTable(0, head.version.sequence, ids[order], packed[order], np.zeros(0, np.int64), form)
 
     def _place(self, table: str) -> str:
         return f"{self._where}, table {table!r}"
@@ -137,7 +139,7 @@ class Transaction:
         data = self.get("log")
         return [] if data is None else ledger.unseal_json(data, list[LogEntry], f"the log index of {self._where}")
 
-    def append(self, delta: ModelDelta, data: bytes, limits: LogLimits) -> None:
+    def append(self, delta: PackedDelta, data: bytes, limits: LogLimits) -> None:
         """Put an encoded delta at the log's end and let old ones go; an image starts an empty log instead."""
         log = self._environment.log
         if delta.base_sequence == 0:
@@ -175,11 +177,10 @@ def _sequence_key(sequence: int) -> bytes:
     return sequence.to_bytes(8, "big")
 
 
-def _in_key_order(table: Delta) -> Delta:
-    """Ascending ids as LMDB sorts their keys: those below zero last."""
+def _in_key_order(table: PackedTable) -> tuple[Ids, Packed]:
+    """Ids and rows as LMDB sorts their keys: ascending, those below zero last."""
     below = int(np.searchsorted(table.ids, 0))
-    ids = np.roll(table.ids, -below)
-    return Delta(table.base_sequence, table.sequence, ids, np.roll(table.values, -below, axis=0), table.removed)
+    return np.roll(table.ids, -below), np.roll(table.packed, -below, axis=0)
 
 
 def _items_below(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

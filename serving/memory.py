@@ -1,19 +1,61 @@
-"""A model in a replica's memory: all its tables and dense weights, twice, so that reading goes on while deltas land."""
+"""A model in a replica's memory: all its tables and dense weights, twice, so that reading goes on while deltas land.
+
+Rows stay in the model's payload, and are unpacked when they are read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from monolith.config.table import SGD, Never, TableConfig
+from monolith.errors import GapError
 from monolith.serving.inference import Gathered, Request
 from monolith.serving.ledger import Version
 from monolith.serving.left_right import LeftRight
+from monolith.serving.packed import PackedDelta, PackedTable
+from monolith.serving.payload import RowFormat
 from monolith.serving.predictor import Weights, load_weights
-from monolith.serving.store import Image
+from monolith.serving.store import Ids, Image, Values
 from monolith.serving.wire import PublishedDelta
 from monolith.tables import Table
-from monolith.tables.delta import ModelDelta
+from monolith.tables.delta import Delta
+
+_WORD = 4  # bytes
+
+
+class PackedRows:
+    """One table's packed rows by id.
+
+    They lie in a ``Table`` of float32 *words*: a row's bytes, padded to whole ones. The table copies words as they
+    are, makes no row of its own and trains nothing, so they need be no numbers; all zeros read as zeros in any payload.
+    """
+
+    def __init__(self, name: str, form: RowFormat) -> None:
+        self._format = form
+        self._padding = -form.width % _WORD
+        words = (form.width + self._padding) // _WORD
+        self._words = Table(TableConfig(name=name, dim=words, admission=Never(), optimizer=SGD()))
+
+    def lookup(self, ids: Ids) -> Values:
+        """(n, dim) values, zeros for ids without a row."""
+        packed = self._words.lookup(ids).view(np.uint8)
+        return self._format.unpack(packed[:, : self._format.width])
+
+    def apply(self, table: PackedTable) -> None:
+        """Rows as given, removed ids gone; an image replaces everything. Raises as ``Table.apply`` does."""
+        packed = np.pad(table.packed, ((0, 0), (0, self._padding))) if self._padding else table.packed
+        words = np.ascontiguousarray(packed).view(np.float32)
+        self._words.apply(Delta(table.base_sequence, table.sequence, table.ids, words, table.removed))
+
+    def bytes_held(self) -> int:
+        """Memory of rows and index."""
+        stats = self._words.stats()
+        return (
+            stats.bytes_values + stats.bytes_state + stats.bytes_overhead + stats.bytes_counters + stats.bytes_scratch
+        )
 
 
 @dataclass(slots=True)
@@ -21,7 +63,7 @@ class _Side:
     """One copy."""
 
     version: Version
-    tables: dict[str, Table]
+    tables: dict[str, PackedRows]
     weights: Weights
 
     def gather(self, requests: Sequence[Request], weights: bool) -> Gathered:
@@ -35,6 +77,7 @@ class ModelMemory:
     def __init__(self, image: Image, where: str) -> None:
         self._where = where
         self.tables: Mapping[str, int] = image.model.card.tables
+        self._payload = image.delta.payload
         weights = load_weights(image.model.dense, where)
         sides = [_Side(image.model.version, _load_tables(self.tables, image.delta), weights) for _ in range(2)]
         self._sides = LeftRight(*sides)
@@ -53,6 +96,8 @@ class ModelMemory:
     def apply(self, published: PublishedDelta) -> None:
         """Make the delta visible as a whole. Raises GapError if it does not follow; load an image after any error."""
         delta = published.delta
+        if delta.payload != self._payload:
+            raise GapError(f"{self._where}: delta {delta.sequence} has {delta.payload} rows, {self._payload} are held")
         weights = load_weights(delta.dense, self._where)
         version = Version(
             generation=published.generation,
@@ -72,10 +117,10 @@ class ModelMemory:
         self._sides.change(change)
 
 
-def _load_tables(dims: Mapping[str, int], image: ModelDelta) -> dict[str, Table]:
-    """Tables that hold the image and whatever deltas bring, but never make a row of their own."""
+def _load_tables(dims: Mapping[str, int], image: PackedDelta) -> dict[str, PackedRows]:
+    """Tables that hold the image and whatever deltas bring."""
     tables = {}
     for name, dim in dims.items():
-        tables[name] = Table(TableConfig(name=name, dim=dim, admission=Never(), optimizer=SGD()))
+        tables[name] = PackedRows(name, RowFormat(image.payload, dim))
         tables[name].apply(image.tables[name])
     return tables

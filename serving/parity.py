@@ -1,4 +1,7 @@
-"""Proof that what is served is what was trained: every row in a store compared with the trainer's, bit by bit."""
+"""Proof that what is served is what was trained: every row in a store compared with the trainer's, bit by bit.
+
+The trainer's row is packed as it was when it was published, and then all bits must be equal: no tolerance.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.store import Store
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
+Rows = tuple[Ids, Values] | tuple[Ids, Packed]
 
 
 class TrainedTable(Protocol):
@@ -43,20 +48,21 @@ def compare(store: Store, tables: Mapping[str, TrainedTable]) -> dict[str, Parit
 
     Raises InputError if the store has no table of a name.
     """
-    return {name: compare_rows(table.rows(), stored_rows(store, name)) for name, table in tables.items()}
+    return {name: _compare_table(store, name, table.rows()) for name, table in tables.items()}
 
 
-def stored_rows(store: Store, table: str) -> tuple[Ids, Values]:
-    """All rows of a stored table, ascending."""
-    chunks = list(store.rows(table))
+def _compare_table(store: Store, name: str, trained: tuple[Ids, Values]) -> Parity:
+    chunks = list(store.packed_rows(name))
     if not chunks:
-        return np.zeros(0, np.int64), np.zeros((0, 1), np.float32)
-    ids, first = np.unique(np.concatenate([ids for ids, _ in chunks]), return_index=True)
-    return ids, np.concatenate([values for _, values in chunks])[first]
+        return Parity(equal=0, missing=len(trained[0]), stale=0, zombie=0)
+    form: RowFormat = chunks[0][2]
+    ids, first = np.unique(np.concatenate([ids for ids, _, _ in chunks]), return_index=True)
+    stored = np.concatenate([packed for _, packed, _ in chunks])[first]
+    return compare_rows((trained[0], form.pack(trained[1])), (ids, stored))
 
 
-def compare_rows(trained: tuple[Ids, Values], stored: tuple[Ids, Values]) -> Parity:
-    """Parity of (ids, values) with (ids, values), ids being unique in each."""
+def compare_rows(trained: Rows, stored: Rows) -> Parity:
+    """Parity of (ids, rows) with (ids, rows) of one format, ids being unique in each."""
     both, mine, theirs = np.intersect1d(trained[0], stored[0], assume_unique=True, return_indices=True)
     equal = int((_bits(trained[1][mine]) == _bits(stored[1][theirs])).all(axis=1).sum()) if both.size else 0
     return Parity(
@@ -79,18 +85,21 @@ def compare_images(left: Store, right: Store) -> list[str]:
         ("watermark_ms", a.delta.watermark_ms, b.delta.watermark_ms),
         ("tables", a.model.card.tables, b.model.card.tables),
         ("features", a.model.card.features, b.model.card.features),
+        ("payload", a.delta.payload, b.delta.payload),
     ]
     blobs = [("dense weights", a.model.dense, b.model.dense), ("graph", a.model.graph, b.model.graph)]
     differences = [f"{what}: {x} and {y}" for what, x, y in facts if x != y]
     differences += [f"{what}: {len(x)} and {len(y)} bytes, not the same" for what, x, y in blobs if x != y]
+    if a.delta.payload != b.delta.payload:
+        return differences
     for name in sorted(a.delta.tables.keys() & b.delta.tables.keys()):
         mine, theirs = a.delta.tables[name], b.delta.tables[name]
-        parity = compare_rows((mine.ids, mine.values), (theirs.ids, theirs.values))
+        parity = compare_rows((mine.ids, mine.packed), (theirs.ids, theirs.packed))
         if not parity.exact:
             differences.append(f"table {name}: {parity}")
     return differences
 
 
-def _bits(values: Values) -> npt.NDArray[np.uint32]:
-    """Float32 as they are stored, so that NaN equals itself and 0.0 is not -0.0."""
-    return np.ascontiguousarray(values, np.float32).view(np.uint32)
+def _bits(rows: Values | Packed) -> npt.NDArray[np.uint8]:
+    """Rows as bytes, so that NaN equals itself and 0.0 is not -0.0."""
+    return np.ascontiguousarray(rows).view(np.uint8)

@@ -12,11 +12,12 @@ from monolith.card import ModelCard
 from monolith.errors import CorruptError, GapError, UnavailableError
 from monolith.serving import ledger
 from monolith.serving.ledger import Head, Version
+from monolith.serving.packed import PackedTable
+from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.redis_link import Keys, translated
 from monolith.serving.rows import pack_keys, unpack_keys, unpack_rows
-from monolith.serving.store import Found, Ids, Image, Model, Reading, Store, Values, dim_of, scatter
+from monolith.serving.store import Found, Ids, Image, Model, Reading, Store, Values, image_of, scatter
 from monolith.serving.wire import PublishedDelta, decode
-from monolith.tables.delta import Delta, ModelDelta
 
 SCAN_ROWS = 5_000  # a round trip
 IMAGE_TRIES = 10
@@ -51,12 +52,15 @@ class RedisReader(Store):
         Raises UnavailableError if each time a new image came in between, or the log forgot the scan's start.
         """
         for _ in range(IMAGE_TRIES):
-            before = self.model()
-            scanned = {name: self._scan_all(before.card.tables, name) for name in before.card.tables}
+            before = self._head()
             try:
-                return self._completed(before.version, scanned)
+                scanned = {name: self._scan_all(before, name) for name in before.tables}
+                return self._completed(before, scanned)
             except GapError:
                 continue
+            except CorruptError:  # or rows of another format, if a new image came in between
+                if self.version().image == before.version.image:
+                    raise
         raise UnavailableError(f"{self.url} changes faster than it can be read: raise log_deltas and log_mb in its URL")
 
     def read_together(self, requests: Mapping[str, Ids], *, dense: bool = False) -> Reading:
@@ -69,7 +73,7 @@ class RedisReader(Store):
             (sealed_head, *sealed_dense), *answers = pipe.execute()
         head = self._filled(sealed_head)
         stored = dict(zip(asked, answers, strict=True))
-        rows = {name: self._unpack(head.tables, name, ids, stored.get(name, [])) for name, ids in requests.items()}
+        rows = {name: self._unpack(head, name, ids, stored.get(name, [])) for name, ids in requests.items()}
         return Reading(head.version, rows, self._unseal(sealed_dense[0], "dense") if dense else None)
 
     def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
@@ -84,11 +88,12 @@ class RedisReader(Store):
                 block_ms = max(1, int(1000 * min(left_s, self._block_s)))
                 self._redis.xread({self._keys.of("pulse"): pulse}, count=1, block=block_ms)
 
-    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+    def packed_rows(self, table: str) -> Iterator[tuple[Ids, Packed, RowFormat]]:
         """See ``Store``: a scan, in which a row may come twice."""
-        with translated(self.url):
-            head = self._filled(self._redis.get(self._keys.of("head")))
-        yield from self._scan(head.tables, table)
+        head = self._head()
+        form = head.row_format(table, self.url)
+        for ids, packed in self._scan(head, table):
+            yield ids, packed, form
 
     def close(self) -> None:
         """See ``Store``."""
@@ -114,6 +119,10 @@ class RedisReader(Store):
         version = self._filled(head).version
         return Model(version, self._card_of(card), self._unseal(graph, "graph"), self._unseal(dense, "dense"))
 
+    def _head(self) -> Head:
+        with translated(self.url):
+            return self._filled(self._redis.get(self._keys.of("head")))
+
     def _filled(self, sealed_head: bytes | None) -> Head:
         head = ledger.unseal_head(sealed_head, self.url)
         if head.version.sequence == 0:
@@ -133,31 +142,31 @@ class RedisReader(Store):
 
     # --- rows ---
 
-    def _unpack(
-        self, tables: Mapping[str, int], table: str, ids: Ids, stored: Sequence[bytes | None]
-    ) -> tuple[Values, Found]:
-        dim = dim_of(tables, table, self.url)
+    def _unpack(self, head: Head, table: str, ids: Ids, stored: Sequence[bytes | None]) -> tuple[Values, Found]:
+        form = head.row_format(table, self.url)
         found = np.fromiter((row is not None for row in stored), np.bool_, len(stored))
         present = [row for row in stored if row is not None]
-        return scatter(ids, found, unpack_rows(ids[found], present, dim, self._place(table))), found
+        packed = unpack_rows(ids[found], present, form, self._place(table))
+        return scatter(ids, found, form.unpack(packed)), found
 
-    def _scan(self, tables: Mapping[str, int], table: str) -> Iterator[tuple[Ids, Values]]:
-        dim = dim_of(tables, table, self.url)
+    def _scan(self, head: Head, table: str) -> Iterator[tuple[Ids, Packed]]:
+        form = head.row_format(table, self.url)
         cursor = 0
         while True:
             with translated(self.url):
                 cursor, chunk = self._redis.hscan(self._keys.rows(table), cursor, count=SCAN_ROWS)
             ids = unpack_keys(list(chunk), self._place(table))
-            yield ids, unpack_rows(ids, list(chunk.values()), dim, self._place(table))
+            yield ids, unpack_rows(ids, list(chunk.values()), form, self._place(table))
             if cursor == 0:
                 return
 
-    def _scan_all(self, tables: Mapping[str, int], table: str) -> tuple[Ids, Values]:
-        chunks = list(self._scan(tables, table))
-        return np.concatenate([ids for ids, _ in chunks]), np.concatenate([values for _, values in chunks])
+    def _scan_all(self, head: Head, table: str) -> tuple[Ids, Packed]:
+        chunks = list(self._scan(head, table))
+        return np.concatenate([ids for ids, _ in chunks]), np.concatenate([packed for _, packed in chunks])
 
-    def _completed(self, start: Version, scanned: Mapping[str, tuple[Ids, Values]]) -> Image:
-        """The image of one version from a scan that began at ``start``. GapError if the log has not all since."""
+    def _completed(self, before: Head, scanned: Mapping[str, tuple[Ids, Packed]]) -> Image:
+        """The image of one version from a scan that began at ``before``. GapError if the log has not all since."""
+        start = before.version
         with translated(self.url), self._redis.pipeline() as pipe:
             pipe.mget([self._keys.of(part) for part in _PARTS])
             pipe.xrange(self._keys.of("log"), min=f"{start.sequence + 1}-0")
@@ -168,12 +177,16 @@ class RedisReader(Store):
         version = model.version
         since = [self._decode(*entry).delta for entry in entries]
         ledger.check_reach(start, version, since[0].base_sequence if since else None, self.url)
-        tables = {name: overlaid(scanned[name], [delta.tables[name] for delta in since]) for name in scanned}
-        self._check_counts(tables, counts)
-        images = {name: Delta(0, version.sequence, *rows, np.zeros(0, np.int64)) for name, rows in tables.items()}
-        return Image(model, ModelDelta(0, version.sequence, version.step, version.watermark_ms, images, model.dense))
+        rows = {name: overlaid(scanned[name], [delta.tables[name] for delta in since]) for name in scanned}
+        self._check_counts(rows, counts)
+        none = np.zeros(0, np.int64)
+        tables = {
+            name: PackedTable(0, version.sequence, ids, packed, none, before.row_format(name, self.url))
+            for name, (ids, packed) in rows.items()
+        }
+        return image_of(model, tables, before.payload)
 
-    def _check_counts(self, tables: Mapping[str, tuple[Ids, Values]], counts: Sequence[int]) -> None:
+    def _check_counts(self, tables: Mapping[str, tuple[Ids, Packed]], counts: Sequence[int]) -> None:
         for (name, (ids, _)), kept in zip(tables.items(), counts, strict=True):
             if len(ids) != kept:
                 raise CorruptError(
@@ -184,23 +197,23 @@ class RedisReader(Store):
         return f"{self.url}, table {table!r}"
 
 
-def overlaid(scanned: tuple[Ids, Values], since: Sequence[Delta]) -> tuple[Ids, Values]:
+def overlaid(scanned: tuple[Ids, Packed], since: Sequence[PackedTable]) -> tuple[Ids, Packed]:
     """Rows as of the last delta, ascending, from a scan that may hold any of the versions since the first.
 
     A row that no delta names is the same in all of them; of a row that one names, the last one that does is right.
     """
     ids, first = np.unique(scanned[0], return_index=True)
-    values = scanned[1][first]
+    packed = scanned[1][first]
     if not since:
-        return ids, values
+        return ids, packed
     newest_first = since[::-1]
-    dim = values.shape[1]
+    width = packed.shape[1]
     named = np.concatenate([part for delta in newest_first for part in (delta.ids, delta.removed)])
     alive = np.repeat([True, False] * len(since), [len(p) for d in newest_first for p in (d.ids, d.removed)])
-    written = np.concatenate([np.vstack([d.values, np.zeros((len(d.removed), dim), np.float32)]) for d in newest_first])
+    written = np.concatenate([np.vstack([d.packed, np.zeros((len(d.removed), width), np.uint8)]) for d in newest_first])
     changed, last = np.unique(named, return_index=True)
     last = last[alive[last]]
     same = ~np.isin(ids, changed, assume_unique=True)
-    ids, values = np.concatenate([ids[same], named[last]]), np.concatenate([values[same], written[last]])
+    ids, packed = np.concatenate([ids[same], named[last]]), np.concatenate([packed[same], written[last]])
     order = np.argsort(ids)
-    return ids[order], values[order]
+    return ids[order], packed[order]

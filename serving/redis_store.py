@@ -16,11 +16,12 @@ from monolith.card import ModelCard
 from monolith.errors import UnavailableError
 from monolith.serving import ledger
 from monolith.serving.ledger import Cards, Head, Held, LogEntry, LogLimits, Writer
+from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
 from monolith.serving.redis_link import Keys, connect, translated
 from monolith.serving.redis_reader import RedisReader
 from monolith.serving.rows import pack_keys, pack_rows
 from monolith.serving.wire import PublishedDelta, encode
-from monolith.tables.delta import Delta, ModelDelta
+from monolith.tables.delta import ModelDelta
 
 CHUNK_ROWS = 1_000  # a command
 STAGE_TTL_S = 3600
@@ -36,6 +37,7 @@ class RedisStore(RedisReader):
         super().__init__(connect(address, timeout_s), Keys(model), url=url, timeout_s=timeout_s)
         self._limits = limits
         self._owner = ""
+        self._payload = "float32"  # of the card that this store was taken over with
 
     def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
         """See ``Store``."""
@@ -51,26 +53,27 @@ class RedisStore(RedisReader):
             return Held(claimed.generation, sequence, claimed.version.lineage)
 
         held = self._write(step)
-        self._owner = owner
+        self._owner, self._payload = owner, card.payload
         return held
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one MULTI/EXEC. An image's rows travel before it, under names that nobody reads."""
-        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, delta)
+        packed = pack_delta(delta, self._payload)
+        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
         data = encode(published)
         writer = Writer(self._owner, generation, lineage)
 
         def accepted(pipe: Any, head: Head) -> bool:
-            return ledger.accepts(head, writer, self._cards(pipe), delta, self.url)
+            return ledger.accepts(head, writer, self._cards(pipe), packed, self.url)
 
         def step(pipe: Any, head: Head) -> bool:
             if not accepted(pipe, head):
                 return False
-            self._queue_delta(pipe, head, ledger.advance(head, lineage, delta, published.published_ms), delta, data)
+            self._queue_delta(pipe, head, ledger.advance(head, lineage, packed, published.published_ms), packed, data)
             return True
 
         if delta.base_sequence == 0 and self._write(accepted):
-            self._stage(delta)
+            self._stage(packed)
         return self._write(step)
 
     def _cards(self, pipe: Any) -> Cards:
@@ -91,7 +94,7 @@ class RedisStore(RedisReader):
                         continue
         raise UnavailableError(f"{self.url} was written by others or lost {WRITE_TRIES} times in a row: try again")
 
-    def _queue_delta(self, pipe: Any, before: Head, after: Head, delta: ModelDelta, data: bytes) -> None:
+    def _queue_delta(self, pipe: Any, before: Head, after: Head, delta: PackedDelta, data: bytes) -> None:
         """Queue all that a delta changes; nothing of it happens until EXEC."""
         staged_card, staged_graph = pipe.mget(self._keys.of("next_card"), self._keys.of("next_graph"))
         if delta.base_sequence == 0:
@@ -111,7 +114,7 @@ class RedisStore(RedisReader):
         pipe.set(self._keys.of("head"), ledger.seal_json(after))
         pipe.xadd(self._keys.of("pulse"), {"sequence": delta.sequence}, maxlen=1, approximate=False)
 
-    def _queue_rows(self, pipe: Any, delta: ModelDelta) -> None:
+    def _queue_rows(self, pipe: Any, delta: PackedDelta) -> None:
         for name, table in delta.tables.items():
             for command in _row_commands(self._keys.rows(name), table):
                 pipe.execute_command(*command)
@@ -122,7 +125,7 @@ class RedisStore(RedisReader):
         sealed = pipe.get(self._keys.of("log_index"))
         return [] if sealed is None else ledger.unseal_json(sealed, list[LogEntry], f"the log index of {self.url}")
 
-    def _queue_log(self, pipe: Any, index: list[LogEntry], delta: ModelDelta, data: bytes) -> None:
+    def _queue_log(self, pipe: Any, index: list[LogEntry], delta: PackedDelta, data: bytes) -> None:
         kept = ledger.trimmed([*index, LogEntry(delta.base_sequence, delta.sequence, len(data))], self._limits)
         if kept:
             pipe.xadd(self._keys.of("log"), {"delta": data}, id=f"{delta.sequence}-0")
@@ -133,7 +136,7 @@ class RedisStore(RedisReader):
 
     # --- images ---
 
-    def _stage(self, delta: ModelDelta) -> None:
+    def _stage(self, delta: PackedDelta) -> None:
         """Send an image's rows ahead, in pieces, so that no single command is long."""
         with translated(self.url):
             for name, table in delta.tables.items():
@@ -143,7 +146,7 @@ class RedisStore(RedisReader):
                     self._redis.execute_command(*command)
                     self._redis.expire(stage, STAGE_TTL_S)
 
-    def _check_staged(self, pipe: Any, delta: ModelDelta) -> list[str]:
+    def _check_staged(self, pipe: Any, delta: PackedDelta) -> list[str]:
         """Watch the staged tables, see that each is whole, and return the names of those that have rows."""
         present = [name for name in delta.tables if len(delta.tables[name].ids)]
         for name in present:
@@ -153,7 +156,7 @@ class RedisStore(RedisReader):
                 raise UnavailableError(f"{self.url} lost a part of the image on its way in (table {name!r}): try again")
         return present
 
-    def _queue_image(self, pipe: Any, before: Head, delta: ModelDelta, present: list[str]) -> None:
+    def _queue_image(self, pipe: Any, before: Head, delta: PackedDelta, present: list[str]) -> None:
         for name in sorted({*before.tables, *delta.tables}):
             pipe.unlink(self._keys.rows(name))
         for name in present:
@@ -163,12 +166,12 @@ class RedisStore(RedisReader):
         pipe.set(self._keys.of("log_index"), ledger.seal_json([]))
 
 
-def _row_commands(key: str, table: Delta) -> Iterator[list[Any]]:
+def _row_commands(key: str, table: PackedTable) -> Iterator[list[Any]]:
     """HSET commands for all of a table's rows."""
     for start in range(0, len(table.ids), CHUNK_ROWS):
         chunk = slice(start, start + CHUNK_ROWS)
         command: list[Any] = ["HSET", key]
-        pairs = zip(pack_keys(table.ids[chunk]), pack_rows(table.ids[chunk], table.values[chunk]), strict=True)
+        pairs = zip(pack_keys(table.ids[chunk]), pack_rows(table.ids[chunk], table.packed[chunk]), strict=True)
         for pair in pairs:
             command.extend(pair)
         yield command

@@ -1,7 +1,7 @@
 """The bytes of one stored row, the same in LMDB and in Redis.
 
 key    the id as 8 bytes, big-endian two's complement
-value  dim float32, little-endian, then the CRC-32 (zlib's) of key and values as 4 bytes, little-endian
+value  the row in the store's payload (``payload``), then the CRC-32 (zlib's) of key and row as 4 bytes, little-endian
 
 So a row can be read by any language in three lines, and a flipped bit in it is found when it is read.
 """
@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.errors import CorruptError
+from monolith.serving.payload import Packed, RowFormat
 
 KEY_BYTES = 8
 CHECK_BYTES = 4
 
 Ids = npt.NDArray[np.int64]
-Values = npt.NDArray[np.float32]
 
 
 def pack_keys(ids: Ids) -> list[bytes]:
@@ -29,11 +29,10 @@ def pack_keys(ids: Ids) -> list[bytes]:
     return _cut(ids.astype(">i8").tobytes(), KEY_BYTES)
 
 
-def pack_rows(ids: Ids, values: Values) -> list[bytes]:
-    """One stored value a row of ``values`` (n, dim)."""
-    body = np.ascontiguousarray(values, "<f4").view(np.uint8).reshape(len(ids), 4 * values.shape[1])
-    packed = np.hstack([body, _checks(ids, body).view(np.uint8).reshape(-1, CHECK_BYTES)])
-    return _cut(packed.tobytes(), packed.shape[1])
+def pack_rows(ids: Ids, packed: Packed) -> list[bytes]:
+    """One stored value a row of ``packed`` (n, width)."""
+    checked = np.hstack([packed, _checks(ids, packed).view(np.uint8).reshape(-1, CHECK_BYTES)])
+    return _cut(checked.tobytes(), checked.shape[1])
 
 
 def unpack_keys(keys: Sequence[bytes], where: str) -> Ids:
@@ -43,25 +42,27 @@ def unpack_keys(keys: Sequence[bytes], where: str) -> Ids:
     return np.frombuffer(b"".join(keys), ">i8").astype(np.int64)
 
 
-def unpack_rows(ids: Ids, stored: Sequence[bytes], dim: int, where: str) -> Values:
-    """The (n, dim) values of ``ids``. Raises CorruptError, naming the id, for a wrong size or a failed check."""
-    size = 4 * dim + CHECK_BYTES
+def unpack_rows(ids: Ids, stored: Sequence[bytes], form: RowFormat, where: str) -> Packed:
+    """The packed rows (n, width) of ``ids``. Raises CorruptError, naming the id, for a wrong size or a failed check."""
+    size = form.width + CHECK_BYTES
     lengths = np.fromiter(map(len, stored), np.int64, len(stored))
     if (wrong := np.flatnonzero(lengths != size)).size:
         at = wrong[0]
-        raise CorruptError(f"{where}: row {ids[at]} has {lengths[at]} bytes, dim {dim} takes {size}: {_REMEDY}")
-    packed = np.frombuffer(b"".join(stored), np.uint8).reshape(-1, size)
-    body, written = packed[:, :-CHECK_BYTES], np.ascontiguousarray(packed[:, -CHECK_BYTES:]).view("<u4").ravel()
+        raise CorruptError(
+            f"{where}: row {ids[at]} has {lengths[at]} bytes, dim {form.dim} in {form.payload} takes {size}: {_REMEDY}"
+        )
+    checked = np.frombuffer(b"".join(stored), np.uint8).reshape(-1, size)
+    body, written = checked[:, :-CHECK_BYTES], np.ascontiguousarray(checked[:, -CHECK_BYTES:]).view("<u4").ravel()
     if (wrong := np.flatnonzero(_checks(ids, body) != written)).size:
         raise CorruptError(f"{where}: row {ids[wrong[0]]} fails its checksum, its bytes have changed: {_REMEDY}")
-    return np.ascontiguousarray(body).view("<f4").reshape(len(ids), dim)
+    return np.ascontiguousarray(body)
 
 
 _REMEDY = "empty the store and start the trainer, which then sends a new image"
 
 
-def _checks(ids: Ids, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """CRC-32 of each row's key and value bytes, (n,)."""
+def _checks(ids: Ids, body: Packed) -> npt.NDArray[np.uint32]:
+    """CRC-32 of each row's key and packed bytes, (n,)."""
     keys = ids.astype(">i8").view(np.uint8).reshape(-1, KEY_BYTES)
     rows = _cut(np.hstack([keys, body]).tobytes(), KEY_BYTES + body.shape[1])
     return np.fromiter(map(crc32, rows), "<u4", len(rows))

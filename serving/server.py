@@ -168,7 +168,7 @@ class ReplicaServer:
             return _json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
         about = {key: value for key, value in asdict(status).items() if key != "version"}
         card = await run_in_threadpool(self._replica.card)
-        return _json({"model": card.model, **msgspec.structs.asdict(status.version), **about})
+        return _json({"model": card.model, "payload": card.payload, **msgspec.structs.asdict(status.version), **about})
 
     async def _metrics_text(self, _: Request) -> Response:
         text = await run_in_threadpool(self._metrics.text)

@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.card import ModelCard
-from monolith.errors import ConfigError, InputError
+from monolith.errors import ConfigError
 from monolith.serving.ledger import Held, LogLimits, Version
+from monolith.serving.packed import PackedDelta, PackedTable
+from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.wire import PublishedDelta
 from monolith.tables.delta import ModelDelta
 
@@ -46,7 +48,14 @@ class Image:
     """A whole version: ``delta`` has base 0 and every row."""
 
     model: Model
-    delta: ModelDelta
+    delta: PackedDelta
+
+
+def image_of(model: Model, tables: dict[str, PackedTable], payload: str) -> Image:
+    """The image of ``model`` and its ``tables``' rows."""
+    version, none = model.version, np.zeros(0, np.int64)
+    delta = PackedDelta(0, version.sequence, version.step, version.watermark_ms, tables, model.dense, none, payload)
+    return Image(model, delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +82,15 @@ class Store(Protocol):
 
         ``card`` and ``graph`` become visible with the first delta that is applied, so that readers never see them
         with another model's rows. ``Held.sequence`` is 0 where the store holds another card (lineage, tables,
-        features): the next delta must then be an image. ``generation`` claims exactly that one, for a trainer whose
-        store lost its memory; FencedError where somebody else has it or a higher one.
+        features, payload): the next delta must then be an image. ``generation`` claims exactly that one, for a
+        trainer whose store lost its memory; FencedError where somebody else has it or a higher one.
         """
 
     @abstractmethod
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
-        """Make ``delta`` visible in one atomic step. False: the store has it already, nothing changed.
+        """Make ``delta``, its rows packed in the card's payload, visible in one atomic step.
 
+        False: the store has it already, nothing changed.
         Raises FencedError (another trainer took over), GapError (it does not follow on what is held: make a wider
         one, or, where the store forgot this generation, take over again) and InputError; nothing changed then.
         """
@@ -109,8 +119,11 @@ class Store(Protocol):
         """
 
     @abstractmethod
-    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
-        """All rows of a table in chunks (n,), (n, dim), in no order; of one version where nobody writes meanwhile."""
+    def packed_rows(self, table: str) -> Iterator[tuple[Ids, Packed, RowFormat]]:
+        """All rows of a table as they lie there, in chunks (n,), (n, width) of one format, in no order.
+
+        Of one version where nobody writes meanwhile.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -124,16 +137,14 @@ class Store(Protocol):
         """The ONNX graph of what is held, empty for a model without one."""
         return self.model().graph
 
+    def rows(self, table: str) -> Iterator[tuple[Ids, Values]]:
+        """All rows of a table in chunks (n,), (n, dim), as ``packed_rows`` has them."""
+        for ids, packed, form in self.packed_rows(table):
+            yield ids, form.unpack(packed)
+
     def read(self, table: str, ids: Ids) -> tuple[Values, Found]:
         """(n, dim) values, zeros for absent ids, and (n,) whether each was there."""
         return self.read_together({table: ids}).rows[table]
-
-
-def dim_of(tables: Mapping[str, int], table: str, where: str) -> int:
-    """The dim of ``table``. Raises InputError with the tables there are."""
-    if table not in tables:
-        raise InputError(f"{where} has no table {table!r}, it has {sorted(tables)}")
-    return tables[table]
 
 
 def scatter(ids: Ids, found: Found, present: Values) -> Values:

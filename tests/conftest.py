@@ -159,9 +159,10 @@ def _environment() -> dict[str, str]:
 class ScriptedModel:
     """One table ``user``; ``states[s]`` is id -> row as of sequence ``s``, and ``states[0]`` is empty."""
 
-    def __init__(self, lineage: str = "run-1", dim: int = 3) -> None:
+    def __init__(self, lineage: str = "run-1", dim: int = 3, payload: str = "float32") -> None:
         self.lineage = lineage
         self.dim = dim
+        self.payload = payload
         self.states: list[dict[int, bytes]] = [{}]
 
     @property
@@ -171,7 +172,8 @@ class ScriptedModel:
     @property
     def card(self) -> ModelCard:
         feature = CardFeature(name="user", table="user", type="int", bag=False, pooling="sum", salted=False)
-        return ModelCard(model="demo", lineage=self.lineage, tables={"user": self.dim}, features=[feature])
+        tables = {"user": self.dim}
+        return ModelCard(model="demo", lineage=self.lineage, tables=tables, features=[feature], payload=self.payload)
 
     def write(self, *ids: int, remove: tuple[int, ...] = ()) -> int:
         """The next sequence: fresh values for ``ids``, and ``remove`` gone. Every value tells id and sequence."""

@@ -95,6 +95,7 @@ def _first_records(source: Source, count: int) -> Iterator[Record]:
 
 
 def _store(url: str, model: str | None) -> Iterator[str]:
+    from monolith.serving.payload import RowFormat
     from monolith.serving.store import open_store
 
     store = open_store(url, model, create=False)
@@ -106,9 +107,10 @@ def _store(url: str, model: str | None) -> Iterator[str]:
         yield f"  watermark {moment(version.watermark_ms)}, published {moment(version.published_ms)}"
         yield f"  graph {size(len(held.graph))}, dense weights {size(len(held.dense))}"
         for name, dim in card.tables.items():
-            rows = sum(len(ids) for ids, _ in store.rows(name))
+            rows = sum(len(ids) for ids, _, _ in store.packed_rows(name))
             readers = ", ".join(f.name for f in card.features if f.table == name)
-            yield f"  table {name}: {rows:,} rows of dim {dim}, read by {readers}"
+            kind = f"{card.payload}, {RowFormat(card.payload, dim).width} bytes"
+            yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
     finally:
         store.close()
 

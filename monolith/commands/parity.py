@@ -20,6 +20,7 @@ class ParityReport:
     tables: dict[str, Parity]
     store_sequence: int
     snapshot_sequence: int
+    payload: str  # of the store: the snapshot's rows are packed alike before they are compared
 
     @property
     def exact(self) -> bool:
@@ -29,6 +30,8 @@ class ParityReport:
     def lines(self) -> Iterator[str]:
         """For people."""
         yield f"store at sequence {self.store_sequence}, snapshot at sequence {self.snapshot_sequence}"
+        if self.payload != "float32":
+            yield f"  rows are compared as {self.payload}, bit by bit"
         for name, p in self.tables.items():
             yield f"  table {name}: {p.equal:,} equal, {p.missing:,} missing, {p.stale:,} stale, {p.zombie:,} zombie"
         if not self.exact and self.store_sequence != self.snapshot_sequence:
@@ -41,7 +44,9 @@ def against_snapshot(url: str, model: str | None, state: Path) -> ParityReport:
     tables = _tables(newest)
     store = open_store(url, model or newest.manifest.model, create=False)
     try:
-        return ParityReport(compare(store, tables), store.version().sequence, newest.manifest.sequence)
+        parity = compare(store, tables)
+        held = store.model()
+        return ParityReport(parity, held.version.sequence, newest.manifest.sequence, held.card.payload)
     finally:
         store.close()
 

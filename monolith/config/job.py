@@ -9,6 +9,8 @@ import msgspec
 from monolith.config.limits import Count, NonNegative, Positive, Share
 from monolith.config.table import TableConfig
 
+Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
+
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A mapping in the job file; an unknown key is an error."""
@@ -79,6 +81,12 @@ class TrainConfig(_Section, frozen=True):
     threads: Count = 1  # of torch's dense part; the bits depend on it
 
 
+class PublishConfig(_Section, frozen=True):
+    """How rows leave for the store."""
+
+    payload: Payload = "float32"  # of a row's values in store and replicas; training does not see it
+
+
 class JobConfig(_Section, frozen=True):
     """One training job, from streams to store."""
 
@@ -90,6 +98,7 @@ class JobConfig(_Section, frozen=True):
     model: ModelConfig = ModelConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     train: TrainConfig = TrainConfig()
+    publish: PublishConfig = PublishConfig()
     state: str = "state"  # folder of the step journal and the snapshots
     store: str | None = None  # URL of the serving store; None: nothing is published
     seed: int = 0

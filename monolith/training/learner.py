@@ -87,6 +87,7 @@ class Learner:
             features=self.features,
             kind=self.job.model.kind,
             ignore_unknown=self.job.input.unknown_features == "ignore",
+            payload=self.job.publish.payload,
         )
 
     def export(self, cache: Path) -> bytes:

@@ -140,6 +140,8 @@ class Trainer:
             self._report(ended=False)
         self.snapshot()
         if ended and self.publisher is not None:
+            if self._clean:  # a run that had ended before publishes no more, but its store may lack what it has
+                self.publisher.tend(self.sequence, self._delta)
             self.publisher.drain(timeout_s=60.0)
         self._report(ended=True)
 

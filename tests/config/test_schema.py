@@ -92,3 +92,9 @@ def test_all_problems_are_listed_at_once(refused):
     assert text.splitlines()[0] == "job.yaml: 2 things are wrong:"
     assert "batch_siz" in text.splitlines()[1]
     assert "thread" in text.splitlines()[2]
+
+
+def test_a_payload_is_one_of_those_that_there_are(refused):
+    text = refused("train:", "publish: {payload: int8}\ntrain:")
+    assert "publish.payload: " in text
+    assert all(name in text for name in ("'int8'", "float32", "float16", "bfloat16", "int8_rowwise"))

@@ -9,6 +9,7 @@ import socket
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 
 from monolith.streaming.source import open_sink, open_source
@@ -47,6 +48,38 @@ def test_inspect_against_finds_the_store_equal_to_the_trainer(trained):
     compared = trained.run("inspect", "lmdb://small/store", "--against", "small/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "0 missing, 0 stale, 0 zombie" in compared.stdout
+
+
+def test_a_changed_payload_is_published_anew_and_stays_equal_to_the_trainers_rows(trained):
+    store, job = f"lmdb://{trained.folder}/packed", trained.folder / "small.yaml"
+    for payload in ("int8_rowwise", "float16", "float32"):
+        again = trained.run("train", job, "--set", f"store={store}", "--set", f"publish.payload={payload}")
+        assert again.returncode == 0, again.stderr
+        assert f"of dim 9 ({payload}, " in trained.run("inspect", store).stdout
+        compared = trained.run("inspect", store, "--against", "small/state")
+        assert compared.returncode == 0, compared.stdout + compared.stderr
+        assert ("rows are compared as" in compared.stdout) == (payload != "float32")
+        exported = trained.run("export", store, "--table", "user", "--out", f"{payload}.parquet")
+        assert exported.returncode == 0, exported.stderr
+
+
+def test_an_exported_table_has_the_rows_as_they_are_served(trained):
+    import pyarrow.parquet as pq
+
+    from monolith.serving.payload import RowFormat
+
+    store, job = f"lmdb://{trained.folder}/eight", trained.folder / "small.yaml"
+    trained.run("train", job, "--set", f"store={store}", "--set", "publish.payload=int8_rowwise")
+    for source, name in (("small/state", "kept.parquet"), (store, "served.parquet")):
+        assert trained.run("export", source, "--table", "tags", "--out", name).returncode == 0
+    kept, served = (_rows(pq.read_table(trained.folder / f"{name}.parquet")) for name in ("kept", "served"))
+    assert not np.array_equal(kept, served)
+    assert RowFormat("int8_rowwise", 9).served(kept).tobytes() == served.tobytes()
+
+
+def _rows(table):
+    """The values of an exported table by ascending id."""
+    return np.array(table.sort_by("id").column("values").to_pylist(), np.float32)
 
 
 def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained):

@@ -10,11 +10,12 @@ import pytest
 
 from monolith.errors import ConfigError, CorruptError, FencedError, GapError, UnavailableError
 from monolith.serving import redis_reader
+from monolith.serving.packed import PackedTable, pack_delta
+from monolith.serving.payload import RowFormat
 from monolith.serving.publisher import Publisher
 from monolith.serving.redis_reader import overlaid
 from monolith.serving.replica import Replica
 from monolith.serving.store import open_store
-from monolith.tables.delta import Delta
 
 pytestmark = pytest.mark.service
 
@@ -151,7 +152,7 @@ def test_an_image_whose_rows_got_lost_on_the_way_is_not_applied(connect, redis_s
 def test_what_an_unfinished_image_left_expires(connect, redis_server, model):
     store = connect()
     store.take_over(model.card)
-    store._stage(model.delta(0))
+    store._stage(pack_delta(model.delta(0), "float32"))
     (key,) = redis_server.client().keys("*stage*")
     assert 0 < redis_server.client().ttl(key) <= 3600
     assert store.version().sequence == 0
@@ -167,7 +168,10 @@ def test_nothing_of_an_applied_image_expires(connect, redis_server, model):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), b"short"), r"row 2 has 5 bytes, dim 3 takes 16"),
+        (
+            lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), b"short"),
+            r"row 2 has 5 bytes, dim 3 in",
+        ),
         (lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), bytes(16)), r"row 2 fails its checksum"),
         (lambda r: r.hset("{demo}:rows:user", b"key", bytes(16)), r"key is not 8 bytes"),
         (lambda r: r.hdel("{demo}:rows:user", (2).to_bytes(8, "big")), None),
@@ -228,12 +232,12 @@ def test_a_scan_that_deltas_overtake_is_made_whole_by_the_log(connect, scripted,
 def test_overlaying_takes_the_last_word_on_every_row():
     def delta(base, written, removed):
         ids = np.array(sorted(written), np.int64)
-        values = np.array([[written[key]] for key in sorted(written)], np.float32).reshape(-1, 1)
-        return Delta(base, base + 1, ids, values, np.array(removed, np.int64))
+        packed = np.array([[written[key]] for key in sorted(written)], np.uint8).reshape(-1, 1)
+        return PackedTable(base, base + 1, ids, packed, np.array(removed, np.int64), RowFormat("float16", 1))
 
-    scanned = np.array([1, 2, 3, 2, 9], np.int64), np.array([[1], [2], [3], [2], [9]], np.float32)
-    ids, values = overlaid(scanned, [delta(1, {2: 20, 4: 4}, [1]), delta(2, {1: 10}, [4, 9])])
-    assert (ids.tolist(), values.ravel().tolist()) == ([1, 2, 3], [10, 20, 3])
+    scanned = np.array([1, 2, 3, 2, 9], np.int64), np.array([[1], [2], [3], [2], [9]], np.uint8)
+    ids, packed = overlaid(scanned, [delta(1, {2: 20, 4: 4}, [1]), delta(2, {1: 10}, [4, 9])])
+    assert (ids.tolist(), packed.ravel().tolist()) == ([1, 2, 3], [10, 20, 3])
 
 
 def test_a_reader_whose_scan_the_log_cannot_cover_starts_over(connect, scripted, monkeypatch):
@@ -254,6 +258,27 @@ def test_a_reader_whose_scan_the_log_cannot_cover_starts_over(connect, scripted,
     monkeypatch.setattr(reader, "_scan", outrun)
     assert served(reader, model) == model.states[-1]
     assert len(scans) == 2
+
+
+@pytest.mark.parametrize("payload", ["int8_rowwise", "bfloat16"])
+def test_an_image_that_is_read_while_another_payload_comes_is_of_one_payload(connect, scripted, monkeypatch, payload):
+    model, later, writer, reader = scripted(payload="float16"), scripted(payload=payload), connect(), connect()
+    for run in (model, later):
+        run.write(1, 2, 3)
+    writer.apply(model.delta(0), writer.take_over(model.card).generation, model.lineage)
+    scan, scans = reader._scan, []
+
+    def overtaken(head, table):
+        scans.append(head.payload)
+        if len(scans) == 1:
+            writer.apply(later.delta(0), writer.take_over(later.card).generation, later.lineage)
+        yield from scan(head, table)
+
+    monkeypatch.setattr(reader, "_scan", overtaken)
+    image = reader.image()
+    assert scans == ["float16", payload]
+    wanted = pack_delta(later.delta(0), payload).tables["user"].packed
+    assert (image.delta.payload, image.delta.tables["user"].packed.tobytes()) == (payload, wanted.tobytes())
 
 
 def test_a_replica_serves_on_while_redis_is_away_and_catches_up_after(connect, redis_server, model):

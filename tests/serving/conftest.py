@@ -56,12 +56,13 @@ def graph() -> bytes:
 class Recommender:
     """The trainer's end: tables that learn something at every step, and a publisher."""
 
-    def __init__(self, url: str, lineage: str = "run-1") -> None:
+    def __init__(self, url: str, lineage: str = "run-1", payload: str = "float32") -> None:
         self.tables = {
             name: Table(TableConfig(name=name, dim=DIM, optimizer=optimizers.SGD(lr=1.0)))
             for name in ("user", "movie", "tags")
         }
-        self.card = ModelCard(model="demo", lineage=lineage, tables=dict.fromkeys(self.tables, DIM), features=FEATURES)
+        dims = dict.fromkeys(self.tables, DIM)
+        self.card = ModelCard(model="demo", lineage=lineage, tables=dims, features=FEATURES, payload=payload)
         self.encoder = FeatureEncoder(FEATURES)
         self.sequence = 0
         self.store = open_store(url, "demo")
@@ -143,8 +144,8 @@ def start_recommender(url):
     """Another trainer of the same store, from its first step."""
     started = []
 
-    def start(lineage: str) -> Recommender:
-        started.append(Recommender(url, lineage))
+    def start(lineage: str, payload: str = "float32") -> Recommender:
+        started.append(Recommender(url, lineage, payload))
         return started[-1]
 
     yield start

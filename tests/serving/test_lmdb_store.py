@@ -279,8 +279,8 @@ def test_a_store_of_a_later_format_is_refused(connect, model):
     store = connect()
     fill(store, model)
     with store._transaction(write=True) as txn:
-        txn.put("head", ledger.seal_json(msgspec.structs.replace(txn.head(), format=2)))
-    with pytest.raises(VersionError, match="has format 2, this build reads 1"):
+        txn.put("head", ledger.seal_json(msgspec.structs.replace(txn.head(), format=3)))
+    with pytest.raises(VersionError, match="has format 3, this build reads 1 and 2"):
         store.version()
 
 

@@ -15,6 +15,7 @@ from monolith.errors import ConfigError, CorruptError, GapError, InputError, Una
 from monolith.serving.follower import Follower
 from monolith.serving.inference import Gathered, Inference
 from monolith.serving.ledger import Version
+from monolith.serving.packed import pack_delta
 from monolith.serving.predictor import load_weights
 from monolith.serving.replica import Replica
 from monolith.serving.store import Image, Model, open_store
@@ -269,9 +270,10 @@ class ScriptedStore:
         self._deliveries = list(deliveries)
         self.finished = threading.Event()
         self.newest = 1  # the version that an image is of
+        self.payload = "float32"  # of the deltas
 
     def image(self) -> Image:
-        delta = self._model.delta(0, self.newest)
+        delta = pack_delta(self._model.delta(0, self.newest), "float32")
         version = Version(generation=1, sequence=self.newest, lineage=self._model.lineage, image="i")
         return Image(Model(version, self._model.card, b"", delta.dense), delta)
 
@@ -285,7 +287,8 @@ class ScriptedStore:
             raise delivery
         base, sequence = delivery
         self.newest = max(self.newest, sequence)
-        return [PublishedDelta(1, self._model.lineage, 0, self._model.delta(base, sequence))]
+        packed = pack_delta(self._model.delta(base, sequence), self.payload)
+        return [PublishedDelta(1, self._model.lineage, 0, packed)]
 
 
 def followed(store, model) -> tuple[Follower, dict[int, bytes]]:
@@ -325,6 +328,14 @@ def test_an_error_on_the_way_never_ends_the_following(model, error):
     assert rows == model.states[3]
     assert follower.images == (2 if isinstance(error, GapError | CorruptError) else 1)
     assert follower.trouble is None
+
+
+def test_a_delta_of_another_payload_makes_the_follower_load_the_image_anew(model):
+    store = ScriptedStore(model, [(1, 2)])
+    store.payload = "bfloat16"
+    follower, rows = followed(store, model)
+    assert rows == model.states[2]
+    assert follower.images == 2
 
 
 def test_trouble_is_told_and_staleness_grows_while_it_lasts(model, wait_until):

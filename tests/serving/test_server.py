@@ -14,6 +14,7 @@ from monolith.errors import ConfigError, CorruptError, InputError, UnavailableEr
 from monolith.serving import client as client_module
 from monolith.serving.body import CONTENT_TYPE, encode_request
 from monolith.serving.client import Client
+from monolith.serving.payload import RowFormat
 from monolith.serving.replica import Replica
 from monolith.serving.server import Limits, bind, make_server, serve
 
@@ -291,3 +292,19 @@ def test_an_ipv6_address_is_written_as_one():
         pytest.skip("this machine has no IPv6 loopback")
     with listener:
         assert _address(listener).startswith("http://[::1]:")
+
+
+def test_clients_get_float32_from_a_model_of_any_payload(start_server, start_recommender, url, samples):
+    packed = start_recommender("run-8", "int8_rowwise")
+    packed.learn(samples)
+    packed.tables["user"].apply_gradients(np.array([1, 2]), np.array([[0.1, 0.2, 0.7, 3], [0, -1, 2, 5]], np.float32))
+    packed.publish()
+    ids = np.array([2, 99, 1], np.int64)
+    wanted = RowFormat("int8_rowwise", 4).served(packed.tables["user"].lookup(ids))
+    assert not np.array_equal(wanted, packed.tables["user"].lookup(ids))
+    for mode in ("memory", "direct"):
+        with Client(start_server(Replica.open(url, "demo", mode), mode=mode)) as client:
+            assert client.lookup("user", ids).tobytes() == wanted.tobytes()
+            assert client._json("POST", "/lookup", {"name": "user", "values": [2]})["rows"][0] == wanted[0].tolist()
+            assert client.version()["payload"] == "int8_rowwise"
+            assert client.predict(samples) == pytest.approx(packed.probabilities(samples), abs=0.01)

@@ -194,6 +194,15 @@ def test_a_store_that_lost_everything_in_a_quiet_time_gets_it_back(tmp_path):
     assert store.seen == [(0, 1), (1, 2), (0, 2)]
 
 
+def test_a_run_that_had_ended_brings_a_store_that_lacks_it_up_to_date_at_its_next_start(tmp_path):
+    trainer(tmp_path, made_steps(6), Rows()).run()
+    store = Rows()
+    again = trainer(tmp_path, made_steps(6), store)
+    again.restore(Snapshots(tmp_path).newest())
+    again.run()
+    assert store.seen == [(0, 2)]
+
+
 def test_positions_are_committed_after_a_snapshot_only(tmp_path):
     one = trainer(tmp_path, made_steps(5))
     one.run()
