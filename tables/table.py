@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from monolith.config.table import TableConfig
-from monolith.errors import CorruptError, GapError, InputError, NonFiniteError
+from monolith.errors import CorruptError, GapError, InputError, NonFiniteError, VersionError
 from monolith.events import WATERMARK_END
 from monolith.tables import _core, snapshot
 from monolith.tables.arguments import (
@@ -251,6 +251,8 @@ class Table:
                 f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
                 f"{self._native.state_floats}"
             )
+        if unknown := sorted(set(header.statistics) - set(_STATISTICS)):
+            raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
