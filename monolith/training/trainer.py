@@ -71,6 +71,9 @@ class Steps(Protocol):
     def commit(self) -> None:
         """Tell the outside the positions of the last `state`."""
 
+    def trim(self, before_step: int) -> None:
+        """Forget what only a restore to before ``before_step`` would ask for."""
+
     def lag(self) -> int:
         """Records in the streams that no step has taken."""
 
@@ -206,6 +209,7 @@ class Trainer:
         }
         self.snapshots.write(manifest, parts)
         self.steps.commit()
+        self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
         self._kept_step = self.step
         self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)

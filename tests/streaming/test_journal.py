@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -171,6 +172,25 @@ def test_trimmed_steps_are_gone_and_said_to_be(tmp_path):
     assert [e.step for e in journal.read(30)] == list(range(30, 51))
     with pytest.raises(DataLossError, match="step 1 was trimmed"):
         next(journal.read(1))
+    journal.close()
+    assert Journal(tmp_path).last_step == 50
+
+
+def test_trim_that_the_disk_refuses_is_logged_and_made_up_for(tmp_path, monkeypatch, caplog):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        journal.trim(30)
+    assert "cannot be trimmed, and grows: [Errno 30] Read-only" in caplog.text
+    assert [e.step for e in journal.read(1)] == list(range(1, 51))
+    journal.trim(30)
+    assert journal.first_step > 1
+
+
+def test_the_file_that_is_written_to_is_never_trimmed(tmp_path):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    journal.trim(10**6)
+    assert len(list(tmp_path.glob("*.journal"))) == 1
     journal.close()
     assert Journal(tmp_path).last_step == 50
 

@@ -36,6 +36,7 @@ class FixedSteps:
     steps: list[FixedStep]
     at: int = 0
     committed: list[int] = field(default_factory=list)
+    trimmed: list[int] = field(default_factory=list)
 
     def next(self, timeout_s: float) -> FixedStep | None:
         if self.at == len(self.steps):
@@ -51,6 +52,9 @@ class FixedSteps:
 
     def commit(self) -> None:
         self.committed.append(self.at)
+
+    def trim(self, before_step: int) -> None:
+        self.trimmed.append(before_step)
 
     def lag(self) -> int:
         return len(self.steps) - self.at
@@ -198,6 +202,16 @@ def test_positions_are_committed_after_a_snapshot_only(tmp_path):
     one = trainer(tmp_path, made_steps(5))
     one.run()
     assert one.steps.committed == [5]
+
+
+def test_the_journal_is_trimmed_behind_the_oldest_snapshot_that_is_kept(tmp_path):
+    """Not behind the newest: if that is damaged, the one before it is restored, and asks for the steps after it."""
+    one = trainer(tmp_path, made_steps(4))
+    for _ in range(4):
+        one.advance(one.steps.next(0))
+        one.snapshot()
+    assert one.snapshots.steps() == [3, 4]
+    assert one.steps.trimmed == [2, 2, 3, 4]
 
 
 def test_a_snapshot_of_another_run_is_refused(tmp_path):
