@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.load import job_json
-from monolith.errors import ConfigError, CorruptError, GapError
+from monolith.errors import ConfigError, CorruptError
 from monolith.events import WATERMARK_START, Sample
 from monolith.tables.delta import ModelDelta
 from monolith.training.learner import Learner
@@ -86,7 +86,11 @@ class Publisher(Protocol):
         """What the store is known to hold."""
 
     def publish(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> object:
-        """Bring the store up to ``sequence``, now or, if it is away, with a later one."""
+        """Bring the store up to ``sequence``, now or, if it is away, with a later one.
+
+        ``make_delta(since)`` raises `GapError` where the tables forgot what they removed since then; ``make_delta(0)``,
+        the image, never does.
+        """
 
     def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
         """In quiet times: see that the store still has ``sequence``."""
@@ -182,11 +186,7 @@ class Trainer:
         ingested = np.sort(np.array(self._ingested, np.int64))
         stride = max(1, -(-len(ingested) // INGESTION_SAMPLE))
         cut = _Cut(self.sequence, self.step, self.watermark_ms, ingested[::stride])
-        try:
-            return self.learner.delta(since, **cut._asdict())
-        except GapError as gap:  # the store was away for so long that the tables forgot what they removed since
-            log.warning("the store gets a full image: %s", gap)
-            return self.learner.delta(0, **cut._asdict())
+        return self.learner.delta(since, **cut._asdict())
 
     def snapshot(self) -> None:
         """Keep the state after the last step; only then are the stream's positions committed for lag tools."""

@@ -14,6 +14,8 @@ from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, Tr
 from monolith.config.table import Adam, Idle, MinCount
 from monolith.errors import ConfigError
 from monolith.events import Sample
+from monolith.serving.publisher import Publisher
+from monolith.serving.store import open_store
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
 from monolith.training.status import StatusFile, read_status
@@ -180,14 +182,21 @@ def test_a_store_gets_each_sequence_once_and_ends_with_the_trainers_rows(tmp_pat
 
 
 def test_a_store_that_was_away_too_long_gets_an_image(tmp_path):
-    store = Rows()
-    one = trainer(tmp_path, made_steps(6), store)
+    store = open_store(f"lmdb://{tmp_path / 'store'}", "t")
+    one = trainer(tmp_path / "snapshots", made_steps(6), Publisher(store))
+    one.publisher.start(one.learner.card("run"))
     for _ in range(3):
         one.advance(one.steps.next(0))
+    first_image = store.version().image
     for _ in range(5000):  # past the tables' memory of what they removed
         one.sequence = one.learner.cut()
     one.run()
-    assert store.seen[-1] == (0, one.sequence)
+    assert store.version().sequence == one.sequence
+    assert store.version().image != first_image
+    assert {name: len(part.ids) for name, part in store.image().delta.tables.items()} == {
+        name: len(table) for name, table in one.learner.tables.items()
+    }
+    store.close()
 
 
 def test_a_store_that_lost_everything_in_a_quiet_time_gets_it_back(tmp_path):
