@@ -45,14 +45,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _snapshot_rows(folder: Path, name: str) -> Chunk:
     from monolith.tables import Table
-    from monolith.training.snapshot import MANIFEST, Snapshots, open_snapshot
+    from monolith.training.snapshot import find_snapshot
 
-    newest = open_snapshot(folder) if (folder / MANIFEST).is_file() else Snapshots(folder / "snapshots").newest()
-    if newest is None:
-        raise ConfigError(f"{folder} holds no snapshot; name a snapshot folder or a job's state folder")
-    tables = newest.path / "tables"
+    snapshot = find_snapshot(folder)
+    tables = snapshot.path / "tables"
     if not (tables / name).is_dir():
-        raise ConfigError(f"no table {name!r} in {newest.path}; there are {sorted(p.name for p in tables.iterdir())}")
+        raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(p.name for p in tables.iterdir())}")
     return Table.open(tables / name).rows()
 
 

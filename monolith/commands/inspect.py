@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--model", help="the model's name in the store (redis)")
     parser.add_argument(
-        "--against", type=Path, metavar="STATE", help="compare a store with the newest snapshot in STATE"
+        "--against", type=Path, metavar="STATE", help="compare a store with a snapshot, or with the newest in STATE"
     )
     parser.add_argument("--head", type=int, default=0, metavar="N", help="show the first N records of a stream")
     parser.set_defaults(run=run)

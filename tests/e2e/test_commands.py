@@ -47,6 +47,8 @@ def test_inspect_against_finds_the_store_equal_to_the_trainer(trained):
     compared = trained.run("inspect", "lmdb://small/store", "--against", "small/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "0 missing, 0 stale, 0 zombie" in compared.stdout
+    (newest,) = sorted((trained.folder / "small/state/snapshots").iterdir())[-1:]
+    assert trained.run("inspect", "lmdb://small/store", "--against", newest).stdout == compared.stdout
 
 
 def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained):
