@@ -62,6 +62,7 @@ class DenseOptimizerConfig(_Section, frozen=True):
     kind: Literal["sgd", "adagrad", "adam"] = "adam"
     lr: Positive = 0.001
     weight_decay: NonNegative = 0.0
+    on_nonfinite: Literal["raise", "skip_step"] = "raise"  # NaN, infinity or more than 2^50 in a gradient
 
 
 class TrainConfig(_Section, frozen=True):
