@@ -174,6 +174,14 @@ def test_a_job_that_cannot_run_is_refused_in_one_line(kit, settings, says):
     assert "Traceback" not in refused.stderr
 
 
+def test_inspect_of_a_broker_that_is_not_there_ends_in_one_line(kit):
+    refused = kit.run("inspect", f"kafka://127.0.0.1:{free_port()}/events")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert "/events does not answer: no broker was reached in 4 s" in line
+
+
 def test_a_state_folder_in_use_is_refused(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
     job = kit.job("live", input={"follow": True})
