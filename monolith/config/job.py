@@ -77,7 +77,7 @@ class TrainConfig(_Section, frozen=True):
     keep_journal: bool = False  # True: all steps of the run are kept, so that `monolith replay` can repeat all of it
     sweep_rows: Count = 4096  # of each table: how many a step looks at for expired ones, bucket by bucket
     window_samples: Count = 5000  # samples per reported metrics window
-    group_by: str = "user"  # feature whose value groups the within-user AUC
+    group_by: str = "user"  # feature whose value groups the within-user AUC; NaN where no table reads a `user`
     threads: Count = 1  # of torch's dense part; the bits depend on it
 
 
