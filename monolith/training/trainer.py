@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.load import job_json
-from monolith.errors import ConfigError, CorruptError
+from monolith.errors import ConfigError, CorruptError, UnavailableError
 from monolith.events import WATERMARK_START, Sample
 from monolith.tables.delta import ModelDelta
 from monolith.training.learner import Learner
@@ -29,6 +29,7 @@ from monolith.training.status import Status, StatusFile
 log = logging.getLogger(__name__)
 
 INGESTION_SAMPLE = 256  # ingestion times that travel with a delta, at most
+DRAIN_S = 60.0  # for a store that is away when the job ends
 MOST_INGESTED = 1 << 16  # and that are kept while the store is away
 
 
@@ -132,7 +133,10 @@ class Trainer:
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
 
     def run(self) -> None:
-        """Train until the stream ends or `stop` is called; the last thing done is a snapshot."""
+        """Train until the stream ends or `stop` is called; the last thing done is a snapshot.
+
+        Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again.
+        """
         ended = False
         while not (ended or self._stopping):
             step = self.steps.next(timeout_s=0.1)
@@ -146,9 +150,23 @@ class Trainer:
                 self.snapshot()
             self._report(ended=False)
         self.snapshot()
-        if ended and self.publisher is not None:
-            self.publisher.drain(timeout_s=60.0)
-        self._report(ended=True)
+        try:
+            if ended and self.publisher is not None:
+                self._hand_over(self.publisher)
+        finally:
+            self._report(ended=True)
+
+    def _hand_over(self, publisher: Publisher) -> None:
+        """Nothing comes after this: see that the store has everything, also what a process before this one left."""
+        publisher.publish(self.sequence, self._delta)
+        if publisher.drain(timeout_s=DRAIN_S):
+            return
+        held = publisher.held_sequence
+        raise UnavailableError(
+            f"the job is done, but not published: the store did not take sequence {self.sequence} in {DRAIN_S:.0f} s "
+            f"(known to be there: {held or 'nothing'}). Nothing is lost, {self.snapshots.path(self.step)} has it all: "
+            f"start the same command again when the store is back, it trains nothing anew and publishes the rest"
+        )
 
     def stop(self) -> None:
         """Finish the step at hand, then leave `run` with a snapshot."""

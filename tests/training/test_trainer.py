@@ -12,10 +12,10 @@ import pytest
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
 from monolith.config.table import Adam, Idle, MinCount
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, UnavailableError
 from monolith.events import Sample
 from monolith.serving.publisher import Publisher
-from monolith.serving.store import open_store
+from monolith.serving.store import Store, open_store
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
 from monolith.training.status import StatusFile, read_status
@@ -196,6 +196,47 @@ def test_a_store_that_was_away_too_long_gets_an_image(tmp_path):
     assert {name: len(part.ids) for name, part in store.image().delta.tables.items()} == {
         name: len(table) for name, table in one.learner.tables.items()
     }
+    store.close()
+
+
+class Away:
+    """A store that can be out of reach."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.away = inner, True
+
+    def __getattr__(self, name):
+        def refuse(*_):
+            raise UnavailableError("connection refused")
+
+        return refuse if self.away and name in ("take_over", "apply", "version") else getattr(self.inner, name)
+
+
+def test_a_job_that_ends_while_its_store_is_away_says_so_and_publishes_when_it_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("monolith.training.trainer.DRAIN_S", 0.0)
+    store = Away(open_store(f"lmdb://{tmp_path / 'store'}", "t"))
+
+    def start() -> Trainer:
+        one = trainer(tmp_path / "snapshots", made_steps(6), Publisher(store))
+        one.status = StatusFile(tmp_path / "status.json")
+        if newest := one.snapshots.newest():
+            one.restore(newest)
+        one.publisher.start(one.learner.card("run"))
+        return one
+
+    says = r"not published: .* sequence 2 in 0 s \(known to be there: nothing\)\. .*/000000000006 has it all: start"
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=says):
+            start().run()
+        assert read_status(tmp_path / "status.json").ended
+    store.away = False
+    again = start()
+    again.run()
+    assert (again.step, store.version().sequence) == (6, 2)
+    for name, table in again.learner.tables.items():
+        delta = store.image().delta.tables[name]
+        assert delta.ids.tobytes() == table.delta(0).ids.tobytes()
+        assert delta.values.tobytes() == table.delta(0).values.tobytes()
     store.close()
 
 
