@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def _write(chunks: Iterable[Chunk], path: Path) -> int:
                 writer.write_table(pa.table([pa.array(ids), column], schema=schema))
                 count += len(ids)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         raise UnavailableError(f"cannot write {path}: {error}") from error
     return count

@@ -230,3 +230,21 @@ def test_folder_that_cannot_be_written_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setattr("monolith.streaming.journal.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(UnavailableError, match="cannot begin the step journal"):
         Journal(tmp_path)
+
+
+def test_disk_that_cannot_be_synced_is_unavailable_and_asked_again(tmp_path, monkeypatch):
+    journal = written(tmp_path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("monolith.streaming.journal.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"cannot be made durable: \[Errno 5\] I/O error"):
+                journal.sync()
+    journal.sync()
+    journal.close()
+    assert Journal(tmp_path).last_step == 3
+
+
+def test_folder_that_cannot_be_made_is_a_config_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the step journal .*; choose another folder"):
+        Journal(tmp_path / "file" / "journal")
