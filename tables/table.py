@@ -187,6 +187,8 @@ class Table:
         values = checked_matrix(delta.values, len(ids), self.dim, "values")
         checked_count(delta.sequence, 0, _MAX_SEQUENCE, "sequence")
         checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
+        if delta.sequence == 0 and len(ids):
+            raise InputError(f"the delta holds {len(ids)} rows of no closed sequence: cut() the table before delta()")
         with self._writer:
             held = self.sequence - 1
             if delta.base_sequence == 0:
