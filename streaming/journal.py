@@ -174,7 +174,9 @@ class Journal:
         """The entries of ``from_step`` and after. Raises DataLossError for a step that was trimmed."""
         if from_step < self.first_step:
             raise DataLossError(
-                f"the step journal {self.folder} begins at step {self.first_step}, step {from_step} was trimmed"
+                f"the step journal {self.folder} begins at step {self.first_step}, step {from_step} was trimmed: only "
+                f"a snapshot of step {self.first_step - 1} or later can go on from it. A run with train.keep_journal: "
+                f"true keeps all steps"
             )
         for segment, following in _with_following(_segments(self.folder)):
             if following is not None and _first_step(following) <= from_step:
@@ -184,12 +186,22 @@ class Journal:
                     yield entry
 
     def trim(self, before_step: int) -> None:
-        """Remove files that hold only steps before ``before_step``: a restore will not ask for them again."""
+        """Remove files that hold only steps before ``before_step``: a restore will not ask for them again.
+
+        The newest file stays. A disk that refuses is logged: the files are then tried again the next time.
+        """
+        assert not self._read_only, "the journal was opened read only: it belongs to another trainer"
         for segment, following in _with_following(_segments(self.folder)):
             if following is None or _first_step(following) > before_step:
                 break
-            segment.unlink()
+            try:
+                segment.unlink()
+                _sync_folder(self.folder)  # one by one: a power cut must not leave a hole
+            except OSError as error:
+                log.warning("the step journal cannot be trimmed, and grows: %s", error)
+                break
             self.first_step = _first_step(following)
+            log.info("journal trimmed file=%s first_step=%d", segment, self.first_step)
 
     def close(self) -> None:
         """Let go of the files and of the lock. Twice is fine."""
@@ -289,7 +301,11 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     scratch.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,7 +2,7 @@
 
 Which columns mean what is said in the URL:
 
-    time=COLUMN       event time; a number in ``unit``, or a timestamp column (required)
+    time=COLUMN       event time; a number in ``unit``, or a timestamp (of any unit) or date column (required)
     unit=ms|s|us|ns   unit of a numeric time column (ms)
     request=COLUMN    request id; default: the row's number
     item=COLUMN       item id (required)
@@ -35,6 +35,7 @@ from monolith.streaming.source import StreamUrl
 
 _OPTIONS = ("time", "unit", "request", "item", "features", "label", "action", "threshold", "name")
 _BATCH_ROWS = 4096
+_MOST_MS = 2**62  # far beyond any event time, yet within 64 bits
 _TO_MS = {"ms": (1, 1), "s": (1000, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # multiply, then divide
 
 
@@ -186,14 +187,30 @@ def _with_times_in_ms(batch: pa.RecordBatch, column: str, unit: str) -> pa.Recor
     """``batch`` with int64 ms since the epoch in ``column``; a null is -1, and so a dead letter."""
     index = batch.schema.get_field_index(column)
     times = batch.column(index)
-    if pa.types.is_timestamp(times.type) or pa.types.is_date(times.type):
-        times, unit = times.cast(pa.timestamp("ns")).cast(pa.int64()), "ns"
-    up, down = _TO_MS[unit]
-    if pa.types.is_floating(times.type):
-        times = pc.round(pc.divide(pc.multiply(times.cast(pa.float64()), up), down)).cast(pa.int64())
+    if _is_moment(times.type):
+        times = times.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # safe: a fraction of a ms is an error
     else:
-        times = pc.divide(pc.multiply(times.cast(pa.int64()), up), down)
+        times = _numbers_in_ms(times, *_TO_MS[unit])
     return batch.set_column(index, column, times.fill_null(-1))
+
+
+def _numbers_in_ms(times: pa.Array, up: int, down: int) -> pa.Array:
+    """Numbers times ``up``, divided by ``down``, as int64; null where that is no number of 64 bits."""
+    if pa.types.is_integer(times.type):
+        whole = times.cast(pa.int64(), safe=False)  # what is beyond 2^63 becomes negative, and so a dead letter
+        most = _MOST_MS // up
+        fits = pc.and_(pc.less(whole, most), pc.greater(whole, -most))
+        return pc.divide(pc.multiply(pc.if_else(fits, whole, None), up), down)
+    ms = pc.round(pc.divide(pc.multiply(times.cast(pa.float64()), up), down))
+    return pc.if_else(pc.less(pc.abs(ms), float(_MOST_MS)), ms, None).cast(pa.int64())  # NaN is not less
+
+
+def _is_moment(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _feature(value: Any) -> FeatureValue:
@@ -239,3 +256,9 @@ def _check_columns(url: StreamUrl, file: pq.ParquetFile) -> None:
     for column in _columns(url).names():
         if column not in there:
             raise ConfigError(f"{url.name} has no column {column!r}; it has {', '.join(there)}")
+    kind = file.schema_arrow.field(url.options["time"]).type
+    if not (_is_moment(kind) or _is_number(kind)):
+        raise ConfigError(
+            f"{url.name}: the time column {url.options['time']!r} is of type {kind}; allowed: a timestamp, a date, or "
+            f"a number in `unit`"
+        )

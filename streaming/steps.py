@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -92,7 +92,8 @@ class StepReader:
         self._live = False
         self._cutter = LiveCutter(job, inlets, clock)
         self._committable: Positions = {}
-        self._replay_from(1)
+        self._recorded: StepEntry | None = None  # the journalled step that is next
+        self._entries: Iterator[StepEntry] | None = None  # those after it; None: where to begin is not known yet
 
     @classmethod
     def open(cls, job: JobConfig, journal_dir: Path, *, replay_only: bool = False) -> StepReader:
@@ -117,6 +118,11 @@ class StepReader:
         return self._journal.lineage
 
     @property
+    def first_step(self) -> int:
+        """The oldest step that the journal still has; a restored snapshot must be of the one before it, or later."""
+        return self._journal.first_step
+
+    @property
     def last_step(self) -> int:
         """The newest journalled step; those after a restored snapshot are run again first."""
         return self._journal.last_step
@@ -125,9 +131,13 @@ class StepReader:
         """The next step, or None if none came together within ``timeout_s``.
 
         When it returns, the step's journal entry is written, and durable if the step publishes. Raises DataLossError
-        for records that are gone, UnavailableError if the journal's disk is full (call again when there is room).
+        for records or journalled steps that are gone, UnavailableError if the journal's disk is full (call again when
+        there is room).
         """
         deadline = time.monotonic() + timeout_s
+        if self._entries is None:
+            self._entries = self._journalled(self._step + 1)
+            self._recorded = next(self._entries, None)
         if self._recorded is not None:
             return self._next_recorded(self._recorded, deadline)
         if self._replay_only:
@@ -136,9 +146,8 @@ class StepReader:
 
     # --- from the journal --------------------------------------------------------------------------------------------
 
-    def _replay_from(self, step: int) -> None:
-        self._entries = self._journal.read(step) if step <= self._journal.last_step else iter(())
-        self._recorded = next(self._entries, None)
+    def _journalled(self, step: int) -> Iterator[StepEntry]:
+        return self._journal.read(step) if step <= self._journal.last_step else iter(())
 
     def _next_recorded(self, entry: StepEntry, deadline: float) -> Step | None:
         self._meet(entry)
@@ -149,6 +158,7 @@ class StepReader:
                 return None
         if entry.publish:
             self._journal.sync()  # the process that wrote it may have been killed before it could
+        assert self._entries is not None
         self._recorded = next(self._entries, None)
         last = self._replay_only and self._recorded is None
         return self._run(entry, last=last)
@@ -292,7 +302,7 @@ class StepReader:
         self._ended, self._unpublished = state.ended, state.unpublished
         self._letters.restore(state.letters, self._positions())
         self._live = False
-        self._replay_from(state.step + 1)
+        self._entries = self._recorded = None
 
     def _positions(self) -> Positions:
         return {inlet.name: {p: lane.position for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets}
@@ -302,6 +312,11 @@ class StepReader:
         for inlet in self._inlets:
             if positions := self._committable.get(inlet.name):
                 inlet.source.commit(positions)
+
+    def trim(self, before_step: int) -> None:
+        """Let the journal forget steps before ``before_step``, unless it is another run's that is only replayed."""
+        if not self._replay_only and not self._job.train.keep_journal:
+            self._journal.trim(before_step)
 
     def lag(self) -> int:
         """Records in the streams that no step has taken yet, as last heard of."""

@@ -21,6 +21,9 @@ import numpy.typing as npt
 
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError, CorruptError, VersionError
+from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.tables.bucket_checks import bucket_faults
+from monolith.tables.options import checked
 from monolith.tables.storage import STORED, narrowed, widened
 
 FILE_NAME = "table.bin"
@@ -33,6 +36,7 @@ Bucket = dict[str, npt.NDArray[Any]]
 _PREFIX = struct.Struct("<8sII")  # magic, version, bytes of the JSON header
 _ENTRY = struct.Struct("<QIIII")  # of the directory: see Entry
 _CRC = struct.Struct("<I")
+_UINT32, _UINT64 = 2**32 - 1, 2**64 - 1
 
 # The arrays of a bucket in file order: name, dtype, and whose count gives its length. Eight-byte ones come first.
 _PARTS = (
@@ -117,14 +121,15 @@ class TableFile:
     """A table file open for reading: the header and directory at once, buckets as they are asked for.
 
     Raises ConfigError where there is no such file, VersionError for a version this build does not read, and
-    CorruptError, naming file and place, for bytes that fail their check. Use it as a context manager.
+    CorruptError, naming file and place, for bytes that fail their check or that no table can have. Use it as a context
+    manager.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.path = Path(folder) / FILE_NAME
         try:
             self._file = self.path.open("rb")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise ConfigError(f"{folder} holds no saved table: there is no {FILE_NAME} in it") from None
         try:
             self.header, self.directory = self._read_head()
@@ -133,7 +138,10 @@ class TableFile:
             raise
 
     def bucket(self, number: int) -> Bucket:
-        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,) float32, and the rest."""
+        """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,) float32, and the rest.
+
+        Raises CorruptError for bytes that fail their checksum, and for arrays that no table can have.
+        """
         entry, size = self.directory[number], self._size(self.directory[number])
         self._file.seek(entry.offset)
         data = self._file.read(size)
@@ -143,6 +151,8 @@ class TableFile:
         for name, dtype, count in self._parts(entry):
             bucket[name] = np.frombuffer(data, dtype, count, at)
             at += bucket[name].nbytes
+        for fault in bucket_faults(number, bucket, self.header.sequence):
+            self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes): {fault}")
         bucket["values"] = widened(bucket["values"], self.header.config.storage)
         return bucket
 
@@ -172,13 +182,25 @@ class TableFile:
         (crc,) = _CRC.unpack(self._exactly(_CRC.size, "the header's checksum"))
         if crc != zlib.crc32(prefix + rest):
             self._corrupt("the header fails its checksum")
-        try:
-            header = msgspec.json.decode(rest[:json_bytes], type=Header)
-        except msgspec.MsgspecError as error:
-            raise VersionError(f"{self.path}: the header has what this build does not know: {error}") from None
         directory = [Entry(*fields) for fields in _ENTRY.iter_unpack(rest[json_bytes:])]
+        header = self._header(rest[:json_bytes])
         self._check_layout(header, directory, self._file.tell(), size)
         return header, directory
+
+    def _header(self, json: bytes) -> Header:
+        try:
+            header = msgspec.json.decode(json, type=Header)
+            config = checked(header.config)
+        except msgspec.ValidationError as error:
+            raise VersionError(f"{self.path}: the header has what this build does not know: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._corrupt(f"the header, from offset {_PREFIX.size} on, is no JSON: {error}")
+        except ConfigError as error:
+            self._corrupt(f"the header's config cannot be: {error}")
+        for name, value, lowest, highest in _limits(header):
+            if not lowest <= value <= highest:
+                self._corrupt(f"the header's {name} is {value}; allowed: {lowest} to {highest}")
+        return msgspec.structs.replace(header, config=config)
 
     def _check_layout(self, header: Header, directory: list[Entry], offset: int, size: int) -> None:
         self.header = header
@@ -206,3 +228,15 @@ class TableFile:
 
     def _corrupt(self, what: str) -> NoReturn:
         raise CorruptError(f"{self.path}: {what}; restore the file from another copy, or use an older snapshot")
+
+
+def _limits(header: Header) -> Iterator[tuple[str, int, int, int]]:
+    """Each count of a table with the lowest and the highest that it can have."""
+    yield "sequence", header.sequence, 1, _UINT32
+    yield "floor", header.floor, 0, header.sequence - 1
+    yield "clock_ms", header.clock_ms, WATERMARK_START, WATERMARK_END - 1
+    yield "sweep_cursor", header.sweep_cursor, 0, BUCKETS - 1
+    yield "steps", header.steps, 0, _UINT64
+    yield "state_floats", header.state_floats, 0, _UINT32
+    for name, count in header.statistics.items():
+        yield f"statistics.{name}", count, 0, _UINT64

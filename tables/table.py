@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from monolith.config.table import TableConfig
-from monolith.errors import CorruptError, GapError, InputError, NonFiniteError
+from monolith.errors import CorruptError, GapError, InputError, NonFiniteError, VersionError
 from monolith.events import WATERMARK_END
 from monolith.tables import _core, snapshot
 from monolith.tables.arguments import (
@@ -188,6 +188,8 @@ class Table:
         values = checked_matrix(delta.values, len(ids), self.dim, "values")
         checked_count(delta.sequence, 0, _MAX_SEQUENCE, "sequence")
         checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
+        if delta.sequence == 0 and len(ids):
+            raise InputError(f"the delta holds {len(ids)} rows of no closed sequence: cut() the table before delta()")
         with self.writer:
             held = self.sequence - 1
             if delta.base_sequence == 0:
@@ -252,6 +254,8 @@ class Table:
                 f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
                 f"{self.native.state_floats}"
             )
+        if unknown := sorted(set(header.statistics) - set(_STATISTICS)):
+            raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):

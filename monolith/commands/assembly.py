@@ -20,7 +20,7 @@ from pathlib import Path
 from monolith.config import JobConfig
 from monolith.config.changes import check_changes
 from monolith.config.load import job_json
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, DataLossError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.streaming.steps import StepReader
@@ -53,7 +53,10 @@ def open_trainer(
     with ExitStack() as stack:
         steps = stack.enter_context(StepReader.open(job, replay or state / "journal", replay_only=replay is not None))
         newest = snapshots.newest()
-        pending = steps.last_step - (newest.manifest.step if newest else 0)
+        reached = newest.manifest.step if newest else 0
+        if steps.first_step > reached + 1:
+            raise DataLossError(_trimmed(steps, reached, replay))
+        pending = steps.last_step - reached
         _settle(state, job, pending, replay)
         learner = Learner(job)
         publisher = None
@@ -67,6 +70,14 @@ def open_trainer(
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state))
         yield trainer
+
+
+def _trimmed(steps: StepReader, reached: int, replay: Path | None) -> str:
+    begins = f"the step journal begins at step {steps.first_step}, the steps before it were trimmed"
+    if replay is not None:
+        return f"{begins}: a replay repeats a run from step 1. Only a run with train.keep_journal: true keeps them all"
+    where = f"the newest snapshot is of step {reached}" if reached else "there is no snapshot"
+    return f"{begins}, but {where}: restore the snapshots that belong to it, or move the state folder away"
 
 
 def _settle(state: Path, job: JobConfig, pending: int, replay: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _snapshot_rows(folder: Path, name: str) -> Chunk:
     from monolith.tables import Table
-    from monolith.training.snapshot import MANIFEST, Snapshots, open_snapshot
+    from monolith.training.snapshot import find_snapshot
 
-    newest = open_snapshot(folder) if (folder / MANIFEST).is_file() else Snapshots(folder / "snapshots").newest()
-    if newest is None:
-        raise ConfigError(f"{folder} holds no snapshot; name a snapshot folder or a job's state folder")
-    tables = newest.path / "tables"
+    snapshot = find_snapshot(folder)
+    tables = snapshot.path / "tables"
     if not (tables / name).is_dir():
-        raise ConfigError(f"no table {name!r} in {newest.path}; there are {sorted(p.name for p in tables.iterdir())}")
+        raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(p.name for p in tables.iterdir())}")
     return Table.open(tables / name).rows()
 
 
@@ -70,6 +69,7 @@ def _write(chunks: Iterable[Chunk], path: Path) -> int:
                 writer.write_table(pa.table([pa.array(ids), column], schema=schema))
                 count += len(ids)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         raise UnavailableError(f"cannot write {path}: {error}") from error
     return count

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START, Record
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
+ANSWER_S = 4.0  # for a broker: an attempt to reach one takes two
 
 
 def add_parser(commands: Any) -> None:
@@ -26,7 +29,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--model", help="the model's name in the store (redis)")
     parser.add_argument(
-        "--against", type=Path, metavar="STATE", help="compare a store with the newest snapshot in STATE"
+        "--against", type=Path, metavar="STATE", help="compare a store with a snapshot, or with the newest in STATE"
     )
     parser.add_argument("--head", type=int, default=0, metavar="N", help="show the first N records of a stream")
     parser.set_defaults(run=run)
@@ -73,7 +76,7 @@ def size(count: int) -> str:
 def _stream(url: str, head: int) -> Iterator[str]:
     from monolith.streaming.source import open_source
 
-    source = open_source(url)
+    source = _answering(open_source, url)
     try:
         begins, ends = source.position(), source.end_position()
         total = sum(ends[p] - begins[p] for p in ends)
@@ -85,6 +88,26 @@ def _stream(url: str, head: int) -> Iterator[str]:
             yield f"  {record.partition}:{record.offset}  {moment(record.event_time_ms)}  {value}"
     finally:
         source.close()
+
+
+def _answering(open_source: Callable[[str], Source], url: str) -> Source:
+    """The stream, which has told its partitions; raises UnavailableError if a broker does not within some seconds."""
+    waiting, deadline = logging.getLogger("monolith.streaming.waiting"), time.monotonic() + ANSWER_S
+    level = waiting.level
+    waiting.setLevel(logging.ERROR)  # the error says it, once
+    try:
+        source = open_source(url)
+        while not source.partitions():
+            if time.monotonic() >= deadline:
+                source.close()
+                raise UnavailableError(
+                    f"{source.name} does not answer: no broker was reached in {ANSWER_S:.0f} s. Is it running, and is "
+                    f"this its address?"
+                )
+            time.sleep(0.1)
+        return source
+    finally:
+        waiting.setLevel(level)
 
 
 def _first_records(source: Source, count: int) -> Iterator[Record]:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from monolith.errors import ConfigError
 from monolith.serving.parity import Parity, compare
 from monolith.serving.store import open_store
 from monolith.tables import Table
-from monolith.training.snapshot import Snapshot, Snapshots
+from monolith.training.snapshot import Snapshot, find_snapshot
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,8 @@ class ParityReport:
 
 
 def against_snapshot(url: str, model: str | None, state: Path) -> ParityReport:
-    """Compare the store at ``url`` with the newest snapshot in the state folder ``state``."""
-    newest = _newest(state)
+    """Compare the store at ``url`` with a snapshot: the newest of the state folder ``state``, or ``state`` itself."""
+    newest = find_snapshot(state)
     tables = _tables(newest)
     store = open_store(url, model or newest.manifest.model, create=False)
     try:
@@ -53,14 +52,7 @@ def against_snapshot(url: str, model: str | None, state: Path) -> ParityReport:
 
 def snapshot_tables(state: Path) -> dict[str, Table]:
     """The tables of the newest snapshot in the state folder ``state``, by name."""
-    return _tables(_newest(state))
-
-
-def _newest(state: Path) -> Snapshot:
-    newest = Snapshots(state / "snapshots").newest()
-    if newest is None:
-        raise ConfigError(f"{state} holds no snapshot to compare with; name the job's state folder")
-    return newest
+    return _tables(find_snapshot(state))
 
 
 def _tables(snapshot: Snapshot) -> dict[str, Table]:

@@ -1,7 +1,8 @@
 """What may change in a job between two starts of one run.
 
 Most settings may. Those that decide bits may not while journalled steps wait to be run again: the store has what
-those steps published, and other settings would make something else of them under the same sequence numbers.
+those steps published, and other settings would make something else of them under the same sequence numbers. One may:
+away from `on_nonfinite: raise`, which decides nothing in a step that went well and is the way on from one that did not.
 """
 
 from __future__ import annotations
@@ -55,12 +56,17 @@ def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tupl
         raise ConfigError(
             f"{_words(lasting)}: the state folder is of another model. Set it back, or give a new `state`"
         )
-    if changes and pending:
+    waiting = {key: change for key, change in changes.items() if not _is_way_on(key, change)}
+    if waiting and pending:
         raise ConfigError(
-            f"{_words(changes)}, but {pending} journalled steps are still to be run again as they were. Start the job "
+            f"{_words(waiting)}, but {pending} journalled steps are still to be run again as they were. Start the job "
             "once with the old settings and stop it (SIGTERM), then change them"
         )
     return changes
+
+
+def _is_way_on(key: str, change: tuple[Any, Any]) -> bool:
+    return key.endswith(".on_nonfinite") and change[0] in ("raise", None)  # None: of a build that had no such key
 
 
 def _words(changes: dict[str, tuple[Any, Any]]) -> str:

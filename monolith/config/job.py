@@ -64,6 +64,7 @@ class DenseOptimizerConfig(_Section, frozen=True):
     kind: Literal["sgd", "adagrad", "adam"] = "adam"
     lr: Positive = 0.001
     weight_decay: NonNegative = 0.0
+    on_nonfinite: Literal["raise", "skip_step"] = "raise"  # NaN, infinity or more than 2^50 in a gradient
 
 
 class TrainConfig(_Section, frozen=True):
@@ -75,9 +76,10 @@ class TrainConfig(_Section, frozen=True):
     publish_every_s: NonNegative = 0.5  # wall time between deltas
     snapshot_every_s: Positive = 30.0  # wall time between snapshots
     keep_snapshots: Count = 2
+    keep_journal: bool = False  # True: all steps of the run are kept, so that `monolith replay` can repeat all of it
     sweep_rows: Count = 4096  # of each table: how many a step looks at for expired ones, bucket by bucket
     window_samples: Count = 5000  # samples per reported metrics window
-    group_by: str = "user"  # feature whose value groups the within-user AUC
+    group_by: str = "user"  # feature whose value groups the within-user AUC; NaN where no table reads a `user`
     threads: Count = 1  # of torch's dense part; the bits depend on it
 
 

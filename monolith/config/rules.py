@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from monolith.config.document import Keys, nearest
-from monolith.config.job import JobConfig
+from monolith.config.job import JobConfig, TrainConfig
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.schema import Problem
 
@@ -23,7 +23,7 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and k
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _widths, _optimizers, _clocks):
+    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _widths, _optimizers, _clocks):
         yield from rule(job)
 
 
@@ -83,6 +83,18 @@ def _declared_features(job: JobConfig) -> Iterator[Problem]:
         if feature.name not in read:
             text = f"no table reads the feature {feature.name!r}{nearest(feature.name, read)}; read: {', '.join(read)}"
             yield ("features", i, "name"), text
+
+
+def _group_by(job: JobConfig) -> Iterator[Problem]:
+    """The default is a guess at what users are called: a job without such a feature has no within-user AUC."""
+    read, name = job.feature_names(), job.train.group_by
+    if name == TrainConfig().group_by:
+        return
+    if name not in read:
+        text = f"no table reads the feature {name!r}{nearest(name, read)}; read: {', '.join(read)}"
+        yield ("train", "group_by"), text
+    elif job.feature(name).bag:
+        yield ("train", "group_by"), f"the feature {name!r} is a bag, which names no group; allowed: a single value"
 
 
 def _widths(job: JobConfig) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ same bits, in another process and after a save and a load as well.
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +18,20 @@ import torch
 
 from monolith.card import ModelCard
 from monolith.config import JobConfig
+from monolith.errors import NonFiniteError
 from monolith.events import Sample
 from monolith.tables import Table, set_threads
 from monolith.tables.delta import ModelDelta
 from monolith.tables.features import FeatureEncoder, card_features
+from monolith.training.dense_guard import LARGEST, unfit_gradient
 from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
 from monolith.training.embeddings import EmbeddingBagCollection
 from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
 from monolith.training.loss import sampled_bce
 from monolith.training.models import build_model
+
+log = logging.getLogger(__name__)
 
 Probabilities = npt.NDArray[np.float32]
 
@@ -53,15 +58,32 @@ class Learner:
         return self.collection.tables
 
     def step(self, samples: Sequence[Sample]) -> Probabilities:
-        """Probabilities (n,) as they were before this step; afterwards one optimizer step has been made on all n."""
+        """Probabilities (n,) as they were before this step; afterwards one optimizer step has been made on all n.
+
+        A dense gradient with NaN, infinity or a size that the optimizer would overflow by meets the policy
+        ``dense_optimizer.on_nonfinite``: the dense weights stay as they are in this step, or NonFiniteError is raised.
+        As the tables may have taken their part by then, the learner must then be restored.
+        """
         times = np.array([s.event_time_ms for s in samples], np.int64)
         labels = torch.tensor([s.label for s in samples])
         rates = torch.tensor([s.rate for s in samples])
         logits = self._forward(samples, times)
         self.optimizer.zero_grad()
         sampled_bce(logits, labels, rates).backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self._dense_step()
         return torch.sigmoid(logits.detach()).numpy()
+
+    def _dense_step(self) -> None:
+        unfit = unfit_gradient(self.model)
+        if unfit is None:
+            self.optimizer.step()
+        elif self.job.dense_optimizer.on_nonfinite == "skip_step":
+            log.warning("dense step skipped: %s", unfit)
+        else:
+            raise NonFiniteError(
+                f"{unfit}, allowed is up to {LARGEST:g}: look for the cause in the loss, the weights of bags and the "
+                f"learning rates, or set dense_optimizer.on_nonfinite to skip_step and start again"
+            )
 
     def score(self, samples: Sequence[Sample]) -> Probabilities:
         """Probabilities (n,); nothing changes, no id is admitted."""

@@ -167,6 +167,19 @@ def open_snapshot(path: Path) -> Snapshot:
     return Snapshot(path, manifest)
 
 
+def find_snapshot(folder: Path) -> Snapshot:
+    """The snapshot that a person means by ``folder``: itself, or the newest whole one of a job's state folder.
+
+    Raises `ConfigError` if it holds none, and what `open_snapshot` and `Snapshots.newest` raise.
+    """
+    if (folder / MANIFEST).is_file():
+        return open_snapshot(folder)
+    newest = Snapshots(folder / "snapshots").newest()
+    if newest is None:
+        raise ConfigError(f"{folder} holds no snapshot; name a snapshot folder or a job's state folder")
+    return newest
+
+
 def _check(path: Path, entry: FileEntry) -> None:
     if not path.is_file():
         raise CorruptError(f"snapshot file {path} is missing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ class StatusFile:
             scratch.write_bytes(msgspec.json.encode(status))
             scratch.replace(self.path)
         except OSError:
-            scratch.unlink(missing_ok=True)
+            with suppress(OSError):  # a read-only disk refuses this as well
+                scratch.unlink()
         for observer in self.observers:
             observer(status)
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.load import job_json
-from monolith.errors import ConfigError, CorruptError, GapError
+from monolith.errors import ConfigError, CorruptError, UnavailableError
 from monolith.events import WATERMARK_START, Sample
 from monolith.tables.delta import ModelDelta
 from monolith.training.learner import Learner
@@ -29,6 +29,7 @@ from monolith.training.status import Status, StatusFile
 log = logging.getLogger(__name__)
 
 INGESTION_SAMPLE = 256  # ingestion times that travel with a delta, at most
+DRAIN_S = 60.0  # for a store that is away when the job ends
 MOST_INGESTED = 1 << 16  # and that are kept while the store is away
 
 
@@ -71,6 +72,9 @@ class Steps(Protocol):
     def commit(self) -> None:
         """Tell the outside the positions of the last `state`."""
 
+    def trim(self, before_step: int) -> None:
+        """Forget what only a restore to before ``before_step`` would ask for."""
+
     def lag(self) -> int:
         """Records in the streams that no step has taken."""
 
@@ -83,7 +87,11 @@ class Publisher(Protocol):
         """What the store is known to hold."""
 
     def publish(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> object:
-        """Bring the store up to ``sequence``, now or, if it is away, with a later one."""
+        """Bring the store up to ``sequence``, now or, if it is away, with a later one.
+
+        ``make_delta(since)`` raises `GapError` where the tables forgot what they removed since then; ``make_delta(0)``,
+        the image, never does.
+        """
 
     def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
         """In quiet times: see that the store still has ``sequence``."""
@@ -125,7 +133,10 @@ class Trainer:
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
 
     def run(self) -> None:
-        """Train until the stream ends or `stop` is called; the last thing done is a snapshot."""
+        """Train until the stream ends or `stop` is called; the last thing done is a snapshot.
+
+        Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again.
+        """
         ended = False
         while not (ended or self._stopping):
             step = self.steps.next(timeout_s=0.1)
@@ -139,11 +150,23 @@ class Trainer:
                 self.snapshot()
             self._report(ended=False)
         self.snapshot()
-        if ended and self.publisher is not None:
-            if self._clean:  # a run that had ended before publishes no more, but its store may lack what it has
-                self.publisher.tend(self.sequence, self._delta)
-            self.publisher.drain(timeout_s=60.0)
-        self._report(ended=True)
+        try:
+            if ended and self.publisher is not None:
+                self._hand_over(self.publisher)
+        finally:
+            self._report(ended=True)
+
+    def _hand_over(self, publisher: Publisher) -> None:
+        """Nothing comes after this: see that the store has everything, also what a process before this one left."""
+        publisher.publish(self.sequence, self._delta)
+        if publisher.drain(timeout_s=DRAIN_S):
+            return
+        held = publisher.held_sequence
+        raise UnavailableError(
+            f"the job is done, but not published: the store did not take sequence {self.sequence} in {DRAIN_S:.0f} s "
+            f"(known to be there: {held or 'nothing'}). Nothing is lost, {self.snapshots.path(self.step)} has it all: "
+            f"start the same command again when the store is back, it trains nothing anew and publishes the rest"
+        )
 
     def stop(self) -> None:
         """Finish the step at hand, then leave `run` with a snapshot."""
@@ -181,11 +204,7 @@ class Trainer:
         ingested = np.sort(np.array(self._ingested, np.int64))
         stride = max(1, -(-len(ingested) // INGESTION_SAMPLE))
         cut = _Cut(self.sequence, self.step, self.watermark_ms, ingested[::stride])
-        try:
-            return self.learner.delta(since, **cut._asdict())
-        except GapError as gap:  # the store was away for so long that the tables forgot what they removed since
-            log.warning("the store gets a full image: %s", gap)
-            return self.learner.delta(0, **cut._asdict())
+        return self.learner.delta(since, **cut._asdict())
 
     def snapshot(self) -> None:
         """Keep the state after the last step; only then are the stream's positions committed for lag tools."""
@@ -208,6 +227,7 @@ class Trainer:
         }
         self.snapshots.write(manifest, parts)
         self.steps.commit()
+        self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
         self._kept_step = self.step
         self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)

@@ -73,6 +73,11 @@ def test_rule_names_the_place_and_what_is_allowed(refused, old, new, says):
         (["tables=[]"], "tables: the list is empty"),
         (["join.dedup_s=10"], "join.dedup_s: dedup_s (10) is shorter than window_s (1800)"),
         (["features=[{name: user}, {name: user}]"], "features[1].name: the feature 'user' is there twice"),
+        (
+            ["train.group_by=moive"],
+            "train.group_by: no table reads the feature 'moive' (did you mean 'movie'?); read: user, movie, genres",
+        ),
+        (["train.group_by=genres"], "train.group_by: the feature 'genres' is a bag, which names no group"),
         (["input.dead_letters=parquet://x"], "input.dead_letters: unknown scheme 'parquet'"),
     ],
 )
@@ -85,6 +90,10 @@ def test_rule_between_sections(refused, sets, says):
 )
 def test_each_model_has_dims_that_it_takes(parse, sets):
     assert parse(sets=sets).model.kind in ("lr", "fm")
+
+
+def test_the_default_group_may_be_missing(parse):
+    assert parse("  - name: user\n", "  - name: visitor\n").train.group_by == "user"
 
 
 def test_samples_alone_are_an_input(parse):

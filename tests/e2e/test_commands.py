@@ -48,6 +48,8 @@ def test_inspect_against_finds_the_store_equal_to_the_trainer(trained):
     compared = trained.run("inspect", "lmdb://small/store", "--against", "small/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "0 missing, 0 stale, 0 zombie" in compared.stdout
+    (newest,) = sorted((trained.folder / "small/state/snapshots").iterdir())[-1:]
+    assert trained.run("inspect", "lmdb://small/store", "--against", newest).stdout == compared.stdout
 
 
 def test_a_changed_payload_is_published_anew_and_stays_equal_to_the_trainers_rows(trained):
@@ -203,6 +205,14 @@ def test_a_job_that_cannot_run_is_refused_in_one_line(kit, settings, says):
     assert refused.returncode == 1
     assert says in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_inspect_of_a_broker_that_is_not_there_ends_in_one_line(kit):
+    refused = kit.run("inspect", f"kafka://127.0.0.1:{free_port()}/events")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert "/events does not answer: no broker was reached in 4 s" in line
 
 
 def test_a_state_folder_in_use_is_refused(kit):

@@ -320,3 +320,9 @@ def test_ids_of_every_sign_come_back_in_order(connect, scripted):
     values, found = connect().read("user", np.array([-(2**63), 5, -1], np.int64))
     assert found.tolist() == [True, False, True]
     assert values[2].tobytes() == model.states[1][-1]
+
+
+def test_folder_that_cannot_be_made_is_unavailable_by_name(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnavailableError, match=r"file/store.* cannot be used .*check the disk's space and the folder"):
+        open_store(f"lmdb://{tmp_path}/file/store", "demo").version()

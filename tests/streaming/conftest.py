@@ -14,7 +14,7 @@ from monolith.streaming import memory
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.inlets import open_inlets
-from monolith.streaming.journal import Journal
+from monolith.streaming.journal import SEGMENT_BYTES, Journal
 from monolith.streaming.memory import MemoryTopic
 from monolith.streaming.steps import Step, StepReader
 
@@ -148,10 +148,10 @@ def open_reader(tmp_path, clock):
     """Opens readers on the job's one journal; the one before is closed, as a killed process's would be."""
     held = []
 
-    def make(job, *, replay_only=False, folder="journal") -> StepReader:
+    def make(job, *, replay_only=False, folder="journal", segment_bytes=SEGMENT_BYTES) -> StepReader:
         for reader in held:
             reader.close()
-        journal = Journal(tmp_path / folder, read_only=replay_only)
+        journal = Journal(tmp_path / folder, read_only=replay_only, segment_bytes=segment_bytes)
         letters = DeadLetters(None if replay_only else job.input.dead_letters)
         reader = StepReader(job, open_inlets(job), journal, letters, replay_only=replay_only, clock=clock)
         held[:] = [reader]

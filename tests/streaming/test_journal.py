@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -175,6 +176,25 @@ def test_trimmed_steps_are_gone_and_said_to_be(tmp_path):
     assert Journal(tmp_path).last_step == 50
 
 
+def test_trim_that_the_disk_refuses_is_logged_and_made_up_for(tmp_path, monkeypatch, caplog):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+        journal.trim(30)
+    assert "cannot be trimmed, and grows: [Errno 30] Read-only" in caplog.text
+    assert [e.step for e in journal.read(1)] == list(range(1, 51))
+    journal.trim(30)
+    assert journal.first_step > 1
+
+
+def test_the_file_that_is_written_to_is_never_trimmed(tmp_path):
+    journal = written(tmp_path, 50, segment_bytes=300)
+    journal.trim(10**6)
+    assert len(list(tmp_path.glob("*.journal"))) == 1
+    journal.close()
+    assert Journal(tmp_path).last_step == 50
+
+
 def test_full_disk_leaves_the_journal_as_it_was(tmp_path):
     code = """
         import resource, sys
@@ -210,3 +230,21 @@ def test_folder_that_cannot_be_written_is_unavailable(tmp_path, monkeypatch):
     monkeypatch.setattr("monolith.streaming.journal.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space")))
     with pytest.raises(UnavailableError, match="cannot begin the step journal"):
         Journal(tmp_path)
+
+
+def test_disk_that_cannot_be_synced_is_unavailable_and_asked_again(tmp_path, monkeypatch):
+    journal = written(tmp_path, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("monolith.streaming.journal.os.fsync", lambda _: (_ for _ in ()).throw(OSError(5, "I/O error")))
+        for _ in range(2):
+            with pytest.raises(UnavailableError, match=r"cannot be made durable: \[Errno 5\] I/O error"):
+                journal.sync()
+    journal.sync()
+    journal.close()
+    assert Journal(tmp_path).last_step == 3
+
+
+def test_folder_that_cannot_be_made_is_a_config_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the step journal .*; choose another folder"):
+        Journal(tmp_path / "file" / "journal")

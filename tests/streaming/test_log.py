@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from monolith.errors import ConfigError, CorruptError, DataLossError, VersionError
+from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
 from monolith.streaming.log import EventLog, partition_of
 from monolith.streaming.source import open_sink, open_source
 
@@ -236,6 +236,18 @@ def test_file_that_is_no_lmdb_is_corrupt(tmp_path):
     (folder / "data.mdb").write_bytes(b"not a database" * 1000)
     with pytest.raises(CorruptError, match="cannot open the log"):
         EventLog(folder)
+
+
+def test_disk_that_refuses_is_unavailable_and_the_log_stays(tmp_path, monkeypatch):
+    log = EventLog(tmp_path / "log", create=True)
+    log.append(rows(3, 0))
+    log.close()
+    with monkeypatch.context() as patch:
+        refuse = lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system"))  # noqa: E731
+        patch.setattr("monolith.streaming.log_environment._check_heads", refuse)
+        with pytest.raises(UnavailableError, match=r"cannot open the log .*/log: \[Errno 30\] Read-only"):
+            EventLog(tmp_path / "log")
+    assert len(EventLog(tmp_path / "log").read(0, 0)) == 3
 
 
 def test_retention_by_age_drops_whole_old_batches_and_keeps_offsets(tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -86,6 +87,13 @@ def test_files_of_a_folder_are_read_by_name(tmp_path):
         (pa.array([datetime.datetime(1970, 1, 1, 0, 0, 2)], pa.timestamp("us")), "ms", 2000),
         (pa.array([datetime.datetime(1970, 1, 1, 0, 0, 2)], pa.timestamp("ns", "UTC")), "s", 2000),
         (pa.array([datetime.date(1970, 1, 2)]), "ms", 86_400_000),
+        (pa.array([2], pa.timestamp("s")), "ms", 2000),
+        (pa.array([2345], pa.timestamp("ms")), "s", 2345),
+        (pa.array([2_345_678], pa.timestamp("us", "Europe/Berlin")), "ms", 2345),
+        (pa.array([2_345_678_901], pa.timestamp("ns")), "us", 2345),
+        (pa.array([datetime.datetime(2300, 1, 1)], pa.timestamp("us")), "ms", 10_413_792_000_000),  # no ns has it
+        (pa.array([7], pa.uint64()), "s", 7000),
+        (pa.array([decimal.Decimal("1.234")]), "s", 1234),
     ],
 )
 def test_time_column_is_read_in_its_unit(tmp_path, column, unit, expected):
@@ -103,6 +111,38 @@ def test_null_label_and_null_time_are_dead_letters_not_crashes(ratings, tmp_path
     pq.write_table(pa.table({"t": pa.array([None], pa.int64()), "i": [1]}), path)
     with pytest.raises(EventError, match="event_time_ms is -1"):
         decoder.decode(open_source(f"parquet://{path}?time=t&item=i").poll(1, 0.0)[0], "features")
+
+
+@pytest.mark.parametrize(
+    ("column", "unit"),
+    [
+        (pa.array([1_700_000_000_000_000_000], pa.int64()), "s"),  # would wrap around 64 bits to another time
+        (pa.array([2**63 + 1, 2**64 - 1, 2**63], pa.uint64()), "s"),
+        (pa.array([-(2**63)], pa.int64()), "s"),
+        (pa.array([float("nan"), float("inf"), -1e300, 1e19]), "ms"),
+    ],
+)
+def test_time_beyond_64_bits_is_a_dead_letter_and_the_next_row_is_read(tmp_path, column, unit):
+    path = tmp_path / "t.parquet"
+    times = pa.concat_arrays([column, pa.array([5], column.type)])
+    pq.write_table(pa.table({"t": times, "i": [1] * len(times)}), path)
+    source = open_source(f"parquet://{path}?time=t&unit={unit}&item=i")
+    *odd, last = source.poll(100, 0.0)
+    assert len(odd) == len(column)
+    assert all(record.event_time_ms < 0 for record in odd)
+    assert last.event_time_ms == (5000 if unit == "s" else 5)
+
+
+@pytest.mark.parametrize(
+    "column", [["2023-11-14"], [True], pa.array([1], pa.time64("us")), pa.array([1], pa.duration("ms")), [[1]]]
+)
+def test_time_column_that_holds_no_times_is_refused_by_name(tmp_path, column):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"t": column, "i": [1]}), path)
+    with pytest.raises(
+        ConfigError, match=r"the time column 't' is of type .*; allowed: a timestamp, a date, or a number"
+    ):
+        open_source(f"parquet://{path}?time=t&item=i")
 
 
 def test_list_columns_are_bags_and_whole_floats_are_ids(tmp_path):

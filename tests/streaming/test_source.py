@@ -61,3 +61,9 @@ def test_log_in_a_folder_that_cannot_be_made_asks_for_another(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"file/log.*choose another folder"):
         open_sink(f"log://{tmp_path}/file/log")
+
+
+def test_log_whose_folder_cannot_be_made_is_a_config_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot make the folder of the log .*; choose another folder"):
+        open_sink(f"log://{tmp_path}/file/log")

@@ -160,3 +160,59 @@ def test_journal_that_cannot_sync_is_synced_before_the_step_is_returned_later(
                 reader.next(0.0)
     step = reader.next(0.0)
     assert (step.number, step.publish) == (3, True)
+
+
+# --- a journal that was trimmed ---------------------------------------------------------------------------------------
+
+
+def trimmed_after_20_of_30_steps(streams, open_reader, job):
+    """States by step, the samples of each step, and a journal whose files hold two steps each."""
+    streams, states, samples = streams(), {}, {}
+    reader = open_reader(job, segment_bytes=150)
+    for n in range(1, 31):
+        streams.show(f"r{n}", n)
+        streams.act(f"r{n}", n)
+        samples[n] = [sample.request_id for sample in reader.next(0.0).samples]
+        states[n] = reader.state()
+        if n == 20:
+            reader.trim(before_step=16)
+    return states, samples
+
+
+def test_restore_goes_on_from_any_step_that_was_not_trimmed(streams, open_reader, make_job):
+    job = make_job(train={"step_records": 2})
+    states, samples = trimmed_after_20_of_30_steps(streams, open_reader, job)
+    assert sum(map(len, samples.values())) > 20
+    for kept in (15, 20, 30):
+        reader = open_reader(job, segment_bytes=150)
+        assert 1 < reader.first_step <= 16
+        reader.restore(states[kept])
+        for n in range(kept + 1, 31):
+            assert [sample.request_id for sample in reader.next(0.0).samples] == samples[n]
+            assert reader.state() == states[n]
+        assert reader.next(0.0) is None
+
+
+@pytest.mark.parametrize("kept", [0, 10])
+def test_steps_that_were_trimmed_are_missed_by_name(streams, open_reader, make_job, kept):
+    job = make_job(train={"step_records": 2})
+    states, _ = trimmed_after_20_of_30_steps(streams, open_reader, job)
+    reader = open_reader(job, segment_bytes=150)
+    if kept:
+        reader.restore(states[kept])
+    with pytest.raises(DataLossError, match=rf"step {kept + 1} was trimmed: only a snapshot of step"):
+        reader.next(0.0)
+
+
+def test_a_job_may_keep_its_whole_journal(streams, open_reader, make_job):
+    job = make_job(train={"step_records": 2, "keep_journal": True})
+    trimmed_after_20_of_30_steps(streams, open_reader, job)
+    assert open_reader(job).first_step == 1
+
+
+def test_a_replay_leaves_the_journal_that_it_reads_alone(streams, open_reader, make_job):
+    job = make_job(train={"step_records": 2, "keep_journal": True})
+    trimmed_after_20_of_30_steps(streams, open_reader, job)
+    job = make_job(train={"step_records": 2})
+    open_reader(job, replay_only=True).trim(before_step=30)
+    assert open_reader(job).first_step == 1

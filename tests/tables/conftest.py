@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,3 +47,63 @@ def state_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Table], byte
         return table.save(folder).read_bytes()
 
     return read
+
+
+ENTRY = struct.Struct("<QIIII")
+
+
+@dataclass
+class Parts:
+    """A table file taken apart; ``sealed`` puts it together with offsets and checksums that are right."""
+
+    version: int
+    header: bytes
+    counts: list[list[int]]  # rows, counters, tombstones of each bucket
+    buckets: list[bytes]
+
+    @classmethod
+    def of(cls, data: bytes) -> Parts:
+        _, version, size = struct.unpack_from("<8sII", data)
+        entries = [ENTRY.unpack_from(data, 16 + size + ENTRY.size * n) for n in range(1024)]
+        ends = [entry[0] for entry in entries[1:]] + [len(data)]
+        buckets = [data[entry[0] : end] for entry, end in zip(entries, ends, strict=True)]
+        return cls(version, data[16 : 16 + size], [list(entry[1:4]) for entry in entries], buckets)
+
+    def sealed(self) -> bytes:
+        head = struct.pack("<8sII", b"MONOTABL", self.version & 0xFFFFFFFF, len(self.header)) + self.header
+        offset = len(head) + 1024 * ENTRY.size + 4
+        for counts, bucket in zip(self.counts, self.buckets, strict=True):
+            head += ENTRY.pack(offset, *counts, zlib.crc32(bucket))
+            offset += len(bucket)
+        return head + struct.pack("<I", zlib.crc32(head)) + b"".join(self.buckets)
+
+    def place(self, number: int, name: str) -> tuple[int, int, int]:
+        """Where an array of a bucket begins, how many elements it has, and their bytes."""
+        rows, counters, tombstones = self.counts[number]
+        lengths = {"ids": rows, "last": rows, "counters": counters, "counter_last": counters, "tombstones": tombstones}
+        words = {"marks": rows, "counts": counters, "tombstone_marks": tombstones}
+        at = 0
+        for each, length in [*lengths.items(), *words.items()]:
+            width = 8 if each in lengths else 4
+            if each == name:
+                return at, length, width
+            at += length * width
+        raise KeyError(name)
+
+    def put(self, number: int, name: str, index: int, value: int) -> None:
+        at, length, width = self.place(number, name)
+        if length:
+            at += (index % length) * width
+            data = (value % (1 << 8 * width)).to_bytes(width, "little")
+            self.buckets[number] = self.buckets[number][:at] + data + self.buckets[number][at + width :]
+
+    def get(self, number: int, name: str, index: int) -> int:
+        at, length, width = self.place(number, name)
+        at += (index % length) * width if length else 0
+        return int.from_bytes(self.buckets[number][at : at + width], "little")
+
+
+@pytest.fixture
+def parts_of() -> Callable[[bytes], Parts]:
+    """Takes a table file apart."""
+    return Parts.of

@@ -240,3 +240,18 @@ def test_delta_survives_save_and_open(make_table, ids, tmp_path):
         assert ours.ids.tolist() == theirs.ids.tolist()
         assert ours.removed.tolist() == theirs.removed.tolist()
         assert ours.values.tobytes() == theirs.values.tobytes()
+
+
+def test_image_of_a_table_that_was_never_cut_is_refused_if_it_holds_rows(make_table, ids):
+    """It would leave the replica empty, without a word: rows of sequence 0 are rows that went."""
+    table, replica = make_table(), make_table()
+    replica.apply(table.delta(0))
+    assert (len(replica), replica.sequence) == (0, 1)
+    table.observe(ids(1, 2))
+    replica.observe(ids(7))
+    with pytest.raises(InputError, match=r"holds 2 rows of no closed sequence: cut\(\) the table"):
+        replica.apply(table.delta(0))
+    assert len(replica) == 1
+    table.cut()
+    replica.apply(table.delta(0))
+    assert replica.rows()[0].tolist() == [1, 2]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig
+from monolith.errors import CorruptError
 from monolith.training.export import export_graph
 from monolith.training.learner import Learner
 
@@ -34,3 +36,17 @@ def test_a_kept_graph_is_used_again_and_a_damaged_one_is_not(tmp_path):
     kept.write_bytes(graph[:-1])
     assert learner.export(tmp_path) == graph
     assert kept.read_bytes() == graph
+
+
+def test_refused_tables_leave_all_of_them_as_they_were(tmp_path):
+    """Also those that could have been read before the damaged one was met."""
+    saved, learner = Learner(job()), Learner(job())
+    saved.save(tmp_path)
+    learner.tables["cat"].observe(np.arange(50))
+    before = dict(learner.tables)
+    damaged = tmp_path / "tables" / "sum_1" / "table.bin"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")
+    with pytest.raises(CorruptError, match=r"sum_1/table\.bin"):
+        learner.load_tables(tmp_path / "tables")
+    assert learner.tables == before
+    assert len(learner.tables["cat"]) == 50

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
-from monolith.training.snapshot import MANIFEST, SNAPSHOT_VERSION, Manifest, Snapshots, open_snapshot
+from monolith.training.snapshot import MANIFEST, SNAPSHOT_VERSION, Manifest, Snapshots, find_snapshot, open_snapshot
 
 
 def manifest(step: int) -> Manifest:
@@ -105,3 +105,17 @@ def test_a_write_that_fails_leaves_the_earlier_ones(tmp_path):
         snapshots.write(manifest(2), {"tables": full})
     assert snapshots.newest().manifest.step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["000000000001"]
+
+
+def test_a_snapshot_is_found_by_its_own_folder_or_as_the_newest_of_a_state_folder(tmp_path):
+    snapshots = Snapshots(tmp_path / "snapshots")
+    for step in (1, 2):
+        snapshots.write(manifest(step), PARTS)
+    assert find_snapshot(snapshots.path(1)).manifest.step == 1
+    assert find_snapshot(tmp_path).manifest.step == 2
+
+
+def test_a_folder_without_snapshots_is_said_to_hold_none(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match="holds no snapshot; name a snapshot folder or a job's state folder"):
+            find_snapshot(folder)

@@ -12,8 +12,10 @@ import pytest
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
 from monolith.config.table import Adam, Idle, MinCount
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, UnavailableError
 from monolith.events import Sample
+from monolith.serving.publisher import Publisher
+from monolith.serving.store import Store, open_store
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
 from monolith.training.status import StatusFile, read_status
@@ -36,6 +38,7 @@ class FixedSteps:
     steps: list[FixedStep]
     at: int = 0
     committed: list[int] = field(default_factory=list)
+    trimmed: list[int] = field(default_factory=list)
 
     def next(self, timeout_s: float) -> FixedStep | None:
         if self.at == len(self.steps):
@@ -51,6 +54,9 @@ class FixedSteps:
 
     def commit(self) -> None:
         self.committed.append(self.at)
+
+    def trim(self, before_step: int) -> None:
+        self.trimmed.append(before_step)
 
     def lag(self) -> int:
         return len(self.steps) - self.at
@@ -176,14 +182,62 @@ def test_a_store_gets_each_sequence_once_and_ends_with_the_trainers_rows(tmp_pat
 
 
 def test_a_store_that_was_away_too_long_gets_an_image(tmp_path):
-    store = Rows()
-    one = trainer(tmp_path, made_steps(6), store)
+    store = open_store(f"lmdb://{tmp_path / 'store'}", "t")
+    one = trainer(tmp_path / "snapshots", made_steps(6), Publisher(store))
+    one.publisher.start(one.learner.card("run"))
     for _ in range(3):
         one.advance(one.steps.next(0))
+    first_image = store.version().image
     for _ in range(5000):  # past the tables' memory of what they removed
         one.sequence = one.learner.cut()
     one.run()
-    assert store.seen[-1] == (0, one.sequence)
+    assert store.version().sequence == one.sequence
+    assert store.version().image != first_image
+    assert {name: len(part.ids) for name, part in store.image().delta.tables.items()} == {
+        name: len(table) for name, table in one.learner.tables.items()
+    }
+    store.close()
+
+
+class Away:
+    """A store that can be out of reach."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner, self.away = inner, True
+
+    def __getattr__(self, name):
+        def refuse(*_):
+            raise UnavailableError("connection refused")
+
+        return refuse if self.away and name in ("take_over", "apply", "version") else getattr(self.inner, name)
+
+
+def test_a_job_that_ends_while_its_store_is_away_says_so_and_publishes_when_it_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("monolith.training.trainer.DRAIN_S", 0.0)
+    store = Away(open_store(f"lmdb://{tmp_path / 'store'}", "t"))
+
+    def start() -> Trainer:
+        one = trainer(tmp_path / "snapshots", made_steps(6), Publisher(store))
+        one.status = StatusFile(tmp_path / "status.json")
+        if newest := one.snapshots.newest():
+            one.restore(newest)
+        one.publisher.start(one.learner.card("run"))
+        return one
+
+    says = r"not published: .* sequence 2 in 0 s \(known to be there: nothing\)\. .*/000000000006 has it all: start"
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match=says):
+            start().run()
+        assert read_status(tmp_path / "status.json").ended
+    store.away = False
+    again = start()
+    again.run()
+    assert (again.step, store.version().sequence) == (6, 2)
+    for name, table in again.learner.tables.items():
+        delta = store.image().delta.tables[name]
+        assert delta.ids.tobytes() == table.delta(0).ids.tobytes()
+        assert delta.values.tobytes() == table.delta(0).values.tobytes()
+    store.close()
 
 
 def test_a_store_that_lost_everything_in_a_quiet_time_gets_it_back(tmp_path):
@@ -207,6 +261,16 @@ def test_positions_are_committed_after_a_snapshot_only(tmp_path):
     one = trainer(tmp_path, made_steps(5))
     one.run()
     assert one.steps.committed == [5]
+
+
+def test_the_journal_is_trimmed_behind_the_oldest_snapshot_that_is_kept(tmp_path):
+    """Not behind the newest: if that is damaged, the one before it is restored, and asks for the steps after it."""
+    one = trainer(tmp_path, made_steps(4))
+    for _ in range(4):
+        one.advance(one.steps.next(0))
+        one.snapshot()
+    assert one.snapshots.steps() == [3, 4]
+    assert one.steps.trimmed == [2, 2, 3, 4]
 
 
 def test_a_snapshot_of_another_run_is_refused(tmp_path):

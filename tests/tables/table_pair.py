@@ -1,0 +1,144 @@
+"""A table and its model, moved together: each operation runs on both, and what it gives is compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from table_model import Model, Times
+
+from monolith.errors import GapError
+from monolith.tables import Table, TableConfig, TableFile
+
+EventTimes = int | Sequence[int] | None  # one for all, one each, or the clock
+
+
+class Pair:
+    """Also holds a replica, which follows by deltas alone."""
+
+    def __init__(self, config: TableConfig) -> None:
+        self.table, self.model = Table(config), Model(config)
+        self.replica = Table(TableConfig(name="replica", dim=config.dim))
+
+    # --- training ---
+
+    def observe(self, ids: Sequence[int], times: EventTimes) -> None:
+        self.table.observe(_array(ids), event_time_ms=_given(times))
+        self.model.observe(ids, _each(times, len(ids)))
+
+    def lookup(self, ids: Sequence[int]) -> None:
+        assert self.table.lookup(_array(ids)).tobytes() == self.model.values(ids)
+
+    def apply_gradients(self, ids: Sequence[int], grads: np.ndarray, times: EventTimes) -> None:
+        self.table.apply_gradients(_array(ids), grads, event_time_ms=_given(times))
+        self.model.apply_gradients(ids, grads, _each(times, len(ids)))
+
+    def step(self, ids: Sequence[int], grads: np.ndarray, times: EventTimes) -> None:
+        """The three in one."""
+        step = self.table.step(_array(ids), event_time_ms=_given(times))
+        self.model.observe(ids, _each(times, len(ids)))
+        assert step.values.tobytes() == self.model.values(ids)
+        step.apply_gradients(grads)
+        self.model.apply_gradients(ids, grads, [None] * len(ids))
+
+    def advance(self, t: int) -> None:
+        self.table.advance(t)
+        self.model.advance(t)
+
+    def sweep(self, buckets: int, max_rows: int) -> None:
+        assert self.table.sweep(buckets, max_rows=max_rows) == self.model.sweep(buckets, max_rows)
+
+    # --- publishing ---
+
+    def cut(self) -> None:
+        assert self.table.cut() == self.model.cut()
+
+    def delta(self, since: int) -> None:
+        if 0 < since < self.model.floor:
+            with pytest.raises(GapError):
+                self.table.delta(since)
+            return
+        delta = self.table.delta(since)
+        ids, removed = self.model.delta(since)
+        assert (delta.ids.tolist(), delta.removed.tolist()) == (ids, removed)
+        assert delta.values.tobytes() == b"".join(self.model.rows[i].values.tobytes() for i in ids)
+
+    def follow(self, whole: bool, skipped: int) -> None:
+        """The replica takes an image, the next delta, or one that is too new; it always ends at the same rows."""
+        self.cut()
+        held = self.replica.sequence - 1
+        since = 0 if whole or held < self.model.floor else min(held + skipped, self.model.sequence - 1)
+        if since > held:
+            with pytest.raises(GapError):
+                self.replica.apply(self.table.delta(since))
+            since = held
+        self.replica.apply(self.table.delta(since))
+        ids, values = self.replica.rows()
+        assert ids.tolist() == sorted(self.model.rows)
+        assert values.tobytes() == b"".join(self.model.rows[i].values.tobytes() for i in sorted(self.model.rows))
+
+    def save_and_open(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            before = self.table.save(folder).read_bytes()
+            self.table = Table.open(folder)
+            assert self.table.save(folder).read_bytes() == before
+
+    # --- what must hold after any of them ---
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Quickly: what a caller can see, ``ids`` being all there are."""
+        table, model = self.table, self.model
+        self.lookup(ids)
+        assert table.rows()[0].tolist() == sorted(i for i in model.rows if model.live(i))
+        assert (table.clock_ms, table.sequence) == (model.clock, model.sequence)
+        stats = table.stats()
+        held = (len(model.rows), len(model.counters), len(model.tombstones))
+        assert (stats.rows, stats.counters, stats.tombstones) == held
+        assert {name: getattr(stats, name) for name in model.happened} == model.happened
+
+    def check_all(self) -> None:
+        """Every bit of the state, by way of the table's file."""
+        model = self.model
+        with tempfile.TemporaryDirectory() as folder:
+            self.table.save(folder)
+            with TableFile(folder) as file:
+                rows, counters, tombstones = _state(file)
+                header = file.header
+        assert rows == {
+            i: (row.values.tobytes(), row.state.tobytes(), row.last_seen, row.mark) for i, row in model.rows.items()
+        }
+        assert counters == {i: tuple(counter) for i, counter in model.counters.items()}
+        assert tombstones == model.tombstones
+        clockwork = (header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
+        assert clockwork == (model.sequence, model.floor, model.clock, model.cursor, model.steps)
+        assert {name: header.statistics[name] for name in model.happened} == model.happened
+
+
+def _state(file: TableFile) -> tuple[dict, dict, dict]:
+    rows, counters, tombstones = {}, {}, {}
+    for number in range(1024):
+        part = file.bucket(number)
+        ids = part["ids"].tolist()
+        values, state = (part[name].reshape(len(ids), -1) for name in ("values", "state")) if ids else ((), ())
+        for i, v, s, t, mark in zip(
+            ids, values, state, part["last_seen_ms"].tolist(), part["marks"].tolist(), strict=True
+        ):
+            rows[i] = (v.tobytes(), s.tobytes(), t, mark)
+        counted = zip(part["counts"].tolist(), part["counter_last_ms"].tolist(), strict=True)
+        counters.update(zip(part["counter_ids"].tolist(), counted, strict=True))
+        tombstones.update(zip(part["tombstone_ids"].tolist(), part["tombstone_marks"].tolist(), strict=True))
+    return rows, counters, tombstones
+
+
+def _array(ids: Sequence[int]) -> np.ndarray:
+    return np.array(ids, np.int64)
+
+
+def _given(times: EventTimes) -> int | np.ndarray | None:
+    return times if times is None or isinstance(times, int) else np.array(times, np.int64)
+
+
+def _each(times: EventTimes, n: int) -> Times:
+    return [times] * n if times is None or isinstance(times, int) else times
