@@ -1,4 +1,4 @@
-"""A collection's one call gives the bits of its tables stepped one by one and pooled in NumPy, on any number of threads."""
+"""One call of a collection gives the bits of its tables stepped one by one, on any number of threads."""
 
 from __future__ import annotations
 
