@@ -37,7 +37,7 @@ class Pipeline {
   }
 
  private:
-  static constexpr std::size_t kAhead = 24;  // with the lines of a row, some more than a core can have in flight
+  static constexpr std::size_t kAhead = 16;  // with the lines of a row, more than a core can have in flight
   static constexpr std::size_t kRing = 128;
 
   void start() {

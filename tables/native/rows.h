@@ -22,7 +22,7 @@ namespace monolith {
 
 enum class Need { tail, values, all };  // what of a row the next stage reads
 
-inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 3); }
 
 inline void fetch_floats(const float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; i += 16) fetch(values + i);
