@@ -1,0 +1,136 @@
+"""A shadow: the real table of one setting, with rows as small as can be, beside the training that is not done.
+
+Which ids have a row depends on the rules, the ids and the event times, never on what rows hold. So a shadow keeps the
+table's name, seed and rules, and takes one value a row and an optimizer without state. What the job's own rows would
+take is then asked of a small table with the job's dim, optimizer and storage.
+
+There are two of them. One is shown every batch whole, as training shows it, and so ends with the trained table's
+counts. The other is shown the same samples one after the other, so that a look-up between two of them finds what a
+replica that lags behind by nothing would serve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from monolith.config import TableConfig
+from monolith.tables import Table, TableStats, initializers, optimizers
+from monolith.tables.batch import TableBatch, Times, end_step
+from monolith.whatif.settings import Setting
+from monolith.whatif.stretches import Stretch
+
+BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
+_OF_ROWS = ("bytes_values", "bytes_state", "bytes_tail")  # as many times as there are rows, free ones included
+_REMOVED = ("expired", "evicted")  # counts of rows that went, as far as this build's tables have them
+_TRAINED = ("dropped_gradients", "nonfinite", "bytes_scratch")  # only training makes them
+_PROBE_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one setting came to."""
+
+    setting: Setting
+    stats: dict[str, int]  # as `TableStats` of the trained table would have them at the end
+    live_rows: int  # without those that expired and were not swept yet
+    peak_rows: int
+    hits: int  # look-ups that found a row
+
+    @property
+    def bytes(self) -> int:
+        """All that the table would take."""
+        return sum(self.stats[kind] for kind in BYTES)
+
+    @property
+    def removed(self) -> int:
+        """Rows that went: so many tombstones at most (an id that is back before the next delta needs none)."""
+        return sum(self.stats.get(name, 0) for name in _REMOVED)
+
+
+class Shadow:
+    """One setting on its way through the log."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._config = shadow_config(setting.config)
+        self._table, self._served = Table(self._config), Table(self._config)
+        self._hits = 0
+        self._peak = 0
+
+    def serve(self, stretch: Stretch) -> None:
+        """Count which of the stretch's look-ups find a row, then show what came after them."""
+        self._hits += int(np.count_nonzero(self._served.lookup(stretch.looked_up)[:, 0]))
+        self._served.observe(stretch.ids, event_time_ms=stretch.times_ms)
+
+    def observe(self, batch: TableBatch, times: Times) -> None:
+        """Show the table a batch, as a training step does."""
+        self._table.observe(batch.ids, event_time_ms=batch.times(times))
+        self._peak = max(self._peak, len(self._table))
+
+    def end_step(self, watermark_ms: int, sweep_rows: int, *, publish: bool) -> None:
+        """The journal step is over; ``publish``: a delta is cut after it."""
+        for table in (self._table, self._served):
+            end_step(table, watermark_ms, sweep_rows)
+            if publish:
+                table.cut()
+
+    def outcome(self) -> Outcome:
+        """What it came to so far."""
+        stats = asdict(self._table.stats())
+        held = stats["rows"] + stats["free_rows"]
+        mine, real = _bytes_a_row(self._config), _bytes_a_row(self.setting.config)
+        for kind in _OF_ROWS:
+            stats[kind] += held * (real[kind] - mine[kind])
+        kept = {name: count for name, count in stats.items() if name not in _TRAINED}
+        return Outcome(self.setting, kept, len(self._table.rows()[0]), self._peak, self._hits)
+
+
+class Distinct:
+    """How many different ids there were, exactly: one small row each."""
+
+    def __init__(self) -> None:
+        self._table = Table(TableConfig(name="distinct", dim=1, optimizer=optimizers.SGD()))
+
+    def add(self, ids: npt.NDArray[np.int64]) -> None:
+        """Count ``ids`` (n,)."""
+        self._table.observe(ids)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def shadow_config(config: TableConfig) -> TableConfig:
+    """The config with the smallest rows that its rules allow: as wide as the real ones where a rule counts bytes.
+
+    Values start from a normal distribution, which is 0 for one row in 2^53: else a row could not be told from none.
+    """
+    words = sum(_bytes_a_row(config)[kind] for kind in ("bytes_values", "bytes_state")) // 4
+    return msgspec.structs.replace(
+        config,
+        dim=words if _counts_bytes(msgspec.to_builtins(config)) else 1,
+        optimizer=optimizers.SGD(),
+        slices=[],
+        storage="float32",
+        initializer=initializers.TruncatedNormal(std=1.0),
+    )
+
+
+def _counts_bytes(value: Any) -> bool:
+    """Whether some rule of the config has a limit in bytes."""
+    if isinstance(value, dict):
+        return any((key == "max_bytes" and child is not None) or _counts_bytes(child) for key, child in value.items())
+    return isinstance(value, list) and any(map(_counts_bytes, value))
+
+
+def _bytes_a_row(config: TableConfig) -> dict[str, int]:
+    """Bytes of one row by kind, as a native table with the config's rows has them."""
+    row = {name: getattr(config, name) for name in ("dim", "optimizer", "slices", "storage")}
+    probe = Table(TableConfig(name=config.name, **row))
+    probe.observe(np.arange(_PROBE_ROWS, dtype=np.int64), event_time_ms=0)
+    stats = asdict(probe.stats())
+    return {kind: stats[kind] // _PROBE_ROWS for kind in _OF_ROWS}
