@@ -83,7 +83,7 @@ def _replay(args: argparse.Namespace, bar: Bar) -> Replay:
         found,
         _opener(given, args.journal),
         publishes=args.journal is not None,
-        progress=lambda done, total: bar(f"replaying under {len(found)} settings", done, total),
+        progress=lambda done, total: bar("replaying", done, total, f"settings {len(found)}"),
     )
 
 

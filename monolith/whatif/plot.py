@@ -10,7 +10,7 @@ from pathlib import Path
 
 from monolith.errors import UnavailableError
 
-_LEFT, _TOP, _WIDTH, _HEIGHT, _LEGEND = 70, 40, 520, 340, 330  # px
+_LEFT, _TOP, _WIDTH, _HEIGHT, _LETTER = 70, 60, 520, 340, 7  # px
 _COLOURS = ("#1b6ca8", "#c0504d", "#4f8a3d", "#7d4fa0", "#c98a1b", "#357f85")
 
 
@@ -49,19 +49,20 @@ def write_svg(path: Path, title: str, marks: Sequence[Mark]) -> None:
 
 
 def _svg(title: str, marks: Sequence[Mark]) -> Iterator[str]:
+    legend = 60 + _LETTER * max((len(mark.label) + 4 for mark in marks), default=0)
     height = max(_TOP + _HEIGHT + 60, _TOP + 40 + 18 * len(marks))
     unit, factor = _unit(max((mark.bytes for mark in marks), default=0))
     across = _axis([mark.bytes / factor for mark in marks], _WIDTH)
     up = _axis([100 * mark.hit_share for mark in marks], _HEIGHT)
     yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + _LEGEND}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + legend}" height="{height}" '
         f'font-family="sans-serif" font-size="12">'
     )
     yield '<rect width="100%" height="100%" fill="white"/>'
     yield _text(_LEFT, 22, title, size=14)
     yield from _grid(across, up)
     yield _text(_LEFT + _WIDTH / 2, _TOP + _HEIGHT + 40, f"table size, {unit}", anchor="middle")
-    yield _text(_LEFT, _TOP - 6, "look-ups that found a row, %")
+    yield _text(_LEFT, _TOP - 10, "look-ups that found a row, %")
     for number, mark in enumerate(marks, start=1):
         x, y = _LEFT + across.at(mark.bytes / factor), _TOP + _HEIGHT - up.at(100 * mark.hit_share)
         yield from _mark(number, mark, x, y)

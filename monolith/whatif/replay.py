@@ -1,8 +1,9 @@
 """One pass over a log for all settings: each event looks its ids up, each sample shows them to the tables.
 
-An event looks its ids up in its turn of event time: after the samples that were complete by then, before its own, which
-may take the whole join window to come. A sample is observed when training would: after its join, batch by batch, in the
-same order. Memory does not grow with the log: it is that of the shadows, and of the distinct ids.
+An event looks its ids up in its turn of event time, in rows as they stand by then, to within a second: after the
+samples that were complete, before its own, which may take the whole join window to come. A sample is observed when
+training would: after its join, batch by batch, in the same order. Memory does not grow with the log: it is that of the
+shadows, and of the distinct ids.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from monolith.tables.batch import TableBatch, batches
 from monolith.tables.features import FeatureEncoder, card_features, is_salted
 from monolith.whatif.settings import Setting
 from monolith.whatif.shadow import Distinct, Outcome, Shadow
-from monolith.whatif.stretches import Ints, stretches
+from monolith.whatif.stretches import Events, Ints, stretches
 
 OpenReader = Callable[[OnShown], StepReader]
 Progress = Callable[[int, int], None]  # records done, records in all
@@ -84,6 +85,7 @@ class _Run:
         self._shadows = [Shadow(setting) for setting in settings]
         self._distinct = Distinct()
         self._shown: list[dict[str, FeatureValue]] = []  # by each event of the step at hand
+        self._shown_ms: list[int] = []
         self._before: list[int] = []  # how many of its samples came before each
         self._events = self._samples = self._lookups = 0
         self._first_ms, self._last_ms = WATERMARK_END, WATERMARK_START
@@ -91,6 +93,7 @@ class _Run:
     def on_shown(self, samples_before: int, event: FeatureEvent | SampleEvent) -> None:
         """An event of the step to come."""
         self._shown.append(event.features)
+        self._shown_ms.append(event.event_time_ms)
         self._before.append(samples_before)
         self._first_ms = min(self._first_ms, event.event_time_ms)
         self._last_ms = max(self._last_ms, event.event_time_ms)
@@ -123,15 +126,17 @@ class _Run:
         )
 
     def _serve(self, samples: Sequence[Sample], times_ms: Ints) -> None:
-        events, observed = self._batch(self._shown), self._batch([sample.features for sample in samples])
-        for stretch in stretches(events, self._before, observed, times_ms):
+        clocks = np.maximum.accumulate(np.array(self._shown_ms, np.int64))
+        events = Events(self._batch(self._shown), clocks, np.array(self._before, np.int64))
+        observed = self._batch([sample.features for sample in samples])
+        for stretch in stretches(events, observed, times_ms):
             for shadow in self._shadows:
                 shadow.serve(stretch)
-        self._distinct.add(events.ids)
+        self._distinct.add(events.batch.ids)
         self._events += len(self._shown)
-        self._lookups += len(events.ids)
-        self._shown.clear()
-        self._before.clear()
+        self._lookups += len(events.batch.ids)
+        for of_step in (self._shown, self._shown_ms, self._before):
+            of_step.clear()
 
     def _batch(self, rows: Sequence[dict[str, FeatureValue]]) -> TableBatch:
         return TableBatch(self._names, self._encoder.encode(rows), salted=self._salted)

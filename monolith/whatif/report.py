@@ -11,24 +11,22 @@ from monolith.whatif.shadow import BYTES, Outcome
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _LEGEND = (
-    "rows: at the end, and at most during the log. kept: ids of the log that have a row at the end.",
-    "hits: look-ups that found a row; an event's ids are looked up before the tables are shown them.",
-    "admitted, removed: rows that came and went; each removal is a tombstone for the store.",
-    "bytes: of the job's own rows, as its table would report them; overhead: what finds and tends them.",
+    "rows: at the end, and at most on the way; kept: ids of the log that have one at the end.",
+    "hits: look-ups that found a row; an event looks its ids up before its own sample is observed.",
+    "admitted, removed: rows that came and went, each gone one a tombstone; an hour: of event time.",
+    "bytes: of the job's own rows, as its table would report them; overhead: all beside values and state.",
 )
-_COUNTERS = (("rejected", "rejected"), ("late", "late"), ("counters", "counters"), ("halvings", "counter_halvings"))
+_WHERE_ANY = ("rejected", "late", "counters", "counter_halvings")  # columns only where one of the settings has some
 
 
 def lines(found: Replay, policies: Sequence[str]) -> list[str]:
-    """The whole report; ``policies``: the keys of the table that hold one."""
+    """The whole report; ``policies``: the keys of the table that hold one. Columns of noughts are left out."""
     varied = list(found.outcomes[0].setting.words)
-    fixed = ", ".join(f"{key} {words_of(getattr(found.table, key))}" for key in policies if key not in varied)
-    rows = [
-        [*varied, *_HEADS],
-        *([*outcome.setting.words.values(), *_cells(found, outcome)] for outcome in _all(found)),
-    ]
-    return [*_heading(found), *([f"the same for all: {fixed}"] if fixed else []), "", *_aligned(rows, len(varied)), "",
-            *_LEGEND]  # fmt: skip
+    fixed = [f"{key} {words_of(getattr(found.table, key))}" for key in policies if key not in varied]
+    columns = [[key, *(outcome.setting.words[key] for outcome in found.outcomes)] for key in varied]
+    columns += _figures(found)
+    same = [f"the same for all: {', '.join(fixed)}"] if fixed else []
+    return [*_heading(found), *same, "", *_aligned(columns, len(varied)), "", *_LEGEND]
 
 
 def as_dict(found: Replay) -> dict[str, Any]:
@@ -61,31 +59,32 @@ def human(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-_HEADS = ("rows", "at most", "kept", "hits", "admitted", "removed", "an hour", "bytes", "values", "state", "overhead",
-          *(head for head, _ in _COUNTERS))  # fmt: skip
-
-
-def _all(found: Replay) -> list[Outcome]:
-    return found.outcomes
-
-
-def _cells(found: Replay, outcome: Outcome) -> list[str]:
-    stats = outcome.stats
-    counted = stats["bytes_values"] + stats["bytes_state"]
-    return [
-        f"{stats['rows']:,}",
-        f"{outcome.peak_rows:,}",
-        f"{_kept(found, outcome):.1%}",
-        f"{hit_share(found, outcome):.2%}",
-        f"{stats['admitted']:,}",
-        f"{outcome.removed:,}",
-        f"{_an_hour(found, outcome):,.1f}",
-        human(outcome.bytes),
-        human(stats["bytes_values"]),
-        human(stats["bytes_state"]),
-        human(outcome.bytes - counted),
-        *(f"{stats[name]:,}" for _, name in _COUNTERS),
+def _figures(found: Replay) -> list[list[str]]:
+    """The columns of figures, each under its head."""
+    stats = [outcome.stats for outcome in found.outcomes]
+    columns = [
+        ["rows", *(f"{each['rows']:,}" for each in stats)],
+        ["at most", *(f"{outcome.peak_rows:,}" for outcome in found.outcomes)],
+        ["kept", *(f"{_kept(found, outcome):.1%}" for outcome in found.outcomes)],
+        ["hits", *(f"{hit_share(found, outcome):.2%}" for outcome in found.outcomes)],
+        ["admitted", *(f"{each['admitted']:,}" for each in stats)],
+        ["removed", *(f"{outcome.removed:,}" for outcome in found.outcomes)],
+        [
+            "an hour",
+            *(
+                f"{_an_hour(found, outcome):,.{1 if _an_hour(found, outcome) >= 10 else 3}f}"
+                for outcome in found.outcomes
+            ),
+        ],
+        ["bytes", *(human(outcome.bytes) for outcome in found.outcomes)],
+        ["values", *(human(each["bytes_values"]) for each in stats)],
+        ["state", *(human(each["bytes_state"]) for each in stats)],
+        ["overhead", *(human(outcome.overhead) for outcome in found.outcomes)],
     ]
+    for name in _WHERE_ANY:
+        if any(each[name] for each in stats):
+            columns.append([name.replace("counter_halvings", "halvings"), *(f"{each[name]:,}" for each in stats)])
+    return columns
 
 
 def _outcome(found: Replay, outcome: Outcome) -> dict[str, Any]:
@@ -134,13 +133,10 @@ def _an_hour(found: Replay, outcome: Outcome) -> float:
     return outcome.removed / found.hours if found.hours else 0.0
 
 
-def _aligned(rows: Sequence[Sequence[str]], words: int) -> list[str]:
+def _aligned(columns: Sequence[Sequence[str]], words: int) -> list[str]:
     """Columns side by side; the first ``words`` of them, which are words, begin at their left edge."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if number < words else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    padded = []
+    for number, column in enumerate(columns):
+        width = max(map(len, column))
+        padded.append([cell.ljust(width) if number < words else cell.rjust(width) for cell in column])
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]

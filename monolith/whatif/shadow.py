@@ -47,6 +47,11 @@ class Outcome:
         return sum(self.stats[kind] for kind in BYTES)
 
     @property
+    def overhead(self) -> int:
+        """What it takes beside values and optimizer state: tails of rows, index, counters, tombstones."""
+        return self.bytes - self.stats["bytes_values"] - self.stats["bytes_state"]
+
+    @property
     def removed(self) -> int:
         """Rows that went: so many tombstones at most (an id that is back before the next delta needs none)."""
         return sum(self.stats.get(name, 0) for name in _REMOVED)
@@ -64,6 +69,8 @@ class Shadow:
 
     def serve(self, stretch: Stretch) -> None:
         """Count which of the stretch's look-ups find a row, then show what came after them."""
+        if stretch.clock_ms is not None:
+            self._served.advance(stretch.clock_ms)
         self._hits += int(np.count_nonzero(self._served.lookup(stretch.looked_up)[:, 0]))
         self._served.observe(stretch.ids, event_time_ms=stretch.times_ms)
 
@@ -104,15 +111,17 @@ class Distinct:
         return len(self._table)
 
 
-def shadow_config(config: TableConfig) -> TableConfig:
-    """The config with the smallest rows that its rules allow: as wide as the real ones where a rule counts bytes.
+def shadow_config(config: TableConfig, *, wide: bool | None = None) -> TableConfig:
+    """The config with the smallest rows that its rules allow: of as many bytes as the real ones if ``wide``, which by
+    default is whether a rule counts bytes.
 
     Values start from a normal distribution, which is 0 for one row in 2^53: else a row could not be told from none.
     """
+    wide = _counts_bytes(msgspec.to_builtins(config)) if wide is None else wide
     words = sum(_bytes_a_row(config)[kind] for kind in ("bytes_values", "bytes_state")) // 4
     return msgspec.structs.replace(
         config,
-        dim=words if _counts_bytes(msgspec.to_builtins(config)) else 1,
+        dim=words if wide else 1,
         optimizer=optimizers.SGD(),
         slices=[],
         storage="float32",

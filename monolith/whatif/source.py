@@ -38,12 +38,6 @@ class Input:
     job: JobConfig
     unjoined: bool = False
 
-    @property
-    def streams(self) -> list[str]:
-        """The URLs that are read."""
-        given = (self.job.input.features, self.job.input.actions, self.job.input.samples)
-        return [url for url in given if url is not None]
-
 
 def with_job(job: JobConfig, log: str | None, actions: str | None) -> Input:
     """``log`` read as ``job`` would: joined with ``actions`` (else the job's) where it holds feature events.
