@@ -1,9 +1,9 @@
 """One pass over a log for all settings: each event looks its ids up, each sample shows them to the tables.
 
-An event looks its ids up in its turn of event time, in rows as they stand by then, to within a second: after the
-samples that were complete, before its own, which may take the whole join window to come. A sample is observed when
-training would: after its join, batch by batch, in the same order. Memory does not grow with the log: it is that of the
-shadows, and of the distinct ids.
+An event looks its ids up in its turn of event time, in rows as they stand by then: after the samples that were
+complete, before its own, which may take the whole join window to come. A sample is observed when training would: after
+its join, batch by batch, in the same order. Memory does not grow with the log: it is that of the shadows, and of the
+distinct ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monolith.streaming.steps import StepReader
 from monolith.tables.batch import TableBatch, batches
 from monolith.tables.features import FeatureEncoder, card_features, is_salted
 from monolith.whatif.settings import Setting
-from monolith.whatif.shadow import Distinct, Outcome, Shadow
+from monolith.whatif.shadow import Distinct, Outcome, Shadow, longest_stretch_ms
 from monolith.whatif.stretches import Events, Ints, stretches
 
 OpenReader = Callable[[OnShown], StepReader]
@@ -83,6 +83,7 @@ class _Run:
         self._encoder = FeatureEncoder([feature for feature in card_features(job) if feature.table == table.name])
         self._batch_size, self._sweep_rows = job.train.batch_size, job.train.sweep_rows
         self._shadows = [Shadow(setting) for setting in settings]
+        self._longest_ms = longest_stretch_ms(settings)
         self._distinct = Distinct()
         self._shown: list[dict[str, FeatureValue]] = []  # by each event of the step at hand
         self._shown_ms: list[int] = []
@@ -129,7 +130,7 @@ class _Run:
         clocks = np.maximum.accumulate(np.array(self._shown_ms, np.int64))
         events = Events(self._batch(self._shown), clocks, np.array(self._before, np.int64))
         observed = self._batch([sample.features for sample in samples])
-        for stretch in stretches(events, observed, times_ms):
+        for stretch in stretches(events, observed, times_ms, self._longest_ms):
             for shadow in self._shadows:
                 shadow.serve(stretch)
         self._distinct.add(events.batch.ids)

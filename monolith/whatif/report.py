@@ -16,7 +16,7 @@ _LEGEND = (
     "admitted, removed: rows that came and went, each gone one a tombstone; an hour: of event time.",
     "bytes: of the job's own rows, as its table would report them; overhead: all beside values and state.",
 )
-_WHERE_ANY = ("rejected", "late", "counters", "counter_halvings")  # columns only where one of the settings has some
+_TOLD = ("rows", "free_rows", "tombstones", "observed", "admitted", "expired")  # elsewhere, or of no use to people
 
 
 def lines(found: Replay, policies: Sequence[str]) -> list[str]:
@@ -81,9 +81,9 @@ def _figures(found: Replay) -> list[list[str]]:
         ["state", *(human(each["bytes_state"]) for each in stats)],
         ["overhead", *(human(outcome.overhead) for outcome in found.outcomes)],
     ]
-    for name in _WHERE_ANY:
-        if any(each[name] for each in stats):
-            columns.append([name.replace("counter_halvings", "halvings"), *(f"{each[name]:,}" for each in stats)])
+    for name in stats[0]:
+        if name not in _TOLD and not name.startswith("bytes_") and any(each[name] for each in stats):
+            columns.append([name.removeprefix("counter_"), *(f"{each[name]:,}" for each in stats)])
     return columns
 
 

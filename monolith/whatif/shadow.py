@@ -11,6 +11,8 @@ replica that lags behind by nothing would serve.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -27,6 +29,7 @@ from monolith.whatif.stretches import Stretch
 BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
 _OF_ROWS = ("bytes_values", "bytes_state", "bytes_tail")  # as many times as there are rows, free ones included
 _REMOVED = ("expired", "evicted")  # counts of rows that went, as far as this build's tables have them
+_TIMES = 100  # a rule's time is read to within this part of it
 _TRAINED = ("dropped_gradients", "nonfinite", "bytes_scratch")  # only training makes them
 _PROBE_ROWS = 64
 
@@ -39,6 +42,7 @@ class Outcome:
     stats: dict[str, int]  # as `TableStats` of the trained table would have them at the end
     live_rows: int  # without those that expired and were not swept yet
     peak_rows: int
+    removed: int  # rows that went: so many tombstones at most (an id that is back before the next delta needs none)
     hits: int  # look-ups that found a row
 
     @property
@@ -50,11 +54,6 @@ class Outcome:
     def overhead(self) -> int:
         """What it takes beside values and optimizer state: tails of rows, index, counters, tombstones."""
         return self.bytes - self.stats["bytes_values"] - self.stats["bytes_state"]
-
-    @property
-    def removed(self) -> int:
-        """Rows that went: so many tombstones at most (an id that is back before the next delta needs none)."""
-        return sum(self.stats.get(name, 0) for name in _REMOVED)
 
 
 class Shadow:
@@ -71,7 +70,7 @@ class Shadow:
         """Count which of the stretch's look-ups find a row, then show what came after them."""
         if stretch.clock_ms is not None:
             self._served.advance(stretch.clock_ms)
-        self._hits += int(np.count_nonzero(self._served.lookup(stretch.looked_up)[:, 0]))
+            self._hits += int(np.count_nonzero(self._served.lookup(stretch.looked_up)[:, 0]))
         self._served.observe(stretch.ids, event_time_ms=stretch.times_ms)
 
     def observe(self, batch: TableBatch, times: Times) -> None:
@@ -88,13 +87,14 @@ class Shadow:
 
     def outcome(self) -> Outcome:
         """What it came to so far."""
-        stats = asdict(self._table.stats())
+        told = self._table.stats()
+        stats, removed = asdict(told), sum(getattr(told, name, 0) for name in _REMOVED)
         held = stats["rows"] + stats["free_rows"]
         mine, real = _bytes_a_row(self._config), _bytes_a_row(self.setting.config)
         for kind in _OF_ROWS:
             stats[kind] += held * (real[kind] - mine[kind])
         kept = {name: count for name, count in stats.items() if name not in _TRAINED}
-        return Outcome(self.setting, kept, len(self._table.rows()[0]), self._peak, self._hits)
+        return Outcome(self.setting, kept, len(self._table.rows()[0]), self._peak, removed, self._hits)
 
 
 class Distinct:
@@ -127,6 +127,25 @@ def shadow_config(config: TableConfig, *, wide: bool | None = None) -> TableConf
         storage="float32",
         initializer=initializers.TruncatedNormal(std=1.0),
     )
+
+
+def longest_stretch_ms(settings: Sequence[Setting]) -> float:
+    """How far a look-up may be ahead of the clock: a hundredth of the shortest time that a rule of a setting names."""
+    times_s = [s for setting in settings for s in _times_s(msgspec.to_builtins(setting.config))]
+    return min(times_s, default=math.inf) * 1000 / _TIMES
+
+
+def _times_s(value: Any) -> Iterator[float]:
+    """Every number under a key that ends in ``_s``."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            if key.endswith("_s") and isinstance(child, int | float):
+                yield float(child)
+            else:
+                yield from _times_s(child)
+    elif isinstance(value, list):
+        for child in value:
+            yield from _times_s(child)
 
 
 def _counts_bytes(value: Any) -> bool:

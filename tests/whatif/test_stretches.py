@@ -35,7 +35,7 @@ def steps(draw):
 def test_every_look_up_comes_after_the_samples_before_it_and_no_other_of_its_id(step):
     samples, rows, before, times = step
     events = Events(batch(rows), times, np.array(before, np.int64))
-    cut = list(stretches(events, batch(samples), 1000 + np.arange(len(samples), dtype=np.int64)))
+    cut = list(stretches(events, batch(samples), 1000 + np.arange(len(samples), dtype=np.int64), 1000.0))
     wanted = [(i, limit, t) for row, limit, t in zip(rows, before, times, strict=True) for i in row[0] + row[1]]
     looked_up, shown = [], []
     for stretch in cut:
@@ -46,13 +46,14 @@ def test_every_look_up_comes_after_the_samples_before_it_and_no_other_of_its_id(
             assert 0 <= time_ms - stretch.clock_ms <= 1000
             looked_up.append(key)
         shown.append((stretch.ids.tolist(), stretch.times_ms.tolist()))
+        covered = [n for n in range(len(samples)) if 1000 + n in stretch.times_ms]
+        assert shown[-1][0] == [i for feature in (0, 1) for n in covered for i in samples[n][feature]]
     assert looked_up == [i for i, _, _ in wanted]
-    assert [i for ids, _ in shown for i in ids] == [i for a, b in samples for i in a + b]
-    times_of = [1000 + n for n, (a, b) in enumerate(samples) for _ in a + b]
-    assert [t for _, times in shown for t in times] == times_of
+    pairs = [pair for ids, of in shown for pair in zip(ids, of, strict=True)]
+    assert sorted(pairs) == sorted((i, 1000 + n) for n, (a, b) in enumerate(samples) for i in a + b)
 
 
 def test_a_step_without_repeats_is_one_stretch():
     events = Events(batch([([n], []) for n in range(5)]), np.zeros(5, np.int64), np.arange(5))
     samples = batch([([n], []) for n in range(5)])
-    assert len(list(stretches(events, samples, np.zeros(5, np.int64)))) == 1
+    assert len(list(stretches(events, samples, np.zeros(5, np.int64), 0.0))) == 1
