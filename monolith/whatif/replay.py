@@ -19,9 +19,9 @@ from monolith.streaming.joiner import OnShown
 from monolith.streaming.steps import StepReader
 from monolith.tables.batch import TableBatch, batches
 from monolith.tables.features import FeatureEncoder, card_features, is_salted
+from monolith.whatif.serving_order import Events, Ints, serve_in_order
 from monolith.whatif.settings import Setting
 from monolith.whatif.shadow import Distinct, Outcome, Shadow, longest_stretch_ms
-from monolith.whatif.stretches import Events, Ints, stretches
 
 OpenReader = Callable[[OnShown], StepReader]
 Progress = Callable[[int, int], None]  # records done, records in all
@@ -130,9 +130,7 @@ class _Run:
         clocks = np.maximum.accumulate(np.array(self._shown_ms, np.int64))
         events = Events(self._batch(self._shown), clocks, np.array(self._before, np.int64))
         observed = self._batch([sample.features for sample in samples])
-        for stretch in stretches(events, observed, times_ms, self._longest_ms):
-            for shadow in self._shadows:
-                shadow.serve(stretch)
+        serve_in_order(events, observed, times_ms, self._shadows, longest_ms=self._longest_ms)
         self._distinct.add(events.batch.ids)
         self._events += len(self._shown)
         self._lookups += len(events.batch.ids)

@@ -18,13 +18,12 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from monolith.config import TableConfig
 from monolith.tables import Table, TableStats, initializers, optimizers
 from monolith.tables.batch import TableBatch, Times, end_step
+from monolith.whatif.serving_order import Flags, Ints
 from monolith.whatif.settings import Setting
-from monolith.whatif.stretches import Stretch
 
 BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
 _OF_ROWS = ("bytes_values", "bytes_state", "bytes_tail")  # as many times as there are rows, free ones included
@@ -57,7 +56,7 @@ class Outcome:
 
 
 class Shadow:
-    """One setting on its way through the log."""
+    """One setting on its way through the log; a `Server`."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -66,12 +65,20 @@ class Shadow:
         self._hits = 0
         self._peak = 0
 
-    def serve(self, stretch: Stretch) -> None:
-        """Count which of the stretch's look-ups find a row, then show what came after them."""
-        if stretch.clock_ms is not None:
-            self._served.advance(stretch.clock_ms)
-            self._hits += int(np.count_nonzero(self._served.lookup(stretch.looked_up)[:, 0]))
-        self._served.observe(stretch.ids, event_time_ms=stretch.times_ms)
+    def look_up(self, ids: Ints, clock_ms: int) -> Flags:
+        """See `Server`."""
+        self._served.advance(clock_ms)
+        found: Flags = self._served.lookup(ids)[:, 0] != 0
+        return found
+
+    def served(self, found: Flags) -> None:
+        """See `Server`."""
+        self._hits += int(np.count_nonzero(found))
+
+    def show(self, ids: Ints, times_ms: Ints) -> None:
+        """See `Server`."""
+        if len(ids):
+            self._served.observe(ids, event_time_ms=times_ms)
 
     def observe(self, batch: TableBatch, times: Times) -> None:
         """Show the table a batch, as a training step does."""
@@ -103,7 +110,7 @@ class Distinct:
     def __init__(self) -> None:
         self._table = Table(TableConfig(name="distinct", dim=1, optimizer=optimizers.SGD()))
 
-    def add(self, ids: npt.NDArray[np.int64]) -> None:
+    def add(self, ids: Ints) -> None:
         """Count ``ids`` (n,)."""
         self._table.observe(ids)
 
