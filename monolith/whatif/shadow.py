@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from monolith.config import TableConfig
-from monolith.tables import Table, TableStats, initializers, optimizers
+from monolith.tables import Table, TableStats, admission, initializers, optimizers
 from monolith.tables.batch import TableBatch, Times, end_step
 from monolith.whatif.serving_order import Flags, Ints
 from monolith.whatif.settings import Setting
@@ -163,9 +163,8 @@ def _counts_bytes(value: Any) -> bool:
 
 
 def _bytes_a_row(config: TableConfig) -> dict[str, int]:
-    """Bytes of one row by kind, as a native table with the config's rows has them."""
-    row = {name: getattr(config, name) for name in ("dim", "optimizer", "slices", "storage")}
-    probe = Table(TableConfig(name=config.name, **row))
+    """Bytes of one row by kind, as a native table of the config has them; what a tail holds depends on the rules."""
+    probe = Table(msgspec.structs.replace(config, admission=admission.Always()))  # of one call, no row is evicted
     probe.observe(np.arange(_PROBE_ROWS, dtype=np.int64), event_time_ms=0)
     stats = asdict(probe.stats())
     return {kind: stats[kind] // _PROBE_ROWS for kind in _OF_ROWS}
