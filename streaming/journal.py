@@ -218,6 +218,7 @@ class UnwrittenJournal:
 
     folder = Path(os.devnull)
     lineage = ""
+    first_step = 1
     last_step = 0
 
     def append(self, entry: StepEntry) -> None:
@@ -230,6 +231,9 @@ class UnwrittenJournal:
 
     def sync(self) -> None:
         """Nothing is to be made durable."""
+
+    def trim(self, before_step: int) -> None:
+        """Nothing is kept."""
 
     def close(self) -> None:
         """Nothing is held."""
