@@ -9,8 +9,9 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import Any
 
 from monolith import __version__
 from monolith.errors import MonolithError
@@ -43,12 +44,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class CommandParser(argparse.ArgumentParser):
+    """One command. A first word of ``words`` begins a command of its own, whose arguments are declared when it is used:
+    `monolith inspect policy` beside `monolith inspect WHAT`.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.words: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does."""
+        if not args or args[0] not in self.words:
+            return super().parse_known_args(args, namespace)
+        inner = argparse.ArgumentParser(prog=f"{self.prog} {args[0]}")
+        self.words[args[0]](inner)
+        return inner.parse_known_args(args[1:], namespace)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="monolith", description="Train embedding tables online and serve them.")
     top.add_argument("--version", action="version", version=f"monolith {__version__}")
     top.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in COMMANDS:
         import_module(f"monolith.commands.{name}").add_parser(commands)
     return top

@@ -12,8 +12,8 @@ from monolith.streaming.lanes import Inlet
 from monolith.streaming.source import open_source
 
 
-def open_inlets(job: JobConfig) -> list[Inlet]:
-    """The streams that the job names; at one instant features come before actions.
+def open_inlets(job: JobConfig, decoder: FeatureDecoder | None = None) -> list[Inlet]:
+    """The streams that the job names; at one instant features come before actions. ``decoder``: one unlike the job's.
 
     Raises ConfigError for a URL that cannot be, for a combination of streams that makes no samples, and for a stream
     that is not there, unless the job follows it and so waits.
@@ -22,7 +22,7 @@ def open_inlets(job: JobConfig) -> list[Inlet]:
     urls: dict[StreamName, str] = {name: url for name in names if (url := getattr(job.input, name)) is not None}
     if set(urls) not in ({"features", "actions"}, {"samples"}):
         raise ConfigError(f"job {job.name!r} needs input.features and input.actions, or input.samples alone")
-    decoder = FeatureDecoder(job)
+    decoder = decoder or FeatureDecoder(job)
     inlets: list[Inlet] = []
     try:
         for name, url in urls.items():

@@ -17,6 +17,7 @@ Joined samples pass through in the same order. The state is canonical: what hold
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +35,7 @@ from monolith.events import (
     FeatureValue,
     Record,
     Sample,
+    SampleEvent,
 )
 from monolith.streaming.codec import decode, encode
 
@@ -49,6 +51,7 @@ _SAMPLING_SEED = 0x6D6F6E6F  # fixed: the draw must be the same in every run
 _DEADLINE, _PARKED, _FORGET = 0, 1, 2  # timers of one instant fire in this order, after its records
 
 Key = tuple[str, str]
+OnShown = Callable[[int, FeatureEvent | SampleEvent], None]
 
 
 class Pending(NamedTuple):
@@ -122,7 +125,11 @@ class LateAction:
 class Joiner:
     """Owned by one thread. `add` what was read, then `advance` the watermark and take the samples."""
 
-    def __init__(self, config: JoinConfig) -> None:
+    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None) -> None:
+        """``on_shown`` is called with every event that shows something and is no repeat, in order, and with the number
+        of samples that the `advance` at work has made before it.
+        """
+        self._on_shown = on_shown
         self._positive = frozenset(config.positive_actions)
         self._window_ms = round(config.window_s * 1000)
         self._early_ms = round(config.early_s * 1000)
@@ -206,6 +213,7 @@ class Joiner:
             self._show(item, event)
         else:
             self.counters.passed += 1
+            self._tell(event)
             sample = Sample(
                 event.request_id,
                 event.item_id,
@@ -222,6 +230,7 @@ class Joiner:
         if key in self._waiting:
             self.counters.duplicate_features += 1
             return
+        self._tell(event)
         deadline_ms = max(event.event_time_ms + self._window_ms, item.order_ms)
         forget_ms = max(event.event_time_ms + self._dedup_ms, deadline_ms)
         features = msgspec.msgpack.encode(event.features)
@@ -237,6 +246,10 @@ class Joiner:
         else:
             self._unpark(key)
             self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=False)
+
+    def _tell(self, event: FeatureEvent | SampleEvent) -> None:
+        if self._on_shown is not None:
+            self._on_shown(len(self._samples), event)
 
     def _act(self, item: Pending, event: ActionEvent) -> None:
         if self._positive and event.action not in self._positive:

@@ -213,6 +213,32 @@ class Journal:
             self._lock = None
 
 
+class UnwrittenJournal:
+    """Stands in for a `Journal` where nobody will run the steps again: it keeps nothing but their number."""
+
+    folder = Path(os.devnull)
+    lineage = ""
+    first_step = 1
+    last_step = 0
+
+    def append(self, entry: StepEntry) -> None:
+        """The entry is the newest step."""
+        self.last_step = entry.step
+
+    def read(self, from_step: int) -> Iterator[StepEntry]:  # noqa: ARG002
+        """Nothing: no step can be run again."""
+        return iter(())
+
+    def sync(self) -> None:
+        """Nothing is to be made durable."""
+
+    def trim(self, before_step: int) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 def _lock(folder: Path) -> BinaryIO:
     """An exclusive lock on ``folder``, held while the file is open and gone with the process."""
     try:

@@ -24,8 +24,8 @@ from monolith.events import WATERMARK_END, WATERMARK_START, Record, Sample
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.inlets import open_inlets
-from monolith.streaming.joiner import JoinCounters, Joiner
-from monolith.streaming.journal import Journal, Positions, StepEntry
+from monolith.streaming.joiner import JoinCounters, Joiner, OnShown
+from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
 from monolith.streaming.lanes import Inlet, Lane, Ready
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.reader_state import STATE_VERSION, LaneState, ReaderState, decode_reader_state
@@ -69,20 +69,25 @@ class StepReader:
         self,
         job: JobConfig,
         inlets: list[Inlet],
-        journal: Journal,
+        journal: Journal | UnwrittenJournal,
         letters: DeadLetters,
         *,
         replay_only: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        cutter: LiveCutter | None = None,
+        on_shown: OnShown | None = None,
     ) -> None:
-        """Stand before the first step. `open` builds the parts from the job."""
+        """Stand before the first step. `open` builds the parts from the job.
+
+        ``cutter`` proposes the steps that the journal does not hold. ``on_shown`` is the joiner's.
+        """
         self._job = job
         self._inlets = inlets
         self._journal = journal
         self._letters = letters
         self._replay_only = replay_only
         self._clock = clock
-        self._joiner = Joiner(job.join)
+        self._joiner = Joiner(job.join, on_shown)
         self._out_of_order_ms = round(job.input.max_out_of_order_s * 1000)
         self._step = 0
         self._records = 0
@@ -90,13 +95,20 @@ class StepReader:
         self._ended = False
         self._unpublished = False
         self._live = False
-        self._cutter = LiveCutter(job, inlets, clock)
+        self._cutter = cutter or LiveCutter(job, inlets, clock)
         self._committable: Positions = {}
         self._recorded: StepEntry | None = None  # the journalled step that is next
         self._entries: Iterator[StepEntry] | None = None  # those after it; None: where to begin is not known yet
 
     @classmethod
-    def open(cls, job: JobConfig, journal_dir: Path, *, replay_only: bool = False) -> StepReader:
+    def open(
+        cls,
+        job: JobConfig,
+        journal_dir: Path,
+        *,
+        replay_only: bool = False,
+        on_shown: OnShown | None = None,
+    ) -> StepReader:
         """Open the job's streams, its dead letters and its journal.
 
         With ``replay_only`` the steps are those of the journal, the last one is `Step.ended`, and nothing is written.
@@ -110,7 +122,7 @@ class StepReader:
         except BaseException:
             journal.close()
             raise
-        return cls(job, inlets, journal, letters, replay_only=replay_only)
+        return cls(job, inlets, journal, letters, replay_only=replay_only, on_shown=on_shown)
 
     @property
     def lineage(self) -> str:
@@ -182,7 +194,8 @@ class StepReader:
         if not self._live:
             self._live = True
             self._cutter.start(ended=self._ended)
-            log.info("live step=%d watermark_ms=%d", self._step, self._watermark_ms)
+            if self._journal.lineage:  # a run, and not a look at what is there
+                log.info("live step=%d watermark_ms=%d", self._step, self._watermark_ms)
         wait_s = 0.0
         while True:
             self._cutter.look(wait_s)

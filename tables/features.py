@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.card import CardFeature
-from monolith.config import JobConfig
+from monolith.config import JobConfig, TableConfig
 from monolith.errors import ConfigError, EventError, InputError
 from monolith.events import FeatureValue
 from monolith.tables.hashing import hash_string
@@ -53,6 +53,11 @@ class Bag:
             raise InputError(f"a bag has {len(self.ids)} ids and {len(self.weights)} weights: give one for each id")
 
 
+def is_salted(table: TableConfig) -> bool:
+    """Whether the table keeps equal ids of its features apart."""
+    return len(table.feature_names()) > 1 and not table.shared_ids
+
+
 def card_features(job: JobConfig) -> list[CardFeature]:
     """The job's input features in table order, as the model card and the encoder want them.
 
@@ -66,7 +71,7 @@ def card_features(job: JobConfig) -> list[CardFeature]:
         )
     features = []
     for table in job.tables:
-        salted = len(table.feature_names()) > 1 and not table.shared_ids
+        salted = is_salted(table)
         for name in table.feature_names():
             kind = job.feature(name)
             features.append(

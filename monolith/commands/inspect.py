@@ -1,4 +1,7 @@
-"""``monolith inspect WHAT``: what is in a state folder, a snapshot, a stream or a store, in people's words."""
+"""``monolith inspect WHAT``: what is in a state folder, a snapshot, a stream or a store, in people's words.
+
+``monolith inspect policy`` is a command of its own, in ``inspect_policy``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monolith.commands.inspect_policy import add_arguments
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START, Record
 
@@ -23,7 +27,12 @@ ANSWER_S = 4.0  # for a broker: an attempt to reach one takes two
 
 def add_parser(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("inspect", help="say what is in a state folder, snapshot, stream or store")
+    parser = commands.add_parser(
+        "inspect",
+        help="say what is in a state folder, snapshot, stream or store; `inspect policy`: try other rules on a log",
+        epilog="`monolith inspect policy --help`: what other admission and expiry rules would keep and cost",
+    )
+    parser.words["policy"] = add_arguments
     parser.add_argument(
         "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis://"
     )

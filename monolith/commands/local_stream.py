@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ class Bar:
         if label != self._label:
             self._end()
             self._label, self._next_line = label, time.monotonic() + PLAIN_EVERY_S
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and find_spec("tqdm") is not None:  # the small install has none
             self._show(done, total, note)
             return
         self._line = f"{label}: {done:,} of {total:,} {self.unit}s  {note}".rstrip()

@@ -20,7 +20,7 @@ from monolith.config import TableConfig
 from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
+from monolith.tables.features import Bag, is_salted
 from monolith.training.jagged import bags_of, batch_size
 from monolith.training.lookup import LookupStep, Matrix, Vectors, WeightGradients
 
@@ -157,7 +157,7 @@ def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
             name if readers[name] == 1 else f"{name}@{table.name}",
             name,
             table.name,
-            salted=len(table.feature_names()) > 1 and not table.shared_ids,
+            salted=is_salted(table),
         )
         for table in tables
         for name in table.feature_names()

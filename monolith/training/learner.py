@@ -21,6 +21,7 @@ from monolith.config import JobConfig
 from monolith.errors import NonFiniteError
 from monolith.events import Sample
 from monolith.tables import Table, set_threads
+from monolith.tables.batch import end_step
 from monolith.tables.delta import ModelDelta
 from monolith.tables.features import FeatureEncoder, card_features
 from monolith.training.dense_guard import LARGEST, unfit_gradient
@@ -130,11 +131,7 @@ class Learner:
 
     def advance(self, watermark_ms: int, sweep_rows: int) -> int:
         """Move every table's clock to the stream's watermark and sweep a part; how many expired rows were removed."""
-        removed = 0
-        for table in self.tables.values():
-            table.advance(watermark_ms)
-            removed += table.sweep(max_rows=sweep_rows)
-        return removed
+        return sum(end_step(table, watermark_ms, sweep_rows) for table in self.tables.values())
 
     def cut(self) -> int:
         """Close the current sequence number in every table and return it."""

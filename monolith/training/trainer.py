@@ -20,6 +20,7 @@ import numpy.typing as npt
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, UnavailableError
 from monolith.events import WATERMARK_START, Sample
+from monolith.tables.batch import batches
 from monolith.tables.delta import ModelDelta
 from monolith.training.learner import Learner
 from monolith.training.metrics import StreamMetrics
@@ -174,9 +175,8 @@ class Trainer:
 
     def advance(self, step: Step) -> None:
         """Train on one step's samples in batches, expire what is idle, publish if the step says so."""
-        size = self.learner.job.train.batch_size
-        for start in range(0, len(step.samples), size):
-            self._train(step.samples[start : start + size])
+        for batch in batches(step.samples, self.learner.job.train.batch_size):
+            self._train(batch)
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         self.step = step.number
