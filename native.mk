@@ -5,16 +5,21 @@ NATIVE_SOURCES := $(filter-out tables/native/module.cpp tables/native/%bindings.
 NATIVE_HEADERS := $(wildcard tables/native/*.h tables/native/optimizers/*.h tests/native/*.h)
 NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \
 	-Itables/native -pthread
+NATIVE_SANITIZERS_memory := -fsanitize=address,undefined -fno-sanitize-recover=all
+NATIVE_SANITIZERS_races := -fsanitize=thread
+NATIVE_JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 .PHONY: native-test
-native-test: $(NATIVE_DIR)/memory $(NATIVE_DIR)/races  ## run the C++ tests under ASan+UBSan and under TSan
-	UBSAN_OPTIONS=print_stacktrace=1 $(NATIVE_DIR)/memory
-	$(NATIVE_DIR)/races
+native-test:  ## run the C++ tests under ASan+UBSan and under TSan
+	+$(MAKE) --no-print-directory -j$(NATIVE_JOBS) $(NATIVE_DIR)/memory/tests $(NATIVE_DIR)/races/tests
+	UBSAN_OPTIONS=print_stacktrace=1 $(NATIVE_DIR)/memory/tests
+	$(NATIVE_DIR)/races/tests
 
-$(NATIVE_DIR)/memory: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
-	@mkdir -p $(NATIVE_DIR)
-	$(CXX) $(NATIVE_FLAGS) -fsanitize=address,undefined -fno-sanitize-recover=all $(NATIVE_SOURCES) -o $@
-
-$(NATIVE_DIR)/races: $(NATIVE_SOURCES) $(NATIVE_HEADERS)
-	@mkdir -p $(NATIVE_DIR)
-	$(CXX) $(NATIVE_FLAGS) -fsanitize=thread $(NATIVE_SOURCES) -o $@
+define NATIVE_BUILD
+$(NATIVE_DIR)/$(1)/%.o: %.cpp $(NATIVE_HEADERS)
+	@mkdir -p $$(@D)
+	$(CXX) $(NATIVE_FLAGS) $(NATIVE_SANITIZERS_$(1)) -c $$< -o $$@
+$(NATIVE_DIR)/$(1)/tests: $(NATIVE_SOURCES:%.cpp=$(NATIVE_DIR)/$(1)/%.o)
+	$(CXX) $(NATIVE_SANITIZERS_$(1)) -pthread $$^ -o $$@
+endef
+$(foreach kind,memory races,$(eval $(call NATIVE_BUILD,$(kind))))

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "optimizers/optimizer.h"
+#include "simd.h"
 
 namespace monolith {
 namespace {
@@ -16,11 +17,13 @@ constexpr float kNoGradientYet = 0.0f;
 bool all_finite(const float* values, std::size_t n) {
   constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
   std::uint32_t bad = 0;
-  for (std::size_t i = 0; i < n; ++i) {
-    std::uint32_t bits;
-    std::memcpy(&bits, values + i, sizeof bits);
-    bad += (bits & kExponent) == kExponent;
-  }
+  with_simd([&] {
+    for (std::size_t i = 0; i < n; ++i) {
+      std::uint32_t bits;
+      std::memcpy(&bits, values + i, sizeof bits);
+      bad += (bits & kExponent) == kExponent;
+    }
+  });
   return bad == 0;
 }
 
@@ -66,7 +69,7 @@ bool GradientSums::collect(const Group& group, const Gradients& gradients) {
   dim_ = gradients.dim();
   reserve(gradients.any_scaled() ? group.unique_count() : std::min(group.unique_count(), group.repeat_count()));
   take_first(group, gradients);
-  for_dim(dim_, [&](auto dim) { add_repeats(group, gradients, dim); });
+  for_dim(dim_, [&](auto dim) { with_simd([&] { add_repeats(group, gradients, dim); }); });
   return all_finite(sums_.get(), static_cast<std::size_t>(next_sum_ - sums_.get()));
 }
 

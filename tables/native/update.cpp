@@ -5,6 +5,7 @@
 
 #include "crew.h"
 #include "pipeline.h"
+#include "simd.h"
 #include "table.h"
 
 namespace monolith {
@@ -171,8 +172,8 @@ void Table::apply(const Step& step, Times times) {
 template <class Rule, class Dim>
 void Table::step_rows_of(const Rule& rule, Dim dim, const Group& group, GradientSums& sums, Times times) {
   if constexpr (std::is_base_of_v<monolith::Rule, Rule>)
-    if (rule.decay() == 0.0f) return step_rows(without_decay(rule), dim, group, sums, times);
-  step_rows(rule, dim, group, sums, times);
+    if (rule.decay() == 0.0f) return with_simd([&] { step_rows(without_decay(rule), dim, group, sums, times); });
+  with_simd([&] { step_rows(rule, dim, group, sums, times); });
 }
 
 // The last rows come first: they, and their gradients, may still be in the cache.

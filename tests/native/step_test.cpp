@@ -6,6 +6,7 @@
 #include "collection.h"
 #include "crew.h"
 #include "make_table.h"
+#include "simd.h"
 
 using namespace monolith;
 
@@ -75,17 +76,25 @@ Outcome trained(unsigned threads) {
   return outcome;
 }
 
+void check_same(const Outcome& one, const Outcome& more) {
+  CHECK(std::memcmp(one.vectors.data(), more.vectors.data(), one.vectors.size() * sizeof(float)) == 0);
+  for (std::size_t k = 0; k < one.buckets.size(); ++k) {
+    const BucketImage &a = one.buckets[k], &b = more.buckets[k];
+    CHECK(a.ids == b.ids && a.values == b.values && a.state == b.state && a.last_seen_ms == b.last_seen_ms);
+    CHECK(a.counter_ids == b.counter_ids && a.counts == b.counts && a.marks == b.marks);
+  }
+}
+
 void threads_change_no_bit() {
   const Outcome one = trained(1);
-  for (const unsigned threads : {2u, 4u}) {
-    const Outcome more = trained(threads);
-    CHECK(std::memcmp(one.vectors.data(), more.vectors.data(), one.vectors.size() * sizeof(float)) == 0);
-    for (std::size_t k = 0; k < one.buckets.size(); ++k) {
-      const BucketImage &a = one.buckets[k], &b = more.buckets[k];
-      CHECK(a.ids == b.ids && a.values == b.values && a.state == b.state && a.last_seen_ms == b.last_seen_ms);
-      CHECK(a.counter_ids == b.counter_ids && a.counts == b.counts && a.marks == b.marks);
-    }
-  }
+  for (const unsigned threads : {2u, 4u}) check_same(one, trained(threads));
+}
+
+void vector_instructions_change_no_bit() {
+  const Simd detected = simd().exchange(Simd::portable);
+  const Outcome portable = trained(1);
+  simd() = detected;
+  check_same(portable, trained(1));
 }
 
 void crew_does_every_part_once_and_passes_errors_on() {
@@ -112,6 +121,7 @@ void crew_does_every_part_once_and_passes_errors_on() {
 std::vector<Test> step_tests() {
   return {
       {"threads change no bit", threads_change_no_bit},
+      {"vector instructions change no bit", vector_instructions_change_no_bit},
       {"crew does every part once and passes errors on", crew_does_every_part_once_and_passes_errors_on},
   };
 }
