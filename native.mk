@@ -11,15 +11,15 @@ NATIVE_JOBS := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 
 .PHONY: native-test
 native-test:  ## run the C++ tests under ASan+UBSan and under TSan
-	+$(MAKE) --no-print-directory -j$(NATIVE_JOBS) $(NATIVE_DIR)/memory/tests $(NATIVE_DIR)/races/tests
-	UBSAN_OPTIONS=print_stacktrace=1 $(NATIVE_DIR)/memory/tests
-	$(NATIVE_DIR)/races/tests
+	+$(MAKE) --no-print-directory -j$(NATIVE_JOBS) $(NATIVE_DIR)/memory/run $(NATIVE_DIR)/races/run
+	UBSAN_OPTIONS=print_stacktrace=1 $(NATIVE_DIR)/memory/run
+	$(NATIVE_DIR)/races/run
 
 define NATIVE_BUILD
 $(NATIVE_DIR)/$(1)/%.o: %.cpp $(NATIVE_HEADERS)
 	@mkdir -p $$(@D)
 	$(CXX) $(NATIVE_FLAGS) $(NATIVE_SANITIZERS_$(1)) -c $$< -o $$@
-$(NATIVE_DIR)/$(1)/tests: $(NATIVE_SOURCES:%.cpp=$(NATIVE_DIR)/$(1)/%.o)
+$(NATIVE_DIR)/$(1)/run: $(NATIVE_SOURCES:%.cpp=$(NATIVE_DIR)/$(1)/%.o)
 	$(CXX) $(NATIVE_SANITIZERS_$(1)) -pthread $$^ -o $$@
 endef
 $(foreach kind,memory races,$(eval $(call NATIVE_BUILD,$(kind))))
