@@ -12,19 +12,26 @@ namespace {
 constexpr std::size_t kFetched = 16;  // repeated gradients whose sums are fetched ahead
 constexpr float kNoGradientYet = 0.0f;
 
+template <class Dim>
+void add_up(float* __restrict sum, const float* __restrict grad, Dim dim) {
+  for (std::size_t i = 0; i < dim; ++i) sum[i] += grad[i];
+}
+
 }  // namespace
 
 bool all_finite(const float* values, std::size_t n) {
   constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
-  std::uint32_t bad = 0;
-  with_simd([&] {
+  bool all = true;
+  with_simd([&all, values, n] {
+    std::uint32_t bad = 0;
     for (std::size_t i = 0; i < n; ++i) {
       std::uint32_t bits;
       std::memcpy(&bits, values + i, sizeof bits);
       bad += (bits & kExponent) == kExponent;
     }
+    all = bad == 0;
   });
-  return bad == 0;
+  return all;
 }
 
 bool Gradients::all_given() const {
@@ -120,18 +127,35 @@ void GradientSums::take_first(const Group& group, const Gradients& gradients) {
 template <class Dim>
 void GradientSums::add_repeats(const Group& group, const Gradients& gradients, Dim dim) {
   const Step& step = gradients.step();
+  if (step.features().size() == 1 && !step.features()[0].pooled) {  // gradients lie as the occurrences do
+    const float* const first = gradients.vector(0, 0);
+    const std::size_t stride = gradients.stride(0);
+    return add_repeats(group, dim, [&](std::size_t position) { return first + position * stride; });
+  }
   std::vector<float> scratch(dim);
   std::size_t feature = 0;
-  for (std::size_t k = 0; k < group.repeat_count(); ++k) {
-    if (k + kFetched < group.repeat_count()) fetch_floats(grad_of_[group.repeats()[k + kFetched].place], dim);
-    const Group::Repeat repeat = group.repeats()[k];
-    const std::size_t position = group.position(repeat.i);
+  add_repeats(group, dim, [&](std::size_t position) {
     feature = step.feature_at(position, feature);
-    const float* const grad = gradients.of(feature, position, scratch.data());
-    const float* const before = grad_of_[repeat.place];
-    float* const sum = is_sum(before) ? const_cast<float*>(before) : new_sum();
-    for (std::size_t i = 0; i < dim; ++i) sum[i] = before[i] + grad[i];
-    grad_of_[repeat.place] = sum;
+    return gradients.of(feature, position, scratch.data());
+  });
+}
+
+template <class Dim, class GradientAt>
+void GradientSums::add_repeats(const Group& group, Dim dim, GradientAt gradient_at) {
+  const Group::Repeat* const repeats = group.repeats();
+  const float** const grad_of = grad_of_.data();
+  for (std::size_t k = 0; k < group.repeat_count(); ++k) {
+    if (k + kFetched < group.repeat_count()) fetch_floats(grad_of[repeats[k + kFetched].place], dim);
+    const float* const grad = gradient_at(group.position(repeats[k].i));
+    const float* const before = grad_of[repeats[k].place];
+    if (is_sum(before)) {
+      add_up(const_cast<float*>(before), grad, dim);
+    } else {
+      float* const sum = new_sum();
+      std::memcpy(sum, before, dim * sizeof(float));
+      add_up(sum, grad, dim);
+      grad_of[repeats[k].place] = sum;
+    }
   }
 }
 

@@ -37,6 +37,7 @@ class Gradients {
   // Whether all are finite in the share `number` of `shares` equal ones.
   bool finite(unsigned number, unsigned shares) const;
 
+  std::size_t stride(std::size_t feature) const { return parts_[feature].stride; }
   const Step& step() const { return step_; }
   std::size_t dim() const { return dim_; }
 
@@ -71,6 +72,8 @@ class GradientSums {
   void take_first(const Group& group, const Gradients& gradients);
   template <class Dim>
   void add_repeats(const Group& group, const Gradients& gradients, Dim dim);
+  template <class Dim, class GradientAt>
+  void add_repeats(const Group& group, Dim dim, GradientAt gradient_at);
   bool is_sum(const float* gradient) const {
     const auto at = reinterpret_cast<std::uintptr_t>(gradient);
     return at >= reinterpret_cast<std::uintptr_t>(sums_.get()) && at < reinterpret_cast<std::uintptr_t>(next_sum_);
