@@ -40,9 +40,15 @@ void walk(Table& table, std::mt19937_64& random, int first) {
       ids[i] = static_cast<std::int64_t>(random() % 3000) + round * 100;
       times[i] = round * 200 + static_cast<std::int64_t>(random() % 300);
     }
-    table.forward(ids.data(), kIds, {times.data(), kIds}, step, out.data(), {policies, ends, 3});
+    Part part;
+    part.ids = ids.data();
+    part.count = part.samples = kIds;
+    part.runs = {policies, ends, 3};
+    part.out = out.data();
+    part.stride = 5;
+    table.forward({part}, {times.data(), kIds}, step);
     table.sweep(100);
-    CHECK(table.backward(step, grads.data(), {times.data(), kIds}) == -1);
+    CHECK(table.backward(step, {{grads.data(), 5}}, {times.data(), kIds}) == -1);
     table.cut();
   }
 }
