@@ -1,4 +1,4 @@
-"""Collisionless embedding tables: id -> row, with admission, optimizers and expiry, in a native core.
+"""Collisionless embedding tables: id -> row, with admission, optimizers, expiry and eviction, in a native core.
 
 from monolith.tables import Table, TableConfig, admission, expiry, optimizers
 
@@ -12,8 +12,8 @@ table.apply_gradients(ids, grads)
 if __name__ != "monolith.tables":
     raise ImportError(f"import monolith.tables, not {__name__}: top-level 'tables' is only a folder of the checkout")
 
-from monolith.config.table import TableConfig
-from monolith.tables import admission, expiry, initializers, optimizers
+from monolith.config.table import FeatureRules, TableConfig
+from monolith.tables import admission, eviction, expiry, initializers, optimizers
 from monolith.tables.delta import Delta, ModelDelta
 from monolith.tables.snapshot import TableFile
 from monolith.tables.stats import TableStats
@@ -22,12 +22,14 @@ from monolith.tables.threads import set_threads, threads
 
 __all__ = [
     "Delta",
+    "FeatureRules",
     "ModelDelta",
     "Table",
     "TableConfig",
     "TableFile",
     "TableStats",
     "admission",
+    "eviction",
     "expiry",
     "initializers",
     "optimizers",

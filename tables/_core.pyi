@@ -4,29 +4,37 @@ import numpy as np
 import numpy.typing as npt
 
 _Ids = npt.NDArray[np.int64]
+_Numbers = npt.NDArray[np.uint32]
 _Floats = npt.NDArray[np.float32]
 
 class Clockwork:
-    def __init__(self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int, steps: int) -> None: ...
+    def __init__(
+        self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int, steps: int, eviction_cursor: int
+    ) -> None: ...
     sequence: int
     floor: int
     clock_ms: int
     sweep_cursor: int
     steps: int
+    eviction_cursor: int
 
 class Statistics:
     observed: int
     admitted: int
     rejected: int
     late: int
-    expired: int
+    expired_idle: int
+    expired_age: int
+    swept: int
+    evicted: int
     dropped_gradients: int
     nonfinite: int
-    counter_halvings: int
+    counter_decrements: int
 
 class Sizes:
     rows: int
     free_rows: int
+    row_limit: int
     counters: int
     tombstones: int
     bytes_values: int
@@ -54,11 +62,17 @@ class Schedule:
 class Sliced:
     def add(self, columns: int, optimizer: Any) -> None: ...
 
+class Policy:
+    def __init__(self, admission: Any, ttl_ms: int, max_age_ms: int, counters: int) -> None: ...
+
+class Eviction:
+    def __init__(self, kind: str, max_rows: int, max_bytes: int, half_life_ms: int, score: Any) -> None: ...
+
 class Step: ...
 class Steps: ...
 
 class Feature:
-    def __init__(self, table: int, salt: int | None, mean: bool) -> None: ...
+    def __init__(self, table: int, salt: int | None, mean: bool, policy: int) -> None: ...
 
 class Collection:
     def __init__(self, tables: list[Table], features: list[Feature]) -> None: ...
@@ -83,17 +97,19 @@ class Table:
         dim: int,
         key: int,
         optimizer: Any,
-        admission: Any,
         initializer: Any,
-        ttl_ms: int,
         on_nonfinite: str,
         max_gradient: float,
         storage: str,
+        policies: list[Policy],
+        eviction: Eviction,
     ) -> None: ...
-    def observe(self, ids: _Ids, event_time_ms: _Ids) -> None: ...
+    def observe(self, ids: _Ids, event_time_ms: _Ids, policies: _Numbers, ends: _Ids) -> None: ...
     def lookup(self, ids: _Ids, out: _Floats) -> None: ...
     def apply_gradients(self, ids: _Ids, grads: _Floats, event_time_ms: _Ids) -> int: ...
-    def forward(self, ids: _Ids, event_time_ms: _Ids, step: Step, out: _Floats) -> None: ...
+    def forward(
+        self, ids: _Ids, event_time_ms: _Ids, step: Step, out: _Floats, policies: _Numbers, ends: _Ids
+    ) -> None: ...
     def backward(self, step: Step, grads: _Floats, event_time_ms: _Ids) -> int: ...
     def advance(self, clock_ms: int) -> None: ...
     def sweep(self, buckets: int, max_rows: int) -> int: ...
@@ -111,5 +127,7 @@ class Table:
     def sizes(self) -> Sizes: ...
     @property
     def state_floats(self) -> int: ...
+    @property
+    def row_bytes(self) -> int: ...
 
 def salted(ids: _Ids, salt: int) -> _Ids: ...

@@ -20,12 +20,18 @@ Ids = npt.NDArray[np.int64]
 _UINT32 = 2**32 - 1
 
 
-def bucket_faults(number: int, bucket: dict[str, npt.NDArray[Any]], sequence: int) -> Iterator[str]:
-    """Everything that is wrong with bucket ``number`` of a table whose open sequence is ``sequence``, in words."""
+def bucket_faults(number: int, bucket: dict[str, npt.NDArray[Any]], sequence: int, policies: int = 0) -> Iterator[str]:
+    """Everything that is wrong with bucket ``number`` of a table whose open sequence is ``sequence``, in words.
+
+    ``policies`` is how many features have rules of their own: an id may be counted for each.
+    """
     for name in ("ids", "counter_ids", "tombstone_ids"):
-        yield from _id_faults(name, number, bucket[name])
-    for name, highest in (("marks", sequence), ("counts", _UINT32), ("tombstone_marks", sequence)):
-        yield from _range_faults(name, bucket[name], highest)
+        of = bucket.get("counter_policies") if name == "counter_ids" else None
+        yield from _id_faults(name, number, bucket[name], of)
+    for name, highest in (("marks", sequence), ("counts", _UINT32), ("tombstone_marks", sequence), ("uses", _UINT32)):
+        yield from _range_faults(name, bucket[name], 1, highest)
+    for name in ("policies", "counter_policies"):
+        yield from _range_faults(name, bucket[name], 0, policies)
     for name, what in (("counter_ids", "is counted"), ("tombstone_ids", "was removed")):
         both = _shared(bucket["ids"], bucket[name])
         if both.size:
@@ -41,10 +47,13 @@ def _shared(ids: Ids, others: Ids) -> Ids:
     return found
 
 
-def _id_faults(name: str, number: int, ids: Ids) -> Iterator[str]:
+def _id_faults(name: str, number: int, ids: Ids, policies: npt.NDArray[Any] | None) -> Iterator[str]:
     if not ids.size:
         return
-    falls = np.flatnonzero(ids[1:] <= ids[:-1])
+    follows = ids[1:] > ids[:-1]
+    if policies is not None and policies.size:
+        follows |= (ids[1:] == ids[:-1]) & (policies[1:] > policies[:-1])
+    falls = np.flatnonzero(~follows)
     if falls.size:
         at = int(falls[0])
         yield f"{name} do not ascend: {ids[at + 1]} follows on {ids[at]}"
@@ -55,7 +64,7 @@ def _id_faults(name: str, number: int, ids: Ids) -> Iterator[str]:
         yield f"{name} holds {ids[at]}, which belongs into bucket {buckets[at]}"
 
 
-def _range_faults(name: str, values: npt.NDArray[np.uint32], highest: int) -> Iterator[str]:
+def _range_faults(name: str, values: npt.NDArray[np.uint32], lowest: int, highest: int) -> Iterator[str]:
     for value in (values.min(), values.max()) if values.size else ():
-        if not 1 <= value <= highest:
-            yield f"{name} holds {value}; allowed: 1 to {highest}"
+        if not lowest <= value <= highest:
+            yield f"{name} holds {value}; allowed: {lowest} to {highest}"

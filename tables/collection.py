@@ -44,6 +44,7 @@ class Collection:
                 table=numbers[out.table],
                 salt=feature_salt(out.feature) if out.salted else None,
                 mean=self.tables[out.table].config.pooling == "mean",
+                policy=self.tables[out.table].policies.number(out.feature),
             )
             for out in self.outputs
         ]

@@ -11,14 +11,15 @@ import numpy as np
 
 from monolith.config.document import path_text
 from monolith.config.optimizer_rules import broken_optimizer_rules
-from monolith.config.table import Idle, MinCount, Probability, TableConfig
+from monolith.config.policy_rules import broken_policy_rules
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key
 from monolith.tables.optimizer_options import Rule, native_optimizer, optimizer_rules, row_layout
+from monolith.tables.policy_options import check_limit, native_eviction, native_policies, policy_rules
 
 _MAX_DIM = 1 << 16
-_MAX_SECONDS = float(2**52)  # in ms it still fits a signed 64-bit integer
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -31,31 +32,33 @@ def checked(config: TableConfig) -> TableConfig:
     for path, value, right, allowed in _rules(config):
         if not right:
             raise ConfigError(f"table {config.name!r}: {path} is {value!r}, allowed is {allowed}")
-    for keys, text in broken_optimizer_rules(config):
+    for keys, text in (*broken_optimizer_rules(config), *broken_policy_rules(config)):
         raise ConfigError(f"table {config.name!r}: {path_text(keys)}: {text}")
     return config
 
 
 def native_table(config: TableConfig) -> _core.Table:
     """An empty native table for a checked config."""
-    return _core.Table(
+    native = _core.Table(
         dim=config.dim,
         key=table_key(config.name, config.seed),
         optimizer=native_optimizer(config),
-        admission=_native(config.admission),
         initializer=_native(config.initializer),
-        ttl_ms=round(config.expiry.ttl_s * 1000) if isinstance(config.expiry, Idle) else 0,
         on_nonfinite=config.on_nonfinite,
         max_gradient=config.max_gradient,
         storage=config.storage,
+        policies=native_policies(config),
+        eviction=native_eviction(config),
     )
+    check_limit(config, native)
+    return native
 
 
 def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None:
     """Raise ConfigError unless rows saved under one config mean the same under the other.
 
-    Storage (values are then rounded once), learning rates, thresholds, times to live and policies may change between
-    runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
+    Storage (values are then rounded once), learning rates, thresholds, times to live, limits and policies may change
+    between runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
     """
     for field in ("name", "dim", "seed", "shared_ids"):
         old, new = getattr(saved, field), getattr(wanted, field)
@@ -83,22 +86,4 @@ def _rules(config: TableConfig) -> Iterator[Rule]:
         right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
         yield f"initializer.{field}", value, right, "a finite float32 number of at least 0"
     yield from optimizer_rules(config)
-    yield from _admission_rules(config)
-    if isinstance(config.expiry, Idle):
-        yield "expiry.ttl_s", config.expiry.ttl_s, 0.001 <= config.expiry.ttl_s <= _MAX_SECONDS, _SECONDS
-
-
-_SECONDS = f"0.001 to {_MAX_SECONDS:.0f} seconds"
-
-
-def _admission_rules(config: TableConfig) -> Iterator[Rule]:
-    rule = config.admission
-    if isinstance(rule, MinCount | Probability):
-        yield "admission.max_counters", rule.max_counters, 1 <= rule.max_counters < 2**40, "1 to 2**40 - 1"
-    if isinstance(rule, MinCount):
-        yield "admission.count", rule.count, 1 <= rule.count < 2**32, "1 to 2**32 - 1"
-        if rule.half_life_s is not None:
-            right = 0.001 <= rule.half_life_s <= _MAX_SECONDS
-            yield "admission.half_life_s", rule.half_life_s, right, _SECONDS
-    if isinstance(rule, Probability):
-        yield "admission.p", rule.p, 0 < rule.p <= 1, "above 0, up to 1"
+    yield from policy_rules(config)

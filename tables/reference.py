@@ -73,10 +73,17 @@ def draws(keys: Words, n: Any) -> Words:
     return mix64(keys + np.asarray(n, np.uint64) * U64(GOLDEN))
 
 
-def admission_draws(config: TableConfig, ids: npt.NDArray[np.int64], occurrence: int) -> npt.NDArray[np.float64]:
-    """What ``Probability`` compares with p at an occurrence (1 is the first), in [0, 1); (n,)."""
-    key = U64(table_key(config.name, config.seed) ^ ADMISSION_STREAM)
-    return (draws(mix64(id_hash(ids) ^ key), occurrence) >> U64(11)).astype(np.float64) * 2.0**-53
+def admission_draws(
+    config: TableConfig, ids: npt.NDArray[np.int64], occurrence: int, time_ms: int | None = None
+) -> npt.NDArray[np.float64]:
+    """What ``Probability`` compares with p at an occurrence (1 is the first), in [0, 1); (n,).
+
+    With a half-life it is of the event time ``time_ms`` as well.
+    """
+    keys = mix64(id_hash(ids) ^ U64(table_key(config.name, config.seed) ^ ADMISSION_STREAM))
+    if time_ms is not None:
+        keys = mix64(keys ^ mix64(np.array([time_ms], np.int64).view(np.uint64)))
+    return (draws(keys, occurrence) >> U64(11)).astype(np.float64) * 2.0**-53
 
 
 def initial_values(config: TableConfig, ids: npt.NDArray[np.int64]) -> Floats:

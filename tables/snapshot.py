@@ -24,33 +24,48 @@ from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.tables.bucket_checks import bucket_faults
 from monolith.tables.options import checked
+from monolith.tables.policy_options import keeps_age, keeps_uses, policy_names
 from monolith.tables.storage import STORED, narrowed, widened
 
 FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
-VERSION = 2  # what is written; older ones are read
+VERSION = 3  # what is written; older ones are read
 BUCKETS = 1024
 
 Bucket = dict[str, npt.NDArray[Any]]
 
 _PREFIX = struct.Struct("<8sII")  # magic, version, bytes of the JSON header
-_ENTRY = struct.Struct("<QIIII")  # of the directory: see Entry
 _CRC = struct.Struct("<I")
 _UINT32, _UINT64 = 2**32 - 1, 2**64 - 1
 
-# The arrays of a bucket in file order: name, dtype, and whose count gives its length. Eight-byte ones come first.
-_PARTS = (
-    ("ids", "<i8", "rows"),
-    ("last_seen_ms", "<i8", "rows"),
-    ("counter_ids", "<i8", "counters"),
-    ("counter_last_ms", "<i8", "counters"),
-    ("tombstone_ids", "<i8", "tombstones"),
-    ("marks", "<u4", "rows"),
-    ("counts", "<u4", "counters"),
-    ("tombstone_marks", "<u4", "tombstones"),
-    ("values", "<f4", "rows"),  # x dim; of another dtype where the table's storage is
-    ("state", "<f4", "rows"),  # x state_floats
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One array of a bucket: ``width`` elements for each member of its group."""
+
+    name: str
+    type: str  # as numpy writes it: <i8, <u4, <f4; <u2 for the bits of 16-bit values
+    group: str
+    width: int = 1
+
+
+_GROUPS = ["rows", "counters", "tombstones"]  # members of each are counted in the directory
+_ALWAYS = (  # in file order, eight-byte ones first; `values` and `state` follow
+    Part("ids", "<i8", "rows"),
+    Part("last_seen_ms", "<i8", "rows"),
+    Part("counter_ids", "<i8", "counters"),
+    Part("counter_last_ms", "<i8", "counters"),
+    Part("tombstone_ids", "<i8", "tombstones"),
+    Part("marks", "<u4", "rows"),
+    Part("counts", "<u4", "counters"),
+    Part("tombstone_marks", "<u4", "tombstones"),
 )
+_SOMETIMES = (  # where the table has them; else a bucket that was read has empty arrays
+    Part("admitted_ms", "<i8", "rows"),
+    Part("uses", "<u4", "rows"),
+    Part("policies", "<u4", "rows"),
+    Part("counter_policies", "<u4", "counters"),
+)
+_KNOWN = {"values", "state", *(part.name for part in (*_ALWAYS, *_SOMETIMES))}
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -62,18 +77,41 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     clock_ms: int
     sweep_cursor: int
     steps: int = 0  # apply_gradients calls since the table was made; version 1 did not count them
+    eviction_cursor: int = 0  # the upper half of the hash at which the next sample starts
     state_floats: int  # words of optimizer state a row
     statistics: dict[str, int]
+    groups: list[str] = []  # in the order of the directory's counts; empty in versions 1 and 2, as are the parts
+    parts: list[Part] = []  # in file order
+
+    def laid_out(self) -> Header:
+        """The header as this build writes it: with groups and parts."""
+        return msgspec.structs.replace(self, groups=_GROUPS, parts=parts_of(self.config, self.state_floats))
+
+
+def parts_of(config: TableConfig, state_floats: int) -> list[Part]:
+    """What a bucket of such a table consists of."""
+    has = {"admitted_ms": keeps_age(config), "uses": keeps_uses(config)}
+    some = [part for part in _SOMETIMES if has.get(part.name, bool(config.per_feature))]
+    values = Part("values", STORED[config.storage], "rows", config.dim)
+    return [*_ALWAYS, values, Part("state", "<f4", "rows", state_floats), *some]
 
 
 class Entry(NamedTuple):
     """One bucket in the directory."""
 
     offset: int  # from the start of the file, in bytes
-    rows: int
-    counters: int
-    tombstones: int
+    counts: dict[str, int]  # members of each group
     crc: int  # CRC-32 of its bytes, as zlib's
+
+    @property
+    def rows(self) -> int:
+        """How many rows the bucket has."""
+        return self.counts["rows"]
+
+
+def _entry(groups: int) -> struct.Struct:
+    """Of the directory: offset, one count a group, CRC-32."""
+    return struct.Struct(f"<Q{groups}II")
 
 
 def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
@@ -94,19 +132,21 @@ def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
 
 
 def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> None:
+    header, entry = header.laid_out(), _entry(len(_GROUPS))
     json = msgspec.json.encode(header, order="sorted")
     head = _PREFIX.pack(MAGIC, VERSION, len(json)) + json
-    offset = len(head) + BUCKETS * _ENTRY.size + _CRC.size
+    head += _CRC.pack(zlib.crc32(head))
+    directory, offset = b"", len(head) + BUCKETS * entry.size + _CRC.size
     file.seek(offset)
     for bucket in buckets:
         bucket["values"] = narrowed(bucket["values"], header.config.storage)
-        data = b"".join(bucket[name].tobytes() for name, _, _ in _PARTS)
+        data = b"".join(bucket[part.name].tobytes() for part in header.parts)
         counts = (len(bucket["ids"]), len(bucket["counter_ids"]), len(bucket["tombstone_ids"]))
-        head += _ENTRY.pack(offset, *counts, zlib.crc32(data))
+        directory += entry.pack(offset, *counts, zlib.crc32(data))
         file.write(data)
         offset += len(data)
     file.seek(0)
-    file.write(head + _CRC.pack(zlib.crc32(head)))
+    file.write(head + directory + _CRC.pack(zlib.crc32(directory)))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -147,11 +187,12 @@ class TableFile:
         data = self._file.read(size)
         if len(data) != size or zlib.crc32(data) != entry.crc:
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes) fails its checksum")
-        bucket, at = {}, 0
-        for name, dtype, count in self._parts(entry):
-            bucket[name] = np.frombuffer(data, dtype, count, at)
-            at += bucket[name].nbytes
-        for fault in bucket_faults(number, bucket, self.header.sequence):
+        bucket, at = {part.name: np.zeros(0, part.type) for part in _SOMETIMES}, 0
+        for part in self.header.parts:
+            bucket[part.name] = np.frombuffer(data, part.type, entry.counts[part.group] * part.width, at)
+            at += bucket[part.name].nbytes
+        policies = len(policy_names(self.header.config))
+        for fault in bucket_faults(number, bucket, self.header.sequence, policies):
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes): {fault}")
         bucket["values"] = widened(bucket["values"], self.header.config.storage)
         return bucket
@@ -178,12 +219,22 @@ class TableFile:
             raise VersionError(f"{self.path}: format version {version}, this build reads versions 1 to {VERSION}")
         if json_bytes > size:
             self._corrupt(f"offset 12: a header of {json_bytes} bytes cannot be in a file of {size}")
-        rest = self._exactly(json_bytes + BUCKETS * _ENTRY.size, "the header")
-        (crc,) = _CRC.unpack(self._exactly(_CRC.size, "the header's checksum"))
-        if crc != zlib.crc32(prefix + rest):
-            self._corrupt("the header fails its checksum")
-        directory = [Entry(*fields) for fields in _ENTRY.iter_unpack(rest[json_bytes:])]
-        header = self._header(rest[:json_bytes])
+        json = self._exactly(json_bytes, "the header")
+        if version >= 3:
+            self._check_crc(prefix + json, "the header")
+            header = self._header(json)
+            entry = _entry(len(header.groups))
+            table = self._exactly(BUCKETS * entry.size, "the directory")
+            self._check_crc(table, "the directory")
+        else:
+            entry = _entry(len(_GROUPS))
+            table = self._exactly(BUCKETS * entry.size, "the directory")
+            self._check_crc(prefix + json + table, "the header")
+            header = self._header(json).laid_out()
+        directory = [
+            Entry(offset, dict(zip(header.groups, counts, strict=True)), crc)
+            for offset, *counts, crc in entry.iter_unpack(table)
+        ]
         self._check_layout(header, directory, self._file.tell(), size)
         return header, directory
 
@@ -197,13 +248,22 @@ class TableFile:
             self._corrupt(f"the header, from offset {_PREFIX.size} on, is no JSON: {error}")
         except ConfigError as error:
             self._corrupt(f"the header's config cannot be: {error}")
+        if unknown := [part.name for part in header.parts if part.name not in _KNOWN]:
+            raise VersionError(f"{self.path}: its buckets have {unknown}, which this build does not know")
         for name, value, lowest, highest in _limits(header):
             if not lowest <= value <= highest:
                 self._corrupt(f"the header's {name} is {value}; allowed: {lowest} to {highest}")
         return msgspec.structs.replace(header, config=config)
 
+    def _check_crc(self, data: bytes, what: str) -> None:
+        (crc,) = _CRC.unpack(self._exactly(_CRC.size, f"the checksum of {what}"))
+        if crc != zlib.crc32(data):
+            self._corrupt(f"{what} fails its checksum")
+
     def _check_layout(self, header: Header, directory: list[Entry], offset: int, size: int) -> None:
         self.header = header
+        if (header.groups, header.parts) != (_GROUPS, parts_of(header.config, header.state_floats)):
+            self._corrupt("the header's groups and parts are not those of a table of its config")
         for number, entry in enumerate(directory):
             if entry.offset != offset:
                 self._corrupt(f"bucket {number} is said to be at offset {entry.offset}, it follows at {offset}")
@@ -211,14 +271,8 @@ class TableFile:
         if offset != size:
             self._corrupt(f"the file has {size} bytes, its directory says {offset}")
 
-    def _parts(self, entry: Entry) -> Iterator[tuple[str, str, int]]:
-        width = {"values": self.header.config.dim, "state": self.header.state_floats}
-        for name, dtype, counted in _PARTS:
-            stored = STORED[self.header.config.storage] if name == "values" else dtype
-            yield name, stored, getattr(entry, counted) * width.get(name, 1)
-
     def _size(self, entry: Entry) -> int:
-        return sum(count * np.dtype(dtype).itemsize for _, dtype, count in self._parts(entry))
+        return sum(entry.counts[part.group] * part.width * np.dtype(part.type).itemsize for part in self.header.parts)
 
     def _exactly(self, size: int, what: str) -> bytes:
         data = self._file.read(size)

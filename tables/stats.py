@@ -14,11 +14,12 @@ class TableStats:
     free_rows: int  # places of removed rows, to be used again
     counters: int  # ids without a row that are remembered
     tombstones: int
+    row_limit: int  # of max_rows, or of max_bytes in rows; 0: none
 
     # What that takes, in bytes.
     bytes_values: int  # free rows included, here and in the next two
     bytes_state: int  # of the optimizer
-    bytes_tail: int  # last-seen times, sequence marks, scratch words, and the list of free rows
+    bytes_tail: int  # times, sequence marks, use counts, scratch words, and the list of free rows
     bytes_index: int
     bytes_counters: int
     bytes_tombstones: int
@@ -28,11 +29,19 @@ class TableStats:
     observed: int  # occurrences
     admitted: int  # rows made
     rejected: int  # occurrences of ids that had no row and got none
-    late: int  # occurrences older than the time to live, which give no row
-    expired: int  # rows removed because they were idle
+    late: int  # occurrences older than a time to live, which give no row
+    expired_idle: int  # rows removed because their ids were not seen for so long
+    expired_age: int  # rows removed because they were made so long before
+    swept: int  # of both, those that a sweep removed; the others went when their id returned, or the table was full
+    evicted: int  # rows removed because the table was at its limit
     dropped_gradients: int  # gradients of ids without a row
     nonfinite: int  # gradients (or sums of them) with NaN or infinity that were skipped or clipped
-    counter_halvings: int  # times that a bucket of counters was full
+    counter_decrements: int  # times that a bucket of counters was full, and every count in it went down by one
+
+    @property
+    def expired(self) -> int:
+        """Rows removed because of their time."""
+        return self.expired_idle + self.expired_age
 
     @property
     def bytes_overhead(self) -> int:

@@ -1,4 +1,5 @@
-"""The collisionless table: every id its own row, which comes by admission, learns by an optimizer, goes by expiry.
+"""The collisionless table: every id its own row, which comes by admission, learns by an optimizer, and goes by expiry
+or eviction.
 
 What a call does is a function of the table's state and its arguments: neither wall time nor threads nor memory layout
 nor a save and open in between change a bit. Any method may be called from any thread; the GIL is released meanwhile.
@@ -30,7 +31,9 @@ from monolith.tables.arguments import (
     checked_times,
 )
 from monolith.tables.delta import Delta
+from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.options import check_same_rows, checked, native_table
+from monolith.tables.policy_options import policy_names, renumbered
 from monolith.tables.stats import TableStats
 
 _MAX_SEQUENCE = 2**32 - 2
@@ -39,11 +42,15 @@ _STATISTICS = (
     "admitted",
     "rejected",
     "late",
-    "expired",
+    "expired_idle",
+    "expired_age",
+    "swept",
+    "evicted",
     "dropped_gradients",
     "nonfinite",
-    "counter_halvings",
+    "counter_decrements",
 )
+_FORMER_STATISTICS = ("expired", "counter_halvings")  # of versions 1 and 2
 
 
 class Table:
@@ -53,6 +60,7 @@ class Table:
         self.config = checked(config)
         # Of this package only.
         self.native = native_table(self.config)
+        self.policies = Policies(self.config)
         self.writer = threading.Lock()  # for what takes several native calls; each of those is safe by itself
         self._spare_steps: list[_core.Step] = []  # their memory serves later steps
 
@@ -75,20 +83,24 @@ class Table:
         """Rows held, those that expired and were not swept yet included."""
         return self.native.sizes().rows
 
-    def observe(self, ids: Ids, *, event_time_ms: EventTimes = None) -> None:
+    def observe(self, ids: Ids, *, event_time_ms: EventTimes = None, feature: FeatureRuns = None) -> None:
         """Count, admit and refresh: the first thing a training step does with its ids (n,) int64.
 
         ``event_time_ms`` is one time, one for each id (n,) int64, or None: the clock stands, and it is the time. The
         clock goes to the latest of the times first. Then, id by id: an expired row is removed, so its id is new; an id
         without a row is counted and, if the admission rule says so, gets a fresh one, unless the event is older than
-        the time to live; a row's last-seen time goes up to the event's. Only new rows count as written.
-        Raises InputError before anything is changed.
+        a time to live; a row's last-seen time goes up to the event's. Only new rows count as written. Then rows are
+        evicted until the table is within its limit, but none of these ids: a table that holds no others may exceed it.
+
+        ``feature`` says by whose rules: one feature's, runs of ``(feature, number of ids)``, or None: the table's own.
+        Raises InputError before anything is changed, and whatever a score function of one's own raises after that.
         """
         ids = checked_ids(ids)
         times = checked_times(event_time_ms, len(ids))
+        runs = self.policies.runs(feature, len(ids))
         if len(ids):
             with self.writer:
-                self.native.observe(ids, times)
+                self.native.observe(ids, times, *runs)
 
     def lookup(self, ids: Ids, *, out: Matrix | None = None) -> Matrix:
         """The rows of ``ids`` (n,) int64 as (n, dim) float32; zeros for ids that are absent or expired. Read only.
@@ -117,17 +129,25 @@ class Table:
         if bad >= 0:
             raise NonFiniteError(self._nonfinite_text(int(bad), ids, grads))
 
-    def step(self, ids: Ids, *, event_time_ms: EventTimes = None, out: Matrix | None = None) -> TrainingStep:
+    def step(
+        self,
+        ids: Ids,
+        *,
+        event_time_ms: EventTimes = None,
+        feature: FeatureRuns = None,
+        out: Matrix | None = None,
+    ) -> TrainingStep:
         """``observe`` and ``lookup`` in one pass; the result's ``apply_gradients`` need not look for the rows again.
 
         Bit for bit what the three calls give, in five sixths of their time. Arguments and errors are theirs.
         """
         ids = checked_ids(ids)
         times = checked_times(event_time_ms, len(ids))
+        runs = self.policies.runs(feature, len(ids))
         out = self._out(out, len(ids))
         found = _taken(self._spare_steps)
         with self.writer:
-            self.native.forward(ids, times, found, out)
+            self.native.forward(ids, times, found, out, *runs)
         return TrainingStep(self, ids, out, found)
 
     def advance(self, watermark_ms: int) -> None:
@@ -228,6 +248,7 @@ class Table:
                 clock_ms=now.clock_ms,
                 sweep_cursor=now.sweep_cursor,
                 steps=now.steps,
+                eviction_cursor=now.eviction_cursor,
                 state_floats=self.native.state_floats,
                 statistics={name: getattr(happened, name) for name in _STATISTICS},
             )
@@ -254,17 +275,27 @@ class Table:
                 f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
                 f"{self.native.state_floats}"
             )
-        if unknown := sorted(set(header.statistics) - set(_STATISTICS)):
+        if unknown := sorted(set(header.statistics) - {*_STATISTICS, *_FORMER_STATISTICS}):
             raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
+        policy_of = renumbered(policy_names(header.config), policy_names(self.config))
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
             if any(len(part) for part in bucket.values()):
+                bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
                 self.native.import_bucket(bucket)
-        clockwork = _core.Clockwork(header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
+        clockwork = _core.Clockwork(
+            header.sequence,
+            header.floor,
+            header.clock_ms,
+            header.sweep_cursor,
+            header.steps,
+            header.eviction_cursor,
+        )
         self.native.set_clockwork(clockwork)
         happened = _core.Statistics()
         for name in _STATISTICS:
             setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
+        happened.expired_idle += header.statistics.get("expired", 0)  # versions 1 and 2 knew no other reason
         self.native.set_statistics(happened)
 
     def _buckets(self) -> Iterator[snapshot.Bucket]:

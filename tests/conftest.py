@@ -125,7 +125,13 @@ def _job(folder: Path, name: str) -> dict[str, Any]:
         "join": {"window_s": 300, "positive_actions": ["like"]},
         "features": [{"name": "tags", "type": "string", "bag": True}],
         "tables": [
-            {"name": "user", "dim": 9, "optimizer": {"kind": "adagrad"}, "expiry": {"kind": "idle", "ttl_s": 1800}},
+            {
+                "name": "user",
+                "dim": 9,
+                "optimizer": {"kind": "adagrad"},
+                "expiry": {"kind": "idle", "ttl_s": 1800, "max_age_s": 5400},
+                "eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 900},
+            },
             {
                 "name": "item",
                 "dim": 9,

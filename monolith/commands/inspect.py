@@ -189,7 +189,8 @@ def _snapshot(path: Path) -> Iterator[str]:
         stats = table.stats()
         yield (
             f"  table {folder.name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "
-            f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired; clock {moment(table.clock_ms)}"
+            f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
+            f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
         )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from monolith.config.document import Keys, nearest
 from monolith.config.job import JobConfig, TrainConfig
 from monolith.config.optimizer_rules import broken_optimizer_rules
+from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.schema import Problem
 
 SOURCES = ("log", "kafka", "parquet", "memory")
@@ -23,7 +24,8 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and k
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    for rule in (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _widths, _optimizers, _clocks):
+    rules = (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _widths, _optimizers, _policies)
+    for rule in (*rules, _clocks):
         yield from rule(job)
 
 
@@ -114,6 +116,12 @@ def _widths(job: JobConfig) -> Iterator[Problem]:
 def _optimizers(job: JobConfig) -> Iterator[Problem]:
     for i, table in enumerate(job.tables):
         for keys, text in broken_optimizer_rules(table):
+            yield ("tables", i, *keys), text
+
+
+def _policies(job: JobConfig) -> Iterator[Problem]:
+    for i, table in enumerate(job.tables):
+        for keys, text in broken_policy_rules(table):
             yield ("tables", i, *keys), text
 
 

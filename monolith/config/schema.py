@@ -26,6 +26,8 @@ def problems(value: Any, type_: inspect.Type, keys: Keys = ()) -> Iterator[Probl
             yield from _union_problems(value, type_, keys)
         case inspect.ListType():
             yield from _list_problems(value, type_, keys)
+        case inspect.DictType():
+            yield from _dict_problems(value, type_, keys)
         case inspect.LiteralType():
             yield from _literal_problems(value, type_, keys)
         case _:
@@ -50,6 +52,8 @@ def _struct_problems(value: Any, type_: inspect.StructType, keys: Keys) -> Itera
 
 
 def _union_problems(value: Any, type_: inspect.UnionType, keys: Keys) -> Iterator[Problem]:
+    if value is None and type_.includes_none:
+        return
     variants = [t for t in type_.types if isinstance(t, inspect.StructType)]
     if variants:
         yield from _variant_problems(value, {str(t.tag): t for t in variants}, keys)
@@ -81,6 +85,15 @@ def _list_problems(value: Any, type_: inspect.ListType, keys: Keys) -> Iterator[
         return
     for i, item in enumerate(value):
         yield from problems(item, type_.item_type, (*keys, i))
+
+
+def _dict_problems(value: Any, type_: inspect.DictType, keys: Keys) -> Iterator[Problem]:
+    if not isinstance(value, dict):
+        yield keys, f"expected a mapping; saw {describe(value)}"
+        return
+    for key, item in value.items():
+        yield from problems(key, type_.key_type, (*keys, key))
+        yield from problems(item, type_.value_type, (*keys, key))
 
 
 def _literal_problems(value: Any, type_: inspect.LiteralType, keys: Keys) -> Iterator[Problem]:
@@ -128,7 +141,7 @@ def _expected(type_: inspect.Type) -> str:
             return " or ".join(_expected(t) for t in type_.types)
         case inspect.ListType():
             return "a list"
-        case inspect.StructType():
+        case inspect.StructType() | inspect.DictType():
             return "a mapping"
     return {inspect.StrType: "text", inspect.BoolType: "true or false", inspect.NoneType: "null"}[type(type_)]
 

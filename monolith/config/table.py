@@ -184,13 +184,14 @@ class Probability(_Variant, frozen=True, tag="probability"):
     """Each occurrence admits with probability ``p``, drawn from hash(seed, id, occurrence number)."""
 
     p: Share = 0.1
+    half_life_s: Positive | None = None  # the number halves after this much event time without the id; None: never
     max_counters: Count = 4_000_000
 
 
 Admission = Always | Never | MinCount | Probability
 
 
-# --- expiry: when a row goes because its id was not seen --------------------------------------------------------------
+# --- expiry: when a row goes because of its time ----------------------------------------------------------------------
 
 
 class Forever(_Variant, frozen=True, tag="forever"):
@@ -198,12 +199,62 @@ class Forever(_Variant, frozen=True, tag="forever"):
 
 
 class Idle(_Variant, frozen=True, tag="idle"):
-    """A row whose id was last seen more than ``ttl_s`` seconds of event time before the watermark is gone."""
+    """A row whose id was last seen more than ``ttl_s`` seconds of event time before the watermark is gone; with
+    ``max_age_s``, so is one that was made longer before it, however often its id is seen.
+    """
+
+    ttl_s: Positive = 30 * 86_400.0
+    max_age_s: Positive | None = None
+
+
+class Absolute(_Variant, frozen=True, tag="absolute"):
+    """A row that was made more than ``ttl_s`` seconds of event time before the watermark is gone."""
 
     ttl_s: Positive = 30 * 86_400.0
 
 
-Expiry = Forever | Idle
+Expiry = Forever | Idle | Absolute
+
+
+# --- eviction: which row goes when the table is full ------------------------------------------------------------------
+
+
+class Unlimited(_Variant, frozen=True, tag="unlimited"):
+    """The table grows as it needs to."""
+
+
+class LRU(_Variant, frozen=True, tag="lru"):
+    """At the limit, rows whose ids were not seen for the longest time go. Give one of the two limits."""
+
+    max_rows: Count | None = None
+    max_bytes: Count | None = None  # of values, state, tail and index
+
+
+class LFU(_Variant, frozen=True, tag="lfu"):
+    """At the limit, rows whose ids were seen the least often since they got them go; in a tie, the longest unseen."""
+
+    max_rows: Count | None = None
+    max_bytes: Count | None = None
+    half_life_s: Positive | None = 86_400.0  # a use count halves after this much event time without the id; None: never
+
+
+class Score(_Variant, frozen=True, tag="score"):
+    """At the limit, rows of the lowest score by ``function`` go: a registered name, or ``module:function``."""
+
+    function: str
+    max_rows: Count | None = None
+    max_bytes: Count | None = None
+    half_life_s: Positive | None = 86_400.0  # of the use counts that the function is told
+
+
+Eviction = Unlimited | LRU | LFU | Score
+
+
+class FeatureRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One feature's own rules in a table that others use too; what is left out is the table's."""
+
+    admission: Admission | None = None
+    expiry: Expiry | None = None
 
 
 # --- initial values: a function of (seed, table, id, column) ----------------------------------------------------------
@@ -240,6 +291,8 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     slices: list[Slice] = []  # in place of `optimizer`: one for each run of columns, dim columns in all
     admission: Admission = Always()
     expiry: Expiry = Forever()
+    per_feature: dict[str, FeatureRules] = {}  # not with shared_ids: rows are then no feature's own
+    eviction: Eviction = Unlimited()
     initializer: Initializer = Uniform()
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN or infinity in a gradient

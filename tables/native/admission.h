@@ -11,6 +11,8 @@
 
 namespace monolith {
 
+inline std::int64_t milliseconds(std::optional<double> seconds) { return seconds ? std::llround(*seconds * 1000) : 0; }
+
 struct Always {
   CounterLimits limits() const { return {0, 0}; }
   bool admits(Counters&, std::uint64_t, std::uint64_t, std::int64_t) const { return true; }
@@ -26,7 +28,7 @@ struct MinCount {
   std::optional<double> half_life_s;
   std::size_t max_counters;
 
-  CounterLimits limits() const { return {max_counters, half_life_s ? std::llround(*half_life_s * 1000) : 0}; }
+  CounterLimits limits() const { return {max_counters, milliseconds(half_life_s)}; }
   bool admits(Counters& counters, std::uint64_t, std::uint64_t hash, std::int64_t t) const {
     return count <= 1 || counters.count(hash, t) >= count;
   }
@@ -34,12 +36,15 @@ struct MinCount {
 
 struct Probability {
   double p;
+  std::optional<double> half_life_s;
   std::size_t max_counters;
 
-  CounterLimits limits() const { return {max_counters, 0}; }
+  CounterLimits limits() const { return {max_counters, milliseconds(half_life_s)}; }
   bool admits(Counters& counters, std::uint64_t table_key, std::uint64_t hash, std::int64_t t) const {
     if (p >= 1.0) return true;
-    const std::uint64_t id_key = mix64(table_key ^ hash ^ kStream);
+    std::uint64_t id_key = mix64(table_key ^ hash ^ kStream);
+    // A count that was halved comes by the same numbers again: the time makes new draws of them.
+    if (half_life_s) id_key = mix64(id_key ^ mix64(static_cast<std::uint64_t>(t)));
     return static_cast<double>(draw(id_key, counters.count(hash, t)) >> 11) * 0x1p-53 < p;
   }
 

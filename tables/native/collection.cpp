@@ -71,6 +71,7 @@ Parts Collection::parts_of(std::size_t table, std::vector<FeatureBatch>& batch) 
     parts.push_back(batch[k]);
     parts.back().salt = features_[k].salt;
     parts.back().mean = features_[k].mean;
+    parts.back().policy = features_[k].policy;
   }
   return parts;
 }

@@ -15,6 +15,7 @@ struct Feature {
   std::size_t table;                  // which of the collection's
   std::optional<std::uint64_t> salt;  // of a feature that shares the table, but no rows
   bool mean;
+  std::uint32_t policy = 0;  // of its table
 };
 
 // The ids of one feature of a batch, and where its vectors go.

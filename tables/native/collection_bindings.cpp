@@ -62,10 +62,10 @@ void bind_collection(nb::module_& m) {
   nb::class_<Feature>(m, "Feature")
       .def(
           "__init__",
-          [](Feature* self, std::size_t table, std::optional<std::uint64_t> salt, bool mean) {
-            new (self) Feature{table, salt, mean};
+          [](Feature* self, std::size_t table, std::optional<std::uint64_t> salt, bool mean, std::uint32_t policy) {
+            new (self) Feature{table, salt, mean, policy};
           },
-          "table"_a, "salt"_a.none(), "mean"_a);
+          "table"_a, "salt"_a.none(), "mean"_a, "policy"_a);
   nb::class_<Collection>(m, "Collection")
       .def(nb::init<std::vector<Table*>, std::vector<Feature>>(), "tables"_a, "features"_a, nb::keep_alive<1, 2>())
       .def(

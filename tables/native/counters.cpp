@@ -7,14 +7,15 @@ namespace monolith {
 
 std::uint32_t Counters::count(std::uint64_t hash, std::int64_t t) {
   if (Counter* known = counters_.find(hash)) {
-    const std::uint32_t before = decayed(*known, t);
-    known->count = before == UINT32_MAX ? before : before + 1;
+    known->count = one_more(left(*known, t));
     known->last_ms = std::max(known->last_ms, t);
     return known->count;
   }
   const std::size_t bucket = bucket_of(hash);
-  while (counters_[bucket].size() >= bound_) halve(bucket);
-  counters_.insert({hash, t, 1});
+  if (counters_[bucket].size() < bound_)
+    counters_.insert({hash, t, 1});
+  else
+    decrement(bucket, t);
   return 1;
 }
 
@@ -25,30 +26,26 @@ void Counters::forget(std::uint64_t hash) {
 void Counters::sweep(std::size_t bucket, std::int64_t clock) {
   if (half_life_ms_ == 0) return;
   // Only what has decayed to nothing goes; a count that is still there keeps its own time, and decays exactly.
-  recount(bucket, [&](const Counter& counter) { return decayed(counter, clock) == 0 ? 0 : counter.count; });
+  recount(bucket, [&](Counter& counter) { return left(counter, clock) != 0; });
 }
 
-std::uint32_t Counters::decayed(const Counter& counter, std::int64_t t) const {
-  if (half_life_ms_ == 0 || t <= counter.last_ms) return counter.count;
-  const std::uint64_t quiet = static_cast<std::uint64_t>(t) - static_cast<std::uint64_t>(counter.last_ms);
-  const std::uint64_t halvings = quiet / static_cast<std::uint64_t>(half_life_ms_);
-  return halvings > 31 ? 0 : counter.count >> halvings;
+// Of each count one goes of what is left at time t, so that it decays on as if it had been one less all along.
+void Counters::decrement(std::size_t bucket, std::int64_t t) {
+  recount(bucket, [&](Counter& counter) {
+    const std::uint32_t now = left(counter, t);
+    if (now <= 1) return false;
+    counter.count = (now - 1) << half_lives(counter.last_ms, t, half_life_ms_);
+    return true;
+  });
+  ++decrements_;
 }
 
-void Counters::halve(std::size_t bucket) {
-  recount(bucket, [](const Counter& counter) { return counter.count / 2; });
-  ++halvings_;
-}
-
-template <class NewCount>
-void Counters::recount(std::size_t bucket, NewCount new_count) {
+// Drops the counters of which recount(counter) says false.
+template <class Recount>
+void Counters::recount(std::size_t bucket, Recount recount) {
   std::vector<std::uint64_t> gone;
   counters_[bucket].each([&](Counter& counter) {
-    const std::uint32_t count = new_count(counter);
-    if (count == 0)
-      gone.push_back(counter.hash);
-    else
-      counter.count = count;
+    if (!recount(counter)) gone.push_back(counter.hash);
   });
   for (const std::uint64_t hash : gone) counters_.erase(counters_.find(hash));
 }

@@ -1,20 +1,23 @@
 // How often ids that have no row were seen, in bounded memory and forgetting by event time.
 //
-// A bucket holds at most `bound` counters. When one more is needed, all counts of the bucket are halved and those that
-// reach zero go, again until there is room: what is forgotten depends on the counts alone, not on where they lie.
-// Not thread safe: the table takes turns.
+// A bucket holds at most `bound` counters. Where an id comes for which there is no room, every count of the bucket goes
+// down by one instead, those at zero go, and the id is not kept (Misra and Gries, "Finding repeated elements", 1982).
+// Each time that takes bound + 1 occurrences out of the bucket, so of n that were counted in it an id's count misses at
+// most n / (bound + 1), and has none too many; and the work is O(1) an occurrence, for it is paid by those that were
+// taken out. What is kept depends on the counts alone, not on where they lie. Not thread safe: the table takes turns.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "decay.h"
 #include "segment.h"
 
 namespace monolith {
 
 struct Counter {
   std::uint64_t hash;
-  std::int64_t last_ms;  // event time of the latest occurrence
+  std::int64_t last_ms;  // event time of the latest occurrence, which the count is of
   std::uint32_t count;   // 0: an empty entry
 
   bool empty() const { return count == 0; }
@@ -35,8 +38,8 @@ class Counters {
   std::uint32_t count(std::uint64_t hash, std::int64_t t);
   void forget(std::uint64_t hash);
   void sweep(std::size_t bucket, std::int64_t clock);  // drops counters that decayed to zero
-  void restore(
-      const Counter& counter) {  // of a snapshot; dropped where the rule, which may be another now, does not count
+  // A counter of a snapshot; dropped where the rule, which may be another now, does not count.
+  void restore(const Counter& counter) {
     if (bound_ != 0) counters_.insert(counter);
   }
   void clear() { counters_.clear(); }
@@ -44,19 +47,20 @@ class Counters {
   const Segment<Counter>& operator[](std::size_t bucket) const { return counters_[bucket]; }
   std::size_t size() const { return counters_.size(); }
   std::size_t bytes() const { return counters_.bytes(); }
-  std::uint64_t halvings() const { return halvings_; }
-  void set_halvings(std::uint64_t halvings) { halvings_ = halvings; }
+  std::uint64_t decrements() const { return decrements_; }  // times that all counts of a bucket went down by one
 
  private:
-  std::uint32_t decayed(const Counter& counter, std::int64_t t) const;
-  void halve(std::size_t bucket);
-  template <class NewCount>
-  void recount(std::size_t bucket, NewCount new_count);
+  std::uint32_t left(const Counter& counter, std::int64_t t) const {
+    return decayed(counter.count, counter.last_ms, t, half_life_ms_);
+  }
+  void decrement(std::size_t bucket, std::int64_t t);
+  template <class Recount>
+  void recount(std::size_t bucket, Recount recount);
 
   Buckets<Counter> counters_;
   std::size_t bound_;
   std::int64_t half_life_ms_;
-  std::uint64_t halvings_ = 0;
+  std::uint64_t decrements_ = 0;
 };
 
 }  // namespace monolith

@@ -104,10 +104,11 @@ std::vector<Share> shares(const Part& part, unsigned count) {
 
 }  // namespace
 
-void Table::observe(const std::int64_t* ids, std::size_t n, Times times) {
+void Table::observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs) {
   Part part;
   part.ids = ids;
   part.count = part.samples = n;
+  part.runs = runs;
   std::lock_guard<std::mutex> writer(writer_);
   observe_and_read({part}, times, own_step_);
 }
@@ -126,6 +127,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
   const std::size_t absent = observe_others(parts, times, step);
   for (std::size_t k = 0; k < parts.size(); ++k)
     if (parts[k].pooled() && parts[k].out != nullptr) pool(parts[k], step.rows_at().data() + step.features()[k].begin);
+  evict(step);
   step.end(rows_, cutoff_, absent, true);
   statistics_.observed += step.size();
 }
@@ -180,7 +182,8 @@ std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
     pipeline.next(kChangesATurn, [&](std::size_t k, std::uint64_t hash, Row row) {
       feature = step.feature_at(all[k].position, feature);
       const std::size_t sample = step.sample_at(all[k].position, step.features()[feature]);
-      all[k].row = observe_one(hash, row, times.given() ? times.at(sample) : clock_ms_);
+      const std::uint32_t policy = parts[feature].policy_at(all[k].position - step.features()[feature].begin);
+      all[k].row = observe_one(hash, row, times.given() ? times.at(sample) : clock_ms_, policy);
     });
   }
   return statistics_.admitted == admitted ? all.size() : read_admitted(parts, all, step);

@@ -94,7 +94,7 @@ void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const f
   std::lock_guard<std::mutex> writer(writer_);
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
     rows_.each(bucket, [&](std::uint64_t, Row row) { rows_.set_mark(row, 0); });
-  counters_.clear();
+  for (Counters& counters : counters_) counters.clear();
   tombstones_.clear();
   touched_now_.clear();
   sequence_ = sequence;
@@ -105,7 +105,7 @@ void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const f
       if (rows_.mark(row) == 0) stale.emplace_back(hash, row);
     });
     WriterTurn turn(turnstile_);
-    for (const auto& [hash, row] : stale) rows_.remove(hash, row);
+    for (const auto& [hash, row] : stale) remove(hash, row, Reason::image);
   }
   floor_ = sequence;
   close_sequence();
@@ -119,20 +119,22 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
   for (std::size_t i = 0; i < n_removed; ++i) {
     const std::uint64_t hash = hash_of(removed[i]);
     WriterTurn turn(turnstile_);
-    if (const Row row = rows_.find(hash)) rows_.remove(hash, row);
-    tombstones_.add(hash, sequence_);
+    if (const Row row = rows_.find(hash))
+      remove(hash, row, Reason::delta);
+    else
+      tombstones_.add(hash, sequence_);
   }
   close_sequence();
 }
 
-// Values as given; the optimizer's state starts afresh, since only values travel.
+// Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
   Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i) { return hash_of(ids[i]); });
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     pipeline.next(kATurn, [&](std::size_t i, std::uint64_t hash, Row row) {
       if (row == kNoRow) row = add_row(hash);
-      start_state(row, hash, clock_ms_);
+      start_state(row, hash, clock_ms_, 0);
       rows_.write(row, values + i * options_.dim, chance(hash, 0));
     });
   }
@@ -141,25 +143,8 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
 BucketImage Table::export_bucket(std::size_t bucket) const {
   std::lock_guard<std::mutex> writer(writer_);
   BucketImage image;
-  std::vector<IdAndRow> rows;
-  rows_.each(bucket, [&](std::uint64_t hash, Row row) { rows.emplace_back(id_of(hash), row); });
-  std::sort(rows.begin(), rows.end());
-  for (const auto& [id, row] : rows) {
-    image.ids.push_back(id);
-    image.last_seen_ms.push_back(rows_.last_seen(row));
-    image.marks.push_back(rows_.mark(row));
-    append_values(row, image.values);
-    image.state.insert(image.state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
-  }
-  std::vector<Counter> counters;
-  counters_[bucket].each([&](const Counter& counter) { counters.push_back(counter); });
-  std::sort(counters.begin(), counters.end(),
-            [](const Counter& a, const Counter& b) { return id_of(a.hash) < id_of(b.hash); });
-  for (const Counter& counter : counters) {
-    image.counter_ids.push_back(id_of(counter.hash));
-    image.counter_last_ms.push_back(counter.last_ms);
-    image.counts.push_back(counter.count);
-  }
+  export_rows(bucket, image);
+  export_counters(bucket, image);
   std::vector<std::pair<std::int64_t, std::uint32_t>> tombstones;
   tombstones_[bucket].each([&](const Tombstone& tombstone) {
     tombstones.emplace_back(id_of(tombstone.hash), static_cast<std::uint32_t>(tombstone.mark));
@@ -172,6 +157,37 @@ BucketImage Table::export_bucket(std::size_t bucket) const {
   return image;
 }
 
+void Table::export_rows(std::size_t bucket, BucketImage& image) const {
+  std::vector<IdAndRow> rows;
+  rows_.each(bucket, [&](std::uint64_t hash, Row row) { rows.emplace_back(id_of(hash), row); });
+  std::sort(rows.begin(), rows.end());
+  for (const auto& [id, row] : rows) {
+    image.ids.push_back(id);
+    image.last_seen_ms.push_back(rows_.last_seen(row));
+    image.marks.push_back(rows_.mark(row));
+    append_values(row, image.values);
+    image.state.insert(image.state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
+    if (rows_.has_admitted()) image.admitted_ms.push_back(rows_.admitted(row));
+    if (rows_.has_uses()) image.uses.push_back(rows_.uses(row));
+    if (rows_.has_policies()) image.policies.push_back(rows_.policy(row));
+  }
+}
+
+void Table::export_counters(std::size_t bucket, BucketImage& image) const {
+  std::vector<std::pair<Counter, std::uint32_t>> all;
+  for (std::uint32_t policy = 0; policy < counters_.size(); ++policy)
+    counters_[policy][bucket].each([&](const Counter& counter) { all.emplace_back(counter, policy); });
+  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
+    return std::pair(id_of(a.first.hash), a.second) < std::pair(id_of(b.first.hash), b.second);
+  });
+  for (const auto& [counter, policy] : all) {
+    image.counter_ids.push_back(id_of(counter.hash));
+    image.counter_last_ms.push_back(counter.last_ms);
+    image.counts.push_back(counter.count);
+    if (counters_.size() > 1) image.counter_policies.push_back(policy);
+  }
+}
+
 void Table::import_bucket(const BucketImage& image) {
   std::lock_guard<std::mutex> writer(writer_);
   WriterTurn turn(turnstile_);
@@ -181,11 +197,17 @@ void Table::import_bucket(const BucketImage& image) {
     rows_.write(row, &image.values[i * options_.dim], chance(hash, 0));
     std::copy_n(image.state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
     rows_.set_last_seen(row, image.last_seen_ms[i]);
+    rows_.set_admitted(row, image.admitted_ms.empty() ? image.last_seen_ms[i] : image.admitted_ms[i]);
+    rows_.set_uses(row, image.uses.empty() ? 1 : image.uses[i]);
+    rows_.set_policy(row, image.policies.empty() ? 0 : image.policies[i]);
     rows_.set_mark(row, image.marks[i]);
     rows_.set_slot(row, 0);
   }
-  for (std::size_t i = 0; i < image.counter_ids.size(); ++i)
-    counters_.restore({hash_of(image.counter_ids[i]), image.counter_last_ms[i], image.counts[i]});
+  for (std::size_t i = 0; i < image.counter_ids.size(); ++i) {
+    const std::uint32_t policy = image.counter_policies.empty() ? 0 : image.counter_policies[i];
+    const Counter counter{hash_of(image.counter_ids[i]), image.counter_last_ms[i], image.counts[i]};
+    counters_[policies_[policy].counters].restore(counter);
+  }
   for (std::size_t i = 0; i < image.tombstone_ids.size(); ++i)
     tombstones_.add(hash_of(image.tombstone_ids[i]), image.tombstone_marks[i]);
   touched_now_.give_up();  // deltas look through the table until the next two cuts

@@ -85,6 +85,14 @@ class Index {
     }
   }
 
+  // The same for all entries from an upper half on, until visit() says false.
+  template <class Visit>
+  void walk(std::uint32_t first, Visit visit) const {
+    const IndexEntry* entry = at_or_after(entries_ + home_of(~first), ~first);
+    for (const IndexEntry* end = entries_ + end_; entry != end; ++entry)
+      if (!entry->empty() && !visit(~entry->code, entry->row)) return;
+  }
+
   std::size_t size() const { return size_; }
   std::size_t bytes() const { return end_ * sizeof(IndexEntry); }
 

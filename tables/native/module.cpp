@@ -2,13 +2,14 @@
 // errors their words; what arrives here is contiguous and of the right dtype and shape. Every call releases the GIL.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
+#include <nanobind/stl/vector.h>
 
 #include <string>
 
 #include "bindings.h"
+#include "policy_bindings.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -35,12 +36,17 @@ std::vector<T> vector(const Array<T>& array) {
   return std::vector<T>(array.data(), array.data() + array.size());
 }
 
-Part part_of(const Array<std::int64_t>& ids, const MutableMatrix& out) {
+Runs runs(const Array<std::uint32_t>& policies, const Array<std::int64_t>& ends) {
+  return {policies.data(), ends.data(), policies.size()};
+}
+
+Part part_of(const Array<std::int64_t>& ids, const MutableMatrix& out, Runs runs = {}) {
   Part part;
   part.ids = ids.data();
   part.count = part.samples = ids.size();
   part.out = out.data();
   part.stride = out.shape(1);
+  part.runs = runs;
   return part;
 }
 
@@ -55,21 +61,7 @@ Storage storage(const std::string& name) {
 }
 
 // Bound structs take double and narrow once, as numpy.float32(x) does.
-void bind_rules(nb::module_& m) {
-  nb::class_<Always>(m, "Always").def(nb::init<>());
-  nb::class_<Never>(m, "Never").def(nb::init<>());
-  nb::class_<MinCount>(m, "MinCount")
-      .def(
-          "__init__",
-          [](MinCount* s, std::uint32_t count, std::optional<double> half_life_s, std::size_t max_counters) {
-            new (s) MinCount{count, half_life_s, max_counters};
-          },
-          "count"_a, "half_life_s"_a.none(), "max_counters"_a);
-  nb::class_<Probability>(m, "Probability")
-      .def(
-          "__init__", [](Probability* s, double p, std::size_t max_counters) { new (s) Probability{p, max_counters}; },
-          "p"_a, "max_counters"_a);
-
+void bind_initializers(nb::module_& m) {
   nb::class_<Zeros>(m, "Zeros").def(nb::init<>());
   nb::class_<Uniform>(m, "Uniform")
       .def("__init__", [](Uniform* s, double scale) { new (s) Uniform{float(scale)}; }, "scale"_a);
@@ -81,11 +73,12 @@ void bind_training(nb::class_<Table>& table) {
   table
       .def(
           "observe",
-          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms) {
+          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms, Array<std::uint32_t> policies,
+             Array<std::int64_t> ends) {
             Release release;
-            self.observe(ids.data(), ids.size(), times(ms));
+            self.observe(ids.data(), ids.size(), times(ms), runs(policies, ends));
           },
-          "ids"_a.noconvert(), "event_time_ms"_a.noconvert())
+          "ids"_a.noconvert(), "event_time_ms"_a.noconvert(), "policies"_a.noconvert(), "ends"_a.noconvert())
       .def(
           "lookup",
           [](const Table& self, Array<std::int64_t> ids, MutableMatrix out) {
@@ -102,11 +95,13 @@ void bind_training(nb::class_<Table>& table) {
           "ids"_a.noconvert(), "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def(
           "forward",
-          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms, Step& step, MutableMatrix out) {
+          [](Table& self, Array<std::int64_t> ids, Array<std::int64_t> ms, Step& step, MutableMatrix out,
+             Array<std::uint32_t> policies, Array<std::int64_t> ends) {
             Release release;
-            self.forward({part_of(ids, out)}, times(ms), step);
+            self.forward({part_of(ids, out, runs(policies, ends))}, times(ms), step);
           },
-          "ids"_a.noconvert(), "event_time_ms"_a.noconvert(), "step"_a, "out"_a.noconvert())
+          "ids"_a.noconvert(), "event_time_ms"_a.noconvert(), "step"_a, "out"_a.noconvert(), "policies"_a.noconvert(),
+          "ends"_a.noconvert())
       .def(
           "backward",
           [](Table& self, Step& step, Matrix grads, Array<std::int64_t> ms) {
@@ -170,6 +165,10 @@ nb::dict bucket_dict(BucketImage&& image) {
   bucket["tombstone_marks"] = numpy(std::move(image.tombstone_marks));
   bucket["values"] = numpy(std::move(image.values));
   bucket["state"] = numpy(std::move(image.state));
+  bucket["admitted_ms"] = numpy(std::move(image.admitted_ms));
+  bucket["uses"] = numpy(std::move(image.uses));
+  bucket["policies"] = numpy(std::move(image.policies));
+  bucket["counter_policies"] = numpy(std::move(image.counter_policies));
   return bucket;
 }
 
@@ -190,6 +189,10 @@ BucketImage bucket_image(const nb::dict& bucket) {
   image.tombstone_marks = part<std::uint32_t>(bucket, "tombstone_marks");
   image.values = part<float>(bucket, "values");
   image.state = part<float>(bucket, "state");
+  image.admitted_ms = part<std::int64_t>(bucket, "admitted_ms");
+  image.uses = part<std::uint32_t>(bucket, "uses");
+  image.policies = part<std::uint32_t>(bucket, "policies");
+  image.counter_policies = part<std::uint32_t>(bucket, "counter_policies");
   return image;
 }
 
@@ -219,7 +222,8 @@ void bind_snapshots(nb::class_<Table>& table) {
       .def("statistics", &Table::statistics, nb::call_guard<Release>())
       .def("set_statistics", &Table::set_statistics, "statistics"_a, nb::call_guard<Release>())
       .def("sizes", &Table::sizes, nb::call_guard<Release>())
-      .def_prop_ro("state_floats", &Table::state_floats);
+      .def_prop_ro("state_floats", &Table::state_floats)
+      .def_prop_ro("row_bytes", &Table::row_bytes);
 }
 
 void bind_numbers(nb::module_& m) {
@@ -227,27 +231,33 @@ void bind_numbers(nb::module_& m) {
       .def(
           "__init__",
           [](Clockwork* c, std::uint32_t sequence, std::uint32_t floor, std::int64_t clock_ms,
-             std::uint32_t sweep_cursor,
-             std::uint64_t steps) { new (c) Clockwork{sequence, floor, clock_ms, sweep_cursor, steps}; },
-          "sequence"_a, "floor"_a, "clock_ms"_a, "sweep_cursor"_a, "steps"_a)
+             std::uint32_t sweep_cursor, std::uint64_t steps, std::uint32_t eviction_cursor) {
+            new (c) Clockwork{sequence, floor, clock_ms, sweep_cursor, steps, eviction_cursor};
+          },
+          "sequence"_a, "floor"_a, "clock_ms"_a, "sweep_cursor"_a, "steps"_a, "eviction_cursor"_a)
       .def_ro("sequence", &Clockwork::sequence)
       .def_ro("floor", &Clockwork::floor)
       .def_ro("clock_ms", &Clockwork::clock_ms)
       .def_ro("sweep_cursor", &Clockwork::sweep_cursor)
-      .def_ro("steps", &Clockwork::steps);
+      .def_ro("steps", &Clockwork::steps)
+      .def_ro("eviction_cursor", &Clockwork::eviction_cursor);
   nb::class_<Statistics>(m, "Statistics")
       .def(nb::init<>())
       .def_rw("observed", &Statistics::observed)
       .def_rw("admitted", &Statistics::admitted)
       .def_rw("rejected", &Statistics::rejected)
       .def_rw("late", &Statistics::late)
-      .def_rw("expired", &Statistics::expired)
+      .def_rw("expired_idle", &Statistics::expired_idle)
+      .def_rw("expired_age", &Statistics::expired_age)
+      .def_rw("swept", &Statistics::swept)
+      .def_rw("evicted", &Statistics::evicted)
       .def_rw("dropped_gradients", &Statistics::dropped_gradients)
       .def_rw("nonfinite", &Statistics::nonfinite)
-      .def_rw("counter_halvings", &Statistics::counter_halvings);
+      .def_rw("counter_decrements", &Statistics::counter_decrements);
   nb::class_<Sizes>(m, "Sizes")
       .def_ro("rows", &Sizes::rows)
       .def_ro("free_rows", &Sizes::free_rows)
+      .def_ro("row_limit", &Sizes::row_limit)
       .def_ro("counters", &Sizes::counters)
       .def_ro("tombstones", &Sizes::tombstones)
       .def_ro("bytes_values", &Sizes::bytes_values)
@@ -275,29 +285,34 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
   bind_optimizers(m);
-  bind_rules(m);
+  bind_policies(m);
+  bind_initializers(m);
   bind_numbers(m);
   nb::class_<Step>(m, "Step").def(nb::init<>());
   nb::class_<Table> table(m, "Table");
   table.def(
       "__init__",
-      [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Admission& admission,
-         const Initializer& initializer, std::int64_t ttl_ms, const std::string& on_nonfinite, double max_gradient,
-         const std::string& values) {
+      [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Initializer& initializer,
+         const std::string& on_nonfinite, double max_gradient, const std::string& values,
+         const std::vector<Policy>& policies, const Eviction& eviction) {
+        const Policy& own = policies.at(0);
         new (self) Table(TableOptions{dim,
                                       key,
                                       optimizer,
-                                      admission,
+                                      own.admission,
                                       initializer,
-                                      ttl_ms,
+                                      own.lifetime.idle_ms,
                                       nonfinite(on_nonfinite),
                                       float(max_gradient),
                                       0,
                                       storage(values),
-                                      {}});
+                                      {},
+                                      own.lifetime.age_ms,
+                                      {policies.begin() + 1, policies.end()},
+                                      eviction});
       },
-      "dim"_a, "key"_a, "optimizer"_a, "admission"_a, "initializer"_a, "ttl_ms"_a, "on_nonfinite"_a, "max_gradient"_a,
-      "storage"_a);
+      "dim"_a, "key"_a, "optimizer"_a, "initializer"_a, "on_nonfinite"_a, "max_gradient"_a, "storage"_a, "policies"_a,
+      "eviction"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "hash.h"
+#include "policy.h"
 
 namespace monolith {
 
@@ -20,10 +21,13 @@ struct Part {  // one feature of a batch
   const float* weights = nullptr;         // (count): what each row is multiplied by; null: by nothing
   bool mean = false;                      // divide a sample's sum by its number of ids
   std::optional<std::uint64_t> salt;      // of a feature that shares the table, but no rows
+  std::uint32_t policy = 0;               // that the ids are under
+  Runs runs;                              // if there are any: policies by position, in place of that one
   float* out = nullptr;                   // (samples, dim), where the vectors go; null: nowhere
   std::size_t stride = 0;                 // floats from one vector to the next
 
   bool pooled() const { return lengths != nullptr || weights != nullptr; }  // else a row is a vector
+  std::uint32_t policy_at(std::size_t i) const { return runs.count == 0 ? policy : runs.policy_at(i); }
   std::uint64_t hash(std::size_t i) const {
     if (!salt) return hash_of(ids[i]);
     return mix64(mix64(static_cast<std::uint64_t>(ids[i]) ^ *salt));

@@ -49,10 +49,13 @@ Rows::Rows(const RowOptions& options)
       value_bytes_(value_bytes_of(options.storage, options.dim)),
       tail_(value_bytes_ + options.state_floats * sizeof(float)),
       time_((tail_ + 7) / 8 * 8),
-      words_(time_ + sizeof(std::int64_t)),
-      lower_half_(time_ == tail_ ? words_ + 2 * sizeof(std::uint32_t)
-                                 : tail_),  // where it fills a gap, if there is one
-      stride_((std::max(lower_half_, words_ + sizeof(std::uint32_t)) + sizeof(std::uint32_t) + 7) / 8 * 8),
+      admitted_(options.admitted ? time_ + sizeof(std::int64_t) : 0),
+      words_(time_ + (options.admitted ? 2 : 1) * sizeof(std::int64_t)),
+      uses_(options.uses ? 2 : 0),
+      policy_(options.policies ? (options.uses ? 3 : 2) : 0),
+      end_words_(words_ + (2 + options.uses + options.policies) * sizeof(std::uint32_t)),
+      lower_half_(time_ == tail_ ? end_words_ : tail_),  // where it fills a gap, if there is one
+      stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8),
       pool_(stride_, reserved(options), least(options), options.folder),
       index_(reserved(options) / 2, least(options) / 2, options.folder),
       bucket_sizes_(kBuckets) {}

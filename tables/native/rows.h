@@ -3,8 +3,9 @@
 // A row is `values | state | tail` at one place, so that the memory lines fetched for the values bring what else a step
 // needs. The tail holds when the id was last seen, the sequence in which the row was written last (`mark`), the lower
 // half of its hash, which with the index entry makes the whole, and `slot`, scratch of the writer, which readers never
-// look at. A row starts at a multiple of 8 bytes. Not thread safe but for last_seen, which the writer may raise while
-// readers look: the table takes turns.
+// look at; and, where the table's rules ask for them, when the row was made, how often its id was seen since, and which
+// policy it is under. A row starts at a multiple of 8 bytes. Not thread safe but for last_seen, which the writer may
+// raise while readers look: the table takes turns.
 #pragma once
 
 #include <cstddef>
@@ -31,8 +32,9 @@ inline void fetch_floats(const float* values, std::size_t count) {
 struct RowOptions {
   std::size_t dim, state_floats;
   Storage storage = Storage::float32;
-  std::size_t reserve_bytes = 0;  // of address space; 0: twice the machine's memory
-  std::string folder;             // of the file that holds them; empty: memory
+  std::size_t reserve_bytes = 0;                          // of address space; 0: twice the machine's memory
+  std::string folder;                                     // of the file that holds them; empty: memory
+  bool admitted = false, uses = false, policies = false;  // what else a row has
 };
 
 class Rows {
@@ -70,6 +72,13 @@ class Rows {
                 [&](std::uint32_t upper, Row row) { visit(std::uint64_t{upper} << 32 | lower_half(row), row); });
   }
 
+  // The same for all rows whose hash has at least this upper half, until visit() says false.
+  template <class Visit>
+  void walk(std::uint32_t first, Visit visit) const {  // visit(upper half of the hash, row)
+    index_.walk(first, visit);
+  }
+  std::uint64_t hash(std::uint32_t upper, Row row) const { return std::uint64_t{upper} << 32 | lower_half(row); }
+
   char* at(Row row) const { return pool_.at(row); }
   // The values as float32: where they are, or decoded into `scratch` (dim).
   float* values(Row row, float* scratch) const {
@@ -96,6 +105,23 @@ class Rows {
   void set_mark(Row row, std::uint32_t mark) const { *word(row, 0) = mark; }
   void set_slot(Row row, std::uint32_t slot) const { *word(row, 1) = slot; }
 
+  // Only where the options have them; else they are last_seen, 1 and 0, and are not set.
+  bool has_admitted() const { return admitted_ != 0; }
+  bool has_uses() const { return uses_ != 0; }
+  bool has_policies() const { return policy_ != 0; }
+  std::int64_t admitted(Row row) const { return has_admitted() ? *at<std::int64_t>(row, admitted_) : last_seen(row); }
+  std::uint32_t uses(Row row) const { return has_uses() ? *word(row, uses_) : 1; }
+  std::uint32_t policy(Row row) const { return has_policies() ? *word(row, policy_) : 0; }
+  void set_admitted(Row row, std::int64_t ms) const {
+    if (has_admitted()) *at<std::int64_t>(row, admitted_) = ms;
+  }
+  void set_uses(Row row, std::uint32_t uses) const {
+    if (has_uses()) *word(row, uses_) = uses;
+  }
+  void set_policy(Row row, std::uint32_t policy) const {
+    if (has_policies()) *word(row, policy_) = policy;
+  }
+
   void fetch_row(Row row, Need need) const { fetch_row(at(row), need); }
 
   std::size_t dim() const { return dim_; }
@@ -118,14 +144,20 @@ class Rows {
     for (const char* line = need == Need::tail ? begin + tail_ : begin; line < end; line += 64) fetch(line);
     fetch(end - 1);
   }
-  std::int64_t* time_of(Row row) const { return reinterpret_cast<std::int64_t*>(at(row) + time_); }
-  std::uint32_t* word(Row row, std::size_t i) const { return reinterpret_cast<std::uint32_t*>(at(row) + words_) + i; }
+  template <class T>
+  T* at(Row row, std::size_t place) const {
+    return reinterpret_cast<T*>(at(row) + place);
+  }
+  std::int64_t* time_of(Row row) const { return at<std::int64_t>(row, time_); }
+  std::uint32_t* word(Row row, std::size_t i) const { return at<std::uint32_t>(row, words_) + i; }
   std::uint32_t lower_half(Row row) const { return *reinterpret_cast<std::uint32_t*>(at(row) + lower_half_); }
   void decode(const char* row, float* out) const;
 
   Storage storage_;
   std::size_t dim_, state_floats_, value_bytes_;
-  std::size_t tail_, time_, words_, lower_half_, stride_;  // where in a row, in bytes
+  std::size_t tail_, time_, admitted_, words_;  // where in a row, in bytes
+  std::size_t uses_, policy_, end_words_;       // which of the words; 0: not there
+  std::size_t lower_half_, stride_;
   RowPool pool_;
   Index index_;
   std::vector<std::uint32_t> bucket_sizes_;

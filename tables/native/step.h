@@ -150,6 +150,11 @@ class Step {
   }
 
   std::size_t size() const { return size_; }
+  std::size_t unique_count() const {
+    std::size_t rows = 0;
+    for (const Group& group : groups_) rows += group.unique_count();
+    return rows;
+  }
   std::size_t absent() const { return absent_; }  // occurrences that have no row
   std::vector<Group>& groups() { return groups_; }
   const std::vector<Group>& groups() const { return groups_; }

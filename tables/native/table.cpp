@@ -9,21 +9,37 @@ std::size_t state_floats_of(const TableOptions& options) {
   return std::visit([&](const auto& rule) { return rule.state_floats(options.dim); }, options.optimizer);
 }
 
-CounterLimits limits_of(const TableOptions& options) {
-  return std::visit([](const auto& rule) { return rule.limits(); }, options.admission);
+std::vector<Policy> policies_of(const TableOptions& options) {
+  std::vector<Policy> policies{{options.admission, {options.ttl_ms, options.max_age_ms}, 0}};
+  policies.insert(policies.end(), options.features.begin(), options.features.end());
+  return policies;
 }
 
-std::int64_t cutoff_for(std::int64_t clock_ms, std::int64_t ttl_ms) {
-  if (ttl_ms == 0 || clock_ms < INT64_MIN + ttl_ms) return INT64_MIN;
-  return clock_ms - ttl_ms;
+RowOptions row_options(const TableOptions& options) {
+  const Eviction::By by = options.eviction.by;
+  bool ages = by == Eviction::By::score || options.max_age_ms != 0;
+  for (const Policy& policy : options.features) ages = ages || policy.lifetime.age_ms != 0;
+  const bool uses = by == Eviction::By::uses || by == Eviction::By::score;
+  return {options.dim, state_floats_of(options), options.storage, options.reserve_bytes, options.folder, ages,
+          uses,        !options.features.empty()};
+}
+
+std::deque<Counters> counters_of(const std::vector<Policy>& policies) {
+  std::deque<Counters> counters;
+  for (std::size_t i = 0; i < policies.size(); ++i)
+    counters.emplace_back(policies[i].counters == i ? policies[i].limits() : CounterLimits{0, 0});
+  return counters;
 }
 
 }  // namespace
 
 Table::Table(const TableOptions& options)
     : options_(options),
-      rows_({options.dim, state_floats_of(options), options.storage, options.reserve_bytes, options.folder}),
-      counters_(limits_of(options)),
+      policies_(policies_of(options)),
+      rows_(row_options(options)),
+      cutoffs_(policies_.size()),
+      counters_(counters_of(policies_)),
+      row_limit_(options.eviction.row_limit(rows_.stride())),
       first_values_(options.dim) {}
 
 void Table::advance(std::int64_t clock_ms) {
@@ -46,36 +62,52 @@ void Table::set_clock(std::int64_t clock_ms) {
   if (clock_ms <= clock_ms_) return;
   WriterTurn turn(turnstile_);
   clock_ms_ = clock_ms;
-  cutoff_ = cutoff_for(clock_ms, options_.ttl_ms);
+  set_cutoffs();
 }
 
-Row Table::observe_one(std::uint64_t hash, Row row, std::int64_t t) {
+void Table::set_cutoffs() {
+  newest_cutoff_ = INT64_MIN;
+  for (std::size_t i = 0; i < policies_.size(); ++i) {
+    cutoffs_[i] = Cutoffs::at(clock_ms_, policies_[i].lifetime);
+    newest_cutoff_ = std::max(newest_cutoff_, cutoffs_[i].age == INT64_MIN ? cutoffs_[i].idle : INT64_MAX);
+  }
+  cutoff_ = newest_cutoff_ == INT64_MIN ? INT64_MIN : clock_ms_;
+}
+
+bool Table::has_expired(Row row) const {
+  const Cutoffs& cutoffs = cutoffs_[rows_.policy(row)];
+  return rows_.last_seen(row) < cutoffs.idle || rows_.admitted(row) < cutoffs.age;
+}
+
+void Table::count_use(Row row, std::int64_t t) { rows_.set_uses(row, one_more(uses_at(row, t))); }
+
+Row Table::observe_one(std::uint64_t hash, Row row, std::int64_t t, std::uint32_t policy) {
   if (row != kNoRow && expired(row)) {
-    remove(hash, row);
+    remove(hash, row, expiry_of(row));
     row = kNoRow;
   }
   if (row != kNoRow) {
     seen(row, t);
-  } else if (t < cutoff_) {
+  } else if (t < cutoffs_[policy].idle || t < cutoffs_[policy].age) {
     ++statistics_.late;
-  } else if (!admits(hash, t)) {
+  } else if (!admits(hash, t, policies_[policy])) {
     ++statistics_.rejected;
   } else {
     row = add_row(hash);
     start_values(row, hash);
-    start_state(row, hash, t);
+    start_state(row, hash, t, policy);
     ++statistics_.admitted;
   }
   return row;
 }
 
-bool Table::admits(std::uint64_t hash, std::int64_t t) {
-  return std::visit([&](const auto& rule) { return rule.admits(counters_, options_.key, hash, t); },
-                    options_.admission);
+bool Table::admits(std::uint64_t hash, std::int64_t t, const Policy& policy) {
+  return std::visit([&](const auto& rule) { return rule.admits(counters_[policy.counters], options_.key, hash, t); },
+                    policy.admission);
 }
 
 Row Table::add_row(std::uint64_t hash) {
-  counters_.forget(hash);
+  for (Counters& counters : counters_) counters.forget(hash);
   tombstones_.remove(hash);
   return rows_.add(hash);
 }
@@ -93,18 +125,27 @@ std::uint64_t Table::chance(std::uint64_t hash, std::uint64_t step) const {
   return draw(mix64(options_.key ^ hash ^ kRoundingStream), step);
 }
 
-void Table::start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms) {
+void Table::start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms, std::uint32_t policy) {
   std::visit([&](const auto& rule) { rule.start(rows_.state(row), options_.dim); }, options_.optimizer);
   rows_.set_last_seen(row, last_seen_ms);
+  rows_.set_admitted(row, last_seen_ms);
+  rows_.set_uses(row, 1);
+  rows_.set_policy(row, policy);
   rows_.set_slot(row, 0);
   rows_.set_mark(row, 0);
   touch(row, hash);
 }
 
-void Table::remove(std::uint64_t hash, Row row) {
+Reason Table::expiry_of(Row row) const {
+  return rows_.last_seen(row) < cutoffs_[rows_.policy(row)].idle ? Reason::idle : Reason::age;
+}
+
+void Table::remove(std::uint64_t hash, Row row, Reason reason) {
   rows_.remove(hash, row);
-  tombstones_.add(hash, sequence_);
-  ++statistics_.expired;
+  if (reason != Reason::image) tombstones_.add(hash, sequence_);
+  statistics_.expired_idle += reason == Reason::idle;
+  statistics_.expired_age += reason == Reason::age;
+  statistics_.evicted += reason == Reason::evicted;
 }
 
 void Table::touch(Row row, std::uint64_t hash) {
@@ -114,7 +155,7 @@ void Table::touch(Row row, std::uint64_t hash) {
 }
 
 std::uint64_t Table::sweep_bucket(std::size_t bucket) {
-  counters_.sweep(bucket, clock_ms_);
+  for (Counters& counters : counters_) counters.sweep(bucket, clock_ms_);
   if (cutoff_ == INT64_MIN) return 0;
   std::vector<std::pair<std::uint64_t, Row>> all, gone;
   all.reserve(rows_.bucket_size(bucket));
@@ -125,13 +166,14 @@ std::uint64_t Table::sweep_bucket(std::size_t bucket) {
   }
   if (gone.empty()) return 0;
   WriterTurn turn(turnstile_);
-  for (const auto& [hash, row] : gone) remove(hash, row);
+  for (const auto& [hash, row] : gone) remove(hash, row, expiry_of(row));
+  statistics_.swept += gone.size();
   return gone.size();
 }
 
 Clockwork Table::clockwork() const {
   std::lock_guard<std::mutex> writer(writer_);
-  return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_};
+  return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_, eviction_cursor_};
 }
 
 void Table::set_clockwork(const Clockwork& clockwork) {
@@ -140,22 +182,23 @@ void Table::set_clockwork(const Clockwork& clockwork) {
   sequence_ = clockwork.sequence;
   floor_ = clockwork.floor;
   clock_ms_ = clockwork.clock_ms;
-  cutoff_ = cutoff_for(clock_ms_, options_.ttl_ms);
+  set_cutoffs();
   sweep_cursor_ = clockwork.sweep_cursor;
+  eviction_cursor_ = clockwork.eviction_cursor;
   steps_ = clockwork.steps;
 }
 
 Statistics Table::statistics() const {
   std::lock_guard<std::mutex> writer(writer_);
   Statistics statistics = statistics_;
-  statistics.counter_halvings = counters_.halvings();
+  for (const Counters& counters : counters_) statistics.counter_decrements += counters.decrements();
   return statistics;
 }
 
 void Table::set_statistics(const Statistics& statistics) {
   std::lock_guard<std::mutex> writer(writer_);
   statistics_ = statistics;
-  counters_.set_halvings(statistics.counter_halvings);
+  for (const Counters& counters : counters_) statistics_.counter_decrements -= counters.decrements();
 }
 
 Sizes Table::sizes() const {
@@ -163,15 +206,21 @@ Sizes Table::sizes() const {
   const std::uint64_t held = rows_.size() + rows_.free();
   std::size_t sums_bytes = 0;
   for (const GradientSums& sums : sums_) sums_bytes += sums.bytes();
+  std::size_t counters = 0, bytes_counters = 0;
+  for (const Counters& each : counters_) {
+    counters += each.size();
+    bytes_counters += each.bytes();
+  }
   return {rows_.size(),
           rows_.free(),
-          counters_.size(),
+          row_limit_,
+          counters,
           tombstones_.size(),
           held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
           held * rows_.tail_bytes() + rows_.free_list_bytes(),
           rows_.index_bytes(),
-          counters_.bytes(),
+          bytes_counters,
           tombstones_.bytes(),
           own_step_.bytes() + sums_bytes + touched_now_.bytes() + touched_last_.bytes()};
 }

@@ -1,12 +1,15 @@
-// The collisionless table: ids come by admission, learn by an optimizer, go by expiry; every change has a sequence.
+// The collisionless table: ids come by admission, learn by an optimizer, go by expiry or eviction; every change has a
+// sequence.
 //
 // Any method may be called from any thread. Calls that change something come one at a time; look-ups run beside them
 // and beside each other, and wait for one turn (a chunk of ids, or one segment that grows) at most. What a call does is
 // a function of the table's state and its arguments: no clock, no thread count, no memory layout changes a bit.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -14,10 +17,13 @@
 
 #include "admission.h"
 #include "counters.h"
+#include "decay.h"
+#include "eviction.h"
 #include "gradient_sums.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
 #include "parts.h"
+#include "policy.h"
 #include "rows.h"
 #include "step.h"
 #include "times.h"
@@ -33,21 +39,26 @@ struct TableOptions {
   Optimizer optimizer;
   Admission admission;
   Initializer initializer;
-  std::int64_t ttl_ms;  // 0: rows never expire
+  std::int64_t ttl_ms;  // 0: rows do not expire for being idle
   NonFinite on_nonfinite;
   float max_gradient;
   std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
   Storage storage = Storage::float32;
-  std::string folder;  // of the file that holds rows and index; empty: memory
+  std::string folder;                 // of the file that holds rows and index; empty: memory
+  std::int64_t max_age_ms = 0;        // 0: rows do not expire for their age
+  std::vector<Policy> features = {};  // policies 1, 2, ...; 0 is the table's own
+  Eviction eviction = {};
 };
 
+enum class Reason { idle, age, evicted, delta, image };  // why a row went
+
 struct Statistics {  // what happened since the table was made; a part of its state
-  std::uint64_t observed = 0, admitted = 0, rejected = 0, late = 0, expired = 0, dropped_gradients = 0, nonfinite = 0,
-                counter_halvings = 0;
+  std::uint64_t observed = 0, admitted = 0, rejected = 0, late = 0, expired_idle = 0, expired_age = 0, swept = 0,
+                evicted = 0, dropped_gradients = 0, nonfinite = 0, counter_decrements = 0;
 };
 
 struct Sizes {
-  std::uint64_t rows, free_rows, counters, tombstones;
+  std::uint64_t rows, free_rows, row_limit, counters, tombstones;
   std::size_t bytes_values, bytes_state, bytes_tail, bytes_index, bytes_counters, bytes_tombstones, bytes_scratch;
 };
 
@@ -61,6 +72,10 @@ struct BucketImage {  // everything of one bucket, each part by ascending id
   std::vector<std::int64_t> ids, last_seen_ms, counter_ids, counter_last_ms, tombstone_ids;
   std::vector<std::uint32_t> marks, counts, tombstone_marks;
   std::vector<float> values, state;
+  // Empty where the table has no such thing: then a row was made when it was last seen, was seen once, and it is of
+  // policy 0, as counters are.
+  std::vector<std::int64_t> admitted_ms;
+  std::vector<std::uint32_t> uses, policies, counter_policies;
 };
 
 struct Clockwork {  // the rest of the state
@@ -68,6 +83,7 @@ struct Clockwork {  // the rest of the state
   std::int64_t clock_ms;
   std::uint32_t sweep_cursor;
   std::uint64_t steps;  // apply_gradients calls: what schedules go by
+  std::uint32_t eviction_cursor = 0;
 };
 
 class Table {
@@ -76,7 +92,7 @@ class Table {
 
   explicit Table(const TableOptions& options);
 
-  void observe(const std::int64_t* ids, std::size_t n, Times times);
+  void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
   void lookup(const Parts& parts) const;
   // Returns the position of a gradient that holds NaN or infinity if the policy is to raise (then nothing was changed),
   // else -1.
@@ -117,18 +133,44 @@ class Table {
   Sizes sizes() const;
   std::size_t state_floats() const { return rows_.state_floats(); }
   std::size_t dim() const { return options_.dim; }
+  std::size_t policies() const { return policies_.size(); }
+  std::size_t row_bytes() const { return rows_.stride() + Eviction::kIndexBytes; }  // what a limit in bytes counts
 
  private:
-  void seen(Row row, std::int64_t t) { rows_.set_last_seen(row, std::max(rows_.last_seen(row), t)); }
-  bool expired(Row row) const { return cutoff_ != INT64_MIN && rows_.last_seen(row) < cutoff_; }
+  bool expired(Row row) const { return rows_.last_seen(row) < newest_cutoff_ && has_expired(row); }
+  bool has_expired(Row row) const;
+  // What an occurrence of an id that has a live row does. Of no other row, and of nothing else, is anything touched.
+  void seen(Row row, std::int64_t t) {
+    if (rows_.has_uses()) count_use(row, t);
+    rows_.set_last_seen(row, std::max(rows_.last_seen(row), t));
+  }
+  void count_use(Row row, std::int64_t t);
+  // What a gradient's time does to its row: it was in use until then, but is no further occurrence.
+  void refresh(Row row, std::int64_t t) {
+    if (t <= rows_.last_seen(row)) return;
+    rows_.set_uses(row, uses_at(row, t));
+    rows_.set_last_seen(row, t);
+  }
+  std::uint32_t uses_at(Row row, std::int64_t t) const {
+    return decayed(rows_.uses(row), rows_.last_seen(row), t, options_.eviction.half_life_ms);
+  }
   void set_clock(std::int64_t clock_ms);
-  Row observe_one(std::uint64_t hash, Row row, std::int64_t t);  // the row that the id has then
-  bool admits(std::uint64_t hash, std::int64_t t);
+  void set_cutoffs();
+  // What an occurrence of any id does; the row that it has then.
+  Row observe_one(std::uint64_t hash, Row row, std::int64_t t, std::uint32_t policy);
+  bool admits(std::uint64_t hash, std::int64_t t, const Policy& policy);
   Row add_row(std::uint64_t hash);
   void start_values(Row row, std::uint64_t hash);
   std::uint64_t chance(std::uint64_t hash, std::uint64_t step) const;  // the stream that rounds a row's values
-  void start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms);
-  void remove(std::uint64_t hash, Row row);
+  void start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms, std::uint32_t policy);
+  Reason expiry_of(Row row) const;  // of one that has expired
+  void remove(std::uint64_t hash, Row row, Reason reason);
+
+  // Takes rows that are not of the step until the table is within its limit, or has no others.
+  void evict(const Step& current);
+  std::vector<Candidate> next_sample(const Step& current, std::uint64_t& hashes_passed);
+  void score(std::vector<Candidate>& sample) const;
+  void score_by_function(std::vector<Candidate>& sample) const;
   void touch(Row row, std::uint64_t hash);
   std::uint64_t sweep_bucket(std::size_t bucket);
 
@@ -161,18 +203,23 @@ class Table {
   std::vector<IdAndRow> listed(bool last_too) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
   void append_values(Row row, std::vector<float>& to) const;
+  void export_rows(std::size_t bucket, BucketImage& image) const;
+  void export_counters(std::size_t bucket, BucketImage& image) const;
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
+  const std::vector<Policy> policies_;
   mutable std::mutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
 
   // What look-ups read: changed in a writer's turn only.
   Rows rows_;
   std::int64_t clock_ms_ = INT64_MIN;
-  std::int64_t cutoff_ = INT64_MIN;  // rows last seen before it have expired
+  std::vector<Cutoffs> cutoffs_;            // of each policy
+  std::int64_t newest_cutoff_ = INT64_MIN;  // rows that were seen since have not expired; after all time, if ages count
+  std::int64_t cutoff_ = INT64_MIN;         // the clock, if rows expire by it: as long as it stands, none does
 
-  Counters counters_;
+  std::deque<Counters> counters_;  // of each policy; empty for those that count with the table's
   Tombstones tombstones_;
   Step own_step_;                       // of the calls that come without one
   std::vector<GradientSums> sums_;      // of each group
@@ -180,6 +227,8 @@ class Table {
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;
   std::uint32_t sweep_cursor_ = 0;
+  const std::uint64_t row_limit_;      // 0: none
+  std::uint32_t eviction_cursor_ = 0;  // the upper half of the hash that the next sample starts at
   std::uint64_t steps_ = 0;
   std::vector<float> first_values_;  // scratch of observe()
   Statistics statistics_;

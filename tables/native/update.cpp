@@ -191,8 +191,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
         if (sums.gradient(left - ahead) != nullptr) fetch_floats(sums.gradient(left - ahead), dim);
       }
       const Row row = unique[left].row;
-      if (times.given() && sums.latest(left, times) > rows_.last_seen(row))
-        rows_.set_last_seen(row, sums.latest(left, times));
+      if (times.given()) refresh(row, sums.latest(left, times));
       if (sums.gradient(left) == nullptr) continue;
       float* values = rows_.values(row, scratch.data());
       step_row(rule, values, rows_.state(row), sums.gradient(left), dim);

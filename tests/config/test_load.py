@@ -5,8 +5,20 @@ from pathlib import Path
 import pytest
 
 from monolith.config import job_from_json, job_json, load_job
-from monolith.config.table import Adagrad, Adam, Always, MinCount
+from monolith.config.table import (
+    LFU,
+    Absolute,
+    Adagrad,
+    Adam,
+    Always,
+    FeatureRules,
+    Forever,
+    Idle,
+    MinCount,
+    Probability,
+)
 from monolith.errors import ConfigError
+from monolith.tables import Table
 
 
 def test_a_job_file_becomes_typed_structs_with_defaults(parse):
@@ -18,6 +30,23 @@ def test_a_job_file_becomes_typed_structs_with_defaults(parse):
     assert job.join.window_s == 1800.0
     assert job.feature_names() == ["user", "movie", "genres", "tags"]
     assert job.feature("genres").bag
+
+
+def test_rules_of_tables_and_features_come_from_the_file(parse):
+    rules = """eviction: {kind: lfu, max_bytes: 1000000, half_life_s: 3600}
+    expiry: {kind: idle, ttl_s: 60, max_age_s: 600}
+    per_feature:
+      tags: {admission: {kind: probability, p: 0.5, half_life_s: 10}, expiry: {kind: absolute, ttl_s: 5}}
+      genres: {admission: null, expiry: {kind: forever}}
+    features: [genres, tags]"""
+    table = parse("features: [genres, tags]", rules).tables[2]
+    assert table.eviction == LFU(max_bytes=1_000_000, half_life_s=3600)
+    assert table.expiry == Idle(ttl_s=60, max_age_s=600)
+    assert table.per_feature == {
+        "tags": FeatureRules(Probability(0.5, half_life_s=10), Absolute(ttl_s=5)),
+        "genres": FeatureRules(expiry=Forever()),
+    }
+    assert Table(table).config == table
 
 
 def test_a_job_is_read_from_a_file_and_options_go_over_it(tmp_path: Path, job_text):

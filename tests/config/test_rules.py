@@ -55,6 +55,31 @@ URLS = "  features: log://build/features\n  actions: log://build/actions\n"
             "slices: [{columns: 4, optimizer: {kind: ftrl, beta: 0}}]",
             "tables[0].slices[0].optimizer.beta: beta and initial_accumulator are both 0",
         ),
+        (
+            "optimizer: {kind: adagrad, lr: 0.05}",
+            "eviction: {kind: lru}",
+            "job.yaml:8: tables[0].eviction: the table's limit is one of max_rows and max_bytes; saw none",
+        ),
+        (
+            "optimizer: {kind: adagrad, lr: 0.05}",
+            "eviction: {kind: lfu, max_rows: 5, max_bytes: 1000000}",
+            "tables[0].eviction: the table's limit is one of max_rows and max_bytes; saw both",
+        ),
+        (
+            "features: [genres, tags]",
+            "features: [genres, tags]\n    per_feature: {tag: {expiry: {kind: forever}}}",
+            "job.yaml:17: tables[2].per_feature.tag: unknown feature 'tag' (did you mean 'tags'?); the table",
+        ),
+        (
+            "features: [genres, tags]",
+            "features: [genres, tags]\n    per_feature: {tags: {}}",
+            "tables[2].per_feature.tags: neither admission nor expiry is given",
+        ),
+        (
+            "features: [genres, tags]",
+            "features: [genres, tags]\n    shared_ids: true\n    per_feature: {tags: {expiry: {kind: forever}}}",
+            "tables[2].per_feature: with shared_ids a row belongs to several features",
+        ),
     ],
 )
 def test_rule_names_the_place_and_what_is_allowed(refused, old, new, says):

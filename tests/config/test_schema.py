@@ -69,6 +69,18 @@ def test_ill_typed_value_says_what_was_seen_and_what_is_allowed(refused, old, ne
         ("tables.movie.optimizer.beta1=1", "tables[1].optimizer.beta1: expected a number >= 0 and < 1; saw 1"),
         ("tables.user.admission={kind: min_count, count: 0}", "tables[0].admission.count: expected an integer >= 1"),
         ("tables.user.expiry={kind: idle, ttl_s: 0}", "tables[0].expiry.ttl_s: expected a number > 0; saw 0"),
+        ("tables.user.expiry={kind: absolute, ttl_s: 0}", "tables[0].expiry.ttl_s: expected a number > 0; saw 0"),
+        (
+            "tables.user.eviction={kind: lru, max_rows: 0}",
+            "tables[0].eviction.max_rows: expected an integer >= 1 or null",
+        ),
+        ("tables.genres.per_feature=[tags]", "tables[2].per_feature: expected a mapping; saw "),
+        ("tables.genres.per_feature={tags: {admision: null}}", "per_feature.tags.admision: unknown key 'admision'"),
+        (
+            "tables.genres.per_feature={tags: {expiry: {kind: idle, ttl: 3}}}",
+            "tables[2].per_feature.tags.expiry.ttl: unknown key 'ttl' of kind 'idle' (did you mean 'ttl_s'?)",
+        ),
+        ("tables.user.eviction={kind: score, max_rows: 5}", "tables[0].eviction: the key 'function' is missing"),
         ("model.hidden=[64, 0]", "model.hidden[1]: expected an integer >= 1; saw 0"),
     ],
 )

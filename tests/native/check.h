@@ -22,4 +22,5 @@ std::vector<Test> index_tests();
 std::vector<Test> pipeline_tests();
 std::vector<Test> table_tests();
 std::vector<Test> step_tests();
+std::vector<Test> policy_tests();
 std::vector<Test> thread_tests();

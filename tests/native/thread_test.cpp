@@ -52,7 +52,9 @@ void write_all(Table& table, std::int64_t salt) {
   for (std::int64_t step = 0; step < 60; ++step) {
     const std::vector<std::int64_t> ids = batch(step, salt);
     const std::int64_t t = step * 100;
-    table.observe(ids.data(), ids.size(), {&t, 1});
+    const std::uint32_t policy = static_cast<std::uint32_t>(step % 2);
+    const std::int64_t end = static_cast<std::int64_t>(ids.size());
+    table.observe(ids.data(), ids.size(), {&t, 1}, table.policies() > 1 ? Runs{&policy, &end, 1} : Runs{});
     table.apply_gradients(ids.data(), grads.data(), ids.size(), {&t, 1});
     table.sweep(200);
     if (step % 5 == 0) table.delta(table.cut() - 1);
@@ -60,8 +62,17 @@ void write_all(Table& table, std::int64_t salt) {
   }
 }
 
-void readers_see_whole_rows(int writers) {
-  Table table(even_options());
+// Rows that go by age, by limit, and by the rules of a feature.
+TableOptions busy_options() {
+  TableOptions options = even_options();
+  options.features = {{Always{}, {0, 900}, 0}};
+  options.max_age_ms = 2500;
+  options.eviction = {Eviction::By::uses, 1500, 0, 400};
+  return options;
+}
+
+void readers_see_whole_rows(int writers, const TableOptions& options) {
+  Table table(options);
   std::atomic<bool> done{false};
   std::atomic<int> failures{0};
   std::vector<std::thread> readers, writing;
@@ -96,8 +107,9 @@ void replica_is_read_while_it_follows() {
 
 std::vector<Test> thread_tests() {
   return {
-      {"readers see whole rows beside one writer", [] { readers_see_whole_rows(1); }},
-      {"readers see whole rows beside two writers", [] { readers_see_whole_rows(2); }},
+      {"readers see whole rows beside one writer", [] { readers_see_whole_rows(1, even_options()); }},
+      {"readers see whole rows beside two writers", [] { readers_see_whole_rows(2, even_options()); }},
+      {"readers see whole rows beside writers that evict", [] { readers_see_whole_rows(2, busy_options()); }},
       {"replica is read while it follows", replica_is_read_while_it_follows},
   };
 }

@@ -64,18 +64,23 @@ class Parts:
     @classmethod
     def of(cls, data: bytes) -> Parts:
         _, version, size = struct.unpack_from("<8sII", data)
-        entries = [ENTRY.unpack_from(data, 16 + size + ENTRY.size * n) for n in range(1024)]
+        directory = 16 + size + (4 if version >= 3 else 0)  # behind the header's own checksum
+        entries = [ENTRY.unpack_from(data, directory + ENTRY.size * n) for n in range(1024)]
         ends = [entry[0] for entry in entries[1:]] + [len(data)]
         buckets = [data[entry[0] : end] for entry, end in zip(entries, ends, strict=True)]
         return cls(version, data[16 : 16 + size], [list(entry[1:4]) for entry in entries], buckets)
 
     def sealed(self) -> bytes:
         head = struct.pack("<8sII", b"MONOTABL", self.version & 0xFFFFFFFF, len(self.header)) + self.header
-        offset = len(head) + 1024 * ENTRY.size + 4
+        apart = self.version >= 3  # the header has a checksum of its own
+        if apart:
+            head += struct.pack("<I", zlib.crc32(head))
+        directory, offset = b"", len(head) + 1024 * ENTRY.size + 4
         for counts, bucket in zip(self.counts, self.buckets, strict=True):
-            head += ENTRY.pack(offset, *counts, zlib.crc32(bucket))
+            directory += ENTRY.pack(offset, *counts, zlib.crc32(bucket))
             offset += len(bucket)
-        return head + struct.pack("<I", zlib.crc32(head)) + b"".join(self.buckets)
+        covered = directory if apart else head + directory
+        return head + directory + struct.pack("<I", zlib.crc32(covered)) + b"".join(self.buckets)
 
     def place(self, number: int, name: str) -> tuple[int, int, int]:
         """Where an array of a bucket begins, how many elements it has, and their bytes."""

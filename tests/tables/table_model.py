@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
-from monolith.tables import TableConfig, admission, expiry, reference
+from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, reference
 
 KEPT_SEQUENCES = 4096  # for which tombstones are known
 BEFORE_TIME = -(2**63)
@@ -21,97 +22,143 @@ BEFORE_TIME = -(2**63)
 Times = Sequence[int | None]  # of each id; None: the clock's
 
 
+Features = Sequence[str | None]  # of each id; None: the table's own rules
+
+REASONS = ("admitted", "rejected", "late", "expired_idle", "expired_age", "swept", "evicted", "counter_decrements")
+
+
 @cache
+def id_hash(i: int) -> int:
+    return int(reference.id_hash(np.array([i], np.int64))[0])
+
+
 def bucket(i: int) -> int:
-    return int(reference.bucket(np.array([i], np.int64))[0])
+    return id_hash(i) >> 54
+
+
+def upper(i: int) -> int:
+    return id_hash(i) >> 32
+
+
+def halvings(last: int, t: int, half_life_s: float | None) -> int:
+    return (t - last) // round(half_life_s * 1000) if half_life_s and t > last else 0
+
+
+def decayed(count: int, last: int, t: int, half_life_s: float | None) -> int:
+    return count >> halvings(last, t, half_life_s)
 
 
 @dataclass
 class Row:
     values: np.ndarray  # (1, dim)
     state: np.ndarray  # (1, words)
+    admitted: int
     last_seen: int
     mark: int  # the sequence in which it was written last
+    feature: str | None
+    uses: int = 1
 
 
 @dataclass
 class Model:
     config: TableConfig
     rows: dict[int, Row] = field(default_factory=dict)
-    counters: dict[int, list[int]] = field(default_factory=dict)  # id -> [count, last time]
+    counters: dict[tuple[str | None, int], list[int]] = field(default_factory=dict)  # whose, id -> [count, last time]
     tombstones: dict[int, int] = field(default_factory=dict)  # id -> sequence
     clock: int = BEFORE_TIME
     sequence: int = 1
     floor: int = 0  # deltas can start from here on
     cursor: int = 0
+    eviction_cursor: int = 0
     steps: int = 0
-    happened: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("admitted", "rejected", "late", "expired"), 0)
-    )
+    happened: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
 
     # --- time ---
 
     def advance(self, t: int) -> None:
         self.clock = max(self.clock, t)
 
-    def cutoff(self) -> int:
-        rule = self.config.expiry
-        return max(self.clock - round(rule.ttl_s * 1000), BEFORE_TIME) if isinstance(rule, expiry.Idle) else BEFORE_TIME
+    def rules(self, feature: str | None) -> FeatureRules:
+        own = self.config.per_feature.get(feature or "", FeatureRules())
+        return FeatureRules(own.admission or self.config.admission, own.expiry or self.config.expiry)
+
+    def cutoffs(self, feature: str | None) -> tuple[int, int]:
+        match self.rules(feature).expiry:
+            case expiry.Idle(ttl_s=idle, max_age_s=age):
+                limits = idle, age
+            case expiry.Absolute(ttl_s=age):
+                limits = None, age
+            case _:
+                limits = None, None
+        return tuple(max(self.clock - round(s * 1000), BEFORE_TIME) if s else BEFORE_TIME for s in limits)
+
+    def expiry_of(self, i: int) -> str | None:
+        idle, age = self.cutoffs(self.rows[i].feature)
+        return (
+            "expired_idle" if self.rows[i].last_seen < idle else "expired_age" if self.rows[i].admitted < age else None
+        )
 
     def live(self, i: int) -> bool:
-        return i in self.rows and self.rows[i].last_seen >= self.cutoff()
+        return i in self.rows and self.expiry_of(i) is None
 
     # --- how ids come ---
 
-    def observe(self, ids: Sequence[int], times: Times) -> None:
+    def observe(self, ids: Sequence[int], times: Times, features: Features) -> None:
         self.clock = max([self.clock, *(t for t in times if t is not None)])
-        for i, t in zip(ids, times, strict=True):
-            self.observe_one(i, self.clock if t is None else t)
+        for i, t, feature in zip(ids, times, features, strict=True):
+            self.observe_one(i, self.clock if t is None else t, feature)
+        if ids:
+            self.evict({i for i in ids if i in self.rows})
 
-    def observe_one(self, i: int, t: int) -> None:
+    def observe_one(self, i: int, t: int, feature: str | None) -> None:
         if i in self.rows and not self.live(i):
-            self.remove(i)
+            self.remove(i, self.expiry_of(i))
         if i in self.rows:
-            self.rows[i].last_seen = max(self.rows[i].last_seen, t)
-        elif t < self.cutoff():
+            row = self.rows[i]
+            row.uses, row.last_seen = self.uses(row, t) + 1, max(row.last_seen, t)
+        elif t < max(self.cutoffs(feature)):
             self.happened["late"] += 1
-        elif not self.admits(i, t):
+        elif not self.admits(i, t, feature):
             self.happened["rejected"] += 1
         else:
-            self.admit(i, t)
+            values = reference.initial_values(self.config, np.array([i], np.int64))
+            self.rows[i] = Row(values, reference.row_state(self.config, 1), t, t, self.sequence, feature)
+            self.counters = {key: counter for key, counter in self.counters.items() if key[1] != i}
+            self.tombstones.pop(i, None)
+            self.happened["admitted"] += 1
 
-    def admits(self, i: int, t: int) -> bool:
-        match self.config.admission:
-            case admission.MinCount(count=count):
-                return count == 1 or self.count(i, t) >= count
-            case admission.Probability(p=p):
-                draw = reference.admission_draws(self.config, np.array([i]), self.count(i, t))
-                return bool(draw[0] < p)
-        return isinstance(self.config.admission, admission.Always)
+    def admits(self, i: int, t: int, feature: str | None) -> bool:
+        match self.rules(feature).admission:
+            case admission.MinCount(count=count) as limits:
+                return count == 1 or self.count(i, t, feature, limits) >= count
+            case admission.Probability(p=p, half_life_s=half_life) as limits:
+                n, time = self.count(i, t, feature, limits), t if half_life else None
+                return bool(reference.admission_draws(self.config, np.array([i]), n, time)[0] < p)
+        return isinstance(self.rules(feature).admission, admission.Always)
 
-    def admit(self, i: int, t: int) -> None:
-        values = reference.initial_values(self.config, np.array([i], np.int64))
-        self.rows[i] = Row(values, reference.row_state(self.config, 1), t, self.sequence)
-        self.counters.pop(i, None)
-        self.tombstones.pop(i, None)
-        self.happened["admitted"] += 1
-
-    def count(self, i: int, t: int) -> int:
-        if i in self.counters:
-            count, last = self.counters[i]
-            self.counters[i] = [self.decayed(count, last, t) + 1, max(last, t)]
-            return self.counters[i][0]
-        bound = -(-self.config.admission.max_counters // 1024)
-        while len(mates := [j for j in self.counters if bucket(j) == bucket(i)]) >= bound:
-            for j in mates:
-                self.counters[j][0] //= 2
-            self.counters = {j: counter for j, counter in self.counters.items() if counter[0]}
-        self.counters[i] = [1, t]
+    def count(self, i: int, t: int, feature: str | None, limits: Any) -> int:
+        owner = self.owner(feature)
+        if (owner, i) in self.counters:
+            count, last = self.counters[owner, i]
+            self.counters[owner, i] = [decayed(count, last, t, limits.half_life_s) + 1, max(last, t)]
+            return self.counters[owner, i][0]
+        mates = [key for key in self.counters if key[0] == owner and bucket(key[1]) == bucket(i)]
+        if len(mates) < -(-limits.max_counters // 1024):
+            self.counters[owner, i] = [1, t]
+            return 1
+        for key in mates:
+            count, last = self.counters.pop(key)
+            if (left := decayed(count, last, t, limits.half_life_s)) > 1:
+                self.counters[key] = [left - 1 << halvings(last, t, limits.half_life_s), last]
+        self.happened["counter_decrements"] += 1
         return 1
 
-    def decayed(self, count: int, last: int, t: int) -> int:
-        half_life = getattr(self.config.admission, "half_life_s", None)
-        return count >> ((t - last) // round(half_life * 1000)) if half_life and t > last else count
+    def owner(self, feature: str | None) -> str | None:
+        own = self.config.per_feature.get(feature or "")
+        return feature if own is not None and own.admission is not None else None
+
+    def uses(self, row: Row, t: int) -> int:
+        return decayed(row.uses, row.last_seen, t, getattr(self.config.eviction, "half_life_s", None))
 
     # --- how rows learn ---
 
@@ -125,7 +172,8 @@ class Model:
         for i, grad, t in zip(ids, grads, times, strict=True):
             if self.live(i):
                 sums[i] = sums[i] + grad if i in sums else grad
-                self.rows[i].last_seen = max(self.rows[i].last_seen, BEFORE_TIME if t is None else t)
+                row, time = self.rows[i], BEFORE_TIME if t is None else t
+                row.uses, row.last_seen = self.uses(row, time), max(row.last_seen, time)
         for i, total in sums.items():
             row, one = self.rows[i], np.array([i], np.int64)
             reference.row_step(self.config, one, row.values, row.state, total[None], self.steps)
@@ -133,10 +181,46 @@ class Model:
 
     # --- how ids go ---
 
-    def remove(self, i: int) -> None:
+    def remove(self, i: int, reason: str) -> None:
         del self.rows[i]
         self.tombstones[i] = self.sequence
-        self.happened["expired"] += 1
+        self.happened[reason] += 1
+
+    def evict(self, kept: set[int]) -> None:
+        limit, passed = getattr(self.config.eviction, "max_rows", None), 0
+        while limit and len(self.rows) > limit and passed < 2**32:
+            met, step = self.sample()
+            gone = [i for i in met if not self.live(i)]
+            for i in gone:
+                self.remove(i, self.expiry_of(i))
+            passed = 0 if gone else passed + step
+            chosen, excess = [i for i in met if i in self.rows and i not in kept], len(self.rows) - limit
+            if excess <= 0 or not chosen:
+                continue
+            share = max(-(-len(chosen) // 16), -(-len(chosen) * excess // max(1, len(self.rows) - len(kept))))
+            count = min(share, max(excess, min(max(limit // 1024, 1), 32)), len(chosen))
+            for i in sorted(chosen, key=self.score)[:count]:
+                self.remove(i, "evicted")
+            passed = 0
+
+    def sample(self) -> tuple[list[int], int]:
+        start = self.eviction_cursor
+        order = sorted(self.rows, key=lambda i: (upper(i) - start) % 2**32)
+        end = min(512, len(order))
+        while end < len(order) and upper(order[end]) == upper(order[end - 1]):
+            end += 1
+        self.eviction_cursor = upper(order[end]) if end < len(order) else start
+        return order[:end], (self.eviction_cursor - start) % 2**32 or 2**32
+
+    def score(self, i: int) -> tuple[float, int, int]:
+        row = self.rows[i]
+        uses = self.uses(row, self.clock)
+        match self.config.eviction:
+            case eviction.LRU():
+                return row.last_seen, 0, id_hash(i)
+            case eviction.LFU():
+                return uses, row.last_seen, id_hash(i)
+        return i % 5 + uses + (row.last_seen - row.admitted) / 1024, 0, id_hash(i)
 
     def sweep(self, buckets: int, max_rows: int) -> int:
         sizes = [0] * 1024
@@ -148,10 +232,12 @@ class Model:
         self.cursor = (self.cursor + buckets) % 1024
         gone = [i for i in self.rows if bucket(i) in chosen and not self.live(i)]
         for i in gone:
-            self.remove(i)
-        faded = [i for i, c in self.counters.items() if bucket(i) in chosen and not self.decayed(*c, self.clock)]
-        for i in faded:
-            del self.counters[i]
+            self.remove(i, self.expiry_of(i))
+        self.happened["swept"] += len(gone)
+        for key, counter in [*self.counters.items()]:
+            half_life = getattr(self.rules(key[0]).admission, "half_life_s", None)
+            if bucket(key[1]) in chosen and not decayed(*counter, self.clock, half_life):
+                del self.counters[key]
         return len(gone)
 
     # --- what leaves ---

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from table_model import Model, Times
+from table_model import Features, Model, Row, Times
 
 from monolith.errors import GapError
 from monolith.tables import Table, TableConfig, TableFile
+from monolith.tables.feature_runs import FeatureRuns
+from monolith.tables.policy_options import keeps_age, keeps_uses
 
 EventTimes = int | Sequence[int] | None  # one for all, one each, or the clock
 
@@ -24,9 +26,9 @@ class Pair:
 
     # --- training ---
 
-    def observe(self, ids: Sequence[int], times: EventTimes) -> None:
-        self.table.observe(_array(ids), event_time_ms=_given(times))
-        self.model.observe(ids, _each(times, len(ids)))
+    def observe(self, ids: Sequence[int], times: EventTimes, feature: FeatureRuns = None) -> None:
+        self.table.observe(_array(ids), event_time_ms=_given(times), feature=feature)
+        self.model.observe(ids, _each(times, len(ids)), _features(feature, len(ids)))
 
     def lookup(self, ids: Sequence[int]) -> None:
         assert self.table.lookup(_array(ids)).tobytes() == self.model.values(ids)
@@ -35,10 +37,10 @@ class Pair:
         self.table.apply_gradients(_array(ids), grads, event_time_ms=_given(times))
         self.model.apply_gradients(ids, grads, _each(times, len(ids)))
 
-    def step(self, ids: Sequence[int], grads: np.ndarray, times: EventTimes) -> None:
+    def step(self, ids: Sequence[int], grads: np.ndarray, times: EventTimes, feature: FeatureRuns = None) -> None:
         """The three in one."""
-        step = self.table.step(_array(ids), event_time_ms=_given(times))
-        self.model.observe(ids, _each(times, len(ids)))
+        step = self.table.step(_array(ids), event_time_ms=_given(times), feature=feature)
+        self.model.observe(ids, _each(times, len(ids)), _features(feature, len(ids)))
         assert step.values.tobytes() == self.model.values(ids)
         step.apply_gradients(grads)
         self.model.apply_gradients(ids, grads, [None] * len(ids))
@@ -104,20 +106,32 @@ class Pair:
         with tempfile.TemporaryDirectory() as folder:
             self.table.save(folder)
             with TableFile(folder) as file:
-                rows, counters, tombstones = _state(file)
+                rows, counters, tombstones = _state(file, model.config)
                 header = file.header
         assert rows == {
-            i: (row.values.tobytes(), row.state.tobytes(), row.last_seen, row.mark) for i, row in model.rows.items()
+            i: (row.values.tobytes(), row.state.tobytes(), row.last_seen, row.mark, *self.kept(row))
+            for i, row in model.rows.items()
         }
         assert counters == {i: tuple(counter) for i, counter in model.counters.items()}
         assert tombstones == model.tombstones
+        assert header.eviction_cursor == model.eviction_cursor
         clockwork = (header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
         assert clockwork == (model.sequence, model.floor, model.clock, model.cursor, model.steps)
         assert {name: header.statistics[name] for name in model.happened} == model.happened
 
+    def kept(self, row: Row) -> tuple[object, ...]:
+        """What the file has of a row where a rule needs it."""
+        kept = (row.admitted, row.uses, row.feature)
+        return tuple(value for value, has in zip(kept, _kept(self.model.config), strict=True) if has)
 
-def _state(file: TableFile) -> tuple[dict, dict, dict]:
+
+def _kept(config: TableConfig) -> tuple[bool, bool, bool]:
+    return keeps_age(config), keeps_uses(config), bool(config.per_feature)
+
+
+def _state(file: TableFile, config: TableConfig) -> tuple[dict, dict, dict]:
     rows, counters, tombstones = {}, {}, {}
+    names = np.array([None, *config.feature_names()], object)
     for number in range(1024):
         part = file.bucket(number)
         ids = part["ids"].tolist()
@@ -126,8 +140,13 @@ def _state(file: TableFile) -> tuple[dict, dict, dict]:
             ids, values, state, part["last_seen_ms"].tolist(), part["marks"].tolist(), strict=True
         ):
             rows[i] = (v.tobytes(), s.tobytes(), t, mark)
+        more = [part[name].tolist() for name in ("admitted_ms", "uses") if part[name].size]
+        more += [names[part["policies"]].tolist()] if part["policies"].size else []
+        for i, *values in zip(ids, *more, strict=True):
+            rows[i] += tuple(values)
         counted = zip(part["counts"].tolist(), part["counter_last_ms"].tolist(), strict=True)
-        counters.update(zip(part["counter_ids"].tolist(), counted, strict=True))
+        whose = names[part["counter_policies"]].tolist() or [None] * len(part["counts"])
+        counters.update(zip(zip(whose, part["counter_ids"].tolist(), strict=True), counted, strict=True))
         tombstones.update(zip(part["tombstone_ids"].tolist(), part["tombstone_marks"].tolist(), strict=True))
     return rows, counters, tombstones
 
@@ -138,6 +157,11 @@ def _array(ids: Sequence[int]) -> np.ndarray:
 
 def _given(times: EventTimes) -> int | np.ndarray | None:
     return times if times is None or isinstance(times, int) else np.array(times, np.int64)
+
+
+def _features(feature: FeatureRuns, n: int) -> Features:
+    parts = [(feature, n)] if feature is None or isinstance(feature, str) else feature
+    return [name for name, count in parts for _ in range(count)]
 
 
 def _each(times: EventTimes, n: int) -> Times:

@@ -11,11 +11,22 @@ import msgspec
 import numpy as np
 import pytest
 
+from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError, CorruptError, VersionError
-from monolith.tables import Table, TableConfig, TableFile, admission, expiry, initializers, optimizers, reference
+from monolith.tables import (
+    Table,
+    TableConfig,
+    TableFile,
+    admission,
+    eviction,
+    expiry,
+    initializers,
+    optimizers,
+    reference,
+)
 
 FOLDER = Path(__file__).parent.parent / "golden"
-GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2)}
+GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2, 3)}
 GOLDEN_BFLOAT16 = FOLDER / "table.v2.bfloat16.bin"
 
 RULES = [
@@ -52,9 +63,19 @@ def lived_in(**settings) -> Table:
     return table
 
 
+# Everything that a row or a counter may have besides.
+EVERY_PART = {
+    "features": ["movie", "user"],
+    "per_feature": {"movie": FeatureRules(admission.MinCount(3, max_counters=4000), expiry.Absolute(1.5))},
+    "eviction": eviction.LFU(max_rows=60, half_life_s=1.0),
+    "dim": 2,
+}
+
+
 def train(table: Table, rng: np.random.Generator, time_ms: int) -> None:
     batch = rng.zipf(1.4, 400) % 1000
-    table.observe(batch, event_time_ms=time_ms)
+    runs = [(name, 400 // len(table.config.feature_names())) for name in table.config.feature_names()]
+    table.observe(batch, event_time_ms=time_ms, feature=runs)
     table.apply_gradients(batch, rng.standard_normal((400, table.dim)).astype(np.float32))
 
 
@@ -123,8 +144,8 @@ def test_flipped_byte_anywhere_is_refused_naming_the_file(tmp_path):
     path = lived_in(dim=2).save(tmp_path)
     whole = bytearray(path.read_bytes())
     rng = np.random.default_rng(0)
-    header = int.from_bytes(whole[12:16], "little")
-    directory, payload = 16 + header, 16 + header + 1024 * 24 + 4
+    directory = 16 + int.from_bytes(whole[12:16], "little") + 4
+    payload = directory + 1024 * 24 + 4
     places = [*range(16), *rng.integers(16, directory, 40), *rng.integers(directory, payload, 150)]
     places += [payload - 4, payload - 1, payload, *rng.integers(payload, len(whole), 300), len(whole) - 1]
     for place in places:
@@ -158,9 +179,9 @@ def test_other_files_and_versions_are_refused_by_name(tmp_path):
     path.write_bytes(b"PK\3\4" + whole[4:])
     with pytest.raises(CorruptError, match="magic"):
         Table.open(tmp_path)
-    for version in (0, 3):
+    for version in (0, 4):
         path.write_bytes(whole[:8] + version.to_bytes(4, "little") + whole[12:])
-        with pytest.raises(VersionError, match=rf"version {version}, this build reads versions 1 to 2"):
+        with pytest.raises(VersionError, match=rf"version {version}, this build reads versions 1 to 3"):
             Table.open(tmp_path)
 
 
@@ -221,33 +242,50 @@ def test_single_buckets_can_be_read(tmp_path):
     assert len(held) == len(table)
 
 
-@pytest.mark.parametrize(
-    ("path", "settings"), [(GOLDEN[2], {"dim": 2}), (GOLDEN_BFLOAT16, {"dim": 3, "storage": "bfloat16"})]
-)
-def test_golden_file_is_still_written_and_read(tmp_path, path, settings):
+def test_part_that_a_later_build_added_is_refused_by_name(tmp_path):
+    path = lived_in().save(tmp_path)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[12:16], "little")
+    header = json.loads(whole[16 : 16 + length])
+    header["parts"].append({"name": "tail_slots", "type": "<u4", "group": "rows", "width": 1})
+    text = json.dumps(header).encode()
+    head = whole[:12] + len(text).to_bytes(4, "little") + text
+    path.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + whole[20 + length :])
+    with pytest.raises(VersionError, match=r"\['tail_slots'\], which this build does not know"):
+        Table.open(tmp_path)
+
+
+def test_golden_file_is_still_written_and_read(tmp_path):
     """Written by an earlier build: what it holds must go on being read, and be written to the same bytes."""
-    golden = path.read_bytes()
+    golden = GOLDEN[3].read_bytes()
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
-    assert lived_in(**settings).save(tmp_path / "fresh").read_bytes() == golden
+    assert lived_in(**EVERY_PART).save(tmp_path / "fresh").read_bytes() == golden
 
 
-def test_golden_file_of_version_1_is_still_read(tmp_path):
-    """It holds the same table, all but the count of its steps, which that version did not have."""
-    (tmp_path / "table.bin").write_bytes(GOLDEN[1].read_bytes())
-    opened = Table.open(tmp_path)
-    opened.save(tmp_path / "again")
-    lived_in(dim=2).save(tmp_path / "fresh")
+@pytest.mark.parametrize(
+    ("path", "settings", "steps"),
+    [
+        (GOLDEN[1], {"dim": 2}, 0),  # version 1 did not count steps
+        (GOLDEN[2], {"dim": 2}, 6),
+        (GOLDEN_BFLOAT16, {"dim": 3, "storage": "bfloat16"}, 6),
+    ],
+)
+def test_golden_files_of_earlier_versions_are_still_read(tmp_path, path, settings, steps):
+    """They hold the same table, all but what their versions did not count."""
+    (tmp_path / "table.bin").write_bytes(path.read_bytes())
+    Table.open(tmp_path).save(tmp_path / "again")
+    lived_in(**settings).save(tmp_path / "fresh")
     with TableFile(tmp_path / "again") as one, TableFile(tmp_path / "fresh") as other:
-        assert (one.header.steps, other.header.steps) == (0, 6)
-        assert msgspec.structs.replace(one.header, steps=6) == other.header
+        fresh = msgspec.structs.replace(other.header, steps=steps)
+        assert one.header == msgspec.structs.replace(fresh, statistics=fresh.statistics | {"swept": 0})
         for number in range(1024):
             a, b = one.bucket(number), other.bucket(number)
             assert {name: part.tobytes() for name, part in a.items()} == {n: part.tobytes() for n, part in b.items()}
 
 
-@pytest.mark.parametrize(("version", "path"), [*GOLDEN.items(), (2, GOLDEN_BFLOAT16)])
-def test_golden_file_reads_as_the_page_says(version, path):
+@pytest.mark.parametrize(("version", "path"), [(1, GOLDEN[1]), (2, GOLDEN[2]), (2, GOLDEN_BFLOAT16)])
+def test_golden_file_of_an_earlier_version_reads_as_the_page_says(version, path):
     """A reader of its own, from docs/formats.md."""
     golden = path.read_bytes()
     magic, said, json_bytes = struct.unpack_from("<8sII", golden)
@@ -267,3 +305,36 @@ def test_golden_file_reads_as_the_page_says(version, path):
         assert all(reference.bucket(np.array([i]))[0] == number for i in ids)
     assert end == len(golden)
     assert total == header["statistics"]["admitted"] - header["statistics"]["expired"] > 0
+
+
+def test_golden_file_reads_as_the_page_says():
+    """A reader of its own, from docs/formats.md."""
+    golden = GOLDEN[3].read_bytes()
+    magic, version, json_bytes = struct.unpack_from("<8sII", golden)
+    assert (magic, version) == (b"MONOTABL", 3)
+    at = 16 + json_bytes
+    assert struct.unpack_from("<I", golden, at)[0] == zlib.crc32(golden[:at])
+    header, directory = json.loads(golden[16:at]), at + 4
+    groups, parts = header["groups"], header["parts"]
+    entry = struct.Struct(f"<Q{len(groups)}II")
+    at = directory + 1024 * entry.size
+    assert struct.unpack_from("<I", golden, at)[0] == zlib.crc32(golden[directory:at])
+    at, rows, uses = at + 4, 0, 0
+    for number in range(1024):
+        offset, *counts, crc = entry.unpack_from(golden, directory + number * entry.size)
+        assert offset == at
+        bucket = {}
+        for part in parts:
+            count = counts[groups.index(part["group"])] * part["width"]
+            bucket[part["name"]] = np.frombuffer(golden, part["type"], count, at)
+            at += bucket[part["name"]].nbytes
+        assert zlib.crc32(golden[offset:at]) == crc
+        assert all(reference.bucket(np.array([i]))[0] == number for i in bucket["ids"])
+        assert np.all(bucket["admitted_ms"] <= bucket["last_seen_ms"])
+        assert set(bucket["policies"]) | set(bucket["counter_policies"]) <= {0, 1, 2}
+        rows, uses = rows + len(bucket["ids"]), uses + int(bucket["uses"].sum())
+    happened = header["statistics"]
+    gone = happened["expired_idle"] + happened["expired_age"] + happened["evicted"]
+    assert (at, rows) == (len(golden), happened["admitted"] - gone)
+    assert uses > rows > 0
+    assert min(happened["expired_idle"], happened["expired_age"], happened["evicted"]) > 0

@@ -236,8 +236,10 @@ def opened(folder: Path) -> tuple[Table | None, Exception | None]:
 
 def content(parts: Parts) -> tuple[Header, list[tuple[list[int], bytes]]]:
     """What a file says, in one form for all ways to say it."""
-    header = msgspec.json.decode(parts.header, type=Header)
-    happened = {name: count for name, count in header.statistics.items() if count}
+    header = msgspec.json.decode(parts.header, type=Header).laid_out()
+    happened = {name: count for name, count in header.statistics.items() if count and name != "counter_halvings"}
+    if "expired" in happened:  # of earlier versions
+        happened["expired_idle"] = happened.get("expired_idle", 0) + happened.pop("expired")
     counts = isinstance(header.config.admission, admission.MinCount | admission.Probability)
     buckets = [(list(c), normal(header, c, b, counts)) for c, b in zip(parts.counts, parts.buckets, strict=True)]
     if not counts:  # a rule that does not count has no use for counters

@@ -22,12 +22,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from table_pair import EventTimes, Pair
 
-from monolith.tables import TableConfig, admission, expiry, initializers, optimizers, reference
+from monolith.tables import (
+    FeatureRules,
+    TableConfig,
+    admission,
+    eviction,
+    expiry,
+    initializers,
+    optimizers,
+    reference,
+)
+from monolith.tables.feature_runs import FeatureRuns
 
 # Thirty ids, eight of them in one bucket, which holds two counters.
 _MANY = np.arange(60_000)
 POOL = [0, -1, 2**63 - 1, -(2**63), *range(1, 19), *_MANY[reference.bucket(_MANY) == 5][:8].tolist()]
 TTL_MS = 5000
+
+
+def mixed(rows: eviction.Rows) -> np.ndarray:
+    """A score of everything that the model knows of a row."""
+    return rows.ids % 5 + rows.uses + (rows.last_seen_ms - rows.admitted_ms) / 1024 + rows.clock_ms
+
+
+eviction.register("mixed", mixed)
 
 # --- the choices: each list is drawn from by hypothesis and by the long run -------------------------------------------
 
@@ -46,9 +64,24 @@ ADMISSIONS = [
     admission.MinCount(2, max_counters=1500),
     admission.MinCount(3, half_life_s=2.0, max_counters=1500),
     admission.Probability(0.4, max_counters=1500),
+    admission.Probability(0.4, half_life_s=2.0, max_counters=1500),
     admission.Never(),
 ]
-EXPIRIES = [expiry.Forever(), expiry.Idle(ttl_s=TTL_MS / 1000), expiry.Idle(ttl_s=TTL_MS / 1000)]
+TTL_S = TTL_MS / 1000
+EXPIRIES = [expiry.Forever(), expiry.Idle(TTL_S), expiry.Absolute(TTL_S), expiry.Idle(TTL_S, max_age_s=7.0)]
+PER_FEATURE = [
+    {},
+    {"b": FeatureRules(admission.MinCount(2, max_counters=1500), expiry.Absolute(3.0))},
+    {"a": FeatureRules(expiry=expiry.Idle(2.0)), "b": FeatureRules(admission.Probability(0.5, half_life_s=1.0))},
+]
+EVICTIONS = [
+    eviction.Unlimited(),
+    eviction.LRU(max_rows=7),
+    eviction.LRU(max_rows=600),
+    eviction.LFU(max_rows=9, half_life_s=3.0),
+    eviction.LFU(max_rows=500, half_life_s=None),
+    eviction.Score("mixed", max_rows=8),
+]
 INITIALIZERS = [initializers.Uniform(), initializers.TruncatedNormal(), initializers.Zeros()]
 STORAGES = ["float32", "float32", "bfloat16", "float16"]
 CHOICES: dict[str, list[Any]] = {
@@ -56,6 +89,9 @@ CHOICES: dict[str, list[Any]] = {
     "optimizer": OPTIMIZERS,
     "admission": ADMISSIONS,
     "expiry": EXPIRIES,
+    "features": [["a", "b"]],
+    "per_feature": PER_FEATURE,
+    "eviction": EVICTIONS,
     "initializer": INITIALIZERS,
     "storage": STORAGES,
     "seed": [0, 7],
@@ -78,7 +114,12 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(ids=BATCHES, how=HOW, data=st.data())
     def observe(self, ids: list[int], how: str, data: Any) -> None:
-        self.pair.observe(ids, draw_times(ids, how, data))
+        self.pair.observe(ids, draw_times(ids, how, data), data.draw(st.sampled_from(runs_of(len(ids)))))
+
+    @rule(first=st.sampled_from([100, 300, 600]), t=TIMES)
+    def crowd(self, first: int, t: int) -> None:
+        """So many ids that a sample is not the whole table."""
+        self.pair.observe(range(first, first + 400), t)
 
     @rule(ids=BATCHES, how=HOW, seed=st.integers(0, 99), data=st.data())
     def apply_gradients(self, ids: list[int], how: str, seed: int, data: Any) -> None:
@@ -86,7 +127,8 @@ class TableMachine(RuleBasedStateMachine):
 
     @rule(ids=BATCHES, how=HOW, seed=st.integers(0, 99), data=st.data())
     def step(self, ids: list[int], how: str, seed: int, data: Any) -> None:
-        self.pair.step(ids, self.grads(ids, seed), draw_times(ids, how, data))
+        feature = data.draw(st.sampled_from(runs_of(len(ids))))
+        self.pair.step(ids, self.grads(ids, seed), draw_times(ids, how, data), feature)
 
     def grads(self, ids: list[int], seed: int) -> np.ndarray:
         shape = (len(ids), self.pair.table.dim)
@@ -123,6 +165,11 @@ class TableMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "pair"):
             self.pair.check_all()
+
+
+def runs_of(n: int) -> list[FeatureRuns]:
+    """Under whose rules n ids may be shown."""
+    return [None, "a", "b", [("b", n // 3), ("a", n - n // 3)]]
 
 
 def draw_times(ids: list[int], how: str, data: Any) -> EventTimes:
@@ -179,7 +226,7 @@ class Life:
 
     def observe(self) -> int:
         ids = self.ids()
-        self.pair.observe(ids, self.times(ids))
+        self.pair.observe(ids, self.times(ids), runs_of(len(ids))[self.rng.integers(4)])
         return len(ids)
 
     def lookup(self) -> int:
@@ -194,7 +241,7 @@ class Life:
 
     def step(self) -> int:
         ids = self.ids()
-        self.pair.step(ids, self.grads(ids), self.times(ids))
+        self.pair.step(ids, self.grads(ids), self.times(ids), runs_of(len(ids))[self.rng.integers(4)])
         return 3 * len(ids)
 
     def advance(self) -> None:

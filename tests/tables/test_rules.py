@@ -109,16 +109,59 @@ def test_sweep_drops_counters_that_decayed_to_nothing(make_table, ids):
     assert table.stats().counters == 1
 
 
-def test_full_bucket_of_counters_halves_and_forgets_the_small(make_table):
+def test_full_bucket_of_counters_goes_down_by_one_and_does_not_keep_the_newcomer(make_table):
     pool = np.arange(200_000)
     same_bucket = pool[reference.bucket(pool) == 77][:4]
     table = make_table(admission=admission.MinCount(4, max_counters=3 * 1024))
-    table.observe(np.repeat(same_bucket, [3, 2, 1, 1]))  # the fourth needs room: 3, 2, 1 -> 1, 1, gone
-    assert (table.stats().counters, table.stats().counter_halvings) == (3, 1)
-    table.observe(np.repeat(same_bucket[:1], 2))
+    table.observe(np.repeat(same_bucket, [3, 2, 1, 1]))  # for the fourth there is no room: 3, 2, 1 -> 2, 1, gone
+    assert (table.stats().counters, table.stats().counter_decrements) == (2, 1)
+    table.observe(same_bucket[:1])
     assert len(table) == 0
     table.observe(same_bucket[:1])
     assert len(table) == 1
+
+
+def test_probability_with_a_half_life_draws_anew_for_an_id_that_was_forgotten(make_table):
+    """Without the time in its draw, an id that comes once a day would meet its first draw for ever."""
+    ids = np.arange(2000)
+    table = make_table(admission=admission.Probability(0.5, half_life_s=1.0))
+    for day in range(1, 12):
+        table.observe(ids, event_time_ms=day * DAY_MS)
+    assert len(table) == 2000 - np.count_nonzero(
+        np.all([reference.admission_draws(table.config, ids, 1, day * DAY_MS) >= 0.5 for day in range(1, 12)], axis=0)
+    )
+    assert len(table) > 1990
+
+
+def test_row_goes_at_its_age_however_often_its_id_is_seen(make_table, ids):
+    table = make_table(expiry=expiry.Absolute(ttl_s=1.0))
+    for t in range(1000, 2001, 100):
+        table.observe(ids(1), event_time_ms=t)
+        assert table.lookup(ids(1)).any()
+    table.advance(2001)
+    assert not table.lookup(ids(1)).any()
+    table.observe(ids(1), event_time_ms=2001)  # a new id, whose age begins anew
+    assert (table.stats().expired, table.stats().expired_age, table.stats().admitted) == (1, 1, 2)
+    table.advance(3001)
+    assert table.lookup(ids(1)).any()
+
+
+def test_idle_with_an_age_takes_rows_by_either(make_table, ids):
+    table = make_table(expiry=expiry.Idle(ttl_s=1.0, max_age_s=3.0))
+    table.observe(ids(1, 2), event_time_ms=0)
+    for t in (900, 1800, 2700):
+        table.observe(ids(1), event_time_ms=t)
+    table.advance(3001)
+    assert table.rows()[0].tolist() == []
+    assert table.sweep() == 2
+    assert (table.stats().expired_idle, table.stats().expired_age, table.stats().swept) == (1, 1, 2)
+
+
+def test_event_older_than_the_age_gives_no_row(make_table, ids):
+    table = make_table(expiry=expiry.Absolute(ttl_s=1.0))
+    table.advance(10_000)
+    table.observe(ids(1, 2), event_time_ms=np.array([8_999, 9_000]))
+    assert (table.rows()[0].tolist(), table.stats().late) == ([2], 1)
 
 
 def test_clock_goes_to_the_latest_time_before_the_first_id(make_table, ids):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from monolith.tables import Table, TableConfig, expiry, initializers, optimizers
+from monolith.tables import Table, TableConfig, eviction, expiry, initializers, optimizers
 
 IDS = np.arange(5000)
 
@@ -66,6 +66,21 @@ def test_readers_beside_a_writer_see_whole_rows():
         assert np.all(rows == rows[:, :1])
 
     run_beside(lambda: train(table, 60, 0), [read, read])
+
+
+def test_score_function_is_called_beside_other_threads_of_python():
+    eviction.register("threads oldest", lambda rows: rows.last_seen_ms - rows.uses)
+    rule = eviction.Score("threads oldest", max_rows=1500)
+    table = Table(TableConfig(name="user", dim=16, initializer=initializers.Zeros(), eviction=rule))
+
+    def read() -> None:
+        rows = table.lookup(IDS)
+        assert np.all(rows == rows[:, :1])
+
+    run_beside(lambda: train(table, 30, 5), [read, table.stats, lambda: table.observe(IDS[:50], event_time_ms=0)])
+    stats = table.stats()
+    assert stats.evicted > 1000
+    assert stats.rows == stats.admitted - stats.evicted
 
 
 def test_saves_beside_writers_hold_one_moment(tmp_path):

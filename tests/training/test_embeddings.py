@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from monolith.config import TableConfig
-from monolith.config.table import SGD, Adagrad, Adam, MinCount, Never, RowWiseAdagrad
+from monolith.config.table import SGD, Adagrad, Adam, FeatureRules, MinCount, Never, RowWiseAdagrad
 from monolith.errors import ConfigError, InputError, NonFiniteError
 from monolith.tables.hashing import salted
 from monolith.training.embeddings import EmbeddingBagCollection
@@ -111,6 +111,15 @@ def test_features_of_one_table_are_salted_apart(bag, sgd_table):
     assert not torch.equal(out["seen"], out["shown"])
     key = salted("shown", np.array([7]))
     np.testing.assert_array_equal(out["shown"].detach().numpy(), collection.tables["movie"].lookup(key))
+
+
+def test_each_feature_of_a_table_meets_its_own_rules(bag, sgd_table):
+    rules = {"shown": FeatureRules(admission=MinCount(3))}
+    config = sgd_table("movie", features=["seen", "shown"], per_feature=rules)
+    collection = EmbeddingBagCollection([config])
+    for admitted in (2, 2, 4):
+        collection.forward_bags({"seen": bag([[7, 8]]), "shown": bag([[7, 8]])})
+        assert len(collection.tables["movie"]) == admitted
 
 
 def test_feature_that_the_loss_does_not_use_gets_no_step(bag, sgd_table):

@@ -11,7 +11,7 @@ import pytest
 
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
-from monolith.config.table import Adam, Idle, MinCount
+from monolith.config.table import LFU, Adam, Idle, MinCount
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import Sample
 from monolith.serving.publisher import Publisher
@@ -114,7 +114,7 @@ JOB = JobConfig(
     name="t",
     input=InputConfig(samples="memory://samples"),
     tables=[
-        TableConfig(name="user", dim=5, expiry=Idle(ttl_s=100)),
+        TableConfig(name="user", dim=5, expiry=Idle(ttl_s=100), eviction=LFU(max_rows=25)),
         TableConfig(name="item", dim=5, optimizer=Adam(), admission=MinCount(2), expiry=Idle(ttl_s=50)),
     ],
     model=ModelConfig(kind="deepfm", hidden=[8]),
