@@ -22,13 +22,15 @@ _Item = TypeVar("_Item")
 class TableBatch:
     """The ids (n,) of a batch, one feature after the other, as keys of the table that reads these features."""
 
-    __slots__ = ("bags", "ids")
+    __slots__ = ("bags", "ids", "runs")
 
     def __init__(self, features: Sequence[str], bags: Mapping[str, Bag], *, salted: bool) -> None:
         """``features`` are those of the table, in declared order; ``salted``: their ids are kept apart there."""
         self.bags = [bags[name] for name in features]
         parts = [salt(name, bag.ids) if salted else bag.ids for name, bag in zip(features, self.bags, strict=True)]
         self.ids: npt.NDArray[np.int64] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+        self.runs = [(name, len(bag.ids)) for name, bag in zip(features, self.bags, strict=True)]  # by whose rules
 
     def times(self, times: Times) -> Times:
         """The time of each id (n,), from the time of each sample (batch,); one time for all, or None, stays."""

@@ -16,7 +16,15 @@ _LEGEND = (
     "admitted, removed: rows that came and went, each gone one a tombstone; an hour: of event time.",
     "bytes: of the job's own rows, as its table would report them; overhead: all beside values and state.",
 )
-_TOLD = ("rows", "free_rows", "tombstones", "observed", "admitted", "expired")  # elsewhere, or of no use to people
+_TOLD = (
+    "rows",
+    "free_rows",
+    "tombstones",
+    "row_limit",
+    "observed",
+    "admitted",
+    "swept",
+)  # elsewhere, or of no use to people
 
 
 def lines(found: Replay, policies: Sequence[str]) -> list[str]:

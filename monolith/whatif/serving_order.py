@@ -20,6 +20,7 @@ from monolith.tables.batch import TableBatch
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+Runs = list[tuple[str, int]]  # each feature, and how many ids are of it
 
 _MOST = 128  # look-ups of a stretch
 
@@ -33,8 +34,8 @@ class Server(Protocol):
     def served(self, found: Flags) -> None:
         """Count look-ups (m,) by whether they found a row."""
 
-    def show(self, ids: Ints, times_ms: Ints) -> None:
-        """Observe the ids (k,) of whole samples, feature by feature as in training."""
+    def show(self, ids: Ints, times_ms: Ints, runs: Runs) -> None:
+        """Observe the ids (k,) of whole samples, feature by feature as in training; ``runs`` says which are whose."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +100,22 @@ class _Columns:
     """The occurrences of a batch by feature, to be cut at any two samples."""
 
     def __init__(self, batch: TableBatch, times_ms: Ints) -> None:
-        ends = np.cumsum([len(bag.ids) for bag in batch.bags])
+        ends = np.cumsum([count for _, count in batch.runs])
+        self._names = [name for name, _ in batch.runs]
         self._ids = np.split(batch.ids, ends[:-1])
         self._times = [np.repeat(times_ms, bag.lengths) for bag in batch.bags]
         self._starts = [np.concatenate(([0], np.cumsum(bag.lengths))).tolist() for bag in batch.bags]
 
-    def part(self, start: int, stop: int) -> tuple[Ints, Ints]:
-        """Ids and times (m,) of the samples from ``start`` up to ``stop``."""
+    def part(self, start: int, stop: int) -> tuple[Ints, Ints, Runs]:
+        """Ids and times (m,) of the samples from ``start`` up to ``stop``, and whose they are."""
         cuts = [slice(starts[start], starts[stop]) for starts in self._starts]
+        runs = [(name, cut.stop - cut.start) for name, cut in zip(self._names, cuts, strict=True)]
         if len(cuts) == 1:
-            return self._ids[0][cuts[0]], self._times[0][cuts[0]]
+            return self._ids[0][cuts[0]], self._times[0][cuts[0]], runs
         return (
             np.concatenate([ids[cut] for ids, cut in zip(self._ids, cuts, strict=True)]),
             np.concatenate([times[cut] for times, cut in zip(self._times, cuts, strict=True)]),
+            runs,
         )
 
 

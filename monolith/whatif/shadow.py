@@ -22,7 +22,7 @@ import numpy as np
 from monolith.config import TableConfig
 from monolith.tables import Table, TableStats, admission, initializers, optimizers
 from monolith.tables.batch import TableBatch, Times, end_step
-from monolith.whatif.serving_order import Flags, Ints
+from monolith.whatif.serving_order import Flags, Ints, Runs
 from monolith.whatif.settings import Setting
 
 BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
@@ -75,14 +75,14 @@ class Shadow:
         """See `Server`."""
         self._hits += int(np.count_nonzero(found))
 
-    def show(self, ids: Ints, times_ms: Ints) -> None:
+    def show(self, ids: Ints, times_ms: Ints, runs: Runs) -> None:
         """See `Server`."""
         if len(ids):
-            self._served.observe(ids, event_time_ms=times_ms)
+            self._served.observe(ids, event_time_ms=times_ms, feature=runs)
 
     def observe(self, batch: TableBatch, times: Times) -> None:
         """Show the table a batch, as a training step does."""
-        self._table.observe(batch.ids, event_time_ms=batch.times(times))
+        self._table.observe(batch.ids, event_time_ms=batch.times(times), feature=batch.runs)
         self._peak = max(self._peak, len(self._table))
 
     def end_step(self, watermark_ms: int, sweep_rows: int, *, publish: bool) -> None:

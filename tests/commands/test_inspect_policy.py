@@ -110,6 +110,57 @@ def test_it_foretells_what_other_rules_would_have_done(trained, table, capsys):
     assert (before["admitted"], removed(before)) != (after["admitted"], removed(after))
 
 
+# Every kind of rule that the two jobs above leave out.
+FULL = {
+    "user": (
+        {"eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 600}, "expiry": {"kind": "absolute", "ttl_s": 900}},
+        ["--eviction", "lfu:{max_rows: 40, half_life_s: 10m}", "--expiry", "absolute:15m"],
+    ),
+    "item": (
+        {"eviction": {"kind": "lru", "max_bytes": 9_000}, "admission": {"kind": "probability", "half_life_s": 60}},
+        ["--eviction", "lru:{max_bytes: 9000}", "--admission", "probability:{half_life_s: 1m}"],
+    ),
+    "tags": (
+        {"expiry": {"kind": "idle", "ttl_s": 600, "max_age_s": 1200}},
+        ["--expiry", "idle:{ttl_s: 10m, max_age_s: 20m}"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def full(trained):
+    """The same log, trained under `FULL`, and with rules of each feature's own."""
+    tables = yaml.safe_load((trained.folder / "base.yaml").read_text())["tables"]
+    rules = {
+        "user": {"admission": {"kind": "min_count", "count": 3}},
+        "item": {"expiry": {"kind": "idle", "ttl_s": 300}},
+    }
+    both = {"name": "both", "features": ["user", "item"], "dim": 9, "per_feature": rules}
+    for job in (
+        trained.job("full", tables=[table | FULL[table["name"]][0] for table in tables]),
+        trained.job("apart", tables=[both, {"name": "tags", "dim": 9}]),
+    ):
+        done = trained.run("train", job)
+        assert done.returncode == 0, done.stderr
+    return trained
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("table", ["user", "item", "tags"])
+def test_it_foretells_eviction_and_expiry_by_age(full, table, capsys):
+    words = ["--job", full.folder / "base.yaml", "--table", table, *FULL[table][1]]
+    check_foretold(only(policy(capsys, *words)), tables_of(full, "full")[table])
+    assert table == "tags" or tables_of(full, "full")[table]["evicted"] > 0
+
+
+@pytest.mark.e2e
+def test_it_foretells_the_rules_of_each_feature(full, capsys):
+    found = only(policy(capsys, "--job", full.folder / "apart.yaml", "--table", "both"))
+    check_foretold(found, tables_of(full, "apart")["both"])
+    assert found["stats"]["rejected"] > 0
+    assert found["stats"]["expired_idle"] > 0
+
+
 @pytest.mark.e2e
 def test_features_that_share_a_table_are_replayed_together(trained, capsys):
     found = policy(capsys, "--job", trained.folder / "grouped.yaml", "--table", "both")

@@ -34,8 +34,9 @@ class Counted:
     def served(self, found) -> None:
         self.found += found.tolist()
 
-    def show(self, ids, times_ms) -> None:
+    def show(self, ids, times_ms, runs) -> None:
         self.seen.update(ids.tolist())
+        assert sum(count for _, count in runs) == len(ids)
         self.shown.append((ids.tolist(), times_ms.tolist()))
 
 
