@@ -105,10 +105,10 @@ unsigned crew_threads() { return wanted.load(std::memory_order_relaxed); }
 
 void set_crew_threads(unsigned threads) { wanted = std::clamp(threads, 1u, kMaxThreads); }
 
-void in_parallel(unsigned parts, const Work& work) {
+void share_out(unsigned parts, const Work& work) {
   std::vector<std::exception_ptr> errors(parts);
   std::unique_lock<std::mutex> lock(in_use, std::try_to_lock);
-  if (parts == 1 || !lock.owns_lock())
+  if (!lock.owns_lock())
     for (unsigned part = 0; part < parts; ++part) work(part);
   else
     crew_of(std::min(parts, kMaxThreads) - 1).run(parts, work, errors);

@@ -13,6 +13,14 @@ void set_crew_threads(unsigned threads);  // 1 to kMaxThreads
 // Calls work(0) to work(parts - 1), each once, work(0) here and the others beside it as far as there are threads, and
 // returns when all have returned. The first exception in order of parts is thrown on. When the crew is at work for
 // another thread, all is done here.
-void in_parallel(unsigned parts, const std::function<void(unsigned)>& work);
+void share_out(unsigned parts, const std::function<void(unsigned)>& work);
+
+template <class Work>
+void in_parallel(unsigned parts, const Work& work) {
+  if (parts == 1)
+    work(0);
+  else
+    share_out(parts, work);
+}
 
 }  // namespace monolith

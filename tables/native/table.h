@@ -2,7 +2,7 @@
 // sequence.
 //
 // Any method may be called from any thread. Calls that change something come one at a time; look-ups run beside them
-// and beside each other, and wait for one turn (a chunk of ids, or one segment that grows) at most. What a call does is
+// and beside each other, and wait for one turn (a chunk of ids, or some that are admitted) at most. What a call does is
 // a function of the table's state and its arguments: no clock, no thread count, no memory layout changes a bit.
 #pragma once
 
