@@ -295,8 +295,8 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     eviction: Eviction = Unlimited()
     initializer: Initializer = Uniform()
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
-    on_nonfinite: NonFinite = "raise"  # NaN or infinity in a gradient
-    max_gradient: Positive = 1.0  # the bound that `clip` cuts infinities to (NaN becomes 0)
+    on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
+    max_gradient: Positive = 1.0  # the size that `clip` cuts such values to (NaN becomes 0)
     seed: int = 0
 
     def feature_names(self) -> list[str]:

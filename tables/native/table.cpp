@@ -35,6 +35,7 @@ std::deque<Counters> counters_of(const std::vector<Policy>& policies) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
+      largest_(std::visit([](const auto& rule) { return largest_gradient(rule); }, options.optimizer)),
       policies_(policies_of(options)),
       rows_(row_options(options)),
       cutoffs_(policies_.size()),

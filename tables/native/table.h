@@ -94,8 +94,8 @@ class Table {
 
   void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
   void lookup(const Parts& parts) const;
-  // Returns the position of a gradient that holds NaN or infinity if the policy is to raise (then nothing was changed),
-  // else -1.
+  // Returns the position of a gradient that holds NaN or a size the optimizer does not bear if the policy is to raise
+  // (then nothing was changed), else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
 
   // A training step in two calls: forward() is observe() and lookup(), backward() is apply_gradients() of the same ids,
@@ -208,6 +208,7 @@ class Table {
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
+  const float largest_;        // size of a gradient
   const std::vector<Policy> policies_;
   mutable std::mutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;

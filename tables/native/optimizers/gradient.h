@@ -3,6 +3,8 @@
 // leaves the bits as they are, and monolith/tables/reference.py gives the same ones.
 #pragma once
 
+#include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -21,10 +23,22 @@ struct Rule {
   double clip_row_norm = 0.0;  // 0: not clipped
   Schedule schedule{};
 
+  // The largest size of a gradient that the rule bears, for one that sums squares: a float32 sum of squares of up to
+  // 2^100 (or of means of such, over 2^16 columns) stands still at 2^124, so it never becomes infinite, after which no
+  // step would move the weight any more.
+  static constexpr float kLargest = 0x1p50f;
+
   float rate() const { return static_cast<float>(lr); }
   float decay() const { return static_cast<float>(weight_decay); }
   void start_values(float*, std::size_t) const {}  // for one that has a say in a row's first values
 };
+
+// The largest size of a gradient that may come in: any that is finite, where it is clipped to what the rule bears.
+template <class AnyRule>
+float largest_gradient(const AnyRule& rule) {
+  const bool clips = rule.clip_row_norm != 0.0 && rule.clip_row_norm <= AnyRule::kLargest;
+  return clips ? FLT_MAX : AnyRule::kLargest;
+}
 
 // The rule as it is at the table's step t, from 1.
 template <class AnyRule>

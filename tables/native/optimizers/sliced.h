@@ -52,6 +52,15 @@ struct Sliced {
   }
 };
 
+// The least of the slices': a row's gradient comes as a whole.
+template <class AnyRule>
+float largest_gradient(const Sliced<AnyRule>& sliced) {
+  float largest = FLT_MAX;
+  for (const auto& slice : sliced.slices)
+    largest = std::min(largest, std::visit([](const auto& rule) { return largest_gradient(rule); }, slice.rule));
+  return largest;
+}
+
 template <class AnyRule>
 Sliced<AnyRule> at_step(Sliced<AnyRule> sliced, std::uint64_t t) {
   for (auto& slice : sliced.slices)
