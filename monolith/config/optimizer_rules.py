@@ -36,7 +36,8 @@ def largest_gradient(table: TableConfig) -> float:
 
 def _largest(optimizer: Optimizer) -> float:
     largest = _LARGEST_OF.get(type(optimizer), _LARGEST)
-    clips = optimizer.clip_row_norm is not None and optimizer.clip_row_norm <= largest
+    norms = (optimizer.clip_row_norm, optimizer.clip_global_norm)
+    clips = any(norm is not None and norm <= largest for norm in norms)
     return _LARGEST_OF[SGD] if clips else largest
 
 

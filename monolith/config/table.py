@@ -47,6 +47,7 @@ class SGD(_Variant, frozen=True, tag="sgd"):
     lr: Positive = 0.01
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None  # a row's summed gradient is brought down to this norm; None: it is not
+    clip_global_norm: Positive | None = None  # then those of all rows of a call, as one vector, to this one
     schedule: Schedule = Schedule()
 
 
@@ -58,6 +59,7 @@ class Momentum(_Variant, frozen=True, tag="momentum"):
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -73,6 +75,7 @@ class Adagrad(_Variant, frozen=True, tag="adagrad"):
     eps: Positive = 1e-10
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -84,6 +87,7 @@ class RowWiseAdagrad(_Variant, frozen=True, tag="rowwise_adagrad"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -95,6 +99,7 @@ class RMSProp(_Variant, frozen=True, tag="rmsprop"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -108,6 +113,7 @@ class Adam(_Variant, frozen=True, tag="adam"):
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False  # the greatest v so far takes the place of v
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -121,6 +127,7 @@ class AdamW(_Variant, frozen=True, tag="adamw"):
     weight_decay: NonNegative = 0.01
     amsgrad: bool = False
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -133,6 +140,7 @@ class RowWiseAdam(_Variant, frozen=True, tag="rowwise_adam"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -148,6 +156,7 @@ class FTRL(_Variant, frozen=True, tag="ftrl"):
     initial_accumulator: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 

@@ -60,6 +60,7 @@ class GradientSums {
   void skip(std::size_t place) { grad_of_[place] = nullptr; }
   float* sum(std::size_t place) { return const_cast<float*>(grad_of_[place]); }  // nullptr: the row is skipped
 
+  std::size_t dim() const { return dim_; }
   const float* gradient(std::size_t place) const { return grad_of_[place]; }  // nullptr: the row is skipped
   void see_times(const Group& group, const Step& step, Times times);
   std::int64_t latest(std::size_t place, Times times) const { return times.each() ? latest_ms_[place] : times.at(0); }

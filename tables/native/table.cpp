@@ -223,7 +223,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           bytes_counters,
           tombstones_.bytes(),
-          own_step_.bytes() + sums_bytes + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_bytes + global_norm_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

@@ -19,6 +19,7 @@
 #include "counters.h"
 #include "decay.h"
 #include "eviction.h"
+#include "global_norm.h"
 #include "gradient_sums.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
@@ -222,8 +223,9 @@ class Table {
 
   std::deque<Counters> counters_;  // of each policy; empty for those that count with the table's
   Tombstones tombstones_;
-  Step own_step_;                       // of the calls that come without one
-  std::vector<GradientSums> sums_;      // of each group
+  Step own_step_;                   // of the calls that come without one
+  std::vector<GradientSums> sums_;  // of each group
+  GlobalNorm global_norm_;
   std::uint64_t nonfinite_ = 0;         // what collect() found
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;

@@ -155,14 +155,15 @@ void Table::apply(const Step& step, Times times) {
   statistics_.dropped_gradients += step.absent();
   statistics_.nonfinite += nonfinite_;
   ++steps_;
+  Optimizer optimizer = at_step(options_.optimizer, steps_);
+  global_norm_.clip(optimizer, step, sums_);
   in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned k) {
     if (times.each()) sums_[k].see_times(step.groups()[k], step, times);
     std::visit(
         [&](const auto& rule) {
-          const auto now = at_step(rule, steps_);
-          for_dim(options_.dim, [&](auto dim) { step_rows_of(now, dim, step.groups()[k], sums_[k], times); });
+          for_dim(options_.dim, [&](auto dim) { step_rows_of(rule, dim, step.groups()[k], sums_[k], times); });
         },
-        options_.optimizer);
+        optimizer);
   });
   for (std::size_t k = 0; k < step.groups().size(); ++k) {
     for (const std::uint64_t hash : sums_[k].touched()) touched_now_.add(hash, rows_.size());

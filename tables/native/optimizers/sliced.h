@@ -18,7 +18,8 @@ struct Sliced {
     AnyRule rule;
   };
   std::vector<Slice> slices;
-  double clip_row_norm = 0.0;  // each slice clips its own
+  static constexpr double clip_row_norm = 0.0;  // each slice clips its own
+  static constexpr float shrink = 1.0f;
 
   std::size_t state_floats(std::size_t) const {
     std::size_t floats = 0;
