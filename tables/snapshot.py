@@ -153,6 +153,7 @@ def _json(header: Header) -> bytes:
     """The header, sorted; what came to the config later and is not used is left out, for builds that do not know it."""
     fields = msgspec.to_builtins(header)
     config = fields["config"]
+    del config["memory"]  # where the rows lay while they were trained says nothing about them
     for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
         if optimizer["clip_global_norm"] is None:
             del optimizer["clip_global_norm"]

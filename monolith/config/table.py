@@ -288,6 +288,22 @@ class TruncatedNormal(_Variant, frozen=True, tag="truncated_normal"):
 Initializer = Uniform | Zeros | TruncatedNormal
 
 
+# --- memory: where rows and their index lie while the table is open ---------------------------------------------------
+
+
+class Ram(_Variant, frozen=True, tag="ram"):
+    """In the process's memory."""
+
+
+class File(_Variant, frozen=True, tag="file"):
+    """In a file without a name in ``folder``, by way of the system's page cache; it goes with the process."""
+
+    folder: str  # on a local disk with room for the rows
+
+
+Memory = Ram | File
+
+
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One table: ``dim`` values a row, for the ids of one or more features."""
 
@@ -306,6 +322,7 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
     max_gradient: Positive = 1.0  # the size that `clip` cuts such values to (NaN becomes 0)
+    memory: Memory = Ram()  # changes no bit; may differ from run to run, and is not saved with the table
     seed: int = 0
 
     def feature_names(self) -> list[str]:

@@ -108,9 +108,10 @@ bool Table::admits(std::uint64_t hash, std::int64_t t, const Policy& policy) {
 }
 
 Row Table::add_row(std::uint64_t hash) {
+  const Row row = rows_.add(hash);  // may throw: before the first change
   for (Counters& counters : counters_) counters.forget(hash);
   tombstones_.remove(hash);
-  return rows_.add(hash);
+  return row;
 }
 
 void Table::start_values(Row row, std::uint64_t hash) {

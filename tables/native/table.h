@@ -43,7 +43,7 @@ struct TableOptions {
   std::int64_t ttl_ms;  // 0: rows do not expire for being idle
   NonFinite on_nonfinite;
   float max_gradient;
-  std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
+  std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory, or the disk
   Storage storage = Storage::float32;
   std::string folder;                 // of the file that holds rows and index; empty: memory
   std::int64_t max_age_ms = 0;        // 0: rows do not expire for their age
@@ -93,6 +93,7 @@ class Table {
 
   explicit Table(const TableOptions& options);
 
+  // Where memory or disk has no room for a row, it throws: ids before that one are observed, and the table is whole.
   void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
   void lookup(const Parts& parts) const;
   // Returns the position of a gradient that holds NaN or a size the optimizer does not bear if the policy is to raise
@@ -209,7 +210,7 @@ class Table {
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
-  const float largest_;        // size of a gradient
+  const float largest_;  // size of a gradient
   const std::vector<Policy> policies_;
   mutable std::mutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
