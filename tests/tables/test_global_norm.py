@@ -137,7 +137,7 @@ def test_one_vast_gradient_is_brought_down_and_the_row_learns_on(make_table, ids
 def test_features_of_a_table_are_one_call_and_tables_are_apart():
     config = {"dim": 2, "initializer": initializers.Zeros(), "optimizer": opt.SGD(lr=1.0, clip_global_norm=5.0)}
     shared = Table(TableConfig(name="shared", features=["a", "b"], shared_ids=True, **config))
-    apart = Table(TableConfig(name="apart", **config))
+    apart = Table(TableConfig(name="apart", features=["c"], **config))
     outputs = [Output("a", "a", "shared"), Output("b", "b", "shared"), Output("c", "c", "apart")]
     collection = Collection({"shared": shared, "apart": apart}, outputs)
     one = np.array([1])
