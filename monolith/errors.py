@@ -5,7 +5,7 @@
     MonolithError
     ├── ConfigError          a job file, a URL or an option says something that cannot be
     ├── InputError           an argument has the wrong dtype, shape or value; nothing was changed
-    │   ├── NonFiniteError   a gradient holds NaN or infinity and the policy is ``raise``
+    │   ├── NonFiniteError   a gradient holds NaN, infinity or too large a size, and the policy is ``raise``
     │   └── EventError       an event cannot be decoded or breaks a rule; it goes to the dead letters
     ├── CorruptError         bytes on disk or on the wire fail their check; the message names the place
     │   └── VersionError     the bytes are of a format version this build does not read
@@ -33,7 +33,7 @@ class InputError(MonolithError, ValueError):
 
 
 class NonFiniteError(InputError):
-    """A gradient holds NaN or infinity and the table's policy is ``raise``. Nothing was changed."""
+    """A gradient holds NaN, infinity or a size that its optimizer does not bear; the policy is ``raise``."""
 
 
 class EventError(InputError):

@@ -118,7 +118,9 @@ class CollectionStep:
         with collection._writing():
             bad = collection._native.backward([_side_by_side(grad) for grad in grads], self._steps)
         if bad is not None:
-            raise NonFiniteError(_nonfinite_text(collection.outputs[bad[0]], bad[1]))
+            output = collection.outputs[bad[0]]
+            largest = collection.tables[output.table].largest_gradient
+            raise NonFiniteError(_nonfinite_text(output, bad[1], largest))
         self._collection = None
         if len(collection._spare) < _SPARE_STEPS:
             collection._spare.append(self._steps)
@@ -134,9 +136,9 @@ def _side_by_side(grad: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float3
     return np.ascontiguousarray(grad)
 
 
-def _nonfinite_text(output: Output, number: int) -> str:
+def _nonfinite_text(output: Output, number: int, largest: float) -> str:
     return (
-        f"a gradient of table {output.table!r} (feature {output.feature!r}, id number {number} of the batch) holds NaN "
-        f"or infinity, or its sum with its repeats overflows; no table was changed: lower the learning rate, or set "
-        f"on_nonfinite to skip_row or clip"
+        f"a gradient of table {output.table!r} (feature {output.feature!r}, id number {number} of the batch) holds "
+        f"NaN, infinity or a size above {largest:g}, or its sum with its repeats does; no table was changed: lower the "
+        f"learning rate, or set on_nonfinite to skip_row or clip"
     )

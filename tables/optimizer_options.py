@@ -79,7 +79,7 @@ def _rules(path: str, optimizer: Optimizer) -> Iterator[Rule]:
         if field != "schedule" and value is not None:
             right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
             yield f"{path}.{field}", value, right, "a finite float32 number of at least 0"
-    for field in ("eps", "clip_row_norm"):
+    for field in ("eps", "clip_row_norm", "clip_global_norm"):
         value = getattr(optimizer, field, None)
         yield f"{path}.{field}", value, value is None or float(np.float32(value)) > 0, "a number above 0 in float32"
     for field in _SHARES:

@@ -1,8 +1,9 @@
 """The table's optimizers, one step for each unique id of a batch on the sum ``g`` of its gradients.
 
 All in float32, in the order of operations written in ``docs/optimizers.md``; ``monolith.tables.reference`` is the same
-in NumPy, bit by bit. Every one has ``weight_decay`` (L2, into the gradient; AdamW's is decoupled), ``clip_row_norm`` on
-the summed gradient before that, and a ``schedule`` of its ``lr`` by the table's own step.
+in NumPy, bit by bit. Every one has ``weight_decay`` (L2, into the gradient; AdamW's is decoupled), before that
+``clip_row_norm`` on each summed gradient and ``clip_global_norm`` on those of all rows of a call, and a ``schedule`` of
+its ``lr`` by the table's own step.
 """
 
 from monolith.config.table import (

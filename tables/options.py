@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from monolith.config.document import path_text
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
-from monolith.config.table import TableConfig
+from monolith.config.table import File, TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key
@@ -37,8 +38,11 @@ def checked(config: TableConfig) -> TableConfig:
     return config
 
 
-def native_table(config: TableConfig) -> _core.Table:
-    """An empty native table for a checked config."""
+def native_table(config: TableConfig, reserve_bytes: int = 0) -> _core.Table:
+    """An empty native table for a checked config. Raises ConfigError for a folder that takes no files, and OSError.
+
+    ``reserve_bytes`` bounds its rows; 0: twice the machine's memory, or the disk of its file where that is more.
+    """
     native = _core.Table(
         dim=config.dim,
         key=table_key(config.name, config.seed),
@@ -49,15 +53,28 @@ def native_table(config: TableConfig) -> _core.Table:
         storage=config.storage,
         policies=native_policies(config),
         eviction=native_eviction(config),
+        folder=_folder(config),
+        reserve_bytes=reserve_bytes,
     )
     check_limit(config, native)
     return native
 
 
+def _folder(config: TableConfig) -> str:
+    """Where the file of the rows goes; empty: they are in memory."""
+    if not isinstance(config.memory, File):
+        return ""
+    folder = config.memory.folder
+    if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+        return folder
+    seen = "cannot be written to" if os.path.isdir(folder) else "is no folder"
+    raise ConfigError(f"table {config.name!r}: memory.folder {folder!r} {seen}; allowed: a folder that takes new files")
+
+
 def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None:
     """Raise ConfigError unless rows saved under one config mean the same under the other.
 
-    Storage (values are then rounded once), learning rates, thresholds, times to live, limits and policies may change
+    Memory, storage (values are then rounded once), rates, thresholds, times to live, limits and policies may change
     between runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
     """
     for field in ("name", "dim", "seed", "shared_ids"):

@@ -1,7 +1,8 @@
 """The optimizers' steps in NumPy, operation by operation: what the native core must give, bit for bit.
 
 It is the executable form of ``docs/optimizers.md``. Rows are ``w`` (n, dim) and ``state`` (n, words), both float32 and
-changed in place; ``grads`` (n, dim) has the summed gradient of each.
+changed in place; ``grads`` (n, dim) has the summed gradient of each. The rows are all that a call steps, in the order
+in which their ids first occur in it.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def step(optimizer: Optimizer, w: Floats, state: Floats, grads: Floats, t: int =
     """One step of one optimizer on rows, which is the table's ``t``-th."""
     lr = optimizer.lr * schedule_share(optimizer.schedule, t)
     g = grads if optimizer.clip_row_norm is None else clipped(grads, optimizer.clip_row_norm)
+    if optimizer.clip_global_norm is not None:
+        g = globally_clipped(g, optimizer.clip_global_norm)
     if isinstance(optimizer, AdamW):
         w *= F32(1.0 - lr * optimizer.weight_decay)
     elif optimizer.weight_decay != 0:
@@ -148,6 +151,14 @@ def clipped(grads: Floats, bound: float) -> Floats:
     norms = np.sqrt(lane_sum(wide * wide))[:, None]
     scales = (bound / np.maximum(norms, bound)).astype(F32)
     return np.where(norms > bound, grads * scales, grads)
+
+
+def globally_clipped(grads: Floats, bound: float) -> Floats:
+    """All of ``grads`` brought down together to a norm of ``bound``: squares in float64, rows added up in order."""
+    wide = grads.astype(np.float64)
+    total = np.add.accumulate(lane_sum(wide * wide))[-1] if len(grads) else 0.0
+    norm = float(np.sqrt(total))
+    return grads * F32(bound / norm) if norm > bound else grads
 
 
 def schedule_share(schedule: Schedule, t: int) -> float:

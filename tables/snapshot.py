@@ -133,7 +133,7 @@ def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
 
 def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> None:
     header, entry = header.laid_out(), _entry(len(_GROUPS))
-    json = msgspec.json.encode(header, order="sorted")
+    json = _json(header)
     head = _PREFIX.pack(MAGIC, VERSION, len(json)) + json
     head += _CRC.pack(zlib.crc32(head))
     directory, offset = b"", len(head) + BUCKETS * entry.size + _CRC.size
@@ -147,6 +147,17 @@ def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> Non
         offset += len(data)
     file.seek(0)
     file.write(head + directory + _CRC.pack(zlib.crc32(directory)))
+
+
+def _json(header: Header) -> bytes:
+    """The header, sorted; what came to the config later and is not used is left out, for builds that do not know it."""
+    fields = msgspec.to_builtins(header)
+    config = fields["config"]
+    del config["memory"]  # where the rows lay while they were trained says nothing about them
+    for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
+        if optimizer["clip_global_norm"] is None:
+            del optimizer["clip_global_norm"]
+    return msgspec.json.encode(fields, order="sorted")
 
 
 def _sync_folder(folder: Path) -> None:

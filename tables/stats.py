@@ -35,7 +35,7 @@ class TableStats:
     swept: int  # of both, those that a sweep removed; the others went when their id returned, or the table was full
     evicted: int  # rows removed because the table was at its limit
     dropped_gradients: int  # gradients of ids without a row
-    nonfinite: int  # gradients (or sums of them) with NaN or infinity that were skipped or clipped
+    nonfinite: int  # gradients (or sums) with NaN, infinity or too large a size that were skipped or clipped
     counter_decrements: int  # times that a bucket of counters was full, and every count in it went down by one
 
     @property

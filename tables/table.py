@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from monolith.config.optimizer_rules import largest_gradient
 from monolith.config.table import TableConfig
 from monolith.errors import CorruptError, GapError, InputError, NonFiniteError, VersionError
 from monolith.events import WATERMARK_END
@@ -79,6 +80,11 @@ class Table:
         """The table's clock in event time; WATERMARK_START before the first event. It never goes back."""
         return self.native.clockwork().clock_ms
 
+    @property
+    def largest_gradient(self) -> float:
+        """The largest size in a gradient that the optimizer bears; what is above meets ``on_nonfinite``."""
+        return largest_gradient(self.config)
+
     def __len__(self) -> int:
         """Rows held, those that expired and were not swept yet included."""
         return self.native.sizes().rows
@@ -117,9 +123,9 @@ class Table:
         """One optimizer step for each unique id, on the sum of its gradients in order of occurrence.
 
         ``ids`` is (n,) int64, ``grads`` (n, dim) float32. Ids without a row are dropped, and counted. With
-        ``event_time_ms`` (one time, or one an id) the rows' last-seen times go up to it; the clock stands. NaN and
-        infinity, in a gradient or a sum, meet the policy ``on_nonfinite``. Raises InputError, or NonFiniteError where
-        that policy is ``raise``, before anything is changed.
+        ``event_time_ms`` (one time, or one an id) the rows' last-seen times go up to it; the clock stands. NaN,
+        infinity and sizes above ``largest_gradient``, in a gradient or a sum, meet the policy ``on_nonfinite``. Raises
+        InputError, or NonFiniteError where that policy is ``raise``, before anything is changed.
         """
         ids = checked_ids(ids)
         grads = checked_matrix(grads, len(ids), self.dim, "grads")
@@ -310,11 +316,12 @@ class Table:
         return out
 
     def _nonfinite_text(self, position: int, ids: Ids, grads: Matrix) -> str:
-        columns = np.flatnonzero(~np.isfinite(grads[position]))
+        largest = self.largest_gradient
+        columns = np.flatnonzero(~(np.abs(grads[position]) <= largest))
         what = (
-            f"column {columns[0]} is {grads[position, columns[0]]}"
+            f"column {columns[0]} is {grads[position, columns[0]]}, allowed is up to {largest:g}"
             if columns.size
-            else "the sum with its repeats overflows"
+            else f"the sum with its repeats overflows {largest:g}"
         )
         return (
             f"table {self.config.name!r}: the gradient at position {position}, of id {ids[position]}: {what}. Nothing "

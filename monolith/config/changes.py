@@ -7,6 +7,7 @@ away from `on_nonfinite: raise`, which decides nothing in a step that went well 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -32,6 +33,7 @@ DECIDING = (
     "train.window_samples",
     "train.group_by",
 )
+INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides nothing
 LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
 
 
@@ -41,7 +43,7 @@ def deciding_changes(old: bytes, job: JobConfig) -> dict[str, tuple[Any, Any]]:
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and _below(key, DECIDING)
+        if before.get(key) != after.get(key) and _below(key, DECIDING) and not INDIFFERENT.match(key)
     }
 
 

@@ -47,6 +47,7 @@ class SGD(_Variant, frozen=True, tag="sgd"):
     lr: Positive = 0.01
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None  # a row's summed gradient is brought down to this norm; None: it is not
+    clip_global_norm: Positive | None = None  # then those of all rows of a call, as one vector, to this one
     schedule: Schedule = Schedule()
 
 
@@ -58,6 +59,7 @@ class Momentum(_Variant, frozen=True, tag="momentum"):
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -73,6 +75,7 @@ class Adagrad(_Variant, frozen=True, tag="adagrad"):
     eps: Positive = 1e-10
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -84,6 +87,7 @@ class RowWiseAdagrad(_Variant, frozen=True, tag="rowwise_adagrad"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -95,6 +99,7 @@ class RMSProp(_Variant, frozen=True, tag="rmsprop"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -108,6 +113,7 @@ class Adam(_Variant, frozen=True, tag="adam"):
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False  # the greatest v so far takes the place of v
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -121,6 +127,7 @@ class AdamW(_Variant, frozen=True, tag="adamw"):
     weight_decay: NonNegative = 0.01
     amsgrad: bool = False
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -133,6 +140,7 @@ class RowWiseAdam(_Variant, frozen=True, tag="rowwise_adam"):
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -148,6 +156,7 @@ class FTRL(_Variant, frozen=True, tag="ftrl"):
     initial_accumulator: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
 
 
@@ -279,6 +288,22 @@ class TruncatedNormal(_Variant, frozen=True, tag="truncated_normal"):
 Initializer = Uniform | Zeros | TruncatedNormal
 
 
+# --- memory: where rows and their index lie while the table is open ---------------------------------------------------
+
+
+class Ram(_Variant, frozen=True, tag="ram"):
+    """In the process's memory."""
+
+
+class File(_Variant, frozen=True, tag="file"):
+    """In a file without a name in ``folder``, by way of the system's page cache; it goes with the process."""
+
+    folder: str  # on a local disk with room for the rows
+
+
+Memory = Ram | File
+
+
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One table: ``dim`` values a row, for the ids of one or more features."""
 
@@ -295,8 +320,9 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     eviction: Eviction = Unlimited()
     initializer: Initializer = Uniform()
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
-    on_nonfinite: NonFinite = "raise"  # NaN or infinity in a gradient
-    max_gradient: Positive = 1.0  # the bound that `clip` cuts infinities to (NaN becomes 0)
+    on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
+    max_gradient: Positive = 1.0  # the size that `clip` cuts such values to (NaN becomes 0)
+    memory: Memory = Ram()  # changes no bit; may differ from run to run, and is not saved with the table
     seed: int = 0
 
     def feature_names(self) -> list[str]:

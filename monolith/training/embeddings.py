@@ -41,8 +41,8 @@ class EmbeddingBagCollection(torch.nn.Module):
     backward through the same forward raises InputError. Under ``no_grad`` a forward observes and updates nothing.
     A forward in eval mode only reads: it creates, counts and moves nothing.
 
-    A gradient with NaN or infinity, or a sum of gradients that overflows, raises NonFiniteError before any table of the
-    collection is changed, if the policy of its table is ``raise``.
+    A gradient with NaN, infinity or a size that its optimizer does not bear, or a sum of gradients that comes to that,
+    raises NonFiniteError before any table of the collection is changed, if the policy of its table is ``raise``.
     Not thread safe as a module; the tables are.
     """
 

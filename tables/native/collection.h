@@ -33,7 +33,7 @@ class Collection {
   void forward(std::vector<FeatureBatch>& batch, Times times, Steps& steps) const;
   void lookup(std::vector<FeatureBatch>& batch) const;
   // Every table changes, or none. A table none of whose features has a gradient stays as it is. Returns the feature and
-  // the number of the id of a gradient that holds NaN or infinity if the policy of its table is to raise.
+  // the number of the id of a gradient that Table::collect() refuses.
   std::optional<std::pair<std::size_t, std::size_t>> backward(const PartGradients& grads, Steps& steps) const;
 
   const std::vector<Feature>& features() const { return features_; }

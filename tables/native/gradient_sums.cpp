@@ -19,17 +19,19 @@ void add_up(float* __restrict sum, const float* __restrict grad, Dim dim) {
 
 }  // namespace
 
-bool all_finite(const float* values, std::size_t n) {
-  constexpr std::uint32_t kExponent = 0x7F800000u;  // all ones: NaN or infinity
+// Sizes compare as the integers that their bits are, with infinity and then NaN above all others.
+bool all_within(const float* values, std::size_t n, float largest) {
+  std::int32_t bound;
+  std::memcpy(&bound, &largest, sizeof bound);
   bool all = true;
-  with_simd([&all, values, n] {
-    std::uint32_t bad = 0;
+  with_simd([&all, values, n, bound] {
+    std::uint32_t beyond = 0;
     for (std::size_t i = 0; i < n; ++i) {
-      std::uint32_t bits;
+      std::int32_t bits;
       std::memcpy(&bits, values + i, sizeof bits);
-      bad += (bits & kExponent) == kExponent;
+      beyond += (bits & 0x7FFFFFFF) > bound;
     }
-    all = bad == 0;
+    all = beyond == 0;
   });
   return all;
 }
@@ -55,7 +57,7 @@ const float* Gradients::of(std::size_t feature, std::size_t position, float* scr
 }
 
 // Vectors of samples without ids are looked at as well: what is wrong with them is found out, and let pass, later.
-bool Gradients::finite(unsigned number, unsigned shares) const {
+bool Gradients::within(unsigned number, unsigned shares) const {
   for (std::size_t feature = 0; feature < parts_.size(); ++feature) {
     if (!given(feature)) continue;
     const Step::Feature& of = step_.features()[feature];
@@ -63,10 +65,10 @@ bool Gradients::finite(unsigned number, unsigned shares) const {
     const std::size_t samples = of.lengths.empty() ? of.end - of.begin : of.lengths.size();
     const std::size_t first = samples * number / shares, last = samples * (number + 1) / shares;
     if (part.stride == dim_) {
-      if (!all_finite(part.grads + first * dim_, (last - first) * dim_)) return false;
+      if (!all_within(part.grads + first * dim_, (last - first) * dim_, largest_)) return false;
     } else {
       for (std::size_t sample = first; sample < last; ++sample)
-        if (!all_finite(part.grads + sample * part.stride, dim_)) return false;
+        if (!all_within(part.grads + sample * part.stride, dim_, largest_)) return false;
     }
   }
   return true;
@@ -77,7 +79,7 @@ bool GradientSums::collect(const Group& group, const Gradients& gradients) {
   reserve(gradients.any_scaled() ? group.unique_count() : std::min(group.unique_count(), group.repeat_count()));
   take_first(group, gradients);
   for_dim(dim_, [&](auto dim) { with_simd([&] { add_repeats(group, gradients, dim); }); });
-  return all_finite(sums_.get(), static_cast<std::size_t>(next_sum_ - sums_.get()));
+  return all_within(sums_.get(), static_cast<std::size_t>(next_sum_ - sums_.get()), gradients.largest());
 }
 
 void GradientSums::start(const Group& group, std::size_t dim) {

@@ -15,12 +15,13 @@
 
 namespace monolith {
 
-enum class NonFinite { raise, skip_row, clip };
+enum class NonFinite { raise, skip_row, clip };  // what to do with a gradient that is not within the bound
 
-// The gradient of each occurrence of a step.
+// The gradient of each occurrence of a step, and the largest size that the table's optimizer bears in one.
 class Gradients {
  public:
-  Gradients(const Step& step, const PartGradients& parts, std::size_t dim) : step_(step), parts_(parts), dim_(dim) {}
+  Gradients(const Step& step, const PartGradients& parts, std::size_t dim, float largest)
+      : step_(step), parts_(parts), dim_(dim), largest_(largest) {}
 
   bool given(std::size_t feature) const { return parts_[feature].grads != nullptr; }
   bool scaled(std::size_t feature) const {
@@ -34,22 +35,24 @@ class Gradients {
     return part.grads + step_.sample_at(position, step_.features()[feature]) * part.stride;
   }
   const float* of(std::size_t feature, std::size_t position, float* scratch) const;  // scratch: dim
-  // Whether all are finite in the share `number` of `shares` equal ones.
-  bool finite(unsigned number, unsigned shares) const;
+  // Whether all are within the bound in the share `number` of `shares` equal ones.
+  bool within(unsigned number, unsigned shares) const;
 
   std::size_t stride(std::size_t feature) const { return parts_[feature].stride; }
   const Step& step() const { return step_; }
   std::size_t dim() const { return dim_; }
+  float largest() const { return largest_; }
 
  private:
   const Step& step_;
   const PartGradients& parts_;
   const std::size_t dim_;
+  const float largest_;
 };
 
 class GradientSums {
  public:
-  // The quick way, for gradients that are finite. False: something in the sums is not, and none of them counts.
+  // The quick way, for gradients within the bound. False: something in the sums is not, and none of them counts.
   bool collect(const Group& group, const Gradients& gradients);
   // The careful way, step by step in the order of the call.
   void start(const Group& group, std::size_t dim);
@@ -57,6 +60,7 @@ class GradientSums {
   void skip(std::size_t place) { grad_of_[place] = nullptr; }
   float* sum(std::size_t place) { return const_cast<float*>(grad_of_[place]); }  // nullptr: the row is skipped
 
+  std::size_t dim() const { return dim_; }
   const float* gradient(std::size_t place) const { return grad_of_[place]; }  // nullptr: the row is skipped
   void see_times(const Group& group, const Step& step, Times times);
   std::int64_t latest(std::size_t place, Times times) const { return times.each() ? latest_ms_[place] : times.at(0); }
@@ -93,6 +97,7 @@ class GradientSums {
   std::vector<std::uint64_t> touched_;
 };
 
-bool all_finite(const float* values, std::size_t n);
+// Whether no value is larger in size than `largest`, and none is NaN.
+bool all_within(const float* values, std::size_t n, float largest);
 
 }  // namespace monolith

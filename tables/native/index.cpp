@@ -14,8 +14,13 @@ Index::Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::stri
   start_growing();
 }
 
-void Index::insert(std::uint64_t hash, Row row) {
+void Index::make_room() {
   while (size_ >= limit_) move_some();
+  range_.ensure((end_ + 1) * sizeof(IndexEntry));
+}
+
+void Index::insert(std::uint64_t hash, Row row) {
+  make_room();
   place({code_of(hash), row});
   ++size_;
 }
@@ -45,10 +50,11 @@ void Index::ensure(std::size_t entries) {
 }
 
 void Index::start_growing() {
+  const std::uint64_t more = lines_ + std::max<std::uint64_t>(lines_ / 8, 1);
+  ensure(more * kLine + kLine);  // may throw: before the first change
   moved_from_ = lines_;
   boundary_ = kNothingMoved;
-  more_lines_ = lines_ + std::max<std::uint64_t>(lines_ / 8, 1);
-  ensure(more_lines_ * kLine + kLine);
+  more_lines_ = more;
   limit_ = static_cast<std::size_t>(kLoad * static_cast<double>(lines_ * kLine));
 }
 
@@ -76,9 +82,17 @@ void Index::move_some() {
   limit_ = static_cast<std::size_t>(kLoad * lines * kLine);
 }
 
-// Takes the entries whose upper halves are `from` or more, and have not moved yet, into `moving_`.
+// Takes the entries whose upper halves are `from` or more, and have not moved yet, into `moving_`. Each may push the
+// end by one; room for that is made first, since what is taken out must find its place.
 void Index::take_out(std::size_t at, std::uint32_t from) {
   moving_.clear();
+  each_to_move(at, from, [&](const IndexEntry& entry) { moving_.push_back(entry); });
+  range_.ensure((end_ + moving_.size()) * sizeof(IndexEntry));
+  each_to_move(at, from, [](IndexEntry& entry) { entry = {0, kNoRow}; });
+}
+
+template <class Visit>
+void Index::each_to_move(std::size_t at, std::uint32_t from, Visit visit) {
   const std::size_t end = moved_from_ * kLine;  // a run may reach beyond
   for (IndexEntry* entry = entries_ + at;; ++entry) {
     const bool beyond = entry >= entries_ + end;
@@ -88,9 +102,7 @@ void Index::take_out(std::size_t at, std::uint32_t from) {
     }
     const std::uint32_t upper = ~entry->code;
     if (upper >= boundary_) return;
-    if (upper < from) continue;  // pushed here from lines below
-    moving_.push_back(*entry);
-    *entry = {0, kNoRow};
+    if (upper >= from) visit(*entry);  // those below were pushed here
   }
 }
 

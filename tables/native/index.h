@@ -70,6 +70,9 @@ class Index {
     return entry == nullptr ? kNoRow : entry->row;
   }
 
+  // For one more entry: the next insert() cannot fail. Throws std::bad_alloc or std::system_error, and then every entry
+  // is found as before.
+  void make_room();
   void insert(std::uint64_t hash, Row row);  // of a hash that is not there
   void erase(std::uint64_t hash, Row row);   // of one that is
 
@@ -125,6 +128,8 @@ class Index {
   void move_some();
   void start_growing();
   void take_out(std::size_t first_line, std::uint32_t below);
+  template <class Visit>
+  void each_to_move(std::size_t at, std::uint32_t from, Visit visit);
 
   Range range_;
   IndexEntry* entries_;

@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <string>
+#include <system_error>
 
 #include "bindings.h"
 #include "policy_bindings.h"
@@ -280,10 +281,21 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
   return numpy(std::move(keys));
 }
 
+// A full disk, a folder that takes no file: OSError by the system's number. (std::bad_alloc is MemoryError by itself.)
+void system_error_is_oserror(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::system_error& error) {
+    const nb::tuple arguments = nb::make_tuple(error.code().value(), error.what());
+    PyErr_SetObject(PyExc_OSError, arguments.ptr());
+  }
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
+  nb::register_exception_translator(system_error_is_oserror);
   bind_optimizers(m);
   bind_policies(m);
   bind_initializers(m);
@@ -294,7 +306,8 @@ NB_MODULE(_core, m) {
       "__init__",
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Initializer& initializer,
          const std::string& on_nonfinite, double max_gradient, const std::string& values,
-         const std::vector<Policy>& policies, const Eviction& eviction) {
+         const std::vector<Policy>& policies, const Eviction& eviction, const std::string& folder,
+         std::size_t reserve_bytes) {
         const Policy& own = policies.at(0);
         new (self) Table(TableOptions{dim,
                                       key,
@@ -304,15 +317,15 @@ NB_MODULE(_core, m) {
                                       own.lifetime.idle_ms,
                                       nonfinite(on_nonfinite),
                                       float(max_gradient),
-                                      0,
+                                      reserve_bytes,
                                       storage(values),
-                                      {},
+                                      folder,
                                       own.lifetime.age_ms,
                                       {policies.begin() + 1, policies.end()},
                                       eviction});
       },
       "dim"_a, "key"_a, "optimizer"_a, "initializer"_a, "on_nonfinite"_a, "max_gradient"_a, "storage"_a, "policies"_a,
-      "eviction"_a);
+      "eviction"_a, "folder"_a, "reserve_bytes"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

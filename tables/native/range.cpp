@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,8 +23,8 @@ std::size_t rounded_up(std::size_t bytes, std::size_t unit) { return (bytes + un
 
 int unnamed_file(const std::string& folder) {
   std::string path = folder + "/monolith-table-XXXXXX";
-  const int file = mkstemp(path.data());
-  if (file < 0) throw std::system_error(errno, std::generic_category(), folder);
+  const int file = mkostemp(path.data(), O_CLOEXEC);
+  if (file < 0) throw std::system_error(errno, std::generic_category(), folder + ": a table's file cannot be made");
   unlink(path.c_str());
   return file;
 }
@@ -41,7 +42,12 @@ std::size_t Range::twice_the_memory() {
   return std::max(2 * memory, kLeastMemory);
 }
 
-Range::Range(std::size_t bytes, std::size_t least, const std::string& folder) {
+std::size_t Range::disk_of(const std::string& folder) {
+  struct statvfs disk;
+  return statvfs(folder.c_str(), &disk) == 0 ? disk.f_blocks * disk.f_frsize : 0;
+}
+
+Range::Range(std::size_t bytes, std::size_t least, const std::string& folder) : folder_(folder) {
   if (!folder.empty()) file_ = unnamed_file(folder);
   for (size_ = rounded_up(bytes, kHugePage); size_ >= std::min(least, bytes); size_ /= 2) {
     void* range = mapped(size_ + kHugePage, file_);
@@ -75,7 +81,7 @@ void Range::extend(std::size_t bytes) {
   const std::size_t wanted = std::min(rounded_up(bytes, kFileStep), size_);
   // Taken now: a full disk is an error here, not a signal at the first write to a page that has no place.
   const int error = posix_fallocate(file_, static_cast<off_t>(ensured_), static_cast<off_t>(wanted - ensured_));
-  if (error != 0) throw std::system_error(error, std::generic_category(), "a file-backed table cannot grow");
+  if (error != 0) throw std::system_error(error, std::generic_category(), folder_ + ": a table's file cannot grow");
   ensured_ = wanted;
 }
 

@@ -2,8 +2,8 @@
 //
 // Fresh bytes are zero. Beyond the first 2 MiB, memory comes in huge pages where the system has them: rows and index
 // lines are read at random, so each 4 KiB page would be a TLB miss. With a folder the bytes belong to a file without a
-// name in it, which goes with the process: the system moves pages to and from the disk, and a table may be larger than
-// memory. Not thread safe: the table takes turns.
+// name in it, whose space is given back when the range goes, however the process ends: the system moves pages to and
+// from the disk, and a table may be larger than memory. Not thread safe: the table takes turns.
 #pragma once
 
 #include <cstddef>
@@ -27,6 +27,7 @@ class Range {
   }
 
   static std::size_t twice_the_memory();
+  static std::size_t disk_of(const std::string& folder);  // its size in bytes; 0: not known
 
  private:
   void extend(std::size_t bytes);
@@ -35,6 +36,7 @@ class Range {
   char* start_ = nullptr;
   std::size_t size_ = 0, ensured_ = 0;
   int file_ = -1;
+  const std::string folder_;
 };
 
 }  // namespace monolith

@@ -33,7 +33,8 @@ constexpr std::size_t kLeastReserve = std::size_t{1} << 30;
 
 // A limit on address space (ulimit -v) may refuse the whole; a smaller range still makes a working table.
 std::size_t reserved(const RowOptions& options) {
-  return options.reserve_bytes == 0 ? Range::twice_the_memory() : options.reserve_bytes;
+  if (options.reserve_bytes != 0) return options.reserve_bytes;
+  return std::max(Range::twice_the_memory(), options.folder.empty() ? 0 : Range::disk_of(options.folder));
 }
 std::size_t least(const RowOptions& options) {
   return options.reserve_bytes == 0 ? kLeastReserve : options.reserve_bytes;
@@ -78,6 +79,7 @@ void Rows::write(Row row, const float* values, std::uint64_t chance) const {
 
 Row Rows::add(std::uint64_t hash) {
   ++changes_;
+  index_.make_room();  // what may throw comes before the first change
   const Row row = pool_.acquire();
   index_.insert(hash, row);
   *reinterpret_cast<std::uint32_t*>(at(row) + lower_half_) = static_cast<std::uint32_t>(hash);

@@ -32,8 +32,8 @@ inline void fetch_floats(const float* values, std::size_t count) {
 struct RowOptions {
   std::size_t dim, state_floats;
   Storage storage = Storage::float32;
-  std::size_t reserve_bytes = 0;                          // of address space; 0: twice the machine's memory
-  std::string folder;                                     // of the file that holds them; empty: memory
+  std::size_t reserve_bytes = 0;  // of address space; 0: twice the machine's memory, or the disk
+  std::string folder;             // of the file that holds them; empty: memory
   bool admitted = false, uses = false, policies = false;  // what else a row has
 };
 
@@ -44,7 +44,8 @@ class Rows {
   Row find(std::uint64_t hash) const {
     return index_.find(hash, [&](Row row) { return lower_half(row) == static_cast<std::uint32_t>(hash); });
   }
-  Row add(std::uint64_t hash);  // a row of unspecified contents for a hash that has none
+  // A row of unspecified contents for a hash that has none. Where there is no room, it throws and all is as it was.
+  Row add(std::uint64_t hash);
   void remove(std::uint64_t hash, Row row);
 
   // Stages of the pipeline: each fetches what the next one reads.

@@ -35,6 +35,7 @@ std::deque<Counters> counters_of(const std::vector<Policy>& policies) {
 
 Table::Table(const TableOptions& options)
     : options_(options),
+      largest_(std::visit([](const auto& rule) { return largest_gradient(rule); }, options.optimizer)),
       policies_(policies_of(options)),
       rows_(row_options(options)),
       cutoffs_(policies_.size()),
@@ -107,9 +108,10 @@ bool Table::admits(std::uint64_t hash, std::int64_t t, const Policy& policy) {
 }
 
 Row Table::add_row(std::uint64_t hash) {
+  const Row row = rows_.add(hash);  // may throw: before the first change
   for (Counters& counters : counters_) counters.forget(hash);
   tombstones_.remove(hash);
-  return rows_.add(hash);
+  return row;
 }
 
 void Table::start_values(Row row, std::uint64_t hash) {
@@ -222,7 +224,7 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           bytes_counters,
           tombstones_.bytes(),
-          own_step_.bytes() + sums_bytes + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_bytes + global_norm_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
 }
 
 }  // namespace monolith

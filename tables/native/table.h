@@ -19,6 +19,7 @@
 #include "counters.h"
 #include "decay.h"
 #include "eviction.h"
+#include "global_norm.h"
 #include "gradient_sums.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
@@ -42,7 +43,7 @@ struct TableOptions {
   std::int64_t ttl_ms;  // 0: rows do not expire for being idle
   NonFinite on_nonfinite;
   float max_gradient;
-  std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory
+  std::size_t reserve_bytes = 0;  // of address space for rows; 0: twice the machine's memory, or the disk
   Storage storage = Storage::float32;
   std::string folder;                 // of the file that holds rows and index; empty: memory
   std::int64_t max_age_ms = 0;        // 0: rows do not expire for their age
@@ -92,10 +93,11 @@ class Table {
 
   explicit Table(const TableOptions& options);
 
+  // Where memory or disk has no room for a row, it throws: ids before that one are observed, and the table is whole.
   void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
   void lookup(const Parts& parts) const;
-  // Returns the position of a gradient that holds NaN or infinity if the policy is to raise (then nothing was changed),
-  // else -1.
+  // Returns the position of a gradient that holds NaN or a size the optimizer does not bear if the policy is to raise
+  // (then nothing was changed), else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
 
   // A training step in two calls: forward() is observe() and lookup(), backward() is apply_gradients() of the same ids,
@@ -208,6 +210,7 @@ class Table {
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
+  const float largest_;  // size of a gradient
   const std::vector<Policy> policies_;
   mutable std::mutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
@@ -221,8 +224,9 @@ class Table {
 
   std::deque<Counters> counters_;  // of each policy; empty for those that count with the table's
   Tombstones tombstones_;
-  Step own_step_;                       // of the calls that come without one
-  std::vector<GradientSums> sums_;      // of each group
+  Step own_step_;                   // of the calls that come without one
+  std::vector<GradientSums> sums_;  // of each group
+  GlobalNorm global_norm_;
   std::uint64_t nonfinite_ = 0;         // what collect() found
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
   std::uint32_t sequence_ = 1, floor_ = 0;

@@ -38,10 +38,11 @@ std::vector<Place> places_by_position(const Step& step) {
   return places;
 }
 
-void clip(float* values, std::size_t dim, float bound) {
+// NaN becomes 0, and what is beyond the largest size `to` with its sign.
+void cut_down(float* values, std::size_t dim, float largest, float to) {
   for (std::size_t i = 0; i < dim; ++i) {
     if (std::isnan(values[i])) values[i] = 0.0f;
-    if (std::isinf(values[i])) values[i] = std::copysign(bound, values[i]);
+    if (std::fabs(values[i]) > largest) values[i] = std::copysign(to, values[i]);
   }
 }
 
@@ -68,13 +69,13 @@ std::int64_t Table::collect_and_apply(Step& step, const PartGradients& grads, Ti
 }
 
 std::int64_t Table::collect(Step& step, const PartGradients& grads) {
-  const Gradients gradients(step, grads, options_.dim);
+  const Gradients gradients(step, grads, options_.dim, largest_);
   if (!gradients.all_given() || !step.holds(rows_, cutoff_)) resolve(step, gradients);
   const auto groups = static_cast<unsigned>(step.groups().size());
   if (sums_.size() < groups) sums_.resize(groups);
   std::vector<char> clean(groups);
   in_parallel(groups, [&](unsigned k) {
-    clean[k] = gradients.finite(k, groups) && sums_[k].collect(step.groups()[k], gradients);
+    clean[k] = gradients.within(k, groups) && sums_[k].collect(step.groups()[k], gradients);
   });
   nonfinite_ = 0;
   if (std::all_of(clean.begin(), clean.end(), [](char each) { return each != 0; })) return -1;
@@ -105,8 +106,8 @@ void Table::resolve(Step& step, const Gradients& gradients) {
   step.end(rows_, cutoff_, std::accumulate(absent.begin(), absent.end(), std::size_t{0}), gradients.all_given());
 }
 
-// Something is not finite: every occurrence is looked at, in the order of the call. Returns the position of the first
-// bad gradient if the policy is to raise, else -1.
+// Something is beyond the bound: every occurrence is looked at, in the order of the call. Returns the position of the
+// first bad gradient if the policy is to raise, else -1.
 std::int64_t Table::collect_one_by_one(const Step& step, const Gradients& gradients) {
   for (std::size_t k = 0; k < step.groups().size(); ++k) sums_[k].start(step.groups()[k], options_.dim);
   const std::vector<Place> places = places_by_position(step);
@@ -118,12 +119,12 @@ std::int64_t Table::collect_one_by_one(const Step& step, const Gradients& gradie
     const float* grad = gradients.of(feature, position, scratch.data());
     const bool absent = places[position].place == kAbsent;
     GradientSums& sums = sums_[places[position].group];
-    if (!all_finite(grad, options_.dim)) {
+    if (!all_within(grad, options_.dim, largest_)) {
       if (options_.on_nonfinite == NonFinite::raise) return static_cast<std::int64_t>(position);
       ++nonfinite_;
       if (options_.on_nonfinite == NonFinite::skip_row && !absent) sums.skip(places[position].place);
       std::copy_n(grad, options_.dim, clipped.data());
-      clip(clipped.data(), options_.dim, options_.max_gradient);
+      cut_down(clipped.data(), options_.dim, largest_, options_.max_gradient);
       grad = clipped.data();
     }
     if (!absent) sums.add(places[position].place, grad);
@@ -131,20 +132,20 @@ std::int64_t Table::collect_one_by_one(const Step& step, const Gradients& gradie
   return -1;
 }
 
-// Sums may have overflowed: the first occurrence of a row whose sum did if the policy is to raise, else -1 with those
-// sums clipped or their rows skipped.
+// Sums may be beyond the bound: the first occurrence of a row whose sum is if the policy is to raise, else -1 with
+// those sums clipped or their rows skipped.
 std::int64_t Table::settle(const Step& step) {
   std::int64_t first = -1;
   for (std::size_t k = 0; k < step.groups().size(); ++k) {
     const Group& group = step.groups()[k];
     for (std::size_t place = 0; place < group.unique_count(); ++place) {
       float* const sum = sums_[k].sum(place);
-      if (sum == nullptr || all_finite(sum, options_.dim)) continue;
+      if (sum == nullptr || all_within(sum, options_.dim, largest_)) continue;
       const auto position = static_cast<std::int64_t>(group.position(group.unique()[place].first));
       if (first < 0 || position < first) first = position;
       ++nonfinite_;
       if (options_.on_nonfinite == NonFinite::skip_row) sums_[k].skip(place);
-      if (options_.on_nonfinite == NonFinite::clip) clip(sum, options_.dim, options_.max_gradient);
+      if (options_.on_nonfinite == NonFinite::clip) cut_down(sum, options_.dim, largest_, options_.max_gradient);
     }
   }
   return options_.on_nonfinite == NonFinite::raise ? first : -1;
@@ -154,14 +155,15 @@ void Table::apply(const Step& step, Times times) {
   statistics_.dropped_gradients += step.absent();
   statistics_.nonfinite += nonfinite_;
   ++steps_;
+  Optimizer optimizer = at_step(options_.optimizer, steps_);
+  global_norm_.clip(optimizer, step, sums_);
   in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned k) {
     if (times.each()) sums_[k].see_times(step.groups()[k], step, times);
     std::visit(
         [&](const auto& rule) {
-          const auto now = at_step(rule, steps_);
-          for_dim(options_.dim, [&](auto dim) { step_rows_of(now, dim, step.groups()[k], sums_[k], times); });
+          for_dim(options_.dim, [&](auto dim) { step_rows_of(rule, dim, step.groups()[k], sums_[k], times); });
         },
-        options_.optimizer);
+        optimizer);
   });
   for (std::size_t k = 0; k < step.groups().size(); ++k) {
     for (const std::uint64_t hash : sums_[k].touched()) touched_now_.add(hash, rows_.size());

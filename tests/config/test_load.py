@@ -12,10 +12,12 @@ from monolith.config.table import (
     Adam,
     Always,
     FeatureRules,
+    File,
     Forever,
     Idle,
     MinCount,
     Probability,
+    Ram,
 )
 from monolith.errors import ConfigError
 from monolith.tables import Table
@@ -96,3 +98,23 @@ def test_canonical_json_round_trips(parse):
 def test_a_stored_job_of_another_build_is_refused():
     with pytest.raises(ConfigError, match="cannot be read by this build"):
         job_from_json(b'{"name": "x", "new_key": 1}')
+
+
+def test_table_optimizer_is_clipped_by_a_global_norm(parse, refused):
+    job = parse("{kind: adagrad, lr: 0.05}", "{kind: adagrad, clip_global_norm: 5}")
+    assert job.tables[0].optimizer.clip_global_norm == 5.0
+    assert parse().tables[0].optimizer.clip_global_norm is None
+    refused("lr: 0.05", "clip_global_norm: -1", says="tables[0].optimizer.clip_global_norm")
+    refused("lr: 0.05", "clip_globl_norm: 1", says="did you mean 'clip_global_norm'?")
+
+
+def test_table_may_lie_in_a_file(parse, refused):
+    def memory(text):
+        return {"old": "    optimizer: {kind: adagrad, lr: 0.05}", "new": f"    memory: {{{text}}}"}
+
+    assert parse(**memory("kind: file, folder: /data")).tables[0].memory == File(folder="/data")
+    assert parse().tables[0].memory == Ram()
+    refused(**memory("kind: file"), says="tables[0].memory: the key 'folder' is missing")
+    refused(**memory("kind: file, folder: 7"), says="tables[0].memory.folder")
+    refused(**memory("kind: disk"), says="tables[0].memory")
+    refused(**memory("kind: ram, folder: /data"), says="unknown key 'folder' of kind 'ram'")

@@ -39,7 +39,7 @@ inline std::vector<monolith::WholeRow> all_optimizers() {
           Adagrad{{0.05}, 0.1f},
           RowWiseAdagrad{{0.05, 0.1, 0.5, falling}},
           RmsProp{{0.01, 0.01}},
-          Adam{{0.001}, 0.9, 0.999, 1e-8f, true},
+          Adam{{0.001, 0.0, 0.0, {}, 0.3}, 0.9, 0.999, 1e-8f, true},
           AdamW{{{0.001, 0.1}}},
           RowWiseAdam{{0.001, 0.1, 0.5}},
           sparse};

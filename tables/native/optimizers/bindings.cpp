@@ -19,6 +19,7 @@ nb::class_<Bound> bind(nb::module_& m, const char* name) {
       .def_rw("lr", &Bound::lr)
       .def_rw("weight_decay", &Bound::weight_decay)
       .def_rw("clip_row_norm", &Bound::clip_row_norm)
+      .def_rw("clip_global_norm", &Bound::clip_global_norm)
       .def_rw("schedule", &Bound::schedule);
 }
 

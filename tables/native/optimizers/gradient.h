@@ -3,6 +3,8 @@
 // leaves the bits as they are, and monolith/tables/reference.py gives the same ones.
 #pragma once
 
+#include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -20,11 +22,25 @@ struct Rule {
   double lr = 0.0, weight_decay = 0.0;
   double clip_row_norm = 0.0;  // 0: not clipped
   Schedule schedule{};
+  double clip_global_norm = 0.0;  // 0: not clipped
+  float shrink = 1.0f;            // what that norm multiplies the gradients of this step by
+
+  // The largest size of a gradient that the rule bears, for one that sums squares: a float32 sum of squares of up to
+  // 2^100 (or of means of such, over 2^16 columns) stands still at 2^124, so it never becomes infinite, after which no
+  // step would move the weight any more.
+  static constexpr float kLargest = 0x1p50f;
 
   float rate() const { return static_cast<float>(lr); }
   float decay() const { return static_cast<float>(weight_decay); }
   void start_values(float*, std::size_t) const {}  // for one that has a say in a row's first values
 };
+
+// The largest size of a gradient that may come in: any that is finite, where it is clipped to what the rule bears.
+template <class AnyRule>
+float largest_gradient(const AnyRule& rule) {
+  const auto clips = [](double norm) { return norm != 0.0 && norm <= AnyRule::kLargest; };
+  return clips(rule.clip_row_norm) || clips(rule.clip_global_norm) ? FLT_MAX : AnyRule::kLargest;
+}
 
 // The rule as it is at the table's step t, from 1.
 template <class AnyRule>
@@ -69,27 +85,41 @@ auto lane_sum(Dim dim, Term term) {
   return lane[0];
 }
 
-// The gradient brought down to a norm of `bound`, in `scratch`; itself where it is within. The norm is taken in double,
-// where no square of a float32 number overflows.
+// The sum of squares in double, where no square of a float32 number overflows.
 template <class Dim>
-const float* clipped(const float* grad, double bound, Dim dim, std::vector<float>& scratch) {
-  const double norm = std::sqrt(lane_sum(dim, [&](std::size_t i) {
+double squares(const float* grad, Dim dim) {
+  return lane_sum(dim, [&](std::size_t i) {
     const double g = grad[i];
     return g * g;
-  }));
-  if (!(norm > bound)) return grad;
+  });
+}
+
+// The gradient times `shrink`, in `scratch`, where it may be already.
+template <class Dim>
+const float* shrunk(const float* grad, float shrink, Dim dim, std::vector<float>& scratch) {
+  if (shrink == 1.0f) return grad;
   scratch.resize(dim);
-  const float scale = static_cast<float>(bound / norm);
-  for (std::size_t i = 0; i < dim; ++i) scratch[i] = grad[i] * scale;
-  return scratch.data();
+  float* const to = scratch.data();
+  for (std::size_t i = 0; i < dim; ++i) to[i] = grad[i] * shrink;
+  return to;
+}
+
+// What brings a norm down to `bound`.
+inline float shrink_to(double bound, double norm) { return norm > bound ? static_cast<float>(bound / norm) : 1.0f; }
+
+// The row's gradient, brought down to its rule's norm of a row.
+template <class AnyRule, class Dim>
+const float* clipped_row(const AnyRule& rule, const float* grad, Dim dim, std::vector<float>& scratch) {
+  if (rule.clip_row_norm == 0.0) return grad;
+  return shrunk(grad, shrink_to(rule.clip_row_norm, std::sqrt(squares(grad, dim))), dim, scratch);
 }
 
 // One step of one row: what is common to all rules, then the rule's own.
 template <class AnyRule, class Dim>
 void step_row(const AnyRule& rule, float* w, float* state, const float* grad, Dim dim) {
-  if (rule.clip_row_norm != 0.0) {
+  if (rule.clip_row_norm != 0.0 || rule.shrink != 1.0f) {
     thread_local std::vector<float> scratch;
-    grad = clipped(grad, rule.clip_row_norm, dim, scratch);
+    grad = shrunk(clipped_row(rule, grad, dim, scratch), rule.shrink, dim, scratch);
   }
   rule.step(w, state, grad, dim);
 }

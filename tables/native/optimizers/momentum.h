@@ -8,6 +8,8 @@
 namespace monolith {
 
 struct Momentum : Rule {
+  static constexpr float kLargest = 0x1p100f;  // it sums, but no squares: stands still at 2^124
+
   float momentum = 0.9f;
   bool nesterov = false;
 

@@ -21,6 +21,11 @@ using WholeRow = std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, A
 using Optimizer =
     std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, Ftrl, Sliced<WholeRow>>;
 
+// The optimizer as it is at the table's step t, from 1.
+inline Optimizer at_step(const Optimizer& optimizer, std::uint64_t t) {
+  return std::visit([&](const auto& rule) -> Optimizer { return at_step(rule, t); }, optimizer);
+}
+
 // Calls with_dim(dim) where the usual widths are compile-time constants, so that their loops are unrolled.
 template <class WithDim>
 void for_dim(std::size_t dim, WithDim with_dim) {

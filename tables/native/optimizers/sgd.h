@@ -6,6 +6,8 @@
 namespace monolith {
 
 struct Sgd : Rule {
+  static constexpr float kLargest = FLT_MAX;  // it keeps no sum
+
   std::size_t state_floats(std::size_t) const { return 0; }
   void start(float*, std::size_t) const {}
 

@@ -18,7 +18,8 @@ struct Sliced {
     AnyRule rule;
   };
   std::vector<Slice> slices;
-  double clip_row_norm = 0.0;  // each slice clips its own
+  static constexpr double clip_row_norm = 0.0;  // each slice clips its own
+  static constexpr float shrink = 1.0f;
 
   std::size_t state_floats(std::size_t) const {
     std::size_t floats = 0;
@@ -51,6 +52,15 @@ struct Sliced {
     return std::visit([&](const auto& rule) { return rule.state_floats(slice.columns); }, slice.rule);
   }
 };
+
+// The least of the slices': a row's gradient comes as a whole.
+template <class AnyRule>
+float largest_gradient(const Sliced<AnyRule>& sliced) {
+  float largest = FLT_MAX;
+  for (const auto& slice : sliced.slices)
+    largest = std::min(largest, std::visit([](const auto& rule) { return largest_gradient(rule); }, slice.rule));
+  return largest;
+}
 
 template <class AnyRule>
 Sliced<AnyRule> at_step(Sliced<AnyRule> sliced, std::uint64_t t) {
