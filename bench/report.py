@@ -79,9 +79,9 @@ def training(table: Report) -> str:
     """Training steps against FBGEMM, managed collision and the memory bound."""
     lines = [
         "## A training step\n",
-        f"`python bench/table.py`: {table['ids']:,} ids a step, row-wise Adagrad, float32, milliseconds; "
-        f"{table['repeats']} repeats. `module` is our\n`EmbeddingBagCollection` with autograd and Python; FBGEMM is the "
-        "faster of its two codes. Ratios: the other's time to the module's.\n",
+        f"`python bench/table.py`: {table['ids']:,} ids a step, row-wise Adagrad, float32, milliseconds, "
+        f"{table['repeats']} repeats; `module` is our\n`EmbeddingBagCollection` with autograd and Python; FBGEMM is "
+        "the faster of its two codes. Ratios: the other's time to the module's.\n",
         "| rows | dim | ids | threads | module | table | FBGEMM | ratio | FBGEMM's kernel | bound | module / bound |",
         "|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
