@@ -67,9 +67,10 @@ def head(report: Report) -> str:
 
 `{report["command"]}` writes this page from what it measures; all figures are in `benchmarks.json`.
 Machine: {machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, huge pages
-{machine["huge_pages"]}; Python {machine["python"]}, {versions}. Programs that wanted a core in the minute before each
-part: {loads}. Every ratio is of runs that took turns in one process; the range behind it is from the first to the third
-quartile.
+`{machine["huge_pages"]}`; Python {machine["python"]}, {versions}.
+Programs that wanted a core in the minute before each part: {loads}; with more than the cores, lines of 2 threads say
+little, since threads that wait for each other wait for the others too. Every ratio is of runs that took turns in one
+process; the range behind it is from the first to the third quartile.
 
 ![A training step beside its rivals](benchmarks.svg)
 """
@@ -136,7 +137,7 @@ def growth(report: Report) -> str:
         f"`python bench/table_growth.py --rows {report['rows']}`: from empty, {report['ids']:,} ids a step, half of "
         f"them new, {report['repeats']} repeats.\nThe rival is a dict with arrays that double. `least`: of each step's "
         "least time over the repeats, which leaves out what\nthe machine did besides.\n",
-        "| | median ms | worst ms | worst / median, range | least: p99 ms | worst ms | worst / median | at rows |",
+        "| | median ms | worst ms | worst / median, range | least: p99 ms | worst ms | worst / median | processor's |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, case in report["contenders"].items():
@@ -144,7 +145,11 @@ def growth(report: Report) -> str:
         least, typical = case["least"], middle[len(middle) // 2]
         span = f"{middle[0]['worst_over_median']:.1f}-{middle[-1]['worst_over_median']:.1f}"
         cells = [name, f"{typical['median_ms']:.2f}", f"{typical['worst_ms']:.1f}", span, f"{least['p99_ms']:.2f}"]
-        cells += [f"{least['worst_ms']:.1f}", f"{least['worst_over_median']:.1f}", f"{case['worst_step']['rows']:,}"]
+        cells += [
+            f"{least['worst_ms']:.1f}",
+            f"{least['worst_over_median']:.1f}",
+            f"{case['least_cpu']['worst_over_median']:.1f}",
+        ]
         lines.append(row(cells))
     return "\n".join([*lines, f"\nWorst to median, the rival's to ours: {report['ratio']:.1f}.\n"])
 
