@@ -1,192 +1,68 @@
 """A training step of our table beside others, all in this process and in turn; ours hashes, admits and grows.
 
-    python bench/table.py [--json PATH] [--large] [--quick] [--ids N] [--repeats N]
+    python bench/table.py [--quick | --full] [--json PATH] [--ids N] [--repeats N]
 
 Forward reads the rows of a batch of ids (64-bit ids for those that take them, else their row numbers), one id a bag;
-backward applies a gradient to each. Row-wise Adagrad, float32, one thread, unless a name says otherwise:
+backward applies a gradient to each. Row-wise Adagrad, float32; each on as many threads as the line says:
 
   module           our EmbeddingBagCollection, autograd and all Python included: the headline
-  table            our Table.step and apply_gradients, what the module calls
+  table            our Table.step and apply_gradients, without torch
   FBGEMM TBE       SplitTableBatchedEmbeddingBags on the CPU: no hashing, a fixed number of rows
-  managed coll.    torchrec's MCHManagedCollisionModule (LFU, evicting every 10th step) in front of that TBE
+  FBGEMM TBE, two  the same, where two features of half the batch each read the table
+  managed coll.    torchrec's MCHManagedCollisionModule (LFU, evicting every 10th step) in front of the latter
   torch SparseAdam torch.nn.EmbeddingBag(sparse=True) and SparseAdam: another optimizer, with 2 * dim floats of state
   memory bound     an index line read, the row read, and the row read and written, with nothing computed
 
+FBGEMM's backward has two codes for one result. A table of one feature goes through a kernel that FBGEMM generates,
+which changes between SSE and AVX instructions six times a row; where the processor pays for each change, as some of
+Intel's do, a row costs up to 0.4 microseconds more. A table of several features goes through plain C++ without them, on
+one thread. Both run, pooled (FBGEMM's backward for sequences is several times slower), and the ratio in a headline is
+to the faster. Torch's memory comes in huge pages, like ours.
+
 Each line has median milliseconds and the ratio of module to it (above 1: ours is faster) with the quartiles of the
-ratios of neighbouring runs. The order changes with each repeat, since whoever runs finds the cache as the last left it.
+ratios of neighbouring runs. Managed collision's evicting step and its mean are said as well, since a median hides them.
+The order changes with each repeat, and each has a batch of its own, so that nobody finds its rows in the cache. At the
+end: what torch and Python add to a step of 16 ids, and look-ups without training.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import itertools
 import json
-import platform
-import subprocess
-import tempfile
+import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch asks for huge pages; it looks when it is loaded
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
 import numpy as np
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
-    ComputeDevice,
-    OptimType,
-    SplitTableBatchedEmbeddingBagsCodegen,
-)
+from contenders import Bare, Batch, Bound, ManagedCollision, Module, Seconds, SparseAdam, Tbe
+from machine import machine
 
-from monolith.config.table import TableConfig
-from monolith.tables import optimizers
-from monolith.tables.features import Bag
-from monolith.training import EmbeddingBagCollection
+from monolith.tables import set_threads
 
-LR, EPS = 0.05, 1e-8
 ZIPF = 1.05
-Seconds = tuple[float, float]  # forward, backward
-
-
-class Module:
-    """Our collection with one table that has a row for each key, under autograd."""
-
-    name = "module"
-
-    def __init__(self, keys: np.ndarray, dim: int) -> None:
-        config = TableConfig(name="bench", dim=dim, optimizer=optimizers.RowWiseAdagrad(lr=LR, eps=EPS))
-        self.collection = EmbeddingBagCollection([config])
-        self.table = self.collection.tables["bench"]
-        for part in np.array_split(keys, max(1, len(keys) // 100_000)):
-            self.table.observe(part)
-
-    def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        bags = {"bench": Bag(ids, np.ones(len(ids), np.int32))}
-        return timed(lambda: self.collection.forward_bags(bags, 1)["bench"], lambda out: out.backward(grads))
-
-
-class Bare:
-    """The same table without the module."""
-
-    name = "table"
-
-    def __init__(self, module: Module) -> None:
-        self.table = module.table
-
-    def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        gradients = grads.numpy()
-        return timed(lambda: self.table.step(ids, event_time_ms=1), lambda step: step.apply_gradients(gradients))
-
-
-class Tbe:
-    """FBGEMM's table of as many rows."""
-
-    name = "FBGEMM TBE"
-
-    def __init__(self, rows: int, dim: int) -> None:
-        place = [(rows, dim, EmbeddingLocation.HOST, ComputeDevice.CPU)]
-        self.table = SplitTableBatchedEmbeddingBagsCodegen(
-            place, optimizer=OptimType.EXACT_ROWWISE_ADAGRAD, learning_rate=LR, eps=EPS
-        )
-        self.table.init_embedding_weights_uniform(-0.05, 0.05)
-
-    def step(self, _: np.ndarray, rows: np.ndarray, grads: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        indices, offsets = torch.from_numpy(rows), torch.arange(len(rows) + 1)
-        return timed(lambda: self.table(indices, offsets), lambda out: out.backward(grads))
-
-
-class ManagedCollision:
-    """Ids remapped to row numbers by torchrec, then FBGEMM's table."""
-
-    name = "managed coll."
-
-    def __init__(self, keys: np.ndarray, table: Tbe) -> None:
-        from torchrec.modules.mc_modules import LFU_EvictionPolicy, MCHManagedCollisionModule
-
-        self.table = table
-        self.remap = MCHManagedCollisionModule(
-            zch_size=len(keys) + 1,  # one row is shared by the ids without a row
-            device=torch.device("cpu"),
-            eviction_policy=LFU_EvictionPolicy(),
-            eviction_interval=10,
-            input_hash_size=2**62,
-        ).train()
-        for part in np.array_split(keys, 20):
-            self.rows_of(part)
-
-    def rows_of(self, ids: np.ndarray) -> torch.Tensor:
-        """The row number of each id."""
-        from torchrec.sparse.jagged_tensor import JaggedTensor
-
-        jagged = JaggedTensor(torch.from_numpy(ids), lengths=torch.ones(len(ids), dtype=torch.int32))
-        features = self.remap.preprocess({"bench": jagged})
-        self.remap.profile(features)
-        return self.remap.remap(features)["bench"].values()
-
-    def step(self, ids: np.ndarray, _: np.ndarray, grads: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        offsets = torch.arange(len(ids) + 1)
-        last = self.remap._zch_size - 2  # the shared row has no place in the table of as many rows as keys
-        return timed(
-            lambda: self.table.table(self.rows_of(ids).clamp_(max=last), offsets), lambda out: out.backward(grads)
-        )
-
-
-class SparseAdam:
-    """The table that torch itself has, and its optimizer for sparse gradients."""
-
-    name = "torch SparseAdam"
-
-    def __init__(self, rows: int, dim: int) -> None:
-        self.table = torch.nn.EmbeddingBag(rows, dim, mode="sum", sparse=True)
-        self.optimizer = torch.optim.SparseAdam(self.table.parameters(), lr=LR)
-
-    def step(self, _: np.ndarray, rows: np.ndarray, grads: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        indices, offsets = torch.from_numpy(rows), torch.arange(len(rows))
-        return timed(lambda: self.table(indices, offsets), lambda out: self.update(out, grads))
-
-    def update(self, out: torch.Tensor, grads: torch.Tensor) -> None:
-        """The backward half."""
-        self.optimizer.zero_grad()
-        out.backward(grads)
-        self.optimizer.step()
-
-
-class MemoryBound:
-    """Only the memory traffic, in C++."""
-
-    name = "memory bound"
-
-    def __init__(self, library: ctypes.CDLL, rows: int, dim: int) -> None:
-        self.library, self.stride = library, 4 * dim + 20  # row-wise Adagrad: 4 bytes of state; 16 bytes of tail
-        self.index, self.rows = library.allocate(rows * 22), library.allocate(rows * self.stride)
-
-    def step(self, _: np.ndarray, rows: np.ndarray, __: torch.Tensor) -> Seconds:
-        """One step, timed."""
-        seconds = (ctypes.c_double * 2)()
-        pointer = rows.ctypes.data_as(ctypes.c_void_p)
-        self.library.memory_bound(self.index, self.rows, self.stride, pointer, len(rows), seconds)
-        return seconds[0], seconds[1]
-
-    def __del__(self) -> None:
-        self.library.release(self.index)
-        self.library.release(self.rows)
+TBES = ("FBGEMM TBE", "FBGEMM TBE, two")
+EVICTING_EVERY = 10  # steps of managed collision
+WARM_UP = 2  # repeats
+HEADLINE = (2_000_000, 16)
 
 
 def main() -> None:
     """Time all on both spreads of ids, and say what came out."""
     options = parse()
-    torch.set_num_threads(1)
-    library = compiled()
-    print(f"training step of {options.ids:,} ids, row-wise Adagrad, 1 thread, ms (module against: ratio, quartiles)")
-    results = [case for rows, dim, full in sizes(options) for case in cases(options, library, rows, dim, full=full)]
+    report: dict[str, Any] = {"machine": machine(), **vars(options)}
+    print(f"training step of {options.ids:,} ids, row-wise Adagrad, ms (module against: ratio, quartiles)")
+    report["cases"] = [case for size in sizes(options) for case in cases(options, *size)]
+    report["overhead_us"] = overhead()
+    if not options.quick:
+        report["lookups"] = list(lookups(options))
     if options.json:
-        report = {"machine": platform.machine(), "torch": torch.__version__, **vars(options), "cases": results}
         Path(options.json).write_text(json.dumps(report, indent=1) + "\n")
 
 
@@ -194,67 +70,76 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the figures to this file as well")
-    parser.add_argument("--large", action="store_true", help="20 M rows of dim 16 as well")
-    parser.add_argument("--quick", action="store_true", help="only the headline: 2 M rows of dim 16")
-    parser.add_argument("--ids", type=int, default=160_000, help="ids a step")
-    parser.add_argument("--repeats", type=int, default=15)
-    return parser.parse_args()
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--quick", action="store_true", help="only the headline: 2 M rows of dim 16")
+    which.add_argument("--full", action="store_true", help="every size, 20 M rows as well, each on 1 and on 2 threads")
+    parser.add_argument("--ids", type=int, default=160_000, help="ids a step, an even number")
+    parser.add_argument("--repeats", type=int, default=20, help="a multiple of 10")
+    options = parser.parse_args()
+    if options.ids < 2 or options.ids % 2 or options.repeats < 1 or options.repeats % EVICTING_EVERY:
+        parser.error("--ids must be even and at least 2, --repeats a multiple of 10")
+    return options
 
 
-def sizes(options: argparse.Namespace) -> Iterator[tuple[int, int, bool]]:
-    """Rows, dim, and whether the slow rivals run too; the headline first."""
-    yield 2_000_000, 16, not options.quick
-    if not options.quick:
-        yield from ((100_000, dim, False) for dim in (8, 16, 64, 128))
-        yield from ((2_000_000, dim, False) for dim in (8, 64, 128))
-    if options.large:
-        yield 20_000_000, 16, False
+def sizes(options: argparse.Namespace) -> Iterator[tuple[int, int, tuple[int, ...], bool]]:
+    """Rows, dim, numbers of threads, and whether the slow rivals run too; the headline first."""
+    yield *HEADLINE, (1, 2), not options.quick
+    if options.full:
+        others = [(rows, dim) for rows in (100_000, 2_000_000) for dim in (8, 16, 64, 128)]
+        yield from ((*size, (1, 2), False) for size in others if size != HEADLINE)
+        yield 20_000_000, 16, (1, 2), False
+    elif not options.quick:
+        yield from ((*size, (1,), False) for size in ((100_000, 16), (2_000_000, 8), (2_000_000, 64)))
 
 
 def cases(
-    options: argparse.Namespace, library: ctypes.CDLL, rows: int, dim: int, *, full: bool
+    options: argparse.Namespace, rows: int, dim: int, threads: tuple[int, ...], slow: bool
 ) -> Iterator[dict[str, Any]]:
-    """Both spreads of ids over one size of table."""
+    """Both spreads of ids over one size of table, on each number of threads."""
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 2**62, rows, dtype=np.int64)  # managed collision takes no negative ids
-    contenders = built(library, keys, dim, full=full)
-    for spread, draw in (("uniform", uniform), (f"Zipf {ZIPF}", zipf)):
-        batches = draw(rng, rows, options.ids)
-        times: dict[str, list[Seconds]] = {contender.name: [] for contender in contenders}
-        grads = torch.full((options.ids, dim), 1e-3)
-        for repeat in range(options.repeats + 2):
-            numbers = next(batches)
-            ids = keys[numbers]
-            turn = repeat % len(contenders)
-            for contender in contenders[turn:] + contenders[:turn]:
-                times[contender.name].append(contender.step(ids, numbers, grads))
-        case = figures({name: np.array(pairs[2:]) for name, pairs in times.items()})  # the first runs warm up
-        result = {"rows": rows, "dim": dim, "spread": spread, "contenders": case}
-        print(text(result), flush=True)
-        yield result
+    contenders = built(keys, dim, slow)
+    for count in threads:
+        use_threads(count)
+        contenders[-1].memory.use(count, options.ids)
+        taking_part = [c for c in contenders if count == 1 or not isinstance(c, ManagedCollision | SparseAdam)]
+        for spread, draw in (("uniform", uniform), (f"Zipf {ZIPF}", zipf)):
+            times = run(taking_part, keys, draw(rng, rows, options.ids), torch.full((options.ids, dim), 1e-3), options)
+            case = {"rows": rows, "dim": dim, "threads": count, "spread": spread, "contenders": figures(times)}
+            print(text(case), flush=True)
+            yield case
+    use_threads(1)
 
 
-def built(library: ctypes.CDLL, keys: np.ndarray, dim: int, *, full: bool) -> list[Any]:
-    """Those who take part, ours first."""
-    module, tbe = Module(keys, dim), Tbe(len(keys), dim)
-    slow = [ManagedCollision(keys, tbe), SparseAdam(len(keys), dim)] if full else []
-    return [module, Bare(module), tbe, *slow, MemoryBound(library, len(keys), dim)]
+def built(keys: np.ndarray, dim: int, slow: bool) -> list[Any]:
+    """Those who take part, ours first and the bound last."""
+    module = Module(keys, dim)
+    tbes = [Tbe(len(keys), dim, features) for features in (1, 2)]
+    rivals = [ManagedCollision(keys, tbes[1]), SparseAdam(len(keys), dim)] if slow else []
+    return [module, Bare(module), *tbes, *rivals, Bound(module)]
 
 
-def compiled() -> ctypes.CDLL:
-    """The library of the memory bound."""
-    source = Path(__file__).with_name("memory_bound.cpp")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "memory_bound.so"
-        subprocess.run(["c++", "-O3", "-std=c++17", "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
-        library = ctypes.CDLL(str(path))
-    library.allocate.restype = ctypes.c_void_p
-    library.allocate.argtypes = [ctypes.c_size_t]
-    library.release.argtypes = [ctypes.c_void_p]
-    sizes, pointers = ctypes.c_size_t, ctypes.c_void_p
-    library.memory_bound.argtypes = [pointers, pointers, sizes, pointers, sizes, pointers]
-    library.memory_bound.restype = ctypes.c_uint64
-    return library
+def use_threads(count: int) -> None:
+    """Ours and torch's."""
+    set_threads(count)
+    torch.set_num_threads(count)
+
+
+def run(
+    contenders: list[Any],
+    keys: np.ndarray,
+    numbers: Iterator[np.ndarray],
+    grads: torch.Tensor,
+    options: argparse.Namespace,
+) -> dict[str, np.ndarray]:
+    """Seconds of each contender's forward and backward in each repeat, (repeats, 2)."""
+    times: dict[str, list[Seconds]] = {contender.name: [] for contender in contenders}
+    for repeat in range(options.repeats + WARM_UP):
+        turn = repeat % len(contenders)
+        for contender in contenders[turn:] + contenders[:turn]:
+            drawn = next(numbers)
+            times[contender.name].append(contender.step(Batch(keys[drawn], drawn, grads)))
+    return {name: np.array(pairs[WARM_UP:]) for name, pairs in times.items()}
 
 
 def uniform(rng: np.random.Generator, rows: int, ids: int) -> Iterator[np.ndarray]:
@@ -271,38 +156,44 @@ def zipf(rng: np.random.Generator, rows: int, ids: int) -> Iterator[np.ndarray]:
         yield scattered[np.searchsorted(cumulative, rng.random(ids) * cumulative[-1])]
 
 
-def timed(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Seconds:
-    """Seconds of the two halves of a step."""
-    start = time.perf_counter()
-    out = forward()
-    middle = time.perf_counter()
-    backward(out)
-    return middle - start, time.perf_counter() - middle
-
-
 def figures(times: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Medians of each one's forward, backward and step, and the module's ratio to it, from (repeats, 2) seconds."""
+    """Each one's milliseconds, and the module's ratio to it, from (repeats, 2) seconds."""
     ours = times["module"].sum(axis=1)
     result = {}
-    for name, pairs in times.items():
-        low, ratio, high = np.quantile(pairs.sum(axis=1) / ours, [0.25, 0.5, 0.75])
-        columns = (*pairs.T, pairs.sum(axis=1))
-        medians = [float(np.median(column) * 1e3) for column in columns]
-        result[name] = dict(zip(("forward_ms", "backward_ms", "step_ms"), medians, strict=True))
-        result[name] |= {"ratio": float(ratio), "ratio_quartiles": [float(low), float(high)]}
+    for name, halves in times.items():
+        steps = halves.sum(axis=1)
+        forward, backward = np.median(halves, axis=0) * 1e3
+        low, ratio, high = np.quantile(steps / ours, [0.25, 0.5, 0.75])
+        result[name] = {
+            "forward_ms": float(forward),
+            "backward_ms": float(backward),
+            "step_ms": float(np.median(steps) * 1e3),
+            "mean_step_ms": float(steps.mean() * 1e3),
+            "best_step_ms": float(steps.min() * 1e3),
+            "worst_step_ms": float(steps.max() * 1e3),
+            "ratio": float(ratio),
+            "ratio_quartiles": [float(low), float(high)],
+            "ratio_of_means": float(steps.mean() / ours.mean()),
+        }
     return result
 
 
-def text(result: dict[str, Any]) -> str:
-    """One line for the module against FBGEMM, and one for every other."""
-    cases = result["contenders"]
-    ours, tbe = cases["module"], cases["FBGEMM TBE"]
+def faster_tbe(contenders: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the faster of FBGEMM's two codes."""
+    return min((contenders[name] for name in TBES), key=lambda figures: figures["step_ms"])
+
+
+def text(case: dict[str, Any]) -> str:
+    """One line for the module against FBGEMM, and one for every contender."""
+    contenders = case["contenders"]
+    ours, tbe = contenders["module"], faster_tbe(contenders)
     low, high = tbe["ratio_quartiles"]
+    threads = f"{case['threads']} thread{'s' if case['threads'] > 1 else ''}"
     head = (
-        f"{result['rows']:>10,} rows, dim {result['dim']:<3} {result['spread']:<9}  ours {ours['step_ms']:6.1f}   "
-        f"FBGEMM TBE {tbe['step_ms']:6.1f}   {tbe['ratio']:.2f}x ({low:.2f}-{high:.2f})"
+        f"{case['rows']:>10,} rows, dim {case['dim']:<3} {case['spread']:<9} {threads:<9} ours {ours['step_ms']:6.1f}  "
+        f"faster TBE {tbe['step_ms']:6.1f}   {tbe['ratio']:.2f}x ({low:.2f}-{high:.2f})"
     )
-    return "\n".join(itertools.chain([head], (line(name, case) for name, case in cases.items())))
+    return "\n".join([head, *(line(name, figures) for name, figures in contenders.items())])
 
 
 def line(name: str, case: dict[str, Any]) -> str:
@@ -310,7 +201,58 @@ def line(name: str, case: dict[str, Any]) -> str:
     low, high = case["ratio_quartiles"]
     ratio = "" if name == "module" else f"   {case['ratio']:6.2f}x ({low:.2f}-{high:.2f})"
     parts = f"forward {case['forward_ms']:6.1f}   backward {case['backward_ms']:6.1f}   step {case['step_ms']:6.1f}"
+    if name == ManagedCollision.name:
+        ratio += (
+            f"; evicting {case['worst_step_ms']:.0f}, mean {case['mean_step_ms']:.0f}, {case['ratio_of_means']:.1f}x"
+        )
     return f"    {name:<16} {parts}{ratio}"
+
+
+def overhead() -> dict[str, float]:
+    """Microseconds of a step of 16 ids, module and table: what is between them is torch and Python."""
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 2**62, 1000, dtype=np.int64)
+    module = Module(keys, HEADLINE[1])
+    bare, grads, times = Bare(module), torch.full((16, HEADLINE[1]), 1e-3), []
+    for _ in range(2000):
+        batch = Batch(rng.choice(keys, 16), np.empty(0, np.int64), grads)
+        times.append((sum(module.step(batch)), sum(bare.step(batch))))
+    whole, table = np.median(times, axis=0) * 1e6
+    print(f"a step of 16 ids: module {whole:.0f} us, table {table:.0f} us; torch and Python add {whole - table:.0f} us")
+    return {"module": float(whole), "table": float(table), "added": float(whole - table)}
+
+
+def lookups(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Ids a second and thread, looked up in 1 M rows of dim 16 without training, beside FBGEMM's forward."""
+    rows, dim, rng = 1_000_000, 16, np.random.default_rng(0)
+    keys = rng.integers(0, 2**62, rows, dtype=np.int64)
+    table, tbe = Module(keys, dim).table, Tbe(rows, dim, 1).table
+    out, offsets = np.empty((options.ids, dim), np.float32), torch.arange(options.ids + 1)
+    for threads in (1, 2):
+        use_threads(threads)
+        for spread, draw in (("uniform", uniform), (f"Zipf {ZIPF}", zipf)):
+            times, numbers = [], draw(rng, rows, options.ids)
+            for _ in range(3 * options.repeats):
+                ids, indices = keys[next(numbers)], torch.from_numpy(next(numbers))
+                start = time.perf_counter()
+                table.lookup(ids, out=out)
+                middle = time.perf_counter()
+                with torch.no_grad():
+                    tbe(indices, offsets)
+                times.append((middle - start, time.perf_counter() - middle))
+            yield lookup_figures(np.array(times[3:]), options.ids, threads, spread)
+    use_threads(1)
+
+
+def lookup_figures(times: np.ndarray, ids: int, threads: int, spread: str) -> dict[str, Any]:
+    """Million ids a second and thread, printed and returned, from (repeats, 2) seconds of ours and FBGEMM's."""
+    ours, tbe = (np.quantile(ids / column / 1e6 / threads, [0.25, 0.5, 0.75]) for column in times.T)
+    print(
+        f"look-up only, 1,000,000 rows, dim 16, {spread:<9} {threads} thread(s), million ids a second and thread: ours "
+        f"{ours[1]:.1f} ({ours[0]:.1f}-{ours[2]:.1f}), FBGEMM TBE {tbe[1]:.1f} ({tbe[0]:.1f}-{tbe[2]:.1f})",
+        flush=True,
+    )
+    return {"threads": threads, "spread": spread, "ours": ours.tolist(), "FBGEMM TBE": tbe.tolist()}
 
 
 if __name__ == "__main__":
