@@ -19,7 +19,7 @@ class TableStats:
     # What that takes, in bytes.
     bytes_values: int  # free rows included, here and in the next two
     bytes_state: int  # of the optimizer
-    bytes_tail: int  # times, sequence marks, use counts, scratch words, and the list of free rows
+    bytes_tail: int  # times, sequence marks, use counts, scratch words
     bytes_index: int
     bytes_counters: int
     bytes_tombstones: int

@@ -7,9 +7,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <new>
 #include <string>
-#include <vector>
 
 #include "range.h"
 
@@ -27,27 +27,32 @@ class RowPool {
 
   char* at(Row row) const { return range_.start() + row * stride_; }
   Row acquire() {  // throws std::bad_alloc at the end of the range
-    if (!free_.empty()) {
-      const Row row = free_.back();
-      free_.pop_back();
+    if (free_count_ != 0) {
+      const Row row = first_free_;
+      std::memcpy(&first_free_, at(row), sizeof first_free_);
+      --free_count_;
       return row;
     }
     if (next_ == UINT32_MAX) throw std::bad_alloc();
     range_.ensure((next_ + std::size_t{1}) * stride_);
     return next_++;
   }
-  void release(Row row) { free_.push_back(row); }
+  void release(Row row) {
+    std::memcpy(at(row), &first_free_, sizeof first_free_);
+    first_free_ = row;
+    ++free_count_;
+  }
 
-  std::uint64_t used() const { return next_ - 1 - free_.size(); }
-  std::uint64_t free() const { return free_.size(); }
-  std::size_t free_list_bytes() const { return free_.capacity() * sizeof(Row); }
+  std::uint64_t used() const { return next_ - 1 - free_count_; }
+  std::uint64_t free() const { return free_count_; }
   std::size_t stride() const { return stride_; }
 
  private:
   Range range_;
   std::size_t stride_;
-  Row next_ = 1;  // rows from here on were never used
-  std::vector<Row> free_;
+  Row next_ = 1;             // rows from here on were never used
+  Row first_free_ = kNoRow;  // each free row begins with the number of the next
+  std::uint64_t free_count_ = 0;
 };
 
 }  // namespace monolith

@@ -132,7 +132,6 @@ class Rows {
   std::size_t bucket_size(std::size_t bucket) const { return bucket_sizes_[bucket]; }
   std::uint64_t size() const { return pool_.used(); }
   std::uint64_t free() const { return pool_.free(); }
-  std::size_t free_list_bytes() const { return pool_.free_list_bytes(); }
   std::size_t stride() const { return stride_; }
   std::size_t index_bytes() const { return index_.bytes(); }
   std::uint64_t changes() const { return changes_; }  // rises when what find() answered may no longer hold

@@ -53,12 +53,17 @@ class Segment {
     ++size_;
   }
 
-  // Removes an entry that find() returned, moving the entries behind it towards their homes.
+  // Removes an entry that find() returned, moving the entries behind it towards their homes. Pointers to entries end
+  // here as well: memory that is mostly empty is given back.
   void erase(Entry* gone) {
     Entry* hole = gone;
     for (Entry* next = hole + 1; !next->empty() && home(next->hash) < next; ++hole, ++next) *hole = *next;
     *hole = Entry::none();
     --size_;
+    if (size_ == 0)
+      clear();
+    else if (size_ < capacity_ / 8)
+      shrink();
   }
 
   // Makes room for `count` entries in all.
@@ -132,6 +137,13 @@ class Segment {
     return static_cast<std::size_t>(capacity);
   }
 
+  void shrink() {
+    try {
+      rebuild(capacity_for(2 * size_, 0.0), 0);
+    } catch (const std::bad_alloc&) {  // it stays as large as it is
+    }
+  }
+
   void rebuild(std::size_t capacity, unsigned slack_doublings) {
     Segment larger;
     while (!larger.fill_from(*this, capacity, slack_doublings)) ++slack_doublings;
@@ -159,14 +171,14 @@ class Segment {
     return fits;
   }
 
-  // 16 bytes in all, so that the 1,024 segments of an index stay in the L1 cache.
+  // 16 bytes in all, so that 1,024 of them stay in the L1 cache.
   Entry* entries_;
   std::uint32_t capacity_ = 1;  // homes
   std::uint32_t size_ : 26;
   std::uint32_t slack_doublings_ : 6;
 };
 
-// 1,024 segments, picked by the top bits of the hash: the table's logical buckets, and its index.
+// 1,024 segments, picked by the top bits of the hash: one for each of the table's logical buckets.
 template <class Entry>
 class Buckets {
  public:

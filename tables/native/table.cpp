@@ -220,7 +220,7 @@ Sizes Table::sizes() const {
           tombstones_.size(),
           held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
-          held * rows_.tail_bytes() + rows_.free_list_bytes(),
+          held * rows_.tail_bytes(),
           rows_.index_bytes(),
           bytes_counters,
           tombstones_.bytes(),

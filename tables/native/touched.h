@@ -6,7 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <vector>
+#include <deque>
 
 namespace monolith {
 
@@ -20,7 +20,7 @@ class Touched {
       give_up();
   }
   void give_up() {
-    std::vector<std::uint64_t>().swap(hashes_);
+    hashes_.clear();
     complete_ = false;
   }
   void clear() {
@@ -29,13 +29,13 @@ class Touched {
   }
 
   bool complete() const { return complete_; }
-  const std::vector<std::uint64_t>& hashes() const { return hashes_; }
-  std::size_t bytes() const { return hashes_.capacity() * sizeof(std::uint64_t); }
+  const std::deque<std::uint64_t>& hashes() const { return hashes_; }
+  std::size_t bytes() const { return hashes_.size() * sizeof(std::uint64_t); }
 
  private:
   static constexpr std::size_t kFew = 4096;
 
-  std::vector<std::uint64_t> hashes_;  // an id that was removed and came back is in it twice
+  std::deque<std::uint64_t> hashes_;  // grows without moving; an id that was removed and came back is in it twice
   bool complete_ = true;
 };
 
