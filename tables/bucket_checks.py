@@ -28,10 +28,10 @@ def bucket_faults(number: int, bucket: dict[str, npt.NDArray[Any]], sequence: in
     for name in ("ids", "counter_ids", "tombstone_ids"):
         of = bucket.get("counter_policies") if name == "counter_ids" else None
         yield from _id_faults(name, number, bucket[name], of)
-    for name, highest in (("marks", sequence), ("counts", _UINT32), ("tombstone_marks", sequence), ("uses", _UINT32)):
+    for name, highest in (("marks", sequence), ("counts", _UINT32), ("tombstone_marks", sequence)):
         yield from _range_faults(name, bucket[name], 1, highest)
-    for name in ("policies", "counter_policies"):
-        yield from _range_faults(name, bucket[name], 0, policies)
+    for name, highest in (("uses", _UINT32), ("policies", policies), ("counter_policies", policies)):
+        yield from _range_faults(name, bucket[name], 0, highest)  # uses may have decayed to nothing
     for name, what in (("counter_ids", "is counted"), ("tombstone_ids", "was removed")):
         both = _shared(bucket["ids"], bucket[name])
         if both.size:

@@ -87,8 +87,9 @@ def _tables(o: Outcome) -> Iterator[str]:
     yield f"{'table':12}{'rows':>8}{'admitted':>10}{'rejected':>10}{'expired':>9}{'bytes':>11}{'bytes a row':>13}"
     for name, stats in o.status.tables.items():
         size = sum(stats[kind] for kind in SIZES)
+        expired = stats["expired_idle"] + stats["expired_age"]
         yield (
-            f"{name:12}{stats['rows']:8,}{stats['admitted']:10,}{stats['rejected']:10,}{stats['expired']:9,}"
+            f"{name:12}{stats['rows']:8,}{stats['admitted']:10,}{stats['rejected']:10,}{expired:9,}"
             f"{size:11,}{size / max(1, stats['rows']):13,.0f}"
         )
     row = 4 * o.job.tables[0].dim

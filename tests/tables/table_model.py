@@ -220,7 +220,7 @@ class Model:
                 return row.last_seen, 0, id_hash(i)
             case eviction.LFU():
                 return uses, row.last_seen, id_hash(i)
-        return i % 5 + uses + (row.last_seen - row.admitted) / 1024, 0, id_hash(i)
+        return i % 5 + uses + (float(row.last_seen) - float(row.admitted)) / 1024, 0, id_hash(i)
 
     def sweep(self, buckets: int, max_rows: int) -> int:
         sizes = [0] * 1024

@@ -42,7 +42,8 @@ TTL_MS = 5000
 
 def mixed(rows: eviction.Rows) -> np.ndarray:
     """A score of everything that the model knows of a row."""
-    return rows.ids % 5 + rows.uses + (rows.last_seen_ms - rows.admitted_ms) / 1024 + rows.clock_ms
+    lived = rows.last_seen_ms.astype(np.float64) - rows.admitted_ms.astype(np.float64)  # as integers it may overflow
+    return rows.ids % 5 + rows.uses + lived / 1024
 
 
 eviction.register("mixed", mixed)
