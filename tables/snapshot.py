@@ -301,6 +301,7 @@ def _limits(header: Header) -> Iterator[tuple[str, int, int, int]]:
     yield "floor", header.floor, 0, header.sequence - 1
     yield "clock_ms", header.clock_ms, WATERMARK_START, WATERMARK_END - 1
     yield "sweep_cursor", header.sweep_cursor, 0, BUCKETS - 1
+    yield "eviction_cursor", header.eviction_cursor, 0, 2**32 - 1
     yield "steps", header.steps, 0, _UINT64
     yield "state_floats", header.state_floats, 0, _UINT32
     for name, count in header.statistics.items():
