@@ -27,8 +27,9 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     lineage: str  # names one run from its first step on; a fresh start has another
-    tables: dict[str, int]  # name -> dim
+    tables: dict[str, int]  # name -> dim; the rows that absent ids share are a table as well, NAME#tail
     features: list[CardFeature]
+    tails: dict[str, int] = {}  # table -> number of rows that its absent ids share, where they do
     kind: str = "deepfm"
     ignore_unknown: bool = False  # features that are not listed are skipped, not refused
     payload: str = "float32"  # how rows are published, see ``monolith.serving.payload``

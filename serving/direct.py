@@ -1,12 +1,12 @@
 """Answers straight from the store, for a model that is too large for the replica's memory.
 
-Every question is one atomic read of the store. Card, graph and dense weights are kept until the store's version says
-that they are of another one.
+Every question is one atomic read of the store; where absent ids share rows, it reads those of all ids asked for as
+well. Card, graph and dense weights are kept until the store's version says that they are of another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,8 @@ from monolith.errors import UnavailableError
 from monolith.serving.inference import Gather, Gathered, Inference, Request
 from monolith.serving.ledger import Version
 from monolith.serving.predictor import Weights, load_weights
-from monolith.serving.store import Ids, Reading, Store, Values
+from monolith.serving.store import Found, Ids, Reading, Store, Values
+from monolith.tables.tail import tail_name, tail_numbers
 
 _TRIES = 5
 _T = TypeVar("_T")
@@ -38,7 +39,7 @@ class Direct:
         for _ in range(_TRIES):
             version, inference = self._inference or self._load()
             try:
-                return question(inference, self._gather_for(version))
+                return question(inference, self._gather_for(version, inference.card.tails))
             except _MovedError:
                 self._inference = None
         raise UnavailableError(f"{self._store.url} changed its model {_TRIES} times during one question: try again")
@@ -48,13 +49,14 @@ class Direct:
         self._inference = model.version, Inference(model.card, model.graph, self._store.url)
         return self._inference
 
-    def _gather_for(self, version: Version) -> Gather:
+    def _gather_for(self, version: Version, tails: Mapping[str, int]) -> Gather:
         def gather(requests: Sequence[Request], weights: bool) -> Gathered:
-            by_table = _joined(requests)
-            reading, dense = self._read(by_table, weights)
+            shared = [(tail_name(name), tail_numbers(ids, tails[name])) for name, ids in requests if name in tails]
+            reading, dense = self._read(_joined([*requests, *shared]), weights)
             if (reading.version.generation, reading.version.image) != (version.generation, version.image):
                 raise _MovedError
-            return Gathered(reading.version, _split(requests, reading), dense)
+            answers = _split([*requests, *shared], reading)
+            return Gathered(reading.version, _with_shared(requests, answers, tails), dense)
 
         return gather
 
@@ -79,12 +81,24 @@ def _joined(requests: Sequence[Request]) -> dict[str, Ids]:
     return {name: np.concatenate([ids for table, ids in requests if table == name]) for name in tables}
 
 
-def _split(requests: Sequence[Request], reading: Reading) -> list[Values]:
-    """The rows of each request."""
+def _split(requests: Sequence[Request], reading: Reading) -> list[tuple[Values, Found]]:
+    """The rows of each request, and which were found."""
     starts = dict.fromkeys(reading.rows, 0)
     answers = []
     for table, ids in requests:
         start = starts[table]
         starts[table] += len(ids)
-        answers.append(reading.rows[table][0][start : starts[table]])
+        values, found = reading.rows[table]
+        answers.append((values[start : starts[table]], found[start : starts[table]]))
     return answers
+
+
+def _with_shared(
+    requests: Sequence[Request], answers: Sequence[tuple[Values, Found]], tails: Mapping[str, int]
+) -> list[Values]:
+    """The rows of each request, absent ids having those that they share: answers that follow on the requests' own."""
+    shared = iter(answers[len(requests) :])
+    return [
+        np.where(found[:, None], values, next(shared)[0]) if name in tails else values
+        for (name, _), (values, found) in zip(requests, answers, strict=False)
+    ]

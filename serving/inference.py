@@ -43,7 +43,7 @@ class Rows:
     """Embeddings and the version that they are of."""
 
     version: Version
-    values: Values  # (n, dim), zeros for an id without a row
+    values: Values  # (n, dim); an id without a row has zeros, or the row that it shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from monolith.config.table import SGD, Never, TableConfig
+from monolith.card import ModelCard
+from monolith.config.table import SGD, AbsentZeros, HashedTail, Never, TableConfig
 from monolith.errors import GapError
 from monolith.serving.inference import Gathered, Request
 from monolith.serving.ledger import Version
@@ -22,6 +23,7 @@ from monolith.serving.store import Ids, Image, Values
 from monolith.serving.wire import PublishedDelta
 from monolith.tables import Table
 from monolith.tables.delta import Delta
+from monolith.tables.tail import owner_of, tail_name
 
 _WORD = 4  # bytes
 
@@ -31,24 +33,30 @@ class PackedRows:
 
     They lie in a ``Table`` of float32 *words*: a row's bytes, padded to whole ones. The table copies words as they
     are, makes no row of its own and trains nothing, so they need be no numbers; all zeros read as zeros in any payload.
+    Ids without a row read one of ``tail_rows`` shared ones, where there are any.
     """
 
-    def __init__(self, name: str, form: RowFormat) -> None:
+    def __init__(self, name: str, form: RowFormat, tail_rows: int = 0) -> None:
         self._format = form
         self._padding = -form.width % _WORD
         words = (form.width + self._padding) // _WORD
-        self._words = Table(TableConfig(name=name, dim=words, admission=Never(), optimizer=SGD()))
+        absent = HashedTail(rows=tail_rows) if tail_rows else AbsentZeros()
+        config = TableConfig(name=owner_of(name), dim=words, admission=Never(), optimizer=SGD(), absent=absent)
+        self._words = Table(config)
 
     def lookup(self, ids: Ids) -> Values:
-        """(n, dim) values, zeros for ids without a row."""
+        """(n, dim) values, zeros for ids that neither have nor share a row."""
         packed = self._words.lookup(ids).view(np.uint8)
         return self._format.unpack(packed[:, : self._format.width])
 
-    def apply(self, table: PackedTable) -> None:
+    def apply(self, table: PackedTable, tail: PackedTable | None = None) -> None:
         """Rows as given, removed ids gone; an image replaces everything. Raises as ``Table.apply`` does."""
+        self._words.apply(self._in_words(table, None if tail is None else self._in_words(tail)))
+
+    def _in_words(self, table: PackedTable, tail: Delta | None = None) -> Delta:
         packed = np.pad(table.packed, ((0, 0), (0, self._padding))) if self._padding else table.packed
         words = np.ascontiguousarray(packed).view(np.float32)
-        self._words.apply(Delta(table.base_sequence, table.sequence, table.ids, words, table.removed))
+        return Delta(table.base_sequence, table.sequence, table.ids, words, table.removed, tail)
 
     def bytes_held(self) -> int:
         """Memory of rows and index."""
@@ -79,7 +87,7 @@ class ModelMemory:
         self.tables: Mapping[str, int] = image.model.card.tables
         self._payload = image.delta.payload
         weights = load_weights(image.model.dense, where)
-        sides = [_Side(image.model.version, _load_tables(self.tables, image.delta), weights) for _ in range(2)]
+        sides = [_Side(image.model.version, _load_tables(image.model.card, image.delta), weights) for _ in range(2)]
         self._sides = LeftRight(*sides)
 
     @property
@@ -111,16 +119,16 @@ class ModelMemory:
 
         def change(side: _Side) -> None:
             for name, table in side.tables.items():
-                table.apply(delta.tables[name])
+                table.apply(delta.tables[name], delta.tables.get(tail_name(name)))
             side.version, side.weights = version, weights
 
         self._sides.change(change)
 
 
-def _load_tables(dims: Mapping[str, int], image: PackedDelta) -> dict[str, PackedRows]:
+def _load_tables(card: ModelCard, image: PackedDelta) -> dict[str, PackedRows]:
     """Tables that hold the image and whatever deltas bring."""
     tables = {}
-    for name, dim in dims.items():
-        tables[name] = PackedRows(name, RowFormat(image.payload, dim))
-        tables[name].apply(image.tables[name])
+    for name, dim in card.tables.items():
+        tables[name] = PackedRows(name, RowFormat(image.payload, dim), card.tails.get(name, 0))
+        tables[name].apply(image.tables[name], image.tables.get(tail_name(name)))
     return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from monolith.errors import InputError
 from monolith.serving.payload import Packed, RowFormat
 from monolith.tables.delta import Delta, ModelDelta
+from monolith.tables.tail import tail_name
 
 Ids = npt.NDArray[np.int64]
 
@@ -52,11 +54,19 @@ def pack_delta(delta: ModelDelta, payload: str) -> PackedDelta:
         sequence=delta.sequence,
         step=delta.step,
         watermark_ms=delta.watermark_ms,
-        tables={name: _pack_table(name, table, payload) for name, table in delta.tables.items()},
+        tables={name: _pack_table(name, table, payload) for name, table in _published(delta.tables)},
         dense=delta.dense,
         ingested_ms=delta.ingested_ms,
         payload=payload,
     )
+
+
+def _published(tables: Mapping[str, Delta]) -> Iterator[tuple[str, Delta]]:
+    """Each table, and behind it the rows that its absent ids share."""
+    for name, table in tables.items():
+        yield name, table
+        if table.tail is not None:
+            yield tail_name(name), table.tail
 
 
 def _pack_table(name: str, table: Delta, payload: str) -> PackedTable:

@@ -102,7 +102,7 @@ class Replica:
         return replica
 
     def lookup(self, name: str, values: Sequence[FeatureValue] | Ids) -> Values:
-        """(n, dim) rows of a table's ids or of a feature's values; zeros for those without a row.
+        """(n, dim) rows of a table's ids or of a feature's values; those without a row read as in training.
 
         Raises InputError for an unknown name or a value of the wrong type, UnavailableError before anything is loaded.
         """

@@ -13,7 +13,7 @@ if __name__ != "monolith.tables":
     raise ImportError(f"import monolith.tables, not {__name__}: top-level 'tables' is only a folder of the checkout")
 
 from monolith.config.table import FeatureRules, TableConfig
-from monolith.tables import admission, eviction, expiry, initializers, memory, optimizers
+from monolith.tables import absent, admission, eviction, expiry, initializers, memory, optimizers
 from monolith.tables.delta import Delta, ModelDelta
 from monolith.tables.snapshot import TableFile
 from monolith.tables.stats import TableStats
@@ -28,6 +28,7 @@ __all__ = [
     "TableConfig",
     "TableFile",
     "TableStats",
+    "absent",
     "admission",
     "eviction",
     "expiry",

@@ -28,7 +28,8 @@ def bucket_faults(number: int, bucket: dict[str, npt.NDArray[Any]], sequence: in
     for name in ("ids", "counter_ids", "tombstone_ids"):
         of = bucket.get("counter_policies") if name == "counter_ids" else None
         yield from _id_faults(name, number, bucket[name], of)
-    for name, highest in (("marks", sequence), ("counts", _UINT32), ("tombstone_marks", sequence)):
+    marks = ("marks", "tombstone_marks", "tail_marks")
+    for name, highest in (*((name, sequence) for name in marks), ("counts", _UINT32)):
         yield from _range_faults(name, bucket[name], 1, highest)
     for name, highest in (("uses", _UINT32), ("policies", policies), ("counter_policies", policies)):
         yield from _range_faults(name, bucket[name], 0, highest)  # uses may have decayed to nothing

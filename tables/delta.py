@@ -21,6 +21,7 @@ class Delta:
     ids: npt.NDArray[np.int64]  # (n,), ascending
     values: npt.NDArray[np.float32]  # (n, dim)
     removed: npt.NDArray[np.int64]  # (m,), ascending; disjoint from ids
+    tail: Delta | None = None  # of the rows that absent ids share, by number, where the table has such; none is removed
 
 
 @dataclass(frozen=True, slots=True)

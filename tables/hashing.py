@@ -3,7 +3,8 @@
 ``hash_string(feature, value)`` is XXH3-64 of the value's UTF-8 bytes, all of them, seeded by XXH3-64 (seed 0) of the
 feature's name, read as a signed integer. Two strings collide with probability 2^-64 a pair.
 ``salted(feature, ids)`` is ``mix64(id XOR XXH3-64(name))``, a bijection of the 64-bit ids for each feature.
-``tests/golden/hashing.json`` holds vectors for both.
+``tail_numbers(ids, rows)``, in ``monolith.tables.tail``, is which of a tail's rows an id without a row reads.
+``tests/golden/hashing.json`` holds vectors for all three.
 """
 
 from __future__ import annotations

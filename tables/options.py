@@ -18,7 +18,7 @@ from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key
 from monolith.tables.optimizer_options import Rule, native_optimizer, optimizer_rules, row_layout
-from monolith.tables.policy_options import check_limit, native_eviction, native_policies, policy_rules
+from monolith.tables.policy_options import check_limit, native_eviction, native_policies, native_tail, policy_rules
 
 _MAX_DIM = 1 << 16
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -53,6 +53,7 @@ def native_table(config: TableConfig, reserve_bytes: int = 0) -> _core.Table:
         storage=config.storage,
         policies=native_policies(config),
         eviction=native_eviction(config),
+        tail=native_tail(config),
         folder=_folder(config),
         reserve_bytes=reserve_bytes,
     )
@@ -75,7 +76,8 @@ def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None
     """Raise ConfigError unless rows saved under one config mean the same under the other.
 
     Memory, storage (values are then rounded once), rates, thresholds, times to live, limits and policies may change
-    between runs; what says which row an id has, how wide it is, and what its optimizer state means may not.
+    between runs; what says which row an id has, how wide it is, and what its optimizer state means may not. A tail may
+    come (its rows start afresh) and go (they are dropped), but not change its number of rows.
     """
     for field in ("name", "dim", "seed", "shared_ids"):
         old, new = getattr(saved, field), getattr(wanted, field)
@@ -84,6 +86,9 @@ def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None
     old, new = row_layout(saved), row_layout(wanted)
     if old != new:
         raise ConfigError(f"{where}: the table was saved with optimizer kind {old!r}, the config says {new!r}{_ADVICE}")
+    rows, now = saved.tail_rows, wanted.tail_rows
+    if rows and now and rows != now:
+        raise ConfigError(f"{where}: the table was saved with absent.rows = {rows}, the config says {now}{_ADVICE}")
 
 
 _ADVICE = "; rows cannot be carried over: keep the old setting, or start a fresh table"

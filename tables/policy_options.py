@@ -14,6 +14,7 @@ from monolith.config.table import (
     Absolute,
     Admission,
     Expiry,
+    HashedTail,
     Idle,
     MinCount,
     Probability,
@@ -26,6 +27,7 @@ from monolith.tables import _core
 from monolith.tables.eviction import checked_scores
 from monolith.tables.optimizer_options import Rule
 
+MAX_TAIL_ROWS = 1 << 20  # every delta looks through them
 _MAX_SECONDS = float(2**52)  # in ms it still fits a signed 64-bit integer
 _SECONDS = f"0.001 to {_MAX_SECONDS:.0f} seconds"
 
@@ -77,6 +79,12 @@ def native_eviction(config: TableConfig) -> _core.Eviction:
     )
 
 
+def native_tail(config: TableConfig) -> _core.Tail:
+    """What ids without a row read."""
+    rule = config.absent
+    return _core.Tail(config.tail_rows, isinstance(rule, HashedTail) and rule.start_from_tail)
+
+
 def check_limit(config: TableConfig, native: _core.Table) -> None:
     """Raise ConfigError where the limit in bytes has no room for a row."""
     if not isinstance(config.eviction, Unlimited) and native.sizes().row_limit == 0:
@@ -95,6 +103,9 @@ def policy_rules(config: TableConfig) -> Iterator[Rule]:
             yield from _admission_rules(f"per_feature.{name}.admission", rules.admission)
         if rules.expiry is not None:
             yield from _expiry_rules(f"per_feature.{name}.expiry", rules.expiry)
+    if isinstance(config.absent, HashedTail):
+        rows = config.absent.rows
+        yield "absent.rows", rows, 1 <= rows <= MAX_TAIL_ROWS, f"1 to {MAX_TAIL_ROWS}"
     for field in ("max_rows", "max_bytes"):
         value = getattr(config.eviction, field, None)
         yield f"eviction.{field}", value, value is None or 1 <= value < 2**63, "1 to 2**63 - 1"

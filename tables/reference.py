@@ -39,6 +39,8 @@ __all__ = [
     "row_step",
     "schedule_share",
     "step",
+    "tail_ids",
+    "tail_numbers",
 ]
 
 F32 = np.float32
@@ -49,6 +51,8 @@ Words = npt.NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15
 ADMISSION_STREAM = 0x5851F42D4C957F2D
 ROUNDING_STREAM = 0xD1342543DE82EF95
+TAIL_CHOICE = 0xA24BAED4963EE407
+TAIL_ROWS = 0x9FB21C651E98DF25
 
 
 def mix64(x: Words) -> Words:
@@ -66,6 +70,17 @@ def id_hash(ids: npt.NDArray[np.int64]) -> Words:
 def bucket(ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Which of the 1,024 buckets each id is in, (n,)."""
     return (id_hash(ids) >> U64(54)).astype(np.int64)
+
+
+def tail_numbers(ids: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]:
+    """Which of a tail's rows each of ``ids`` (n,) reads while it has none of its own, (n,)."""
+    upper = mix64(id_hash(ids) ^ U64(TAIL_CHOICE)) >> U64(32)
+    return (upper * U64(rows) >> U64(32)).astype(np.int64)
+
+
+def tail_ids(rows: int) -> npt.NDArray[np.int64]:
+    """The ids as which a tail's rows (rows,) start and round."""
+    return (np.arange(rows, dtype=np.uint64) ^ U64(TAIL_ROWS)).view(np.int64)
 
 
 def draws(keys: Words, n: Any) -> Words:

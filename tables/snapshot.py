@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import TableConfig
+from monolith.config.table import AbsentZeros, TableConfig
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.tables.bucket_checks import bucket_faults
@@ -48,7 +48,7 @@ class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     width: int = 1
 
 
-_GROUPS = ["rows", "counters", "tombstones"]  # members of each are counted in the directory
+_GROUPS = ["rows", "counters", "tombstones"]  # members of each are counted in the directory; with a tail, it follows
 _ALWAYS = (  # in file order, eight-byte ones first; `values` and `state` follow
     Part("ids", "<i8", "rows"),
     Part("last_seen_ms", "<i8", "rows"),
@@ -65,7 +65,8 @@ _SOMETIMES = (  # where the table has them; else a bucket that was read has empt
     Part("policies", "<u4", "rows"),
     Part("counter_policies", "<u4", "counters"),
 )
-_KNOWN = {"values", "state", *(part.name for part in (*_ALWAYS, *_SOMETIMES))}
+_TAIL = ("tail_marks", "tail_values", "tail_state")
+_KNOWN = {"values", "state", *_TAIL, *(part.name for part in (*_ALWAYS, *_SOMETIMES))}
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,7 +86,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def laid_out(self) -> Header:
         """The header as this build writes it: with groups and parts."""
-        return msgspec.structs.replace(self, groups=_GROUPS, parts=parts_of(self.config, self.state_floats))
+        return msgspec.structs.replace(
+            self, groups=groups_of(self.config), parts=parts_of(self.config, self.state_floats)
+        )
 
 
 def parts_of(config: TableConfig, state_floats: int) -> list[Part]:
@@ -93,7 +96,26 @@ def parts_of(config: TableConfig, state_floats: int) -> list[Part]:
     has = {"admitted_ms": keeps_age(config), "uses": keeps_uses(config)}
     some = [part for part in _SOMETIMES if has.get(part.name, bool(config.per_feature))]
     values = Part("values", STORED[config.storage], "rows", config.dim)
-    return [*_ALWAYS, values, Part("state", "<f4", "rows", state_floats), *some]
+    parts = [*_ALWAYS, values, Part("state", "<f4", "rows", state_floats), *some]
+    if config.tail_rows:
+        widths = (("<u4", 1), (STORED[config.storage], config.dim), ("<f4", state_floats))
+        parts += [Part(name, type_, "tail", width) for name, (type_, width) in zip(_TAIL, widths, strict=True)]
+    return parts
+
+
+def groups_of(config: TableConfig) -> list[str]:
+    """What a bucket of such a table has several of."""
+    return [*_GROUPS, "tail"] if config.tail_rows else _GROUPS
+
+
+def tail_members(rows: int, bucket: int) -> int:
+    """How many of a tail's rows are in a bucket: those numbered bucket, bucket + 1,024, ..."""
+    return max(0, -(-(rows - bucket) // BUCKETS))
+
+
+def no_tail() -> Bucket:
+    """The arrays of a bucket without shared rows."""
+    return {name: np.zeros(0, "<u4" if name == "tail_marks" else "<f4") for name in _TAIL}
 
 
 class Entry(NamedTuple):
@@ -132,17 +154,19 @@ def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
 
 
 def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> None:
-    header, entry = header.laid_out(), _entry(len(_GROUPS))
+    header = header.laid_out()
+    entry = _entry(len(header.groups))
     json = _json(header)
     head = _PREFIX.pack(MAGIC, VERSION, len(json)) + json
     head += _CRC.pack(zlib.crc32(head))
     directory, offset = b"", len(head) + BUCKETS * entry.size + _CRC.size
     file.seek(offset)
     for bucket in buckets:
-        bucket["values"] = narrowed(bucket["values"], header.config.storage)
+        for name in ("values", "tail_values"):
+            bucket[name] = narrowed(bucket[name], header.config.storage)
         data = b"".join(bucket[part.name].tobytes() for part in header.parts)
-        counts = (len(bucket["ids"]), len(bucket["counter_ids"]), len(bucket["tombstone_ids"]))
-        directory += entry.pack(offset, *counts, zlib.crc32(data))
+        members = [len(bucket[name]) for name in ("ids", "counter_ids", "tombstone_ids", "tail_marks")]
+        directory += entry.pack(offset, *members[: len(header.groups)], zlib.crc32(data))
         file.write(data)
         offset += len(data)
     file.seek(0)
@@ -157,6 +181,8 @@ def _json(header: Header) -> bytes:
     for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
         if optimizer["clip_global_norm"] is None:
             del optimizer["clip_global_norm"]
+    if isinstance(header.config.absent, AbsentZeros):
+        del config["absent"]
     return msgspec.json.encode(fields, order="sorted")
 
 
@@ -198,14 +224,15 @@ class TableFile:
         data = self._file.read(size)
         if len(data) != size or zlib.crc32(data) != entry.crc:
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes) fails its checksum")
-        bucket, at = {part.name: np.zeros(0, part.type) for part in _SOMETIMES}, 0
+        bucket, at = {part.name: np.zeros(0, part.type) for part in _SOMETIMES} | no_tail(), 0
         for part in self.header.parts:
             bucket[part.name] = np.frombuffer(data, part.type, entry.counts[part.group] * part.width, at)
             at += bucket[part.name].nbytes
         policies = len(policy_names(self.header.config))
         for fault in bucket_faults(number, bucket, self.header.sequence, policies):
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes): {fault}")
-        bucket["values"] = widened(bucket["values"], self.header.config.storage)
+        for name in ("values", "tail_values"):
+            bucket[name] = widened(bucket[name], self.header.config.storage)
         return bucket
 
     def close(self) -> None:
@@ -273,11 +300,14 @@ class TableFile:
 
     def _check_layout(self, header: Header, directory: list[Entry], offset: int, size: int) -> None:
         self.header = header
-        if (header.groups, header.parts) != (_GROUPS, parts_of(header.config, header.state_floats)):
+        if (header.groups, header.parts) != (groups_of(header.config), parts_of(header.config, header.state_floats)):
             self._corrupt("the header's groups and parts are not those of a table of its config")
         for number, entry in enumerate(directory):
             if entry.offset != offset:
                 self._corrupt(f"bucket {number} is said to be at offset {entry.offset}, it follows at {offset}")
+            shared, expected = entry.counts.get("tail", 0), tail_members(header.config.tail_rows, number)
+            if shared != expected:
+                self._corrupt(f"bucket {number} has {shared} rows of the tail, not {expected}")
             offset += self._size(entry)
         if offset != size:
             self._corrupt(f"the file has {size} bytes, its directory says {offset}")

@@ -12,12 +12,13 @@ class TableStats:
     # What it holds.
     rows: int  # expired rows that no sweep has met yet included
     free_rows: int  # places of removed rows, to be used again
+    tail_rows: int  # that ids without a row share
     counters: int  # ids without a row that are remembered
     tombstones: int
     row_limit: int  # of max_rows, or of max_bytes in rows; 0: none
 
     # What that takes, in bytes.
-    bytes_values: int  # free rows included, here and in the next two
+    bytes_values: int  # free and shared rows included, here and in the next two
     bytes_state: int  # of the optimizer
     bytes_tail: int  # times, sequence marks, use counts, scratch words
     bytes_index: int
@@ -34,7 +35,7 @@ class TableStats:
     expired_age: int  # rows removed because they were made so long before
     swept: int  # of both, those that a sweep removed; the others went when their id returned, or the table was full
     evicted: int  # rows removed because the table was at its limit
-    dropped_gradients: int  # gradients of ids without a row
+    dropped_gradients: int  # gradients of ids that neither had nor shared a row
     nonfinite: int  # gradients (or sums) with NaN, infinity or too large a size that were skipped or clipped
     counter_decrements: int  # times that a bucket of counters was full, and every count in it went down by one
 

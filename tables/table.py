@@ -36,6 +36,7 @@ from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.options import check_same_rows, checked, native_table
 from monolith.tables.policy_options import policy_names, renumbered
 from monolith.tables.stats import TableStats
+from monolith.tables.tail import checked_tail
 
 _MAX_SEQUENCE = 2**32 - 2
 _STATISTICS = (
@@ -109,7 +110,9 @@ class Table:
                 self.native.observe(ids, times, *runs)
 
     def lookup(self, ids: Ids, *, out: Matrix | None = None) -> Matrix:
-        """The rows of ``ids`` (n,) int64 as (n, dim) float32; zeros for ids that are absent or expired. Read only.
+        """The rows of ``ids`` (n,) int64 as (n, dim) float32. Read only.
+
+        An id that is absent or expired reads zeros, or with ``absent: hashed_tail`` its shared row.
 
         ``out``, a writable contiguous (n, dim) float32 array, is filled and returned instead of a new one. Raises
         InputError.
@@ -122,10 +125,11 @@ class Table:
     def apply_gradients(self, ids: Ids, grads: Matrix, *, event_time_ms: EventTimes = None) -> None:
         """One optimizer step for each unique id, on the sum of its gradients in order of occurrence.
 
-        ``ids`` is (n,) int64, ``grads`` (n, dim) float32. Ids without a row are dropped, and counted. With
-        ``event_time_ms`` (one time, or one an id) the rows' last-seen times go up to it; the clock stands. NaN,
-        infinity and sizes above ``largest_gradient``, in a gradient or a sum, meet the policy ``on_nonfinite``. Raises
-        InputError, or NonFiniteError where that policy is ``raise``, before anything is changed.
+        ``ids`` is (n,) int64, ``grads`` (n, dim) float32. Ids without a row train the one that they share, if there is
+        a tail; else they are dropped, and counted. With ``event_time_ms`` (one time, or one an id) the rows' last-seen
+        times go up to it; the clock stands. NaN, infinity and sizes above ``largest_gradient``, in a gradient or a sum,
+        meet the policy ``on_nonfinite``. Raises InputError, or NonFiniteError where that policy is ``raise``, before
+        anything is changed.
         """
         ids = checked_ids(ids)
         grads = checked_matrix(grads, len(ids), self.dim, "grads")
@@ -201,7 +205,14 @@ class Table:
                     f"on: take the full image, delta(0)"
                 )
             ids, values, removed = self.native.delta(since)
-        return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed)
+            tail = self._tail_delta(since, now.sequence - 1)
+        return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed, tail)
+
+    def _tail_delta(self, since: int, sequence: int) -> Delta | None:
+        if not self.config.tail_rows:
+            return None
+        numbers, values = self.native.tail_delta(since)
+        return Delta(since, sequence, numbers, values.reshape(-1, self.dim), np.zeros(0, np.int64))
 
     def apply(self, delta: Delta) -> None:
         """Bring a replica's table to ``delta.sequence``: rows as given, removed ids gone; base 0 replaces everything.
@@ -216,8 +227,11 @@ class Table:
         checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
         if delta.sequence == 0 and len(ids):
             raise InputError(f"the delta holds {len(ids)} rows of no closed sequence: cut() the table before delta()")
+        tail = checked_tail(self.config, delta)
         with self.writer:
             held = self.sequence - 1
+            if tail is not None and (delta.base_sequence == 0 or delta.base_sequence <= held < delta.sequence):
+                self.native.write_tail(max(1, delta.sequence), *tail)
             if delta.base_sequence == 0:
                 self.native.apply_image(delta.sequence, ids, values)
             elif delta.base_sequence > held:
@@ -227,6 +241,10 @@ class Table:
                 )
             elif delta.sequence > held:
                 self.native.apply_delta(delta.sequence, ids, values, removed)
+
+    def tail(self) -> Matrix:
+        """The rows that absent ids share, (tail rows, dim)."""
+        return self.native.tail_delta(0)[1].reshape(-1, self.dim)
 
     def rows(self) -> tuple[Ids, Matrix]:
         """All rows that are not expired: ids (n,) ascending, and values (n, dim)."""
@@ -286,9 +304,11 @@ class Table:
         policy_of = renumbered(policy_names(header.config), policy_names(self.config))
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)
+            if not self.config.tail_rows:
+                bucket |= snapshot.no_tail()
             if any(len(part) for part in bucket.values()):
                 bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
-                self.native.import_bucket(bucket)
+                self.native.import_bucket(number, bucket)
         clockwork = _core.Clockwork(
             header.sequence,
             header.floor,
@@ -298,6 +318,8 @@ class Table:
             header.eviction_cursor,
         )
         self.native.set_clockwork(clockwork)
+        if self.config.tail_rows and not header.config.tail_rows:  # fresh rows, which no replica has
+            self.native.write_tail(header.sequence, np.arange(self.config.tail_rows), self.tail())
         happened = _core.Statistics()
         for name in _STATISTICS:
             setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later

@@ -138,6 +138,7 @@ def _job(folder: Path, name: str) -> dict[str, Any]:
                 "optimizer": {"kind": "adam"},
                 "admission": {"kind": "min_count", "count": 2},
                 "expiry": {"kind": "idle", "ttl_s": 3600},
+                "absent": {"kind": "hashed_tail", "rows": 8, "start_from_tail": True},
             },
             {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
         ],

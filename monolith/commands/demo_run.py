@@ -18,6 +18,7 @@ from monolith.config.load import load_job
 from monolith.datasets.streams import JOBS, open_stream
 from monolith.errors import UnavailableError
 from monolith.serving.parity import compare_rows
+from monolith.tables.tail import published
 from monolith.training.status import Status
 
 SHARE = 0.8  # of the stream is backlog; what comes after it arrives live and is judged
@@ -105,7 +106,8 @@ class Demo:
         if self.stream.generated:
             comparison = with_best(comparison, self.stream.probabilities(split.test))
         kept = snapshot_tables(Path(self.job.state))
-        replayed = {name: compare_rows(kept[name].rows(), t.rows()) for name, t in comparison.online.tables.items()}
+        online = published(comparison.online.tables)
+        replayed = {name: compare_rows(kept[name].rows(), table.rows()) for name, table in online.items()}
         picture = self.folder / "online.png"
         plot(comparison, picture, f"{self.stream.name}, {self.job.model.kind}: AUC over the last {1 - SHARE:.0%}")
         return Outcome(

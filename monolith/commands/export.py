@@ -46,13 +46,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _snapshot_rows(folder: Path, name: str) -> Chunk:
     from monolith.tables import Table
+    from monolith.tables.tail import owner_of, published
     from monolith.training.snapshot import find_snapshot
 
     snapshot = find_snapshot(folder)
     tables = snapshot.path / "tables"
-    if not (tables / name).is_dir():
+    if not (tables / owner_of(name)).is_dir():
         raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(p.name for p in tables.iterdir())}")
-    return Table.open(tables / name).rows()
+    found = published({owner_of(name): Table.open(tables / owner_of(name))})
+    if name not in found:
+        raise ConfigError(f"no table {name!r} in {snapshot.path}, but {sorted(found)}")
+    return found[name].rows()
 
 
 def _write(chunks: Iterable[Chunk], path: Path) -> int:

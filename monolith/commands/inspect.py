@@ -129,6 +129,7 @@ def _first_records(source: Source, count: int) -> Iterator[Record]:
 def _store(url: str, model: str | None) -> Iterator[str]:
     from monolith.serving.payload import RowFormat
     from monolith.serving.store import open_store
+    from monolith.tables.tail import owner_of
 
     store = open_store(url, model, create=False)
     try:
@@ -140,7 +141,7 @@ def _store(url: str, model: str | None) -> Iterator[str]:
         yield f"  graph {size(len(held.graph))}, dense weights {size(len(held.dense))}"
         for name, dim in card.tables.items():
             rows = sum(len(ids) for ids, _, _ in store.packed_rows(name))
-            readers = ", ".join(f.name for f in card.features if f.table == name)
+            readers = ", ".join(f.name for f in card.features if f.table == owner_of(name))
             kind = f"{card.payload}, {RowFormat(card.payload, dim).width} bytes"
             yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
     finally:

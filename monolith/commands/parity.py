@@ -9,6 +9,7 @@ from pathlib import Path
 from monolith.serving.parity import Parity, compare
 from monolith.serving.store import open_store
 from monolith.tables import Table
+from monolith.tables.tail import HasRows, published
 from monolith.training.snapshot import Snapshot, find_snapshot
 
 
@@ -50,10 +51,10 @@ def against_snapshot(url: str, model: str | None, state: Path) -> ParityReport:
         store.close()
 
 
-def snapshot_tables(state: Path) -> dict[str, Table]:
-    """The tables of the newest snapshot in the state folder ``state``, by name."""
+def snapshot_tables(state: Path) -> dict[str, HasRows]:
+    """What is published of the newest snapshot in the state folder ``state``, by name."""
     return _tables(find_snapshot(state))
 
 
-def _tables(snapshot: Snapshot) -> dict[str, Table]:
-    return {folder.name: Table.open(folder) for folder in sorted((snapshot.path / "tables").iterdir())}
+def _tables(snapshot: Snapshot) -> dict[str, HasRows]:
+    return published({folder.name: Table.open(folder) for folder in sorted((snapshot.path / "tables").iterdir())})

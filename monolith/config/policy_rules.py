@@ -10,12 +10,17 @@ from collections.abc import Iterator
 
 from monolith.config.document import nearest
 from monolith.config.schema import Problem
-from monolith.config.table import FeatureRules, TableConfig, Unlimited
+from monolith.config.table import TAIL_MARK, FeatureRules, TableConfig, Unlimited
 
 
 def broken_policy_rules(table: TableConfig) -> Iterator[Problem]:
     """Every rule that the table's policies break."""
     yield from _limits(table)
+    if TAIL_MARK in table.name:
+        yield (
+            ("name",),
+            f"a table's name has no {TAIL_MARK!r}, which marks the rows that absent ids share; saw {table.name!r}",
+        )
     features = table.feature_names()
     if table.per_feature and table.shared_ids and len(features) > 1:
         text = "with shared_ids a row belongs to several features; leave one of the two out"

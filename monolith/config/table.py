@@ -266,6 +266,24 @@ class FeatureRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expiry: Expiry | None = None
 
 
+# --- absent ids: what an id without a row reads -----------------------------------------------------------------------
+
+
+class AbsentZeros(_Variant, frozen=True, tag="zeros"):
+    """Zeros; its gradients are dropped."""
+
+
+class HashedTail(_Variant, frozen=True, tag="hashed_tail"):
+    """One of ``rows`` shared rows, by a hash of the id; its gradients train that row, by the table's optimizer."""
+
+    rows: Count
+    start_from_tail: bool = True  # an id's own row starts from the values of its shared row; False: the initializer's
+
+
+Absent = AbsentZeros | HashedTail
+TAIL_MARK = "#"  # in no table's name, but in that under which its shared rows are published
+
+
 # --- initial values: a function of (seed, table, id, column) ----------------------------------------------------------
 
 
@@ -318,6 +336,7 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     expiry: Expiry = Forever()
     per_feature: dict[str, FeatureRules] = {}  # not with shared_ids: rows are then no feature's own
     eviction: Eviction = Unlimited()
+    absent: Absent = AbsentZeros()
     initializer: Initializer = Uniform()
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
@@ -328,3 +347,8 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def feature_names(self) -> list[str]:
         """The features that read this table, in declared order."""
         return self.features or [self.name]
+
+    @property
+    def tail_rows(self) -> int:
+        """How many rows ids without one share; 0: they read zeros."""
+        return self.absent.rows if isinstance(self.absent, HashedTail) else 0

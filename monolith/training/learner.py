@@ -24,6 +24,7 @@ from monolith.tables import Table, set_threads
 from monolith.tables.batch import end_step
 from monolith.tables.delta import ModelDelta
 from monolith.tables.features import FeatureEncoder, card_features
+from monolith.tables.tail import published_dims, tail_sizes
 from monolith.training.dense_guard import LARGEST, unfit_gradient
 from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
@@ -106,7 +107,8 @@ class Learner:
         return ModelCard(
             model=self.job.name,
             lineage=lineage,
-            tables=self.dims,
+            tables=published_dims(self.job.tables),
+            tails=tail_sizes(self.job.tables),
             features=self.features,
             kind=self.job.model.kind,
             ignore_unknown=self.job.input.unknown_features == "ignore",

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from monolith.config import TableConfig
-from monolith.tables import Table, TableStats, admission, initializers, optimizers
+from monolith.tables import Table, TableStats, absent, admission, initializers, optimizers
 from monolith.tables.batch import TableBatch, Times, end_step
 from monolith.whatif.serving_order import Flags, Ints, Runs
 from monolith.whatif.settings import Setting
@@ -97,9 +97,10 @@ class Shadow:
         told = self._table.stats()
         stats, removed = asdict(told), sum(getattr(told, name, 0) for name in _REMOVED)
         held = stats["rows"] + stats["free_rows"]
+        shared = stats["tail_rows"] = self.setting.config.tail_rows
         mine, real = _bytes_a_row(self._config), _bytes_a_row(self.setting.config)
         for kind in _OF_ROWS:
-            stats[kind] += held * (real[kind] - mine[kind])
+            stats[kind] += held * (real[kind] - mine[kind]) + shared * real[kind]
         kept = {name: count for name, count in stats.items() if name not in _TRAINED}
         return Outcome(self.setting, kept, len(self._table.rows()[0]), self._peak, removed, self._hits)
 
@@ -122,7 +123,8 @@ def shadow_config(config: TableConfig, *, wide: bool | None = None) -> TableConf
     """The config with the smallest rows that its rules allow: of as many bytes as the real ones if ``wide``, which by
     default is whether a rule counts bytes.
 
-    Values start from a normal distribution, which is 0 for one row in 2^53: else a row could not be told from none.
+    Values start from a normal distribution, which is 0 for one row in 2^53: else a row could not be told from none. So
+    absent ids read zeros, whatever the config says; rows that they share decide nothing here.
     """
     wide = _counts_bytes(msgspec.to_builtins(config)) if wide is None else wide
     words = sum(_bytes_a_row(config)[kind] for kind in ("bytes_values", "bytes_state")) // 4
@@ -133,6 +135,7 @@ def shadow_config(config: TableConfig, *, wide: bool | None = None) -> TableConf
         slices=[],
         storage="float32",
         initializer=initializers.TruncatedNormal(std=1.0),
+        absent=absent.AbsentZeros(),
     )
 
 
@@ -164,7 +167,8 @@ def _counts_bytes(value: Any) -> bool:
 
 def _bytes_a_row(config: TableConfig) -> dict[str, int]:
     """Bytes of one row by kind, as a native table of the config has them; what a tail holds depends on the rules."""
-    probe = Table(msgspec.structs.replace(config, admission=admission.Always()))  # of one call, no row is evicted
+    alone = msgspec.structs.replace(config, admission=admission.Always(), absent=absent.AbsentZeros())
+    probe = Table(alone)  # of one call, no row is evicted
     probe.observe(np.arange(_PROBE_ROWS, dtype=np.int64), event_time_ms=0)
     stats = asdict(probe.stats())
     return {kind: stats[kind] // _PROBE_ROWS for kind in _OF_ROWS}

@@ -120,8 +120,8 @@ void Table::forward(const Parts& parts, Times times, Step& step) {
 
 void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
   if (times.given()) set_clock(latest(parts, times));
-  step.begin(parts, groups_for(size_of(parts)));
-  in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned group) {
+  step.begin(parts, groups_for(size_of(parts)), rows_.shared() != 0);
+  in_parallel(static_cast<unsigned>(step.by_hash()), [&](unsigned group) {
     for_dim(options_.dim, [&](auto dim) { observe_known(parts, times, step, step.groups()[group], dim); });
   });
   const std::size_t absent = observe_others(parts, times, step);
@@ -166,13 +166,13 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
   }
 }
 
-// Returns how many occurrences have no row in the end.
+// Returns how many occurrences have no row in the end, nor share one.
 std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
   std::vector<Deferred> all;
   for (Group& group : step.groups())
     for (const std::uint32_t i : group.deferred()) all.push_back({group.position(i), &group, i, kNoRow});
   if (all.empty()) return 0;
-  if (step.groups().size() > 1)
+  if (step.by_hash() > 1)
     std::sort(all.begin(), all.end(), [](const Deferred& a, const Deferred& b) { return a.position < b.position; });
   const std::uint64_t admitted = statistics_.admitted;
   Pipeline pipeline(rows_, Need::tail, all.size(), [&](std::size_t k) { return all[k].group->hash(all[k].i); });
@@ -186,26 +186,35 @@ std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
       all[k].row = observe_one(hash, row, times.given() ? times.at(sample) : clock_ms_, policy);
     });
   }
-  return statistics_.admitted == admitted ? all.size() : read_admitted(parts, all, step);
+  if (statistics_.admitted == admitted && rows_.shared() == 0) return all.size();
+  return read_admitted(parts, all, step);
 }
 
-// An id that a later occurrence brought in has its row at all its occurrences.
+// An id that a later occurrence brought in has its row at all its occurrences. The others share one, where there are
+// any.
 std::size_t Table::read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step) {
   std::size_t feature = 0, absent = 0;
+  std::vector<Shared> shared;
   for (Deferred& each : all) {
-    if (each.row == kNoRow) each.row = rows_.find(each.group->hash(each.i));
-    if (each.row == kNoRow) {
+    const std::uint64_t hash = each.group->hash(each.i);
+    if (each.row == kNoRow) each.row = rows_.find(hash);
+    if (each.row != kNoRow) {
+      Group::Adder(*each.group, rows_).add(each.row, each.i);
+    } else if (rows_.shared() != 0) {
+      each.row = rows_.shared_row(hash);
+      shared.push_back({each.position, shared_number(hash, rows_.shared())});
+    } else {
       ++absent;
       continue;
     }
     feature = step.feature_at(each.position, feature);
-    Group::Adder(*each.group, rows_).add(each.row, each.i);
     const Part& part = parts[feature];
     if (part.pooled())
       step.rows_at()[each.position] = each.row;
     else if (part.out != nullptr)
       rows_.read(each.row, options_.dim, part.out + (each.position - step.features()[feature].begin) * part.stride);
   }
+  step.share(rows_, shared);
   return absent;
 }
 
@@ -248,8 +257,8 @@ void Table::read(const Part& part, std::size_t begin, std::size_t end, WithRow w
   Pipeline pipeline(rows_, Need::values, end - begin, [&](std::size_t i) { return part.hash(begin + i); });
   while (pipeline.more()) {
     ReaderTurn turn(turnstile_);
-    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t, Row row) {
-      with_row(begin + i, row != kNoRow && expired(row) ? kNoRow : row);
+    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t hash, Row row) {
+      with_row(begin + i, row == kNoRow || expired(row) ? rows_.shared_row(hash) : row);
     });
   }
 }

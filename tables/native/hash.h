@@ -33,4 +33,12 @@ inline std::size_t bucket_of(std::uint64_t hash) { return static_cast<std::size_
 // The n-th draw of a stream that is named by `key`.
 inline std::uint64_t draw(std::uint64_t key, std::uint64_t n) { return mix64(key + n * kGolden); }
 
+// Ids without a row may share the rows of a tail. Which one an id has depends on its hash and their number alone, so
+// that a replica chooses as the trainer did. A shared row starts, and rounds, as an id's of the hash that is given
+// here.
+inline std::uint32_t shared_number(std::uint64_t hash, std::uint32_t rows) {
+  return static_cast<std::uint32_t>(((mix64(hash ^ 0xA24BAED4963EE407u) >> 32) * rows) >> 32);
+}
+inline std::uint64_t shared_hash(std::uint32_t number) { return mix64(0x9FB21C651E98DF25u ^ number); }
+
 }  // namespace monolith

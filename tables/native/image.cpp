@@ -140,11 +140,38 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
   }
 }
 
+DeltaArrays Table::tail_delta(std::uint32_t since) const {
+  std::lock_guard<std::mutex> writer(writer_);
+  DeltaArrays delta;
+  for (std::uint32_t number = 0; number < rows_.shared(); ++number) {
+    const Row row = rows_.shared_at(number);
+    if (rows_.mark(row) <= since) continue;
+    delta.ids.push_back(number);
+    append_values(row, delta.values);
+  }
+  return delta;
+}
+
+void Table::write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n) {
+  std::lock_guard<std::mutex> writer(writer_);
+  for (std::size_t begin = 0; begin < n; begin += kATurn) {
+    WriterTurn turn(turnstile_);
+    for (std::size_t i = begin; i < std::min(begin + kATurn, n); ++i) {
+      const auto number = static_cast<std::uint32_t>(numbers[i]);
+      const Row row = rows_.shared_at(number);
+      std::visit([&](const auto& rule) { rule.start(rows_.state(row), options_.dim); }, options_.optimizer);
+      rows_.write(row, values + i * options_.dim, chance(shared_hash(number), 0));
+      rows_.set_mark(row, sequence);
+    }
+  }
+}
+
 BucketImage Table::export_bucket(std::size_t bucket) const {
   std::lock_guard<std::mutex> writer(writer_);
   BucketImage image;
   export_rows(bucket, image);
   export_counters(bucket, image);
+  export_tail(bucket, image);
   std::vector<std::pair<std::int64_t, std::uint32_t>> tombstones;
   tombstones_[bucket].each([&](const Tombstone& tombstone) {
     tombstones.emplace_back(id_of(tombstone.hash), static_cast<std::uint32_t>(tombstone.mark));
@@ -188,7 +215,26 @@ void Table::export_counters(std::size_t bucket, BucketImage& image) const {
   }
 }
 
-void Table::import_bucket(const BucketImage& image) {
+void Table::export_tail(std::size_t bucket, BucketImage& image) const {
+  for (std::size_t number = bucket; number < rows_.shared(); number += kBuckets) {
+    const Row row = rows_.shared_at(static_cast<std::uint32_t>(number));
+    image.tail_marks.push_back(rows_.mark(row));
+    append_values(row, image.tail_values);
+    image.tail_state.insert(image.tail_state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
+  }
+}
+
+void Table::import_tail(std::size_t bucket, const BucketImage& image) {
+  for (std::size_t i = 0; i < image.tail_marks.size(); ++i) {
+    const auto number = static_cast<std::uint32_t>(bucket + i * kBuckets);
+    const Row row = rows_.shared_at(number);
+    rows_.write(row, &image.tail_values[i * options_.dim], chance(shared_hash(number), 0));
+    std::copy_n(image.tail_state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
+    rows_.set_mark(row, image.tail_marks[i]);
+  }
+}
+
+void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
   std::lock_guard<std::mutex> writer(writer_);
   WriterTurn turn(turnstile_);
   for (std::size_t i = 0; i < image.ids.size(); ++i) {
@@ -210,6 +256,7 @@ void Table::import_bucket(const BucketImage& image) {
   }
   for (std::size_t i = 0; i < image.tombstone_ids.size(); ++i)
     tombstones_.add(hash_of(image.tombstone_ids[i]), image.tombstone_marks[i]);
+  import_tail(bucket, image);
   touched_now_.give_up();  // deltas look through the table until the next two cuts
   touched_last_.give_up();
 }

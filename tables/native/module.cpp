@@ -128,6 +128,24 @@ void bind_deltas(nb::class_<Table>& table) {
                                   numpy(std::move(delta.removed)));
           },
           "since"_a)
+      .def(
+          "tail_delta",
+          [](const Table& self, std::uint32_t since) {
+            DeltaArrays delta;
+            {
+              Release release;
+              delta = self.tail_delta(since);
+            }
+            return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)));
+          },
+          "since"_a)
+      .def(
+          "write_tail",
+          [](Table& self, std::uint32_t sequence, Array<std::int64_t> numbers, Matrix values) {
+            Release release;
+            self.write_tail(sequence, numbers.data(), values.data(), numbers.size());
+          },
+          "sequence"_a, "numbers"_a.noconvert(), "values"_a.noconvert())
       .def("live_rows",
            [](const Table& self) {
              DeltaArrays rows;
@@ -170,6 +188,9 @@ nb::dict bucket_dict(BucketImage&& image) {
   bucket["uses"] = numpy(std::move(image.uses));
   bucket["policies"] = numpy(std::move(image.policies));
   bucket["counter_policies"] = numpy(std::move(image.counter_policies));
+  bucket["tail_marks"] = numpy(std::move(image.tail_marks));
+  bucket["tail_values"] = numpy(std::move(image.tail_values));
+  bucket["tail_state"] = numpy(std::move(image.tail_state));
   return bucket;
 }
 
@@ -194,6 +215,9 @@ BucketImage bucket_image(const nb::dict& bucket) {
   image.uses = part<std::uint32_t>(bucket, "uses");
   image.policies = part<std::uint32_t>(bucket, "policies");
   image.counter_policies = part<std::uint32_t>(bucket, "counter_policies");
+  image.tail_marks = part<std::uint32_t>(bucket, "tail_marks");
+  image.tail_values = part<float>(bucket, "tail_values");
+  image.tail_state = part<float>(bucket, "tail_state");
   return image;
 }
 
@@ -212,12 +236,12 @@ void bind_snapshots(nb::class_<Table>& table) {
           "bucket"_a)
       .def(
           "import_bucket",
-          [](Table& self, const nb::dict& bucket) {
+          [](Table& self, std::size_t number, const nb::dict& bucket) {
             const BucketImage image = bucket_image(bucket);
             Release release;
-            self.import_bucket(image);
+            self.import_bucket(number, image);
           },
-          "bucket"_a)
+          "number"_a, "bucket"_a)
       .def("clockwork", &Table::clockwork, nb::call_guard<Release>())
       .def("set_clockwork", &Table::set_clockwork, "clockwork"_a, nb::call_guard<Release>())
       .def("statistics", &Table::statistics, nb::call_guard<Release>())
@@ -258,6 +282,7 @@ void bind_numbers(nb::module_& m) {
   nb::class_<Sizes>(m, "Sizes")
       .def_ro("rows", &Sizes::rows)
       .def_ro("free_rows", &Sizes::free_rows)
+      .def_ro("tail_rows", &Sizes::tail_rows)
       .def_ro("row_limit", &Sizes::row_limit)
       .def_ro("counters", &Sizes::counters)
       .def_ro("tombstones", &Sizes::tombstones)
@@ -281,6 +306,12 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> salted(Array<std::int64_t> ids
   return numpy(std::move(keys));
 }
 
+nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> tail_numbers(Array<std::int64_t> ids, std::uint32_t rows) {
+  std::vector<std::int64_t> numbers(ids.size());
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = shared_number(hash_of(ids.data()[i]), rows);
+  return numpy(std::move(numbers));
+}
+
 // A full disk, a folder that takes no file: OSError by the system's number. (std::bad_alloc is MemoryError by itself.)
 void system_error_is_oserror(const std::exception_ptr& thrown, void*) {
   try {
@@ -300,13 +331,16 @@ NB_MODULE(_core, m) {
   bind_policies(m);
   bind_initializers(m);
   bind_numbers(m);
+  nb::class_<Tail>(m, "Tail").def(
+      "__init__", [](Tail* tail, std::uint32_t rows, bool start) { new (tail) Tail{rows, start}; }, "rows"_a,
+      "start"_a);
   nb::class_<Step>(m, "Step").def(nb::init<>());
   nb::class_<Table> table(m, "Table");
   table.def(
       "__init__",
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Initializer& initializer,
          const std::string& on_nonfinite, double max_gradient, const std::string& values,
-         const std::vector<Policy>& policies, const Eviction& eviction, const std::string& folder,
+         const std::vector<Policy>& policies, const Eviction& eviction, const Tail& tail, const std::string& folder,
          std::size_t reserve_bytes) {
         const Policy& own = policies.at(0);
         new (self) Table(TableOptions{dim,
@@ -322,13 +356,15 @@ NB_MODULE(_core, m) {
                                       folder,
                                       own.lifetime.age_ms,
                                       {policies.begin() + 1, policies.end()},
-                                      eviction});
+                                      eviction,
+                                      tail});
       },
       "dim"_a, "key"_a, "optimizer"_a, "initializer"_a, "on_nonfinite"_a, "max_gradient"_a, "storage"_a, "policies"_a,
-      "eviction"_a, "folder"_a, "reserve_bytes"_a);
+      "eviction"_a, "tail"_a, "folder"_a, "reserve_bytes"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);
   bind_collection(m);
   m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
+  m.def("tail_numbers", &tail_numbers, "ids"_a.noconvert(), "rows"_a);
 }

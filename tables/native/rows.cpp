@@ -57,9 +57,12 @@ Rows::Rows(const RowOptions& options)
       end_words_(words_ + (2 + options.uses + options.policies) * sizeof(std::uint32_t)),
       lower_half_(time_ == tail_ ? end_words_ : tail_),  // where it fills a gap, if there is one
       stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8),
+      shared_(options.shared),
       pool_(stride_, reserved(options), least(options), options.folder),
       index_(reserved(options) / 2, least(options) / 2, options.folder),
-      bucket_sizes_(kBuckets) {}
+      bucket_sizes_(kBuckets) {
+  for (std::uint32_t number = 0; number < shared_; ++number) pool_.acquire();  // the first ones
+}
 
 void Rows::decode(const char* row, float* out) const {
   if (storage_ == Storage::bfloat16)

@@ -35,6 +35,7 @@ struct RowOptions {
   std::size_t reserve_bytes = 0;  // of address space; 0: twice the machine's memory, or the disk
   std::string folder;             // of the file that holds them; empty: memory
   bool admitted = false, uses = false, policies = false;  // what else a row has
+  std::uint32_t shared = 0;                               // rows that ids without one share
 };
 
 class Rows {
@@ -44,6 +45,10 @@ class Rows {
   Row find(std::uint64_t hash) const {
     return index_.find(hash, [&](Row row) { return lower_half(row) == static_cast<std::uint32_t>(hash); });
   }
+  // What a hash without a row reads: one of the shared rows, which are in no index, or kNoRow.
+  Row shared_row(std::uint64_t hash) const { return shared_ == 0 ? kNoRow : shared_at(shared_number(hash, shared_)); }
+  Row shared_at(std::uint32_t number) const { return number + 1; }
+  std::uint32_t shared() const { return shared_; }  // how many there are
   // A row of unspecified contents for a hash that has none. Where there is no room, it throws and all is as it was.
   Row add(std::uint64_t hash);
   void remove(std::uint64_t hash, Row row);
@@ -130,7 +135,7 @@ class Rows {
   std::size_t state_floats() const { return state_floats_; }
   std::size_t tail_bytes() const { return stride_ - value_bytes_ - state_floats_ * sizeof(float); }
   std::size_t bucket_size(std::size_t bucket) const { return bucket_sizes_[bucket]; }
-  std::uint64_t size() const { return pool_.used(); }
+  std::uint64_t size() const { return pool_.used() - shared_; }  // without the shared ones
   std::uint64_t free() const { return pool_.free(); }
   std::size_t stride() const { return stride_; }
   std::size_t index_bytes() const { return index_.bytes(); }
@@ -158,6 +163,7 @@ class Rows {
   std::size_t tail_, time_, admitted_, words_;  // where in a row, in bytes
   std::size_t uses_, policy_, end_words_;       // which of the words; 0: not there
   std::size_t lower_half_, stride_;
+  std::uint32_t shared_;
   RowPool pool_;
   Index index_;
   std::vector<std::uint32_t> bucket_sizes_;

@@ -16,16 +16,32 @@ void Group::begin(const Parts& parts, unsigned number, unsigned groups) {
     take_all(parts);
   else
     take_some(parts, number, groups);
-  if (unique_.size() < size_ + 1) {
-    unique_.resize(size_ + 1);
-    repeats_.resize(size_ + 1);
-  }
+  reserve();
+}
+
+void Group::reserve() {
+  if (unique_.size() > size_) return;
+  unique_.resize(size_ + 1);
+  repeats_.resize(size_ + 1);
 }
 
 void Group::restart(std::uint32_t key) {
   unique_count_ = repeat_count_ = 0;
   deferred_.clear();
   key_ = key;
+}
+
+void Group::take(const Rows& rows, const std::vector<Shared>& occurrences) {
+  size_ = occurrences.size();
+  reserve();
+  hashes_.resize(size_);
+  positions_.resize(size_);
+  Adder adder(*this, rows);
+  for (std::size_t i = 0; i < size_; ++i) {
+    hashes_[i] = shared_hash(occurrences[i].number);
+    positions_[i] = static_cast<std::uint32_t>(occurrences[i].position);
+    adder.add(rows.shared_at(occurrences[i].number), i);
+  }
 }
 
 void Group::take_all(const Parts& parts) {
@@ -57,9 +73,10 @@ void Group::take_some(const Parts& parts, unsigned number, unsigned groups) {
   size_ = kept;
 }
 
-void Step::begin(const Parts& parts, unsigned groups) {
+void Step::begin(const Parts& parts, unsigned groups, bool shared) {
   keep(parts);
-  groups_.resize(groups);
+  by_hash_ = groups;
+  groups_.resize(groups + shared);
   in_parallel(groups, [&](unsigned number) { groups_[number].begin(parts, number, groups); });
   restart();
 }
@@ -69,6 +86,14 @@ void Step::restart() {
   const std::uint32_t key = steps_begun.fetch_add(1, std::memory_order_relaxed) * 0x9E3779B9u;
   for (Group& group : groups_) group.restart(key);
   whole_ = false;
+}
+
+void Step::share(const Rows& rows, std::vector<Shared>& occurrences) {
+  if (by_hash_ == groups_.size()) return;
+  if (by_hash_ > 1)  // else there is but one order
+    std::sort(occurrences.begin(), occurrences.end(),
+              [](const Shared& a, const Shared& b) { return a.position < b.position; });
+  groups_.back().take(rows, occurrences);
 }
 
 void Step::keep(const Parts& parts) {

@@ -7,8 +7,9 @@
 // until a row is removed; holds() says whether all is as it was.
 //
 // A large call is worked on by several threads: each takes the ids of one range of hashes, its group, so that no two
-// touch the same row, and what comes out does not depend on their number. A step belongs to one table and is not thread
-// safe by itself: its table's calls are.
+// touch the same row, and what comes out does not depend on their number. Where ids without a row share the rows of a
+// tail, their occurrences are one more group, the last. A step belongs to one table and is not thread safe by itself:
+// its table's calls are.
 #pragma once
 
 #include <atomic>
@@ -24,6 +25,12 @@ namespace monolith {
 // How many groups a call of so many ids is worth.
 unsigned groups_for(std::size_t ids);
 
+// An occurrence of an id without a row, and the number of the shared row that it reads.
+struct Shared {
+  std::size_t position;
+  std::uint32_t number;
+};
+
 // The occurrences of a step's ids in one range of hashes, in order: the i-th is at position(i) of the call.
 class Group {
  public:
@@ -37,7 +44,8 @@ class Group {
 
   // Takes those of the parts' ids that fall into the group `number` of `groups`.
   void begin(const Parts& parts, unsigned number, unsigned groups);
-  void restart(std::uint32_t key);  // with the same ids, none of them resolved
+  void restart(std::uint32_t key);                                      // with the same ids, none of them resolved
+  void take(const Rows& rows, const std::vector<Shared>& occurrences);  // and no others; they ascend by position
 
   std::size_t size() const { return size_; }
   std::uint64_t hash(std::size_t i) const { return hashes_[i]; }
@@ -106,6 +114,7 @@ class Group {
   }
 
  private:
+  void reserve();
   void take_all(const Parts& parts);
   void take_some(const Parts& parts, unsigned number, unsigned groups);
 
@@ -135,8 +144,10 @@ class Step {
     }
   };
 
-  void begin(const Parts& parts, unsigned groups);
+  void begin(const Parts& parts, unsigned groups, bool shared);
   void restart();
+  // The occurrences that share rows, in any order.
+  void share(const Rows& rows, std::vector<Shared>& occurrences);
   void end(const Rows& rows, std::int64_t cutoff_ms, std::size_t absent, bool whole) {
     changes_ = rows.changes();
     cutoff_ms_ = cutoff_ms;
@@ -150,17 +161,17 @@ class Step {
   }
 
   std::size_t size() const { return size_; }
-  std::size_t unique_count() const {
+  std::size_t unique_count() const {  // of rows that ids have for themselves
     std::size_t rows = 0;
-    for (const Group& group : groups_) rows += group.unique_count();
+    for (std::size_t k = 0; k < by_hash_; ++k) rows += groups_[k].unique_count();
     return rows;
   }
   std::size_t absent() const { return absent_; }  // occurrences that have no row
   std::vector<Group>& groups() { return groups_; }
   const std::vector<Group>& groups() const { return groups_; }
-  Group& group_of(std::uint64_t hash) { return groups_[number_of(hash, groups_.size())]; }
+  std::size_t by_hash() const { return by_hash_; }  // how many groups are ranges of hashes: all, or all but the last
   bool contains(const Rows& rows, std::uint64_t hash, Row row) const {
-    return groups_[number_of(hash, groups_.size())].contains(rows, row);
+    return groups_[number_of(hash, by_hash_)].contains(rows, row);
   }
 
   const std::vector<Feature>& features() const { return features_; }
@@ -184,7 +195,7 @@ class Step {
  private:
   void keep(const Parts& parts);
 
-  std::size_t size_ = 0, absent_ = 0;
+  std::size_t size_ = 0, absent_ = 0, by_hash_ = 1;
   std::vector<Group> groups_{1};
   std::vector<Feature> features_;
   std::vector<std::uint32_t> samples_;  // of each position, if any feature is pooled

@@ -20,8 +20,8 @@ RowOptions row_options(const TableOptions& options) {
   bool ages = by == Eviction::By::score || options.max_age_ms != 0;
   for (const Policy& policy : options.features) ages = ages || policy.lifetime.age_ms != 0;
   const bool uses = by == Eviction::By::uses || by == Eviction::By::score;
-  return {options.dim, state_floats_of(options), options.storage, options.reserve_bytes, options.folder, ages,
-          uses,        !options.features.empty()};
+  return {options.dim, state_floats_of(options),  options.storage,  options.reserve_bytes, options.folder, ages,
+          uses,        !options.features.empty(), options.tail.rows};
 }
 
 std::deque<Counters> counters_of(const std::vector<Policy>& policies) {
@@ -41,7 +41,9 @@ Table::Table(const TableOptions& options)
       cutoffs_(policies_.size()),
       counters_(counters_of(policies_)),
       row_limit_(options.eviction.row_limit(rows_.stride())),
-      first_values_(options.dim) {}
+      first_values_(options.dim) {
+  start_tail();
+}
 
 void Table::advance(std::int64_t clock_ms) {
   std::lock_guard<std::mutex> writer(writer_);
@@ -116,10 +118,22 @@ Row Table::add_row(std::uint64_t hash) {
 
 void Table::start_values(Row row, std::uint64_t hash) {
   float* values = first_values_.data();
-  std::visit([&](const auto& rule) { rule.fill(values, options_.dim, mix64(options_.key ^ hash)); },
-             options_.initializer);
+  if (options_.tail.start && row > rows_.shared())
+    rows_.read(rows_.shared_row(hash), options_.dim, values);
+  else
+    std::visit([&](const auto& rule) { rule.fill(values, options_.dim, mix64(options_.key ^ hash)); },
+               options_.initializer);
   std::visit([&](const auto& rule) { rule.start_values(values, options_.dim); }, options_.optimizer);
   rows_.write(row, values, chance(hash, 0));
+}
+
+void Table::start_tail() {
+  for (std::uint32_t number = 0; number < rows_.shared(); ++number) {
+    const Row row = rows_.shared_at(number);
+    start_values(row, shared_hash(number));
+    std::visit([&](const auto& rule) { rule.start(rows_.state(row), options_.dim); }, options_.optimizer);
+    rows_.set_mark(row, sequence_);
+  }
 }
 
 std::uint64_t Table::chance(std::uint64_t hash, std::uint64_t step) const {
@@ -205,7 +219,7 @@ void Table::set_statistics(const Statistics& statistics) {
 
 Sizes Table::sizes() const {
   std::lock_guard<std::mutex> writer(writer_);
-  const std::uint64_t held = rows_.size() + rows_.free();
+  const std::uint64_t held = rows_.size() + rows_.free() + rows_.shared();
   std::size_t sums_bytes = 0;
   for (const GradientSums& sums : sums_) sums_bytes += sums.bytes();
   std::size_t counters = 0, bytes_counters = 0;
@@ -215,6 +229,7 @@ Sizes Table::sizes() const {
   }
   return {rows_.size(),
           rows_.free(),
+          rows_.shared(),
           row_limit_,
           counters,
           tombstones_.size(),

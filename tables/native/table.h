@@ -34,6 +34,12 @@
 
 namespace monolith {
 
+// The rows that ids without one share. They belong to no id: they stay, and are not among the table's rows.
+struct Tail {
+  std::uint32_t rows = 0;  // 0: such ids read zeros, and their gradients are dropped
+  bool start = false;      // an id's row starts with the values that the id has read so far
+};
+
 struct TableOptions {
   std::size_t dim;
   std::uint64_t key;  // stands for the seed and the table's name
@@ -49,6 +55,7 @@ struct TableOptions {
   std::int64_t max_age_ms = 0;        // 0: rows do not expire for their age
   std::vector<Policy> features = {};  // policies 1, 2, ...; 0 is the table's own
   Eviction eviction = {};
+  Tail tail = {};
 };
 
 enum class Reason { idle, age, evicted, delta, image };  // why a row went
@@ -59,7 +66,7 @@ struct Statistics {  // what happened since the table was made; a part of its st
 };
 
 struct Sizes {
-  std::uint64_t rows, free_rows, row_limit, counters, tombstones;
+  std::uint64_t rows, free_rows, tail_rows, row_limit, counters, tombstones;
   std::size_t bytes_values, bytes_state, bytes_tail, bytes_index, bytes_counters, bytes_tombstones, bytes_scratch;
 };
 
@@ -77,6 +84,9 @@ struct BucketImage {  // everything of one bucket, each part by ascending id
   // policy 0, as counters are.
   std::vector<std::int64_t> admitted_ms;
   std::vector<std::uint32_t> uses, policies, counter_policies;
+  // Shared rows number `bucket`, bucket + kBuckets, ..., all or none of them.
+  std::vector<std::uint32_t> tail_marks;
+  std::vector<float> tail_values, tail_state;
 };
 
 struct Clockwork {  // the rest of the state
@@ -125,8 +135,12 @@ class Table {
   void apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
                    const std::int64_t* removed, std::size_t n_removed);
 
+  // Shared rows by number, in place of ids: those written after `since`, 0: all.
+  DeltaArrays tail_delta(std::uint32_t since) const;
+  void write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n);
+
   BucketImage export_bucket(std::size_t bucket) const;
-  void import_bucket(const BucketImage& image);  // into a bucket that is empty
+  void import_bucket(std::size_t bucket, const BucketImage& image);  // into a bucket that is empty
   Clockwork clockwork() const;
   void set_clockwork(const Clockwork& clockwork);
 
@@ -163,6 +177,7 @@ class Table {
   bool admits(std::uint64_t hash, std::int64_t t, const Policy& policy);
   Row add_row(std::uint64_t hash);
   void start_values(Row row, std::uint64_t hash);
+  void start_tail();
   std::uint64_t chance(std::uint64_t hash, std::uint64_t step) const;  // the stream that rounds a row's values
   void start_state(Row row, std::uint64_t hash, std::int64_t last_seen_ms, std::uint32_t policy);
   Reason expiry_of(Row row) const;  // of one that has expired
@@ -207,6 +222,8 @@ class Table {
   void append_values(Row row, std::vector<float>& to) const;
   void export_rows(std::size_t bucket, BucketImage& image) const;
   void export_counters(std::size_t bucket, BucketImage& image) const;
+  void export_tail(std::size_t bucket, BucketImage& image) const;
+  void import_tail(std::size_t bucket, const BucketImage& image);
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;

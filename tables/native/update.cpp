@@ -53,7 +53,7 @@ std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads,
   Part part;
   part.ids = ids;
   part.count = part.samples = n;
-  own_step_.begin({part}, groups_for(n));
+  own_step_.begin({part}, groups_for(n), rows_.shared() != 0);
   return collect_and_apply(own_step_, {{grads, options_.dim}}, times);
 }
 
@@ -86,23 +86,28 @@ std::int64_t Table::collect(Step& step, const PartGradients& grads) {
 // Reads what readers read and writes what they do not, so it needs no turn. Nothing is changed but scratch.
 void Table::resolve(Step& step, const Gradients& gradients) {
   step.restart();
-  const auto groups = static_cast<unsigned>(step.groups().size());
+  const auto groups = static_cast<unsigned>(step.by_hash());
   std::vector<std::size_t> absent(groups);
+  std::vector<std::vector<Shared>> shared(groups);
   in_parallel(groups, [&](unsigned k) {
     Group& group = step.groups()[k];
     Group::Adder adder(group, rows_);
     Pipeline pipeline(rows_, Need::tail, group.size(), [&](std::size_t i) { return group.hash(i); });
     for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
       const std::size_t begin = feature == 0 ? 0 : group.end(feature - 1);
-      pipeline.next(group.end(feature) - begin, [&](std::size_t i, std::uint64_t, Row row) {
+      pipeline.next(group.end(feature) - begin, [&](std::size_t i, std::uint64_t hash, Row row) {
         if (!gradients.given(feature)) return;
         if (row != kNoRow && !expired(row))
           adder.add(row, i);
+        else if (rows_.shared() != 0)
+          shared[k].push_back({group.position(i), shared_number(hash, rows_.shared())});
         else
           ++absent[k];
       });
     }
   });
+  for (unsigned k = 1; k < groups; ++k) shared[0].insert(shared[0].end(), shared[k].begin(), shared[k].end());
+  step.share(rows_, shared[0]);
   step.end(rows_, cutoff_, std::accumulate(absent.begin(), absent.end(), std::size_t{0}), gradients.all_given());
 }
 
@@ -166,7 +171,8 @@ void Table::apply(const Step& step, Times times) {
         optimizer);
   });
   for (std::size_t k = 0; k < step.groups().size(); ++k) {
-    for (const std::uint64_t hash : sums_[k].touched()) touched_now_.add(hash, rows_.size());
+    if (k < step.by_hash())  // which shared rows were written, their marks tell
+      for (const std::uint64_t hash : sums_[k].touched()) touched_now_.add(hash, rows_.size());
     sums_[k].touched().clear();
   }
 }

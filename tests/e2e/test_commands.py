@@ -48,6 +48,7 @@ def test_inspect_against_finds_the_store_equal_to_the_trainer(trained):
     compared = trained.run("inspect", "lmdb://small/store", "--against", "small/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
     assert "0 missing, 0 stale, 0 zombie" in compared.stdout
+    assert "table item#tail: 8 equal, 0 missing, 0 stale, 0 zombie" in compared.stdout
     (newest,) = sorted((trained.folder / "small/state/snapshots").iterdir())[-1:]
     assert trained.run("inspect", "lmdb://small/store", "--against", newest).stdout == compared.stdout
 
@@ -84,14 +85,15 @@ def _rows(table):
     return np.array(table.sort_by("id").column("values").to_pylist(), np.float32)
 
 
-def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained):
+@pytest.mark.parametrize(("table", "rows"), [("tags", 7), ("item#tail", 8)])
+def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained, table, rows):
     import pyarrow.parquet as pq
 
     for source, name in (("small/state", "a.parquet"), ("lmdb://small/store", "b.parquet")):
-        done = trained.run("export", source, "--table", "tags", "--out", name)
+        done = trained.run("export", source, "--table", table, "--out", name)
         assert done.returncode == 0, done.stderr
     left, right = (pq.read_table(trained.folder / name).sort_by("id") for name in ("a.parquet", "b.parquet"))
-    assert left.num_rows == 7
+    assert left.num_rows == rows
     assert left.equals(right)
 
 

@@ -16,6 +16,7 @@ TableOptions busy_options(Eviction eviction) {
   options.max_age_ms = 2500;
   options.features = {{Probability{0.5, 1.0, 2048}, {0, 700}, 1}, {options.admission, {300, 0}, 0}};
   options.eviction = std::move(eviction);
+  options.tail = {3, false};
   return options;
 }
 
@@ -56,7 +57,8 @@ void walk(Table& table, std::mt19937_64& random, int first) {
 bool same(const BucketImage& a, const BucketImage& b) {
   return a.ids == b.ids && a.last_seen_ms == b.last_seen_ms && a.admitted_ms == b.admitted_ms && a.uses == b.uses &&
          a.policies == b.policies && a.counter_ids == b.counter_ids && a.counts == b.counts &&
-         a.counter_policies == b.counter_policies && a.tombstone_ids == b.tombstone_ids && a.values == b.values;
+         a.counter_policies == b.counter_policies && a.tombstone_ids == b.tombstone_ids && a.values == b.values &&
+         a.tail_values == b.tail_values && a.tail_state == b.tail_state;
 }
 
 void limits_walk_cleanly() {
@@ -71,7 +73,7 @@ void limits_walk_cleanly() {
       CHECK(table.sizes().rows <= table.sizes().row_limit);
     }
     CHECK(table.statistics().expired_age > 0 && table.statistics().expired_idle > 0);
-    for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) opened.import_bucket(table.export_bucket(bucket));
+    for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) opened.import_bucket(bucket, table.export_bucket(bucket));
     opened.set_clockwork(table.clockwork());
     std::mt19937_64 one(4), other(4);
     walk(table, one, 15);

@@ -57,7 +57,9 @@ struct Outcome {
 Outcome trained(unsigned threads) {
   set_crew_threads(threads);
   std::mt19937_64 random(1);
-  Table one(table_options(kDim)), other(table_options(kDim));
+  TableOptions with_tail = table_options(kDim);
+  with_tail.tail = {5, true};
+  Table one(with_tail), other(table_options(kDim));
   const Collection collection({&one, &other}, {{0, std::nullopt, false}, {0, 77, true}, {1, std::nullopt, false}});
   Collection::Steps steps;
   Outcome outcome;
@@ -82,6 +84,7 @@ void check_same(const Outcome& one, const Outcome& more) {
     const BucketImage &a = one.buckets[k], &b = more.buckets[k];
     CHECK(a.ids == b.ids && a.values == b.values && a.state == b.state && a.last_seen_ms == b.last_seen_ms);
     CHECK(a.counter_ids == b.counter_ids && a.counts == b.counts && a.marks == b.marks);
+    CHECK(a.tail_values == b.tail_values && a.tail_state == b.tail_state && a.tail_marks == b.tail_marks);
   }
 }
 

@@ -65,7 +65,7 @@ void buckets_carry_the_whole_state() {
   Table table(options), opened(options);
   std::mt19937_64 random(5);
   walk(table, 16, random);
-  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) opened.import_bucket(table.export_bucket(bucket));
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) opened.import_bucket(bucket, table.export_bucket(bucket));
   opened.set_clockwork(table.clockwork());
   std::mt19937_64 one(6), other(6);
   walk(table, 16, one);

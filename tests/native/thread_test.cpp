@@ -19,6 +19,7 @@ TableOptions even_options() {
   options.initializer = Zeros{};
   options.optimizer = Adagrad{{0.1}, 0.1f};
   options.admission = MinCount{2, std::nullopt, 4096};
+  options.tail = {3, true};
   return options;
 }
 

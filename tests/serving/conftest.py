@@ -20,6 +20,7 @@ from monolith.tables.delta import ModelDelta
 from monolith.tables.features import FeatureEncoder
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
+from monolith.tables.tail import published_dims, tail_sizes
 
 DIM = 4
 
@@ -56,13 +57,21 @@ def graph() -> bytes:
 class Recommender:
     """The trainer's end: tables that learn something at every step, and a publisher."""
 
-    def __init__(self, url: str, lineage: str = "run-1", payload: str = "float32") -> None:
-        self.tables = {
-            name: Table(TableConfig(name=name, dim=DIM, optimizer=optimizers.SGD(lr=1.0)))
+    def __init__(self, url: str, lineage: str = "run-1", payload: str = "float32", **settings: object) -> None:
+        """``settings`` are those of all tables."""
+        configs = [
+            TableConfig(name=name, dim=DIM, optimizer=optimizers.SGD(lr=1.0), **settings)
             for name in ("user", "movie", "tags")
-        }
-        dims = dict.fromkeys(self.tables, DIM)
-        self.card = ModelCard(model="demo", lineage=lineage, tables=dims, features=FEATURES, payload=payload)
+        ]
+        self.tables = {config.name: Table(config) for config in configs}
+        self.card = ModelCard(
+            model="demo",
+            lineage=lineage,
+            tables=published_dims(configs),
+            tails=tail_sizes(configs),
+            features=FEATURES,
+            payload=payload,
+        )
         self.encoder = FeatureEncoder(FEATURES)
         self.sequence = 0
         self.store = open_store(url, "demo")
@@ -144,8 +153,8 @@ def start_recommender(url):
     """Another trainer of the same store, from its first step."""
     started = []
 
-    def start(lineage: str, payload: str = "float32") -> Recommender:
-        started.append(Recommender(url, lineage, payload))
+    def start(lineage: str, payload: str = "float32", **settings: object) -> Recommender:
+        started.append(Recommender(url, lineage, payload, **settings))
         return started[-1]
 
     yield start

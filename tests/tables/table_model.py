@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, reference
+from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, optimizers, reference
 
 KEPT_SEQUENCES = 4096  # for which tombstones are known
 BEFORE_TIME = -(2**63)
@@ -24,12 +24,27 @@ Times = Sequence[int | None]  # of each id; None: the clock's
 
 Features = Sequence[str | None]  # of each id; None: the table's own rules
 
-REASONS = ("admitted", "rejected", "late", "expired_idle", "expired_age", "swept", "evicted", "counter_decrements")
+REASONS = (
+    "admitted",
+    "rejected",
+    "late",
+    "expired_idle",
+    "expired_age",
+    "swept",
+    "evicted",
+    "counter_decrements",
+    "dropped_gradients",
+)
 
 
 @cache
 def id_hash(i: int) -> int:
     return int(reference.id_hash(np.array([i], np.int64))[0])
+
+
+@cache
+def tail_number(i: int, rows: int) -> int:
+    return int(reference.tail_numbers(np.array([i], np.int64), rows)[0])
 
 
 def bucket(i: int) -> int:
@@ -60,6 +75,13 @@ class Row:
 
 
 @dataclass
+class TailRow:
+    values: np.ndarray  # (1, dim)
+    state: np.ndarray  # (1, words)
+    mark: int = 1
+
+
+@dataclass
 class Model:
     config: TableConfig
     rows: dict[int, Row] = field(default_factory=dict)
@@ -72,6 +94,12 @@ class Model:
     eviction_cursor: int = 0
     steps: int = 0
     happened: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    tail: list[TailRow] = field(init=False)  # of ids without a row
+
+    def __post_init__(self) -> None:
+        ids = reference.tail_ids(self.config.tail_rows)
+        values = reference.initial_values(self.config, ids)
+        self.tail = [TailRow(v[None], reference.row_state(self.config, 1)) for v in values]
 
     # --- time ---
 
@@ -121,11 +149,24 @@ class Model:
         elif not self.admits(i, t, feature):
             self.happened["rejected"] += 1
         else:
-            values = reference.initial_values(self.config, np.array([i], np.int64))
+            values = self.first_values(i)
             self.rows[i] = Row(values, reference.row_state(self.config, 1), t, t, self.sequence, feature)
             self.counters = {key: counter for key, counter in self.counters.items() if key[1] != i}
             self.tombstones.pop(i, None)
             self.happened["admitted"] += 1
+
+    def first_values(self, i: int) -> np.ndarray:
+        shared = self.shared(i)
+        if shared is None or not self.config.absent.start_from_tail:
+            return reference.initial_values(self.config, np.array([i], np.int64))
+        values = shared.values.copy()
+        for columns, optimizer, _ in reference.slices_of(self.config):
+            if isinstance(optimizer, optimizers.FTRL):
+                values[:, columns] = 0
+        return values
+
+    def shared(self, i: int) -> TailRow | None:
+        return self.tail[tail_number(i, len(self.tail))] if self.tail else None
 
     def admits(self, i: int, t: int, feature: str | None) -> bool:
         match self.rules(feature).admission:
@@ -163,21 +204,34 @@ class Model:
     # --- how rows learn ---
 
     def values(self, ids: Sequence[int]) -> bytes:
-        zeros = np.zeros((1, self.config.dim), np.float32)
-        return b"".join((self.rows[i].values if self.live(i) else zeros).tobytes() for i in ids)
+        return b"".join(self.read(i).tobytes() for i in ids)
+
+    def read(self, i: int) -> np.ndarray:
+        row = self.rows[i] if self.live(i) else self.shared(i)
+        return np.zeros((1, self.config.dim), np.float32) if row is None else row.values
 
     def apply_gradients(self, ids: Sequence[int], grads: np.ndarray, times: Times) -> None:
         self.steps += 1
         sums: dict[int, np.ndarray] = {}
+        shared: dict[int, np.ndarray] = {}  # by number of the tail's row
         for i, grad, t in zip(ids, grads, times, strict=True):
             if self.live(i):
                 sums[i] = sums[i] + grad if i in sums else grad
                 row, time = self.rows[i], BEFORE_TIME if t is None else t
                 row.uses, row.last_seen = self.uses(row, time), max(row.last_seen, time)
+            elif self.tail:
+                n = tail_number(i, len(self.tail))
+                shared[n] = shared[n] + grad if n in shared else grad
+            else:
+                self.happened["dropped_gradients"] += 1
         for i, total in sums.items():
             row, one = self.rows[i], np.array([i], np.int64)
             reference.row_step(self.config, one, row.values, row.state, total[None], self.steps)
             self.rows[i].mark = self.sequence
+        for n, total in shared.items():
+            row, one = self.tail[n], reference.tail_ids(n + 1)[n:]
+            reference.row_step(self.config, one, row.values, row.state, total[None], self.steps)
+            row.mark = self.sequence
 
     # --- how ids go ---
 
@@ -252,3 +306,9 @@ class Model:
         """Ids written and ids removed after ``since``; None for what is not known any more."""
         ids = sorted(i for i, row in self.rows.items() if row.mark > since)
         return ids, sorted(i for i, mark in self.tombstones.items() if 0 < since < mark)
+
+    def tail_after(self, since: int) -> list[int]:
+        return [n for n, row in enumerate(self.tail) if row.mark > since]
+
+    def tail_values(self, numbers: Sequence[int]) -> bytes:
+        return b"".join(self.tail[n].values.tobytes() for n in numbers)

@@ -22,7 +22,7 @@ class Pair:
 
     def __init__(self, config: TableConfig) -> None:
         self.table, self.model = Table(config), Model(config)
-        self.replica = Table(TableConfig(name="replica", dim=config.dim))
+        self.replica = Table(TableConfig(name="replica", dim=config.dim, absent=config.absent))
 
     # --- training ---
 
@@ -66,6 +66,11 @@ class Pair:
         ids, removed = self.model.delta(since)
         assert (delta.ids.tolist(), delta.removed.tolist()) == (ids, removed)
         assert delta.values.tobytes() == b"".join(self.model.rows[i].values.tobytes() for i in ids)
+        numbers = self.model.tail_after(since)
+        assert (delta.tail is not None) == bool(self.model.tail)
+        if delta.tail is not None:
+            assert delta.tail.ids.tolist() == numbers
+            assert delta.tail.values.tobytes() == self.model.tail_values(numbers)
 
     def follow(self, whole: bool, skipped: int) -> None:
         """The replica takes an image, the next delta, or one that is too new; it always ends at the same rows."""
@@ -80,6 +85,7 @@ class Pair:
         ids, values = self.replica.rows()
         assert ids.tolist() == sorted(self.model.rows)
         assert values.tobytes() == b"".join(self.model.rows[i].values.tobytes() for i in sorted(self.model.rows))
+        assert self.replica.tail().tobytes() == self.model.tail_values(range(len(self.model.tail)))
 
     def save_and_open(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -98,6 +104,7 @@ class Pair:
         stats = table.stats()
         held = (len(model.rows), len(model.counters), len(model.tombstones))
         assert (stats.rows, stats.counters, stats.tombstones) == held
+        assert stats.tail_rows == len(model.tail)
         assert {name: getattr(stats, name) for name in model.happened} == model.happened
 
     def check_all(self) -> None:
@@ -107,6 +114,7 @@ class Pair:
             self.table.save(folder)
             with TableFile(folder) as file:
                 rows, counters, tombstones = _state(file, model.config)
+                tail = _tail_state(file, model.config)
                 header = file.header
         assert rows == {
             i: (row.values.tobytes(), row.state.tobytes(), row.last_seen, row.mark, *self.kept(row))
@@ -114,6 +122,7 @@ class Pair:
         }
         assert counters == {i: tuple(counter) for i, counter in model.counters.items()}
         assert tombstones == model.tombstones
+        assert tail == [(row.values.tobytes(), row.state.tobytes(), row.mark) for row in model.tail]
         assert header.eviction_cursor == model.eviction_cursor
         clockwork = (header.sequence, header.floor, header.clock_ms, header.sweep_cursor, header.steps)
         assert clockwork == (model.sequence, model.floor, model.clock, model.cursor, model.steps)
@@ -149,6 +158,17 @@ def _state(file: TableFile, config: TableConfig) -> tuple[dict, dict, dict]:
         counters.update(zip(zip(whose, part["counter_ids"].tolist(), strict=True), counted, strict=True))
         tombstones.update(zip(part["tombstone_ids"].tolist(), part["tombstone_marks"].tolist(), strict=True))
     return rows, counters, tombstones
+
+
+def _tail_state(file: TableFile, config: TableConfig) -> list[tuple[bytes, bytes, int]]:
+    rows = {}
+    for number in range(min(1024, config.tail_rows)):
+        part = file.bucket(number)
+        marks = part["tail_marks"].tolist()
+        values, state = (part[name].reshape(len(marks), -1) for name in ("tail_values", "tail_state"))
+        for i, (v, s, mark) in enumerate(zip(values, state, marks, strict=True)):
+            rows[number + 1024 * i] = (v.tobytes(), s.tobytes(), mark)
+    return [rows[number] for number in sorted(rows)]
 
 
 def _array(ids: Sequence[int]) -> np.ndarray:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monolith.errors import InputError, NonFiniteError
-from monolith.tables import Table, TableConfig, admission, expiry, optimizers, set_threads, threads
+from monolith.tables import Table, TableConfig, absent, admission, expiry, optimizers, set_threads, threads
 from monolith.tables.collection import Collection, Output
 from monolith.tables.features import Bag
 from monolith.tables.hashing import salted
@@ -28,7 +28,9 @@ OUTPUTS = [
 def tables(rng: np.random.Generator, dim: int = 4) -> dict[str, Table]:
     pooling = str(rng.choice(["sum", "mean"]))
     admitted = admission.MinCount(2) if rng.random() < 0.5 else admission.Always()
-    common = {"admission": admitted, "expiry": expiry.Idle(ttl_s=2.0), "on_nonfinite": "skip_row"}
+    tail = absent.HashedTail(rows=7, start_from_tail=bool(rng.random() < 0.5))
+    shared = tail if rng.random() < 0.5 else absent.AbsentZeros()
+    common = {"absent": shared, "admission": admitted, "expiry": expiry.Idle(ttl_s=2.0), "on_nonfinite": "skip_row"}
     return {
         "user": Table(TableConfig(name="user", dim=dim, optimizer=optimizers.Adam(), **common)),
         "movie": Table(TableConfig(name="movie", dim=dim, features=["seen", "shown"], pooling=pooling, **common)),

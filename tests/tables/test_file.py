@@ -17,6 +17,7 @@ from monolith.tables import (
     Table,
     TableConfig,
     TableFile,
+    absent,
     admission,
     eviction,
     expiry,
@@ -28,6 +29,7 @@ from monolith.tables import (
 FOLDER = Path(__file__).parent.parent / "golden"
 GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2, 3)}
 GOLDEN_BFLOAT16 = FOLDER / "table.v2.bfloat16.bin"
+GOLDEN_TAIL = FOLDER / "table.v3.tail.bin"
 
 RULES = [
     optimizers.SGD(),
@@ -70,6 +72,8 @@ EVERY_PART = {
     "eviction": eviction.LFU(max_rows=60, half_life_s=1.0),
     "dim": 2,
 }
+WITH_TAIL = EVERY_PART | {"absent": absent.HashedTail(rows=1030)}
+WRITTEN = [(GOLDEN[3], EVERY_PART), (GOLDEN_TAIL, WITH_TAIL)]
 
 
 def train(table: Table, rng: np.random.Generator, time_ms: int) -> None:
@@ -255,12 +259,13 @@ def test_part_that_a_later_build_added_is_refused_by_name(tmp_path):
         Table.open(tmp_path)
 
 
-def test_golden_file_is_still_written_and_read(tmp_path):
+@pytest.mark.parametrize(("path", "settings"), WRITTEN)
+def test_golden_file_is_still_written_and_read(tmp_path, path, settings):
     """Written by an earlier build: what it holds must go on being read, and be written to the same bytes."""
-    golden = GOLDEN[3].read_bytes()
+    golden = path.read_bytes()
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
-    assert lived_in(**EVERY_PART).save(tmp_path / "fresh").read_bytes() == golden
+    assert lived_in(**settings).save(tmp_path / "fresh").read_bytes() == golden
 
 
 @pytest.mark.parametrize(
@@ -307,9 +312,10 @@ def test_golden_file_of_an_earlier_version_reads_as_the_page_says(version, path)
     assert total == header["statistics"]["admitted"] - header["statistics"]["expired"] > 0
 
 
-def test_golden_file_reads_as_the_page_says():
+@pytest.mark.parametrize(("path", "settings"), WRITTEN)
+def test_golden_file_reads_as_the_page_says(path, settings):
     """A reader of its own, from docs/formats.md."""
-    golden = GOLDEN[3].read_bytes()
+    golden = path.read_bytes()
     magic, version, json_bytes = struct.unpack_from("<8sII", golden)
     assert (magic, version) == (b"MONOTABL", 3)
     at = 16 + json_bytes
@@ -319,7 +325,7 @@ def test_golden_file_reads_as_the_page_says():
     entry = struct.Struct(f"<Q{len(groups)}II")
     at = directory + 1024 * entry.size
     assert struct.unpack_from("<I", golden, at)[0] == zlib.crc32(golden[directory:at])
-    at, rows, uses = at + 4, 0, 0
+    at, rows, uses, shared = at + 4, 0, 0, []
     for number in range(1024):
         offset, *counts, crc = entry.unpack_from(golden, directory + number * entry.size)
         assert offset == at
@@ -333,8 +339,11 @@ def test_golden_file_reads_as_the_page_says():
         assert np.all(bucket["admitted_ms"] <= bucket["last_seen_ms"])
         assert set(bucket["policies"]) | set(bucket["counter_policies"]) <= {0, 1, 2}
         rows, uses = rows + len(bucket["ids"]), uses + int(bucket["uses"].sum())
+        shared += [number + 1024 * i for i in range(len(bucket.get("tail_marks", [])))]
     happened = header["statistics"]
     gone = happened["expired_idle"] + happened["expired_age"] + happened["evicted"]
     assert (at, rows) == (len(golden), happened["admitted"] - gone)
     assert uses > rows > 0
+    assert sorted(shared) == list(range(settings["absent"].rows if "absent" in settings else 0))
+    assert (happened["dropped_gradients"] == 0) == bool(shared)
     assert min(happened["expired_idle"], happened["expired_age"], happened["evicted"]) > 0

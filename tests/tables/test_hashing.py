@@ -10,6 +10,7 @@ import xxhash
 from monolith.errors import InputError
 from monolith.tables.hashing import feature_salt, hash_string, hash_strings, salted
 from monolith.tables.reference import mix64
+from monolith.tables.tail import tail_numbers
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "hashing.json").read_text())
 
@@ -23,6 +24,11 @@ def test_golden_strings_have_their_ids():
 def test_golden_salted_ids_have_their_keys():
     for feature, value, expected in GOLDEN["salted"]:
         assert salted(feature, np.array([int(value)])).tolist() == [int(expected)]
+
+
+def test_golden_ids_share_their_rows():
+    for value, rows, expected in GOLDEN["tail"]:
+        assert tail_numbers(np.array([int(value)]), rows).tolist() == [expected]
 
 
 def test_string_hash_is_xxh3_seeded_by_the_features_name():

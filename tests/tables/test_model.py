@@ -25,6 +25,7 @@ from table_pair import EventTimes, Pair
 from monolith.tables import (
     FeatureRules,
     TableConfig,
+    absent,
     admission,
     eviction,
     expiry,
@@ -83,6 +84,14 @@ EVICTIONS = [
     eviction.LFU(max_rows=500, half_life_s=None),
     eviction.Score("mixed", max_rows=8),
 ]
+ABSENTS = [
+    absent.AbsentZeros(),
+    absent.AbsentZeros(),
+    absent.HashedTail(rows=1, start_from_tail=True),
+    absent.HashedTail(rows=5, start_from_tail=True),
+    absent.HashedTail(rows=3, start_from_tail=False),
+    absent.HashedTail(rows=1030, start_from_tail=False),
+]
 INITIALIZERS = [initializers.Uniform(), initializers.TruncatedNormal(), initializers.Zeros()]
 STORAGES = ["float32", "float32", "bfloat16", "float16"]
 CHOICES: dict[str, list[Any]] = {
@@ -93,6 +102,7 @@ CHOICES: dict[str, list[Any]] = {
     "features": [["a", "b"]],
     "per_feature": PER_FEATURE,
     "eviction": EVICTIONS,
+    "absent": ABSENTS,
     "initializer": INITIALIZERS,
     "storage": STORAGES,
     "seed": [0, 7],

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from monolith.tables import Table, TableConfig, eviction, expiry, initializers, optimizers
+from monolith.tables import Table, TableConfig, absent, admission, eviction, expiry, initializers, optimizers
 
 IDS = np.arange(5000)
 
@@ -20,6 +20,8 @@ def even_table() -> Table:
             dim=16,
             optimizer=optimizers.Adagrad(),
             initializer=initializers.Zeros(),
+            absent=absent.HashedTail(rows=3, start_from_tail=True),
+            admission=admission.MinCount(2),
             expiry=expiry.Idle(ttl_s=10.0),
         )
     )
