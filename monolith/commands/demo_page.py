@@ -94,7 +94,7 @@ def _tables(o: Outcome) -> Iterator[str]:
         )
     row = 4 * o.job.tables[0].dim
     yield "(rejected: occurrences of ids that had no row yet. bytes: all that the table takes; in tables as small as"
-    yield f" these that is mostly the index that every table begins with: the values of a row are {row} bytes)"
+    yield f" these that is mostly what every table begins with: the values of a row are {row} bytes)"
     yield ""
 
 
