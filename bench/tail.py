@@ -14,14 +14,18 @@ is nothing to run, and it says so.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
+from storage import DATA, auc, ratings
+
 from monolith.tables import Table, TableConfig, absent, admission, optimizers
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 DIM, BATCH, LR = 17, 512, 0.05
 ZEROS = "absent ids read zeros"
 
@@ -38,6 +42,7 @@ def main() -> None:
         print(f"skipped: it needs the MovieLens ratings in {path}, which cannot be redistributed")
         return
     ids, labels = ratings(path)
+    ids[:, 1] = -1 - ids[:, 1]  # movies have a table of their own here
     print(
         f"{options.data}: {len(labels):,} ratings, {options.seeds} seeds, {options.epochs} epochs, "
         f"min_count {options.count}"
@@ -75,15 +80,6 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def ratings(path: Path) -> tuple[Ids, Floats]:
-    """User and movie of each rating, (n, 2), and whether it is 4 or more, (n,)."""
-    import pyarrow.parquet as pq
-
-    columns = {name: pq.read_table(path).column(name).to_numpy() for name in ("user_id", "movie_id", "rating")}
-    ids = np.stack([columns["user_id"], columns["movie_id"]], axis=1).astype(np.int64)
-    return ids, (columns["rating"] >= 4).astype(np.float32)
-
-
 def run(ids: Ids, labels: Floats, count: int, rule: absent.Absent, seed: int, epochs: int) -> tuple[float, ...]:
     """AUC of one training: of all, of the test's ratings with an absent id; and their share."""
     rng = np.random.default_rng(seed)
@@ -113,15 +109,6 @@ def step(tables: Tables, ids: Ids, labels: Floats) -> None:
 def logits(user: Floats, movie: Floats) -> Floats:
     """The score of each pair of rows (n, dim), (n,)."""
     return user[:, 0] + movie[:, 0] + (user[:, 1:] * movie[:, 1:]).sum(axis=1)
-
-
-def auc(labels: Floats, scores: Floats) -> float:
-    """The share of pairs of a 1 and a 0 that are in order, ties as a half."""
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    ones = labels == 1
-    n = int(ones.sum())
-    return float((ranks[ones].sum() - n * (n + 1) / 2) / (n * (len(labels) - n)))
 
 
 def text(name: str, results: npt.NDArray[np.float64], zeros: npt.NDArray[np.float64]) -> str:

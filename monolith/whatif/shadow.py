@@ -27,7 +27,6 @@ from monolith.whatif.settings import Setting
 
 BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
 _OF_ROWS = ("bytes_values", "bytes_state", "bytes_tail")  # as many times as there are rows, free ones included
-_REMOVED = ("expired", "evicted")  # counts of rows that went, as far as this build's tables have them
 _TIMES = 100  # a rule's time is read to within this part of it
 _TRAINED = ("dropped_gradients", "nonfinite", "bytes_scratch")  # only training makes them
 _PROBE_ROWS = 64
@@ -95,7 +94,7 @@ class Shadow:
     def outcome(self) -> Outcome:
         """What it came to so far."""
         told = self._table.stats()
-        stats, removed = asdict(told), sum(getattr(told, name, 0) for name in _REMOVED)
+        stats, removed = asdict(told), told.expired + told.evicted
         held = stats["rows"] + stats["free_rows"]
         shared = stats["tail_rows"] = self.setting.config.tail_rows
         mine, real = _bytes_a_row(self._config), _bytes_a_row(self.setting.config)

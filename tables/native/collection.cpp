@@ -10,6 +10,13 @@ namespace {
 
 constexpr std::size_t kWorthThreads = 8192;  // ids of a batch
 
+// Calls work(0) to work(count - 1), on several threads if so many ids are worth it.
+template <class Work>
+void each_of(std::size_t count, std::size_t ids, const Work& work) {
+  if (ids >= kWorthThreads) return in_parallel(static_cast<unsigned>(count), work);
+  for (std::size_t k = 0; k < count; ++k) work(k);
+}
+
 }  // namespace
 
 Collection::Collection(std::vector<Table*> tables, std::vector<Feature> features)
@@ -48,20 +55,16 @@ std::optional<std::pair<std::size_t, std::size_t>> Collection::backward(const Pa
   std::vector<std::unique_lock<std::mutex>> locks;
   for (const Table* table : in_order) locks.push_back(table->writing());
 
-  const auto each = [&](auto work) {
-    const auto count = static_cast<unsigned>(stepped.size());
-    if (ids >= kWorthThreads && crew_threads() > 1) return in_parallel(count, work);
-    for (unsigned k = 0; k < count; ++k) work(k);
-  };
   std::vector<std::int64_t> bad(stepped.size());
-  each([&](unsigned k) { bad[k] = tables_[stepped[k]]->collect(steps.of_table[stepped[k]], parts[k]); });
+  each_of(stepped.size(), ids,
+          [&](std::size_t k) { bad[k] = tables_[stepped[k]]->collect(steps.of_table[stepped[k]], parts[k]); });
   for (std::size_t k = 0; k < stepped.size(); ++k) {
     if (bad[k] < 0) continue;
     const auto position = static_cast<std::size_t>(bad[k]);
     const std::size_t part = steps.of_table[stepped[k]].feature_at(position, 0);
     return std::pair{first_[stepped[k]] + part, position - steps.of_table[stepped[k]].features()[part].begin};
   }
-  each([&](unsigned k) { tables_[stepped[k]]->apply(steps.of_table[stepped[k]], {}); });
+  each_of(stepped.size(), ids, [&](std::size_t k) { tables_[stepped[k]]->apply(steps.of_table[stepped[k]], {}); });
   return std::nullopt;
 }
 
@@ -80,9 +83,7 @@ template <class Work>
 void Collection::each_table(const std::vector<FeatureBatch>& batch, Work work) const {
   std::size_t ids = 0;
   for (const FeatureBatch& feature : batch) ids += feature.count;
-  if (ids >= kWorthThreads && crew_threads() > 1 && tables_.size() > 1)
-    return in_parallel(static_cast<unsigned>(tables_.size()), work);
-  for (std::size_t table = 0; table < tables_.size(); ++table) work(table);
+  each_of(tables_.size(), ids, work);
 }
 
 }  // namespace monolith

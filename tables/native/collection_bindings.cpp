@@ -1,6 +1,4 @@
 // Python bindings of the collection. A batch comes as lists with an entry for each feature, which Python has checked.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
@@ -15,15 +13,11 @@ using namespace monolith;
 
 namespace {
 
-template <class T>
-using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // whose columns lie side by side
-using Release = nb::gil_scoped_release;
 
 // The arrays' memory stays: their owners are held by the lists for the length of the call.
 std::vector<FeatureBatch> batch_of(const Collection& collection, const nb::list& ids, const nb::list& lengths,
-                                   const nb::list& weights, const Matrix& out) {
+                                   const nb::list& weights, const MutableMatrix& out) {
   std::vector<FeatureBatch> batch(collection.features().size());
   float* column = out.data();
   for (std::size_t k = 0; k < batch.size(); ++k) {
@@ -71,7 +65,7 @@ void bind_collection(nb::module_& m) {
       .def(
           "forward",
           [](const Collection& self, const nb::list& ids, const nb::list& lengths, const nb::list& weights,
-             Array<std::int64_t> ms, Collection::Steps& steps, Matrix out) {
+             Array<std::int64_t> ms, Collection::Steps& steps, MutableMatrix out) {
             auto batch = batch_of(self, ids, lengths, weights, out);
             Release release;
             self.forward(batch, {ms.data(), ms.size()}, steps);
@@ -80,7 +74,7 @@ void bind_collection(nb::module_& m) {
       .def(
           "lookup",
           [](const Collection& self, const nb::list& ids, const nb::list& lengths, const nb::list& weights,
-             Matrix out) {
+             MutableMatrix out) {
             auto batch = batch_of(self, ids, lengths, weights, out);
             Release release;
             self.lookup(batch);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -26,7 +27,8 @@ class Crew {
   }
   bool of_this_process() const { return process_ == getpid(); }
 
-  void run(unsigned parts, const Work& work, std::vector<std::exception_ptr>& errors) {
+  // With `helpers` threads at most beside this one.
+  void run(unsigned parts, unsigned helpers, const Work& work, std::vector<std::exception_ptr>& errors) {
     {
       std::lock_guard<std::mutex> lock(mutex_);
       work_ = &work;
@@ -34,10 +36,12 @@ class Crew {
       parts_ = parts;
       next_ = 1;
       left_ = parts - 1;
+      seats_ = helpers;
+      ++job_;
     }
     begun_.notify_all();
     one(work, errors, 0);
-    while (take_and_do()) continue;
+    while (take_and_do(job_)) continue;  // which only this thread changes
     std::unique_lock<std::mutex> lock(mutex_);
     done_.wait(lock, [this] { return left_ == 0; });
   }
@@ -51,13 +55,14 @@ class Crew {
     }
   }
 
-  bool take_and_do() {
+  // False: the job has no more parts, or is over, and who sits here has no seat at the next.
+  bool take_and_do(std::uint64_t job) {
     const Work* work;
     std::vector<std::exception_ptr>* errors;
     unsigned part;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      if (next_ >= parts_) return false;
+      if (job != job_ || next_ >= parts_) return false;
       part = next_++;
       work = work_;
       errors = errors_;
@@ -70,11 +75,14 @@ class Crew {
 
   void serve() {
     for (;;) {
+      std::uint64_t job;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        begun_.wait(lock, [this] { return next_ < parts_; });
+        begun_.wait(lock, [this] { return next_ < parts_ && seats_ != 0; });
+        --seats_;
+        job = job_;
       }
-      take_and_do();
+      while (take_and_do(job)) continue;
     }
   }
 
@@ -83,7 +91,8 @@ class Crew {
   std::condition_variable begun_, done_;
   const Work* work_ = nullptr;
   std::vector<std::exception_ptr>* errors_ = nullptr;
-  unsigned parts_ = 0, next_ = 0, left_ = 0;
+  std::uint64_t job_ = 0;
+  unsigned parts_ = 0, next_ = 0, left_ = 0, seats_ = 0;
 };
 
 std::mutex in_use;
@@ -108,10 +117,11 @@ void set_crew_threads(unsigned threads) { wanted = std::clamp(threads, 1u, kMaxT
 void share_out(unsigned parts, const Work& work) {
   std::vector<std::exception_ptr> errors(parts);
   std::unique_lock<std::mutex> lock(in_use, std::try_to_lock);
-  if (!lock.owns_lock())
+  const unsigned helpers = std::min(parts, crew_threads()) - 1;
+  if (helpers == 0 || !lock.owns_lock())
     for (unsigned part = 0; part < parts; ++part) work(part);
   else
-    crew_of(std::min(parts, kMaxThreads) - 1).run(parts, work, errors);
+    crew_of(helpers).run(parts, helpers, work, errors);
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
 }

@@ -19,7 +19,7 @@ template <class Work>
 void in_parallel(unsigned parts, const Work& work) {
   if (parts == 1)
     work(0);
-  else
+  else if (parts != 0)
     share_out(parts, work);
 }
 

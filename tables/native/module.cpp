@@ -1,7 +1,5 @@
 // Python bindings: monolith.tables._core. Arguments are checked in Python (monolith/tables/table.py), which gives
 // errors their words; what arrives here is contiguous and of the right dtype and shape. Every call releases the GIL.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
@@ -10,7 +8,6 @@
 #include <system_error>
 
 #include "bindings.h"
-#include "policy_bindings.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -18,12 +15,6 @@ using namespace nb::literals;
 using namespace monolith;
 
 namespace {
-
-template <class T>
-using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using MutableMatrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Release = nb::gil_scoped_release;
 
 template <class T>
 nb::ndarray<nb::numpy, T, nb::ndim<1>> numpy(std::vector<T>&& from) {

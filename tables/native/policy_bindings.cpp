@@ -1,12 +1,10 @@
-#include "policy_bindings.h"
-
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 
 #include <string>
 
+#include "bindings.h"
 #include "eviction.h"
 #include "policy.h"
 

@@ -195,7 +195,6 @@ class Buckets {
     segments_[bucket_of(entry->hash)].erase(entry);
     --size_;
   }
-  void reserve(std::size_t bucket, std::size_t count) { segments_[bucket].reserve(count, stagger(bucket)); }
 
   void clear() {
     for (auto& segment : segments_) segment.clear();

@@ -1,6 +1,8 @@
 // Training in groups: the same bits for any number of threads, for every way a part can be pooled.
+#include <atomic>
 #include <cstring>
 #include <random>
+#include <thread>
 
 #include "check.h"
 #include "collection.h"
@@ -119,6 +121,23 @@ void crew_does_every_part_once_and_passes_errors_on() {
   set_crew_threads(1);
 }
 
+void crew_is_no_larger_than_was_set() {
+  for (const unsigned threads : {4u, 2u, 1u}) {  // a crew that was larger once stays within the smaller number
+    set_crew_threads(threads);
+    std::atomic<unsigned> at_work{0}, most{0};
+    for (int round = 0; round < 50; ++round)
+      in_parallel(12, [&](unsigned) {
+        const unsigned now = ++at_work;
+        unsigned known = most.load();
+        while (known < now && !most.compare_exchange_weak(known, now)) continue;
+        std::this_thread::yield();
+        --at_work;
+      });
+    CHECK(most.load() <= threads);
+  }
+  set_crew_threads(1);
+}
+
 }  // namespace
 
 std::vector<Test> step_tests() {
@@ -126,5 +145,6 @@ std::vector<Test> step_tests() {
       {"threads change no bit", threads_change_no_bit},
       {"vector instructions change no bit", vector_instructions_change_no_bit},
       {"crew does every part once and passes errors on", crew_does_every_part_once_and_passes_errors_on},
+      {"crew is no larger than was set", crew_is_no_larger_than_was_set},
   };
 }
