@@ -1,6 +1,6 @@
 // What a training step must move at least, whoever computes it: for each id one line of an index read and its row read,
 // and, after all were read, its row read and written. Ids are independent, so nothing waits but for memory. Lines are
-// asked for `ahead` ids before they are used; 0 leaves that to the core. bench/memory_bound.py compiles and calls this.
+// asked for `ahead` ids before they are used, in the first-level cache or the second; 0 leaves that to the core. bench/memory_bound.py compiles and calls this.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -43,12 +43,24 @@ void each_line(char* row, std::size_t stride, Visit visit) {
   visit(row + stride - 4);
 }
 
-std::uint64_t read(const Memory& memory, const std::int64_t* numbers, std::size_t n, std::size_t ahead) {
+// How many ids ahead, and where to: a core may have more lines under way to its second-level cache.
+struct Ahead {
+  std::size_t ids, level;
+
+  void fetch(const char* line) const {
+    if (level == 1)
+      __builtin_prefetch(line, 0, 3);
+    else
+      __builtin_prefetch(line, 0, 2);
+  }
+};
+
+std::uint64_t read(const Memory& memory, const std::int64_t* numbers, std::size_t n, Ahead ahead) {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    if (ahead != 0 && i + ahead < n) {
-      __builtin_prefetch(memory.index_line(numbers[i + ahead]));
-      each_line(memory.row(numbers[i + ahead]), memory.stride, [](char* line) { __builtin_prefetch(line); });
+    if (ahead.ids != 0 && i + ahead.ids < n) {
+      ahead.fetch(memory.index_line(numbers[i + ahead.ids]));
+      each_line(memory.row(numbers[i + ahead.ids]), memory.stride, [ahead](char* line) { ahead.fetch(line); });
     }
     sum += word(memory.index_line(numbers[i]));
     each_line(memory.row(numbers[i]), memory.stride, [&sum](char* line) { sum += word(line); });
@@ -56,10 +68,10 @@ std::uint64_t read(const Memory& memory, const std::int64_t* numbers, std::size_
   return sum;
 }
 
-void write(const Memory& memory, const std::int64_t* numbers, std::size_t n, std::size_t ahead) {
+void write(const Memory& memory, const std::int64_t* numbers, std::size_t n, Ahead ahead) {
   for (std::size_t i = 0; i < n; ++i) {
-    if (ahead != 0 && i + ahead < n)
-      each_line(memory.row(numbers[i + ahead]), memory.stride, [](char* line) { __builtin_prefetch(line, 1); });
+    if (ahead.ids != 0 && i + ahead.ids < n)
+      each_line(memory.row(numbers[i + ahead.ids]), memory.stride, [ahead](char* line) { ahead.fetch(line); });
     each_line(memory.row(numbers[i]), memory.stride, add_one);
   }
 }
@@ -95,17 +107,17 @@ void* allocate(std::size_t bytes) {
 void release(void* start) { std::free(start); }
 
 // Sets `seconds` to those of forward (index and rows read) and of backward (rows read and written) over the n row
-// numbers; `ahead` holds the distance of each. Returns what was read, so that nothing is left out.
+// numbers; `ahead` holds the distance and the cache level of each. Returns what was read, so that nothing is left out.
 std::uint64_t memory_bound(const char* index, std::size_t index_bytes, char* rows, std::size_t row_count,
                            std::size_t stride, const std::int64_t* numbers, std::size_t n, std::size_t threads,
                            const std::size_t* ahead, double* seconds) {
   const Memory memory{index, index_bytes / kLine, rows, row_count, stride};
   std::vector<std::uint64_t> sums(threads);
   seconds[0] = shared(n, threads, [&](std::size_t first, std::size_t count, std::size_t thread) {
-    sums[thread] = read(memory, numbers + first, count, ahead[0]);
+    sums[thread] = read(memory, numbers + first, count, {ahead[0], ahead[1]});
   });
   seconds[1] = shared(n, threads, [&](std::size_t first, std::size_t count, std::size_t) {
-    write(memory, numbers + first, count, ahead[1]);
+    write(memory, numbers + first, count, {ahead[2], ahead[3]});
   });
   std::uint64_t sum = 0;
   for (const std::uint64_t part : sums) sum += part;

@@ -2,7 +2,7 @@
 
 For each id an index line read and its row read, then, after all of them, its row read and written. Bytes of the index
 and of a row are those of our table, as its stats() say. How far ahead lines are asked for is tried out: the best of
-none, 8, 16 and 32 ids, for each half by itself.
+none and 8 to 64 ids, in the first-level cache or the second, for each half by itself.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 
 from monolith.tables.stats import TableStats
 
-AHEAD = (0, 8, 16, 32)
+AHEAD = [(0, 1), *((ids, level) for ids in (8, 16, 32, 64) for level in (1, 2))]  # ids, cache level
 TRIALS = 5
+Ahead = tuple[tuple[int, int], tuple[int, int]]  # of forward and of backward
 
 
 class MemoryBound:
@@ -28,7 +29,7 @@ class MemoryBound:
 
     def __init__(self, stats: TableStats) -> None:
         self.library, self.count = compiled(), stats.rows
-        self.threads, self.ahead = 1, (0, 0)
+        self.threads, self.ahead = 1, (AHEAD[0], AHEAD[0])
         self.stride = (stats.bytes_values + stats.bytes_state + stats.bytes_tail) // (stats.rows + stats.free_rows)
         self.index_bytes = stats.bytes_index
         self.index = self.library.allocate(self.index_bytes)
@@ -39,15 +40,16 @@ class MemoryBound:
         self.threads = threads
         self.ahead = self._best_ahead(ids)
 
-    def run(self, numbers: np.ndarray, ahead: tuple[int, int] | None = None) -> tuple[float, float]:
+    def run(self, numbers: np.ndarray, ahead: Ahead | None = None) -> tuple[float, float]:
         """Seconds of forward and of backward over row numbers (n,) int64."""
-        seconds, distances = (ctypes.c_double * 2)(), (ctypes.c_size_t * 2)(*(ahead or self.ahead))
+        forward, backward = ahead or self.ahead
+        seconds, distances = (ctypes.c_double * 2)(), (ctypes.c_size_t * 4)(*forward, *backward)
         memory = (self.index, self.index_bytes, self.rows, self.count, self.stride)
         pointer = numbers.ctypes.data_as(ctypes.c_void_p)
         self.library.memory_bound(*memory, pointer, len(numbers), self.threads, distances, seconds)
         return seconds[0], seconds[1]
 
-    def _best_ahead(self, ids: int) -> tuple[int, int]:
+    def _best_ahead(self, ids: int) -> Ahead:
         rng = np.random.default_rng(1)
         trials = [[self.run(rng.integers(0, self.count, ids), (far, far)) for far in AHEAD] for _ in range(TRIALS)]
         forward, backward = np.median(trials, axis=0).argmin(axis=0)

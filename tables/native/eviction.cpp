@@ -44,7 +44,7 @@ void Table::evict(const Step& current) {
     score(sample);
     std::nth_element(sample.begin(), sample.begin() + (count - 1), sample.end());
     for (std::size_t i = 0; i < count; ++i) {
-      rows_.fetch_home(sample[i].hash);
+      fetch(rows_.homes().of(sample[i].hash));
       tombstones_.fetch(sample[i].hash);
     }
     WriterTurn turn(turnstile_);

@@ -9,6 +9,7 @@
 #include "crew.h"
 #include "optimizers/optimizer.h"
 #include "pipeline.h"
+#include "simd.h"
 #include "table.h"
 
 namespace monolith {
@@ -136,34 +137,48 @@ template <class Dim>
 void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
   Pipeline pipeline(rows_, parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
                     [hashes = group.hashes()](std::size_t i) { return hashes[i]; });
-  Group::Adder adder(group, rows_);
-  // Calls read(row, position) for the feature's occurrences; kNoRow: those that wait.
-  const auto observe = [&](std::size_t number, auto read) {
-    const Step::Feature& feature = step.features()[number];
-    const std::size_t begin = number == 0 ? 0 : group.end(number - 1);
-    pipeline.next(group.end(number) - begin, [&](std::size_t i, std::uint64_t, Row row) {
-      const std::size_t position = group.position(i);
-      if (row != kNoRow && !expired(row)) {
-        const std::size_t sample = times.each() ? step.sample_at(position, feature) : 0;
-        seen(row, times.given() ? times.at(sample) : clock_ms_);
-        adder.add(row, i);
-      } else {
-        group.defer(i);
-        row = kNoRow;
-      }
-      read(row, position);
-    });
-  };
   for (std::size_t number = 0; number < parts.size(); ++number) {
     const Part& part = parts[number];
-    if (part.pooled())
-      observe(number, [rows_at = step.rows_at().data()](Row row, std::size_t position) { rows_at[position] = row; });
-    else if (part.out == nullptr)
-      observe(number, [](Row, std::size_t) {});
-    else
-      observe(number, [&, out = part.out, stride = part.stride, begin = step.features()[number].begin](
-                          Row row, std::size_t position) { rows_.read(row, dim, out + (position - begin) * stride); });
+    const Step::Feature& feature = step.features()[number];
+    while (pipeline.done() < group.end(number)) {
+      const Found found = pipeline.next(group.end(number) - pipeline.done());
+      see(found, times, step, feature, group);
+      if (part.pooled())
+        for (std::size_t k = 0; k < found.count; ++k)
+          step.rows_at()[group.position(found.first + k)] = found.rows[k];
+      else if (part.out != nullptr)
+        copy(found, group.positions(), part.out - feature.begin * part.stride, part.stride, dim);
+    }
   }
+}
+
+// Observes those that have a live row; the others wait, and have none so far.
+void Table::see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group) {
+  const std::int64_t clock_ms = clock_ms_, cutoff = newest_cutoff_;
+  const RowView rows = rows_;
+  Group::Adder adder(group, rows_);
+  for (std::size_t k = 0; k < found.count; ++k) {
+    const Row row = found.rows[k];
+    const std::size_t i = found.first + k;
+    if (row == kNoRow || (rows.last_seen(row) < cutoff && has_expired(row))) {
+      group.defer(i);
+      found.rows[k] = kNoRow;
+      continue;
+    }
+    const std::size_t sample = times.each() ? step.sample_at(group.position(i), feature) : 0;
+    seen(rows, row, times.given() ? times.at(sample) : clock_ms);
+    adder.add(row, i);
+  }
+}
+
+// Each row to the place of its position, counted from `out`.
+template <class Dim>
+void Table::copy(const Found& found, Group::Positions positions, float* out, std::size_t stride, Dim dim) const {
+  const RowView rows = rows_;
+  with_simd([&] {
+    for (std::size_t k = 0; k < found.count; ++k)
+      rows.read(found.rows[k], dim, out + positions[found.first + k] * stride);
+  });
 }
 
 // Returns how many occurrences have no row in the end, nor share one.
@@ -175,16 +190,17 @@ std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
   if (step.by_hash() > 1)
     std::sort(all.begin(), all.end(), [](const Deferred& a, const Deferred& b) { return a.position < b.position; });
   const std::uint64_t admitted = statistics_.admitted;
-  Pipeline pipeline(rows_, Need::tail, all.size(), [&](std::size_t k) { return all[k].group->hash(all[k].i); });
   std::size_t feature = 0;
-  while (pipeline.more()) {
+  for (std::size_t k = 0; k < all.size();) {
+    const std::size_t end = std::min(all.size(), k + kChangesATurn);
     WriterTurn turn(turnstile_);
-    pipeline.next(kChangesATurn, [&](std::size_t k, std::uint64_t hash, Row row) {
+    for (; k < end; ++k) {
+      if (k + kAhead < all.size()) fetch(rows_.homes().of(all[k + kAhead].hash()));
       feature = step.feature_at(all[k].position, feature);
       const std::size_t sample = step.sample_at(all[k].position, step.features()[feature]);
       const std::uint32_t policy = parts[feature].policy_at(all[k].position - step.features()[feature].begin);
-      all[k].row = observe_one(hash, row, times.given() ? times.at(sample) : clock_ms_, policy);
-    });
+      all[k].row = observe_one(all[k].hash(), times.given() ? times.at(sample) : clock_ms_, policy);
+    }
   }
   if (statistics_.admitted == admitted && rows_.shared() == 0) return all.size();
   return read_admitted(parts, all, step);
@@ -196,7 +212,7 @@ std::size_t Table::read_admitted(const Parts& parts, std::vector<Deferred>& all,
   std::size_t feature = 0, absent = 0;
   std::vector<Shared> shared;
   for (Deferred& each : all) {
-    const std::uint64_t hash = each.group->hash(each.i);
+    const std::uint64_t hash = each.hash();
     if (each.row == kNoRow) each.row = rows_.find(hash);
     if (each.row != kNoRow) {
       Group::Adder(*each.group, rows_).add(each.row, each.i);
@@ -257,9 +273,15 @@ void Table::read(const Part& part, std::size_t begin, std::size_t end, WithRow w
   Pipeline pipeline(rows_, Need::values, end - begin, [&](std::size_t i) { return part.hash(begin + i); });
   while (pipeline.more()) {
     ReaderTurn turn(turnstile_);
-    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t hash, Row row) {
-      with_row(begin + i, row == kNoRow || expired(row) ? rows_.shared_row(hash) : row);
-    });
+    for (std::size_t left = kATurn; left != 0 && pipeline.more();) {
+      const Found found = pipeline.next(left);
+      for (std::size_t k = 0; k < found.count; ++k) {
+        const Row row = found.rows[k];
+        with_row(begin + found.first + k,
+                 row == kNoRow || expired(row) ? rows_.shared_row(found.hashes[k]) : row);
+      }
+      left -= found.count;
+    }
   }
 }
 

@@ -84,9 +84,11 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
     for (const std::uint64_t hash : touched_last_.hashes()) ids.push_back(id_of(hash));
   std::vector<IdAndRow> rows;
   Pipeline pipeline(rows_, Need::tail, ids.size(), [&](std::size_t i) { return hash_of(ids[i]); });
-  pipeline.next(ids.size(), [&](std::size_t i, std::uint64_t, Row row) {
-    if (row != kNoRow) rows.emplace_back(ids[i], row);
-  });
+  while (pipeline.more()) {
+    const Found found = pipeline.next(ids.size());
+    for (std::size_t k = 0; k < found.count; ++k)
+      if (found.rows[k] != kNoRow) rows.emplace_back(ids[found.first + k], found.rows[k]);
+  }
   return rows;
 }
 
@@ -132,11 +134,14 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
   Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i) { return hash_of(ids[i]); });
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
-    pipeline.next(kATurn, [&](std::size_t i, std::uint64_t hash, Row row) {
+    const Found found = pipeline.next(n);
+    for (std::size_t k = 0; k < found.count; ++k) {
+      const std::uint64_t hash = found.hashes[k];
+      Row row = pipeline.now(found, k);
       if (row == kNoRow) row = add_row(hash);
       start_state(row, hash, clock_ms_, 0);
-      rows_.write(row, values + i * options_.dim, chance(hash, 0));
-    });
+      rows_.write(row, values + (found.first + k) * options_.dim, chance(hash, 0));
+    }
   }
 }
 

@@ -10,7 +10,7 @@ constexpr std::uint64_t kMoved = 32;  // lines that move at once: some microseco
 }  // namespace
 
 Index::Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder)
-    : range_(reserve_bytes, least_bytes, folder), entries_(reinterpret_cast<IndexEntry*>(range_.start())) {
+    : range_(reserve_bytes, least_bytes, folder), homes_{reinterpret_cast<IndexEntry*>(range_.start())} {
   start_growing();
 }
 
@@ -27,20 +27,20 @@ void Index::insert(std::uint64_t hash, Row row) {
 
 void Index::erase(std::uint64_t hash, Row row) {
   auto* hole = const_cast<IndexEntry*>(find_entry(hash, [row](Row found) { return found == row; }));
-  for (IndexEntry* next = hole + 1; !next->empty() && entries_ + home_of(next->code) < next; ++hole, ++next)
+  for (IndexEntry* next = hole + 1; !next->empty() && homes_.entries + homes_.number(next->code) < next; ++hole, ++next)
     *hole = *next;
   *hole = {0, kNoRow};
   --size_;
 }
 
 void Index::place(IndexEntry added) {
-  const std::size_t home = home_of(added.code);
-  const std::size_t at = static_cast<std::size_t>(at_or_after(entries_ + home, added.code) - entries_);
+  const std::size_t home = homes_.number(added.code);
+  const std::size_t at = static_cast<std::size_t>(at_or_after(homes_.entries + home, added.code) - homes_.entries);
   std::size_t gap = at;
-  while (!entries_[gap].empty()) ++gap;
+  while (!homes_.entries[gap].empty()) ++gap;
   ensure(gap + 1 + kLine);
-  std::move_backward(entries_ + at, entries_ + gap, entries_ + gap + 1);
-  entries_[at] = added;
+  std::move_backward(homes_.entries + at, homes_.entries + gap, homes_.entries + gap + 1);
+  homes_.entries[at] = added;
 }
 
 void Index::ensure(std::size_t entries) {
@@ -50,35 +50,35 @@ void Index::ensure(std::size_t entries) {
 }
 
 void Index::start_growing() {
-  const std::uint64_t more = lines_ + std::max<std::uint64_t>(lines_ / 8, 1);
+  const std::uint64_t more = homes_.lines + std::max<std::uint64_t>(homes_.lines / 8, 1);
   ensure(more * kLine + kLine);  // may throw: before the first change
-  moved_from_ = lines_;
-  boundary_ = kNothingMoved;
-  more_lines_ = more;
-  limit_ = static_cast<std::size_t>(kLoad * static_cast<double>(lines_ * kLine));
+  moved_from_ = homes_.lines;
+  homes_.boundary = kNothingMoved;
+  homes_.more_lines = more;
+  limit_ = static_cast<std::size_t>(kLoad * static_cast<double>(homes_.lines * kLine));
 }
 
-// Moves the entries of the next lines from the end to where `more_lines_` has them.
+// Moves the entries of the next lines from the end to where `homes_.more_lines` has them.
 void Index::move_some() {
   const std::uint64_t first = moved_from_ - std::min(kMoved, moved_from_);
-  const std::uint64_t boundary = ((first << 32) + lines_ - 1) / lines_;
+  const std::uint64_t boundary = ((first << 32) + homes_.lines - 1) / homes_.lines;
   take_out(first * kLine, static_cast<std::uint32_t>(boundary));
   moved_from_ = first;
-  boundary_ = boundary;
+  homes_.boundary = boundary;
   std::size_t next = 0;
   for (const IndexEntry entry : moving_) {
-    next = std::max(next, home_of(entry.code));
-    if (entries_[next].empty() && (next + 1 + kLine <= end_))
-      entries_[next++] = entry;
+    next = std::max(next, homes_.number(entry.code));
+    if (homes_.entries[next].empty() && (next + 1 + kLine <= end_))
+      homes_.entries[next++] = entry;
     else
       place(entry);
   }
   if (first == 0) {
-    lines_ = more_lines_;
+    homes_.lines = homes_.more_lines;
     return start_growing();
   }
-  const double moved = 1.0 - static_cast<double>(first) / static_cast<double>(lines_);
-  const double lines = static_cast<double>(lines_) + moved * static_cast<double>(more_lines_ - lines_);
+  const double moved = 1.0 - static_cast<double>(first) / static_cast<double>(homes_.lines);
+  const double lines = static_cast<double>(homes_.lines) + moved * static_cast<double>(homes_.more_lines - homes_.lines);
   limit_ = static_cast<std::size_t>(kLoad * lines * kLine);
 }
 
@@ -94,14 +94,14 @@ void Index::take_out(std::size_t at, std::uint32_t from) {
 template <class Visit>
 void Index::each_to_move(std::size_t at, std::uint32_t from, Visit visit) {
   const std::size_t end = moved_from_ * kLine;  // a run may reach beyond
-  for (IndexEntry* entry = entries_ + at;; ++entry) {
-    const bool beyond = entry >= entries_ + end;
+  for (IndexEntry* entry = homes_.entries + at;; ++entry) {
+    const bool beyond = entry >= homes_.entries + end;
     if (entry->empty()) {
       if (beyond) return;
       continue;
     }
     const std::uint32_t upper = ~entry->code;
-    if (upper >= boundary_) return;
+    if (upper >= homes_.boundary) return;
     if (upper >= from) visit(*entry);  // those below were pushed here
   }
 }

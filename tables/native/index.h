@@ -45,22 +45,37 @@ class Index {
 
   static std::uint32_t code_of(std::uint64_t hash) { return ~static_cast<std::uint32_t>(hash >> 32); }
 
-  // Where the search for `hash` starts: for prefetching.
-  const IndexEntry* home(std::uint64_t hash) const { return entries_ + home_of(code_of(hash)); }
+  // Where searches start: a few numbers that hold until an entry is added, copied by loops, as RowView is.
+  struct Homes {
+    IndexEntry* entries;
+    std::uint64_t lines = 2;       // homes of hashes below the boundary
+    std::uint64_t more_lines = 0;  // homes of those from it on
+    std::uint64_t boundary = 0;    // of upper halves
 
-  // The first row in the home line whose hash has the same upper half; kNoRow: there is none in the index; kGoesOn: if
-  // there is one, it is in a later line.
-  Row search(std::uint64_t hash) const {
+    std::size_t number(std::uint32_t code) const {
+      const std::uint64_t upper = static_cast<std::uint32_t>(~code);
+      const std::uint64_t moved = -std::uint64_t{upper >= boundary};  // all ones, or none
+      return static_cast<std::size_t>((upper * (lines ^ ((lines ^ more_lines) & moved))) >> 32) * kLine;
+    }
+    const IndexEntry* of(std::uint64_t hash) const { return entries + number(code_of(hash)); }
+  };
+  Homes homes() const { return homes_; }
+
+  // The first row in the home line of a hash that has the same upper half; kNoRow: there is none, and if `goes_on`,
+  // there may be one in a later line.
+  static Row search(const IndexEntry* home, std::uint64_t hash, bool& goes_on) {
     const std::uint32_t code = code_of(hash);
-    const IndexEntry* home = entries_ + home_of(code);
     const std::uint32_t mask = matches(&home->code, code);
-    const Row other = home[kLine - 1].code > code ? kGoesOn : kNoRow;
     const Row first = home[static_cast<unsigned>(__builtin_ctz(mask | 1u << 14)) / 2].row;
-    return mask == 0 ? other : first;
+    goes_on = (mask == 0) & (home[kLine - 1].code > code);
+    return first & -Row{mask != 0};  // compilers would branch on a choice
   }
-  Row search_on(std::uint64_t hash) const {  // in the later lines
+  static Row search_on(const IndexEntry* home, std::uint64_t hash) {  // in the later lines
     const std::uint32_t code = code_of(hash);
-    const IndexEntry* entry = at_or_after(entries_ + home_of(code) + kLine, code);
+    const IndexEntry* const next = home + kLine;
+    const std::uint32_t mask = matches(&next->code, code);
+    if (mask != 0) return next[static_cast<unsigned>(__builtin_ctz(mask)) / 2].row;
+    const IndexEntry* entry = at_or_after(next, code);
     return entry->code == code ? entry->row : kNoRow;
   }
   // The row of the hash: that candidate which confirms(row). kNoRow: there is none.
@@ -80,8 +95,8 @@ class Index {
   template <class Visit>
   void each(std::size_t bucket, Visit visit) const {
     const std::uint32_t first = static_cast<std::uint32_t>(bucket << 22), last = first | 0x3FFFFFu;
-    const IndexEntry* entry = at_or_after(entries_ + home_of(~first), ~first);
-    for (const IndexEntry* end = entries_ + end_; entry != end; ++entry) {
+    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(~first), ~first);
+    for (const IndexEntry* end = homes_.entries + end_; entry != end; ++entry) {
       if (entry->empty()) continue;
       if (~entry->code > last) return;
       visit(~entry->code, entry->row);
@@ -91,8 +106,8 @@ class Index {
   // The same for all entries from an upper half on, until visit() says false.
   template <class Visit>
   void walk(std::uint32_t first, Visit visit) const {
-    const IndexEntry* entry = at_or_after(entries_ + home_of(~first), ~first);
-    for (const IndexEntry* end = entries_ + end_; entry != end; ++entry)
+    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(~first), ~first);
+    for (const IndexEntry* end = homes_.entries + end_; entry != end; ++entry)
       if (!entry->empty() && !visit(~entry->code, entry->row)) return;
   }
 
@@ -100,13 +115,8 @@ class Index {
   std::size_t bytes() const { return end_ * sizeof(IndexEntry); }
 
  private:
-  static constexpr double kLoad = 0.8;
+  static constexpr double kLoad = 0.7;
   static constexpr std::uint64_t kNothingMoved = std::uint64_t{1} << 32;
-
-  std::size_t home_of(std::uint32_t code) const {
-    const std::uint64_t upper = static_cast<std::uint32_t>(~code);
-    return static_cast<std::size_t>((upper * (upper >= boundary_ ? more_lines_ : lines_)) >> 32) * kLine;
-  }
 
   // The first entry from `home` on whose hash is not smaller.
   static const IndexEntry* at_or_after(const IndexEntry* home, std::uint32_t code) {
@@ -117,7 +127,7 @@ class Index {
   template <class Confirms>
   const IndexEntry* find_entry(std::uint64_t hash, Confirms confirms) const {
     const std::uint32_t code = code_of(hash);
-    const IndexEntry* entry = at_or_after(entries_ + home_of(code), code);
+    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(code), code);
     for (; entry->code == code && !entry->empty(); ++entry)
       if (confirms(entry->row)) return entry;
     return nullptr;
@@ -132,11 +142,8 @@ class Index {
   void each_to_move(std::size_t at, std::uint32_t from, Visit visit);
 
   Range range_;
-  IndexEntry* entries_;
-  std::uint64_t lines_ = 2;       // homes of hashes below the boundary
-  std::uint64_t more_lines_ = 0;  // homes of those from it on
-  std::uint64_t boundary_ = 0;    // of upper halves
-  std::uint64_t moved_from_ = 0;  // the line of `lines_` from which on all have moved
+  Homes homes_;
+  std::uint64_t moved_from_ = 0;  // the line of `lines` from which on all have moved
   std::size_t end_ = 0;           // entries that may be looked at; the last of them are empty
   std::size_t size_ = 0;
   std::size_t limit_ = 0;  // of size_, at which some more move

@@ -1,6 +1,9 @@
 // A call's ids on their way to their rows, with memory fetched ahead of each stage: hash an id and fetch its index
-// line; search the line and fetch the row; the caller's work. Each stage is kAhead ids before the next, id by id, so
-// that what is fetched and what is computed overlap all the time. Not thread safe: the table takes turns.
+// line; search that line and fetch the row; for one id in ten, search the next line; see that it is the row.
+//
+// Ids go in blocks, each stage a block ahead of the next, so a block's lines are under way while others are worked on.
+// A stage is a short loop of its own, without a branch that cannot be predicted: its variables stay in registers, and
+// the core works on as many ids of it at once as it has room for. Not thread safe: the table takes turns.
 #pragma once
 
 #include <algorithm>
@@ -11,52 +14,109 @@
 
 namespace monolith {
 
+// Some of the ids, in order: the first one's number, and the hash and the row (kNoRow: none) of each.
+struct Found {
+  std::size_t first, count;
+  const std::uint64_t* hashes;
+  Row* rows;  // for the caller to write to as well
+};
+
 template <class Source>  // source(i): the hash of the i-th id
 class Pipeline {
  public:
   Pipeline(const Rows& rows, Need need, std::size_t n, Source source)
       : rows_(rows), need_(need), n_(n), source_(source) {}
 
+  std::size_t done() const { return done_; }  // ids that were handed out
   bool more() const { return done_ < n_; }
 
-  // Calls visit(i, hash, row) for the next `count` ids, or as many as are left. `row` is the one that the id has then,
-  // kNoRow if it has none, whatever earlier visits added and removed.
-  template <class Visit>
-  [[gnu::flatten]] void next(std::size_t count, Visit visit) {
-    if (done_ == 0) start();
+  // The next ids, some but not more than `limit`, with the rows that they have now. Valid until the next call.
+  [[gnu::noinline]] Found next(std::size_t limit) {
     if (changes_ != rows_.changes()) search_again();
-    const std::size_t end = done_ + std::min(count, n_ - done_);
-    for (std::size_t i = done_; i < end; ++i) {
-      if (i + 3 * kAhead < n_) hash_one(i + 3 * kAhead);
-      if (i + 2 * kAhead < n_) search_one(i + 2 * kAhead);
-      if (i + kAhead < n_) settle_one(i + kAhead);
-      const std::uint64_t hash = hash_[i % kRing];
-      visit(i, hash, changes_ == rows_.changes() ? rows_.confirmed(row_[i % kRing], hash) : rows_.find(hash));
+    const std::size_t block = done_ / kBlock;
+    if (done_ % kBlock == 0) {
+      hash(block + 3);
+      advance(block);
     }
-    done_ = end;
+    const std::size_t first = done_;
+    done_ = std::min({first + limit, (block + 1) * kBlock, n_});
+    return {first, done_ - first, hash_ + first % kRing, row_ + first % kRing};
+  }
+
+  // The row that the k-th of those has by now, if the caller added or removed some in the meantime.
+  Row now(const Found& found, std::size_t k) const {
+    return changes_ == rows_.changes() ? found.rows[k] : rows_.find(found.hashes[k]);
   }
 
  private:
-  static constexpr std::size_t kAhead = 16;  // with the lines of a row, more than a core can have in flight
-  static constexpr std::size_t kRing = 128;
+  static constexpr std::size_t kBlock = 32;  // with the lines of a row, more than a core can have in flight
+  static constexpr std::size_t kBlocks = 4, kRing = kBlocks * kBlock;
 
-  void start() {
-    for (std::size_t i = 0; i < std::min(n_, 3 * kAhead); ++i) hash_one(i);
-    search_again();
+  struct Range {
+    std::size_t begin, end;
+  };
+  Range ids(std::size_t block) const { return {std::min(n_, block * kBlock), std::min(n_, (block + 1) * kBlock)}; }
+
+  // Before a block is handed out: it is settled, the next is searched, the one after that is hashed.
+  void advance(std::size_t block) {
+    search(block + 2);
+    settle(block + 1);
+    confirm(block);
   }
   void search_again() {
+    const std::size_t block = done_ / kBlock, searched = done_ % kBlock == 0 ? 2 : 3;
     changes_ = rows_.changes();
-    for (std::size_t i = done_; i < std::min(n_, done_ + 2 * kAhead); ++i) search_one(i);
-    for (std::size_t i = done_; i < std::min(n_, done_ + kAhead); ++i) settle_one(i);
+    for (std::size_t k = block; k <= block + searched; ++k) hash(k);
+    search(block);
+    search(block + 1);
+    settle(block);
+    if (searched == 3) advance(block);
   }
-  void hash_one(std::size_t i) {
-    const std::uint64_t hash = source_(i);
-    hash_[i % kRing] = hash;
-    rows_.fetch_home(hash);
+
+  [[gnu::noinline]] void hash(std::size_t block) {
+    const Index::Homes homes = rows_.homes();
+    const auto [begin, end] = ids(block);
+    for (std::size_t i = begin; i < end; ++i) {
+      const std::uint64_t hash = source_(i);
+      hash_[i % kRing] = hash;
+      home_[i % kRing] = homes.of(hash);
+      fetch(home_[i % kRing]);
+    }
   }
-  void search_one(std::size_t i) { row_[i % kRing] = rows_.search(hash_[i % kRing], need_); }
-  void settle_one(std::size_t i) {  // one in ten searches goes on in the next line
-    if (row_[i % kRing] == Index::kGoesOn) row_[i % kRing] = rows_.search_on(hash_[i % kRing], need_);
+  [[gnu::noinline]] void search(std::size_t block) {
+    const char* const start = rows_.needed(0, need_);
+    const std::size_t stride = rows_.stride(), bytes = rows_.bytes(need_);
+    std::uint8_t* const going_on = going_on_[block % kBlocks];
+    std::uint32_t count = 0;
+    const auto [begin, end] = ids(block);
+    for (std::size_t i = begin; i < end; ++i) {
+      const IndexEntry* const home = home_[i % kRing];
+      bool goes_on;
+      const Row row = Index::search(home, hash_[i % kRing], goes_on);
+      const char* const line = start + row * stride;
+      fetch(goes_on ? reinterpret_cast<const char*>(home + Index::kLine) : line);
+      fetch_rest(line, bytes);
+      row_[i % kRing] = row;
+      going_on[count] = static_cast<std::uint8_t>(i % kRing);
+      count += goes_on;
+    }
+    count_[block % kBlocks] = count;
+  }
+  [[gnu::noinline]] void settle(std::size_t block) {
+    for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
+      const std::size_t i = going_on_[block % kBlocks][k];
+      row_[i] = Index::search_on(home_[i], hash_[i]);
+      rows_.fetch_row(row_[i], need_);
+    }
+  }
+  [[gnu::noinline]] void confirm(std::size_t block) {  // that a candidate is the row: all but one in 10^9 are
+    const RowView view = rows_;
+    const auto [begin, end] = ids(block);
+    for (std::size_t i = begin; i < end; ++i) {
+      const Row row = row_[i % kRing];
+      const std::uint64_t hash = hash_[i % kRing];
+      if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(hash)) row_[i % kRing] = rows_.find(hash);
+    }
   }
 
   const Rows& rows_;
@@ -64,9 +124,12 @@ class Pipeline {
   const std::size_t n_;
   const Source source_;
   std::size_t done_ = 0;
-  std::uint64_t changes_ = 0;  // what was searched holds as long as so many rows have come and gone
+  std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
   std::uint64_t hash_[kRing];
-  Row row_[kRing];  // candidates, which confirmed() makes sure of
+  const IndexEntry* home_[kRing];
+  Row row_[kRing];
+  std::uint8_t going_on_[kBlocks][kBlock];  // places in the ring
+  std::uint32_t count_[kBlocks];            // of those, in each block
 };
 
 }  // namespace monolith

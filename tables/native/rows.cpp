@@ -42,8 +42,7 @@ std::size_t least(const RowOptions& options) {
 
 }  // namespace
 
-// Index and rows grow together, and the smallest row is 32 bytes, to ten of the index.
-Rows::Rows(const RowOptions& options)
+RowView::RowView(const RowOptions& options)
     : storage_(options.storage),
       dim_(options.dim),
       state_floats_(options.state_floats),
@@ -56,22 +55,27 @@ Rows::Rows(const RowOptions& options)
       policy_(options.policies ? (options.uses ? 3 : 2) : 0),
       end_words_(words_ + (2 + options.uses + options.policies) * sizeof(std::uint32_t)),
       lower_half_(time_ == tail_ ? end_words_ : tail_),  // where it fills a gap, if there is one
-      stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8),
+      stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8) {}
+
+// Index and rows grow together, and the smallest row is 32 bytes, to ten of the index.
+Rows::Rows(const RowOptions& options)
+    : RowView(options),
       shared_(options.shared),
-      pool_(stride_, reserved(options), least(options), options.folder),
+      pool_(stride(), reserved(options), least(options), options.folder),
       index_(reserved(options) / 2, least(options) / 2, options.folder),
       bucket_sizes_(kBuckets) {
+  begin_at(pool_.at(0));
   for (std::uint32_t number = 0; number < shared_; ++number) pool_.acquire();  // the first ones
 }
 
-void Rows::decode(const char* row, float* out) const {
+void RowView::decode(const char* row, float* out) const {
   if (storage_ == Storage::bfloat16)
     decode_halves<BFloat16>(row, dim_, out);
   else
     decode_halves<Float16>(row, dim_, out);
 }
 
-void Rows::write(Row row, const float* values, std::uint64_t chance) const {
+void RowView::write(Row row, const float* values, std::uint64_t chance) const {
   if (storage_ == Storage::bfloat16)
     encode_halves<BFloat16>(values, dim_, chance, at(row));
   else if (storage_ == Storage::float16)
@@ -85,7 +89,7 @@ Row Rows::add(std::uint64_t hash) {
   index_.make_room();  // what may throw comes before the first change
   const Row row = pool_.acquire();
   index_.insert(hash, row);
-  *reinterpret_cast<std::uint32_t*>(at(row) + lower_half_) = static_cast<std::uint32_t>(hash);
+  set_lower_half(row, static_cast<std::uint32_t>(hash));
   ++bucket_sizes_[bucket_of(hash)];
   return row;
 }

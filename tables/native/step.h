@@ -50,7 +50,13 @@ class Group {
   std::size_t size() const { return size_; }
   std::uint64_t hash(std::size_t i) const { return hashes_[i]; }
   const std::uint64_t* hashes() const { return hashes_.data(); }
-  std::size_t position(std::size_t i) const { return positions_.empty() ? i : positions_[i]; }
+  std::size_t position(std::size_t i) const { return positions()[i]; }
+  struct Positions {  // for loops, as RowView is
+    const std::uint32_t* at;
+
+    std::size_t operator[](std::size_t i) const { return at == nullptr ? i : at[i]; }
+  };
+  Positions positions() const { return {positions_.empty() ? nullptr : positions_.data()}; }
   std::size_t end(std::size_t feature) const { return ends_[feature]; }  // the feature's occurrences come before it
 
   // Adds to the list. By itself, so that its counts stay in registers while rows are written; one at a time.
@@ -62,7 +68,7 @@ class Group {
           unique_(group.unique_.data()),
           repeats_(group.repeats_.data()),
           key_(group.key_),
-          size_(static_cast<std::uint32_t>(group.unique_.size())),
+          last_(static_cast<std::uint32_t>(group.unique_.size() - 1)),
           unique_count_(group.unique_count_),
           repeat_count_(group.repeat_count_) {}
     ~Adder() {
@@ -74,10 +80,9 @@ class Group {
 
     // The i-th occurrence has the row.
     void add(Row row, std::size_t i) {
-      const std::uint32_t slot = rows_.slot(row) ^ key_;
+      const std::uint32_t believed = std::min(rows_.slot(row) ^ key_, last_);
       // Beyond the count are rows of other steps. The count comes into it last, so that ids do not wait for one
       // another.
-      const std::uint32_t believed = slot < size_ ? slot : 0;
       const bool repeated = (unique_[believed].row == row) & (believed < unique_count_);
       const std::uint32_t place = repeated ? believed : unique_count_;
       // Written in any case: whether an id is repeated cannot be predicted, and a wrong guess costs more.
@@ -90,10 +95,10 @@ class Group {
 
    private:
     Group& group_;
-    const Rows& rows_;
+    const RowView rows_;
     UniqueRow* const unique_;
     Repeat* const repeats_;
-    const std::uint32_t key_, size_;
+    const std::uint32_t key_, last_;
     std::uint32_t unique_count_, repeat_count_;
   };
   // The i-th occurrence has no row, at least not yet.

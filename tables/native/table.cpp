@@ -84,13 +84,14 @@ bool Table::has_expired(Row row) const {
 
 void Table::count_use(Row row, std::int64_t t) { rows_.set_uses(row, one_more(uses_at(row, t))); }
 
-Row Table::observe_one(std::uint64_t hash, Row row, std::int64_t t, std::uint32_t policy) {
+Row Table::observe_one(std::uint64_t hash, std::int64_t t, std::uint32_t policy) {
+  Row row = rows_.find(hash);
   if (row != kNoRow && expired(row)) {
     remove(hash, row, expiry_of(row));
     row = kNoRow;
   }
   if (row != kNoRow) {
-    seen(row, t);
+    seen(rows_, row, t);
   } else if (t < cutoffs_[policy].idle || t < cutoffs_[policy].age) {
     ++statistics_.late;
   } else if (!admits(hash, t, policies_[policy])) {

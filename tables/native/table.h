@@ -24,6 +24,7 @@
 #include "initializer.h"
 #include "optimizers/optimizer.h"
 #include "parts.h"
+#include "pipeline.h"
 #include "policy.h"
 #include "rows.h"
 #include "step.h"
@@ -156,9 +157,9 @@ class Table {
   bool expired(Row row) const { return rows_.last_seen(row) < newest_cutoff_ && has_expired(row); }
   bool has_expired(Row row) const;
   // What an occurrence of an id that has a live row does. Of no other row, and of nothing else, is anything touched.
-  void seen(Row row, std::int64_t t) {
-    if (rows_.has_uses()) count_use(row, t);
-    rows_.set_last_seen(row, std::max(rows_.last_seen(row), t));
+  void seen(const RowView& rows, Row row, std::int64_t t) {
+    if (rows.has_uses()) count_use(row, t);
+    rows.set_last_seen(row, std::max(rows.last_seen(row), t));
   }
   void count_use(Row row, std::int64_t t);
   // What a gradient's time does to its row: it was in use until then, but is no further occurrence.
@@ -173,7 +174,7 @@ class Table {
   void set_clock(std::int64_t clock_ms);
   void set_cutoffs();
   // What an occurrence of any id does; the row that it has then.
-  Row observe_one(std::uint64_t hash, Row row, std::int64_t t, std::uint32_t policy);
+  Row observe_one(std::uint64_t hash, std::int64_t t, std::uint32_t policy);
   bool admits(std::uint64_t hash, std::int64_t t, const Policy& policy);
   Row add_row(std::uint64_t hash);
   void start_values(Row row, std::uint64_t hash);
@@ -196,10 +197,15 @@ class Table {
     Group* group;
     std::uint32_t i;
     Row row;
+
+    std::uint64_t hash() const { return group->hash(i); }
   };
   void observe_and_read(const Parts& parts, Times times, Step& step);
   template <class Dim>
   void observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim);
+  void see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group);
+  template <class Dim>
+  void copy(const Found& found, Group::Positions positions, float* out, std::size_t stride, Dim dim) const;
   std::size_t observe_others(const Parts& parts, Times times, Step& step);
   std::size_t read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step);
   void pool(const Part& part, const Row* rows) const;

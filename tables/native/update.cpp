@@ -94,16 +94,19 @@ void Table::resolve(Step& step, const Gradients& gradients) {
     Group::Adder adder(group, rows_);
     Pipeline pipeline(rows_, Need::tail, group.size(), [&](std::size_t i) { return group.hash(i); });
     for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
-      const std::size_t begin = feature == 0 ? 0 : group.end(feature - 1);
-      pipeline.next(group.end(feature) - begin, [&](std::size_t i, std::uint64_t hash, Row row) {
-        if (!gradients.given(feature)) return;
-        if (row != kNoRow && !expired(row))
-          adder.add(row, i);
-        else if (rows_.shared() != 0)
-          shared[k].push_back({group.position(i), shared_number(hash, rows_.shared())});
-        else
-          ++absent[k];
-      });
+      while (pipeline.done() < group.end(feature)) {
+        const Found found = pipeline.next(group.end(feature) - pipeline.done());
+        if (!gradients.given(feature)) continue;
+        for (std::size_t j = 0; j < found.count; ++j) {
+          const std::size_t i = found.first + j;
+          if (found.rows[j] != kNoRow && !expired(found.rows[j]))
+            adder.add(found.rows[j], i);
+          else if (rows_.shared() != 0)
+            shared[k].push_back({group.position(i), shared_number(found.hashes[j], rows_.shared())});
+          else
+            ++absent[k];
+        }
+      }
     }
   });
   for (unsigned k = 1; k < groups; ++k) shared[0].insert(shared[0].end(), shared[k].begin(), shared[k].end());
