@@ -17,7 +17,6 @@ so.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import sys
@@ -27,8 +26,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
 import numpy as np
 import numpy.typing as npt
+import storage
 
 from monolith.card import CardFeature, ModelCard
 from monolith.serving.ledger import LogLimits
@@ -47,10 +49,9 @@ def main() -> None:
     """Print both parts."""
     options = parse()
     results = {"speed": speed(options), "auc": None}
-    storage = neighbour("storage")
     path = Path(options.folder or storage.DATA) / options.data / "ratings.parquet"
     if path.exists():
-        results["auc"] = served_auc(storage, path, options)
+        results["auc"] = served_auc(path, options)
     else:
         print(f"AUC skipped: it needs the MovieLens ratings in {path}, which cannot be redistributed")
     if options.json:
@@ -73,16 +74,6 @@ def parse() -> argparse.Namespace:
     if options.rounds < 2 or options.seeds < 2:
         parser.error("--rounds and --seeds must be at least 2: one has no spread")
     return options
-
-
-def neighbour(name: str) -> Any:
-    """Another benchmark of this folder as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # --- bytes, rates, errors ---------------------------------------------------------------------------------------------
@@ -186,12 +177,12 @@ def print_speed(result: dict[str, Any]) -> None:
 # --- AUC --------------------------------------------------------------------------------------------------------------
 
 
-def served_auc(storage: Any, path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+def served_auc(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """AUC on held-out ratings with rows as served, printed as well."""
     ids, labels = storage.ratings(path)
     runs = f"{options.seeds} seeds, {options.epochs} epochs, dim {storage.DIM}"
     print(f"AUC: {options.data}, {len(labels):,} ratings, {runs}")
-    aucs = np.array([one_seed(storage, ids, labels, seed, options.epochs) for seed in range(options.seeds)])
+    aucs = np.array([one_seed(ids, labels, seed, options.epochs) for seed in range(options.seeds)])
     results = [storage.summary(name, column, aucs[:, 0]) for name, column in zip(PAYLOADS, aucs.T, strict=True)]
     for result in results:
         line = f"  {result['storage']:12s} AUC {result['auc']:.6f}"
@@ -200,7 +191,7 @@ def served_auc(storage: Any, path: Path, options: argparse.Namespace) -> list[di
     return results
 
 
-def one_seed(storage: Any, ids: Ids, labels: Floats, seed: int, epochs: int) -> list[float]:
+def one_seed(ids: Ids, labels: Floats, seed: int, epochs: int) -> list[float]:
     """Train once in float32; the AUC with each payload's rows."""
     rng = np.random.default_rng(seed)
     train, test = np.split(rng.permutation(len(labels)), [len(labels) * 4 // 5])

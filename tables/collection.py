@@ -107,7 +107,7 @@ class CollectionStep:
         """One optimizer step for each unique id of each table: ``grads`` are those of the outputs' vectors.
 
         Each is (batch, dim) float32, or None where the loss does not use the output, whose ids then get no step. Raises
-        NonFiniteError before any table is changed, and InputError for a second call.
+        before any table is changed: NonFiniteError, and InputError for gradients of another shape or a second call.
         """
         collection = self._collection
         if collection is None:
@@ -115,8 +115,16 @@ class CollectionStep:
                 "backward ran a second time through the same lookup, and its update is already in the tables: "
                 "run forward again for every backward"
             )
+        if len(grads) != len(collection.outputs):
+            raise InputError(
+                f"{len(grads)} gradients for {len(collection.outputs)} outputs: give one, or None, for each"
+            )
+        checked = [
+            _checked(grad, len(self.vectors), dim, out.name)
+            for grad, dim, out in zip(grads, collection.dims, collection.outputs, strict=True)
+        ]
         with collection._writing():
-            bad = collection._native.backward([_side_by_side(grad) for grad in grads], self._steps)
+            bad = collection._native.backward(checked, self._steps)
         if bad is not None:
             output = collection.outputs[bad[0]]
             largest = collection.tables[output.table].largest_gradient
@@ -129,11 +137,18 @@ class CollectionStep:
 _SPARE_STEPS = 2
 
 
-def _side_by_side(grad: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+def _checked(
+    grad: npt.NDArray[np.float32] | None, samples: int, dim: int, output: str
+) -> npt.NDArray[np.float32] | None:
     """The gradient with the columns of a row next to each other; how far rows lie apart does not matter."""
-    if grad is None or grad.strides[1] == grad.itemsize or grad.shape[1] == 1:
-        return grad
-    return np.ascontiguousarray(grad)
+    if grad is None:
+        return None
+    if grad.dtype != np.float32 or grad.shape != (samples, dim):
+        raise InputError(
+            f"the gradient of {output!r} is {grad.dtype} of shape {grad.shape}, this step needs float32 of shape "
+            f"(samples, dim) = ({samples}, {dim})"
+        )
+    return grad if dim == 1 or grad.strides[1] == grad.itemsize else np.ascontiguousarray(grad)
 
 
 def _nonfinite_text(output: Output, number: int, largest: float) -> str:

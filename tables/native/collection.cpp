@@ -1,7 +1,6 @@
 #include "collection.h"
 
 #include <algorithm>
-#include <mutex>
 
 #include "crew.h"
 
@@ -52,7 +51,7 @@ std::optional<std::pair<std::size_t, std::size_t>> Collection::backward(const Pa
   std::vector<Table*> in_order;  // two collections over the same tables lock them in the same order
   for (const std::size_t table : stepped) in_order.push_back(tables_[table]);
   std::sort(in_order.begin(), in_order.end());
-  std::vector<std::unique_lock<std::mutex>> locks;
+  std::vector<Writing> locks;
   for (const Table* table : in_order) locks.push_back(table->writing());
 
   std::vector<std::int64_t> bad(stepped.size());

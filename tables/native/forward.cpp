@@ -110,12 +110,12 @@ void Table::observe(const std::int64_t* ids, std::size_t n, Times times, Runs ru
   part.ids = ids;
   part.count = part.samples = n;
   part.runs = runs;
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   observe_and_read({part}, times, own_step_);
 }
 
 void Table::forward(const Parts& parts, Times times, Step& step) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   observe_and_read(parts, times, step);
 }
 
@@ -144,8 +144,7 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
       const Found found = pipeline.next(group.end(number) - pipeline.done());
       see(found, times, step, feature, group);
       if (part.pooled())
-        for (std::size_t k = 0; k < found.count; ++k)
-          step.rows_at()[group.position(found.first + k)] = found.rows[k];
+        for (std::size_t k = 0; k < found.count; ++k) step.rows_at()[group.position(found.first + k)] = found.rows[k];
       else if (part.out != nullptr)
         copy(found, group.positions(), part.out - feature.begin * part.stride, part.stride, dim);
     }
@@ -277,8 +276,7 @@ void Table::read(const Part& part, std::size_t begin, std::size_t end, WithRow w
       const Found found = pipeline.next(left);
       for (std::size_t k = 0; k < found.count; ++k) {
         const Row row = found.rows[k];
-        with_row(begin + found.first + k,
-                 row == kNoRow || expired(row) ? rows_.shared_row(found.hashes[k]) : row);
+        with_row(begin + found.first + k, row == kNoRow || expired(row) ? rows_.shared_row(found.hashes[k]) : row);
       }
       left -= found.count;
     }

@@ -14,7 +14,7 @@ constexpr std::size_t kATurn = 64;  // rows written in one turn
 }  // namespace
 
 std::uint32_t Table::cut() {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   return close_sequence();
 }
 
@@ -29,14 +29,14 @@ std::uint32_t Table::close_sequence() {
 }
 
 DeltaArrays Table::delta(std::uint32_t since) const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   DeltaArrays delta = copy_rows(changed_after(since), false);
   if (since != 0) delta.removed = tombstones_.ids_after(since);
   return delta;
 }
 
 DeltaArrays Table::live_rows() const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   return copy_rows(changed_after(0), true);
 }
 
@@ -93,7 +93,7 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
 }
 
 void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
     rows_.each(bucket, [&](std::uint64_t, Row row) { rows_.set_mark(row, 0); });
   for (Counters& counters : counters_) counters.clear();
@@ -115,7 +115,7 @@ void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const f
 
 void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
                         const std::int64_t* removed, std::size_t n_removed) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   sequence_ = sequence;
   upsert(ids, values, n);
   for (std::size_t i = 0; i < n_removed; ++i) {
@@ -146,7 +146,7 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
 }
 
 DeltaArrays Table::tail_delta(std::uint32_t since) const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   DeltaArrays delta;
   for (std::uint32_t number = 0; number < rows_.shared(); ++number) {
     const Row row = rows_.shared_at(number);
@@ -158,7 +158,7 @@ DeltaArrays Table::tail_delta(std::uint32_t since) const {
 }
 
 void Table::write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   for (std::size_t begin = 0; begin < n; begin += kATurn) {
     WriterTurn turn(turnstile_);
     for (std::size_t i = begin; i < std::min(begin + kATurn, n); ++i) {
@@ -172,7 +172,7 @@ void Table::write_tail(std::uint32_t sequence, const std::int64_t* numbers, cons
 }
 
 BucketImage Table::export_bucket(std::size_t bucket) const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   BucketImage image;
   export_rows(bucket, image);
   export_counters(bucket, image);
@@ -240,7 +240,7 @@ void Table::import_tail(std::size_t bucket, const BucketImage& image) {
 }
 
 void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   WriterTurn turn(turnstile_);
   for (std::size_t i = 0; i < image.ids.size(); ++i) {
     const std::uint64_t hash = hash_of(image.ids[i]);

@@ -78,7 +78,8 @@ void Index::move_some() {
     return start_growing();
   }
   const double moved = 1.0 - static_cast<double>(first) / static_cast<double>(homes_.lines);
-  const double lines = static_cast<double>(homes_.lines) + moved * static_cast<double>(homes_.more_lines - homes_.lines);
+  const double lines =
+      static_cast<double>(homes_.lines) + moved * static_cast<double>(homes_.more_lines - homes_.lines);
   limit_ = static_cast<std::size_t>(kLoad * lines * kLine);
 }
 

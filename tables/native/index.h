@@ -115,7 +115,7 @@ class Index {
   std::size_t bytes() const { return end_ * sizeof(IndexEntry); }
 
  private:
-  static constexpr double kLoad = 0.7;
+  static constexpr double kLoad = 0.8;
   static constexpr std::uint64_t kNothingMoved = std::uint64_t{1} << 32;
 
   // The first entry from `home` on whose hash is not smaller.

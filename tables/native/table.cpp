@@ -46,12 +46,12 @@ Table::Table(const TableOptions& options)
 }
 
 void Table::advance(std::int64_t clock_ms) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   set_clock(clock_ms);
 }
 
 std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   std::uint64_t removed = 0, looked_at = 0;
   for (std::size_t i = 0; i < std::min(buckets, kBuckets) && looked_at < max_rows; ++i) {
     looked_at += rows_.bucket_size(sweep_cursor_);
@@ -189,12 +189,12 @@ std::uint64_t Table::sweep_bucket(std::size_t bucket) {
 }
 
 Clockwork Table::clockwork() const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_, eviction_cursor_};
 }
 
 void Table::set_clockwork(const Clockwork& clockwork) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   WriterTurn turn(turnstile_);
   sequence_ = clockwork.sequence;
   floor_ = clockwork.floor;
@@ -206,20 +206,20 @@ void Table::set_clockwork(const Clockwork& clockwork) {
 }
 
 Statistics Table::statistics() const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   Statistics statistics = statistics_;
   for (const Counters& counters : counters_) statistics.counter_decrements += counters.decrements();
   return statistics;
 }
 
 void Table::set_statistics(const Statistics& statistics) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   statistics_ = statistics;
   for (const Counters& counters : counters_) statistics_.counter_decrements -= counters.decrements();
 }
 
 Sizes Table::sizes() const {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   const std::uint64_t held = rows_.size() + rows_.free() + rows_.shared();
   std::size_t sums_bytes = 0;
   for (const GradientSums& sums : sums_) sums_bytes += sums.bytes();

@@ -10,7 +10,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
-#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,6 +31,7 @@
 #include "tombstones.h"
 #include "touched.h"
 #include "turnstile.h"
+#include "writer_mutex.h"
 
 namespace monolith {
 
@@ -118,7 +118,7 @@ class Table {
   std::int64_t backward(Step& step, const PartGradients& grads, Times times);
 
   // backward() in its two halves, under writing(): for several tables that change together, or not at all.
-  std::unique_lock<std::mutex> writing() const { return std::unique_lock<std::mutex>(writer_); }
+  Writing writing() const { return Writing(writer_); }
   std::int64_t collect(Step& step, const PartGradients& grads);
   void apply(const Step& step, Times times);
 
@@ -235,7 +235,7 @@ class Table {
   const TableOptions options_;
   const float largest_;  // size of a gradient
   const std::vector<Policy> policies_;
-  mutable std::mutex writer_;  // held by every call but lookup()
+  mutable WriterMutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
 
   // What look-ups read: changed in a writer's turn only.

@@ -11,7 +11,7 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kBytesAhead = 2048;  // of rows fetched before they are stepped: what a core can have in flight
+constexpr std::size_t kBytesAhead = 4096;  // of rows fetched before they are stepped: what a core can have in flight
 constexpr std::size_t kATurn = 256;        // rows stepped in one turn
 
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
@@ -49,7 +49,7 @@ void cut_down(float* values, std::size_t dim, float largest, float to) {
 }  // namespace
 
 std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   Part part;
   part.ids = ids;
   part.count = part.samples = n;
@@ -58,7 +58,7 @@ std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads,
 }
 
 std::int64_t Table::backward(Step& step, const PartGradients& grads, Times times) {
-  std::lock_guard<std::mutex> writer(writer_);
+  const Writing writing(writer_);
   return collect_and_apply(step, grads, times);
 }
 
@@ -190,7 +190,9 @@ void Table::step_rows_of(const Rule& rule, Dim dim, const Group& group, Gradient
 // The last rows come first: they, and their gradients, may still be in the cache.
 template <class Rule, class Dim>
 inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSums& sums, Times times) {
-  const Group::UniqueRow* unique = group.unique();
+  const Group::UniqueRow* const unique = group.unique();
+  const RowView rows = rows_;
+  const std::uint32_t sequence = sequence_;
   const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t left = group.unique_count(); left != 0;) {
@@ -198,17 +200,18 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
     WriterTurn turn(turnstile_);
     while (left-- > end) {
       if (left >= ahead) {
-        rows_.fetch_row(unique[left - ahead].row, Need::all);
+        rows.fetch_row(unique[left - ahead].row, Need::all);
         if (sums.gradient(left - ahead) != nullptr) fetch_floats(sums.gradient(left - ahead), dim);
       }
       const Row row = unique[left].row;
+      const float* const gradient = sums.gradient(left);
       if (times.given()) refresh(row, sums.latest(left, times));
-      if (sums.gradient(left) == nullptr) continue;
-      float* values = rows_.values(row, scratch.data());
-      step_row(rule, values, rows_.state(row), sums.gradient(left), dim);
-      if (rows_.narrow()) rows_.write(row, values, chance(group.hash(unique[left].first), steps_));
-      if (rows_.mark(row) == sequence_) continue;
-      rows_.set_mark(row, sequence_);
+      if (gradient == nullptr) continue;
+      float* const values = rows.values(row, scratch.data());
+      step_row(rule, values, rows.state(row), gradient, dim);
+      if (rows.narrow()) rows.write(row, values, chance(group.hash(unique[left].first), steps_));
+      if (rows.mark(row) == sequence) continue;
+      rows.set_mark(row, sequence);
       sums.touched().push_back(group.hash(unique[left].first));
     }
     left = end;

@@ -155,3 +155,28 @@ def test_number_of_threads_has_limits():
     for wrong in (0, 65, -1):
         with pytest.raises(InputError, match="threads"):
             set_threads(wrong)
+
+
+@pytest.mark.parametrize(
+    ("grads", "message"),
+    [
+        ([np.zeros((3, 1), np.float32)], r"gradient of 'a' is float32 of shape \(3, 1\).*\(3, 2\)"),
+        ([np.zeros((2, 2), np.float32)], r"of shape \(2, 2\)"),
+        ([np.zeros((3, 2))], "is float64"),
+    ],
+)
+def test_gradient_of_another_shape_or_type_is_refused(grads, message, tmp_path):
+    table = Table(TableConfig(name="a", dim=2, optimizer=optimizers.SGD(lr=1.0)))
+    step = Collection({"a": table}, [Output("a", "a", "a")]).forward([Bag(np.arange(3), np.ones(3, np.int32))])
+    before = files({"a": table}, tmp_path / "before")
+    with pytest.raises(InputError, match=message):
+        step.apply_gradients(grads)
+    assert files({"a": table}, tmp_path / "after") == before
+    step.apply_gradients([np.ones((3, 2), np.float32)])
+
+
+def test_number_of_gradients_is_that_of_the_outputs():
+    table = Table(TableConfig(name="a", dim=2, optimizer=optimizers.SGD(lr=1.0)))
+    step = Collection({"a": table}, [Output("a", "a", "a")]).forward([Bag(np.arange(3), np.ones(3, np.int32))])
+    with pytest.raises(InputError, match="2 gradients for 1 outputs"):
+        step.apply_gradients([None, None])

@@ -258,6 +258,34 @@ def test_error_of_a_score_function_comes_through(make_table, ids):
 
 
 @pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda table: table.observe(np.array([9]), event_time_ms=1), InputError),
+        (lambda table: table.stats(), InputError),
+        (len, RuntimeError),
+    ],
+    ids=["observe", "stats", "len"],
+)
+def test_score_function_that_calls_its_own_table_is_refused(make_table, ids, call, error, request):
+    tables = []
+    eviction.register(f"calls {request.node.callspec.id}", lambda rows: call(tables[0]))
+    tables.append(make_table(eviction=eviction.Score(f"calls {request.node.callspec.id}", max_rows=1)))
+    tables[0].observe(ids(1), event_time_ms=0)
+    with pytest.raises(error, match="a score function calls its own table"):
+        tables[0].observe(ids(2), event_time_ms=0)
+
+
+def test_score_function_may_look_up_in_its_own_table(make_table, ids):
+    tables = []
+    eviction.register("looks up", lambda rows: tables[0].lookup(rows.ids)[:, 0])
+    tables.append(make_table(eviction=eviction.Score("looks up", max_rows=2), optimizer=optimizers.SGD(lr=1.0)))
+    tables[0].observe(ids(1, 2), event_time_ms=0)
+    tables[0].apply_gradients(ids(1, 2), np.repeat(np.array([[-9], [9]], np.float32), 4, axis=1))
+    tables[0].observe(ids(3), event_time_ms=1)
+    assert held(tables[0]) == [1, 3]
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
         ("nobody", r"'nobody', registered are: .*lowest_norm.*Register it"),

@@ -16,11 +16,11 @@ struct Adagrad : Rule {
   template <class Dim>
   void step(float* __restrict w, float* __restrict n, const float* __restrict grad, Dim dim) const {
     const float lr = rate(), d = decay(), tiny = eps;
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       const float g = decayed(grad[i], w[i], d);
       n[i] += g * g;
       w[i] -= lr * g / (std::sqrt(n[i]) + tiny);
-    }
+    });
   }
 };
 

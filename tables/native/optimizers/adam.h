@@ -45,14 +45,14 @@ struct Adam : Rule {
     float* __restrict greatest = state + 2 * dim + 1;
     const AdamStep now(lr, beta1, beta2, count_step(state + 2 * dim));
     const float tiny = eps;
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       const float g = gradient(i);
       m[i] = now.b1 * m[i] + now.c1 * g;
       v[i] = now.b2 * v[i] + now.c2 * (g * g);
       float over = v[i];
       if (amsgrad) over = greatest[i] = std::max(greatest[i], over);
       w[i] -= now.rate * m[i] / (std::sqrt(over) / now.root + tiny);
-    }
+    });
   }
 };
 
@@ -60,7 +60,7 @@ struct AdamW : Adam {
   template <class Dim>
   void step(float* __restrict w, float* __restrict state, const float* __restrict grad, Dim dim) const {
     const float kept = static_cast<float>(1.0 - lr * weight_decay);
-    for (std::size_t i = 0; i < dim; ++i) w[i] *= kept;
+    each_column(dim, [=](std::size_t i) { w[i] *= kept; });
     step_on(w, state, dim, [&](std::size_t i) { return grad[i]; });
   }
 };

@@ -30,14 +30,14 @@ struct Ftrl : Rule {
     float* __restrict n = state + dim;
     const float lr = rate(), before = state[2 * dim], d = decay(), b = beta, one = l1, two = l2;
     if (lr == 0.0f) return;
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       const float g = decayed(grad[i], w[i], d);
       const float r_before = before == 0.0f ? 0.0f : (b + std::sqrt(n[i])) / before;
       n[i] += g * g;
       const float r = (b + std::sqrt(n[i])) / lr;
       z[i] += g - (r - r_before) * w[i];
       w[i] = std::fabs(z[i]) <= one ? 0.0f : (std::copysign(one, z[i]) - z[i]) / (r + two);
-    }
+    });
     state[2 * dim] = lr;
   }
 };

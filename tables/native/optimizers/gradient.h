@@ -68,6 +68,19 @@ void fold(Number* lane) {
   for (std::size_t k = 0; k < kHalf; ++k) lane[k] += lane[k + kHalf];
 }
 
+// Calls visit(column) for all of them; one may not depend on another. Eight at a time, because compilers make a vector
+// operation of that, and not of a loop of unknown length or of one that they unroll.
+template <class Dim, class Visit>
+void each_column(Dim dim, Visit visit) {
+  const std::size_t whole = dim / 8 * 8;
+  for (std::size_t first = 0; first < whole; first += 8) {
+#pragma GCC ivdep
+#pragma GCC unroll 1
+    for (std::size_t k = 0; k < 8; ++k) visit(first + k);
+  }
+  for (std::size_t i = whole; i < dim; ++i) visit(i);
+}
+
 // Sum over 16 lanes, each in the order of columns, then lanes pairwise: the order in which wide SIMD adds.
 template <class Dim, class Term>
 auto lane_sum(Dim dim, Term term) {

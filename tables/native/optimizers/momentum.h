@@ -20,11 +20,11 @@ struct Momentum : Rule {
   void step(float* __restrict w, float* __restrict b, const float* __restrict grad, Dim dim) const {
     const float lr = rate(), d = decay(), kept = momentum;
     const bool ahead = nesterov;
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       const float g = decayed(grad[i], w[i], d);
       b[i] = kept * b[i] + g;
       w[i] -= lr * (ahead ? g + kept * b[i] : b[i]);
-    }
+    });
   }
 };
 

@@ -18,11 +18,11 @@ struct RmsProp : Rule {
   void step(float* __restrict w, float* __restrict n, const float* __restrict grad, Dim dim) const {
     const float lr = rate(), d = decay(), tiny = eps;
     const float a = static_cast<float>(alpha), c = static_cast<float>(1.0 - alpha);
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       const float g = decayed(grad[i], w[i], d);
       n[i] = a * n[i] + c * (g * g);
       w[i] -= lr * g / (std::sqrt(n[i]) + tiny);
-    }
+    });
   }
 };
 

@@ -20,7 +20,7 @@ struct RowWiseAdagrad : Rule {
     });
     *n += squares / static_cast<float>(static_cast<std::size_t>(dim));
     const float lr = rate() / (std::sqrt(*n) + eps);
-    for (std::size_t i = 0; i < dim; ++i) w[i] -= lr * decayed(grad[i], w[i], d);
+    each_column(dim, [=](std::size_t i) { w[i] -= lr * decayed(grad[i], w[i], d); });
   }
 };
 

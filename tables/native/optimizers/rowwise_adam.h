@@ -26,10 +26,10 @@ struct RowWiseAdam : Rule {
     });
     *v = now.b2 * *v + now.c2 * (squares / static_cast<float>(static_cast<std::size_t>(dim)));
     const float step = now.rate / (std::sqrt(*v) / now.root + eps);
-    for (std::size_t i = 0; i < dim; ++i) {
+    each_column(dim, [=](std::size_t i) {
       m[i] = now.b1 * m[i] + now.c1 * decayed(grad[i], w[i], d);
       w[i] -= step * m[i];
-    }
+    });
   }
 };
 

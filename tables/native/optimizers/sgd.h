@@ -14,7 +14,7 @@ struct Sgd : Rule {
   template <class Dim>
   void step(float* __restrict w, float*, const float* __restrict grad, Dim dim) const {
     const float lr = rate(), d = decay();
-    for (std::size_t i = 0; i < dim; ++i) w[i] -= lr * decayed(grad[i], w[i], d);
+    each_column(dim, [=](std::size_t i) { w[i] -= lr * decayed(grad[i], w[i], d); });
   }
 };
 
