@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from monolith.errors import InputError, NonFiniteError
 from monolith.tables import _core
-from monolith.tables.arguments import EventTimes, Matrix, checked_ids, checked_times
+from monolith.tables.arguments import EventTimes, Matrix, checked_ids, checked_times, empty_matrix
 from monolith.tables.features import Bag
 from monolith.tables.hashing import feature_salt, salted
 from monolith.tables.table import Table
@@ -82,7 +82,7 @@ class Collection:
             None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in bags
         ]
         samples = len(bags[0].lengths) if bags else 0
-        return (ids, lengths, weights), np.empty((samples, sum(self.dims)), np.float32)
+        return (ids, lengths, weights), empty_matrix(samples, sum(self.dims))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -29,6 +29,7 @@ from monolith.tables.arguments import (
     checked_matrix,
     checked_time,
     checked_times,
+    empty_matrix,
 )
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
@@ -332,7 +333,7 @@ class Table:
 
     def _out(self, out: Matrix | None, n: int) -> Matrix:
         if out is None:
-            return np.empty((n, self.dim), np.float32)
+            return empty_matrix(n, self.dim)
         if checked_matrix(out, n, self.dim, "out") is not out or not out.flags.writeable:
             raise InputError("out must be contiguous and writable: pass a fresh numpy array")
         return out
