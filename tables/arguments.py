@@ -38,7 +38,7 @@ def checked_matrix(matrix: Matrix, n: int, dim: int, what: str) -> Matrix:
 
 
 def empty_matrix(n: int, columns: int) -> Matrix:
-    """(n, columns) float32 of any contents, beginning at a memory line: 16 columns are then one line, not two halves."""
+    """(n, columns) float32 of any contents, beginning at a memory line, so that 16 columns are one."""
     if n * columns < _WORTH_ALIGNING:
         return np.empty((n, columns), np.float32)
     flat = np.empty(n * columns + _LINE, np.float32)

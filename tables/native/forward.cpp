@@ -18,6 +18,7 @@ namespace {
 constexpr std::size_t kATurn = 256;        // ids looked up in one turn: some 5 us
 constexpr std::size_t kChangesATurn = 32;  // ids admitted in one turn
 constexpr std::size_t kAhead = 24;         // rows fetched before they are added up
+constexpr std::size_t kPlacesAhead = 32;   // of vectors, fetched before rows are copied there
 
 std::size_t size_of(const Parts& parts) {
   std::size_t ids = 0;
@@ -146,7 +147,7 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
       if (part.pooled())
         for (std::size_t k = 0; k < found.count; ++k) step.rows_at()[group.position(found.first + k)] = found.rows[k];
       else if (part.out != nullptr)
-        copy(found, group.positions(), part.out - feature.begin * part.stride, part.stride, dim);
+        copy(found, group.end(number), group.positions(), part.out - feature.begin * part.stride, part.stride, dim);
     }
   }
 }
@@ -170,13 +171,18 @@ void Table::see(const Found& found, Times times, const Step& step, const Step::F
   }
 }
 
-// Each row to the place of its position, counted from `out`.
+// Each row to the place of its position, counted from `out`. Places are fetched as well, those up to the id `end`: more
+// of them are then under way than the core asks for by itself.
 template <class Dim>
-void Table::copy(const Found& found, Group::Positions positions, float* out, std::size_t stride, Dim dim) const {
-  const RowView rows = rows_;
-  with_simd([&] {
-    for (std::size_t k = 0; k < found.count; ++k)
-      rows.read(found.rows[k], dim, out + positions[found.first + k] * stride);
+void Table::copy(const Found& found, std::size_t end, Group::Positions positions, float* out, std::size_t stride,
+                 Dim dim) const {
+  with_simd([=, rows = RowView(rows_)] {
+    const Row* const row = found.rows;
+    for (std::size_t k = 0; k < found.count; ++k) {
+      const std::size_t i = found.first + k;
+      fetch_floats(out + positions[std::min(i + kPlacesAhead, end - 1)] * stride, dim);
+      rows.read(row[k], dim, out + positions[i] * stride);
+    }
   });
 }
 

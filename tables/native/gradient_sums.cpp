@@ -132,22 +132,27 @@ void GradientSums::add_repeats(const Group& group, const Gradients& gradients, D
   if (step.features().size() == 1 && !step.features()[0].pooled) {  // gradients lie as the occurrences do
     const float* const first = gradients.vector(0, 0);
     const std::size_t stride = gradients.stride(0);
-    return add_repeats(group, dim, [&](std::size_t position) { return first + position * stride; });
+    const auto gradient_at = [&](std::size_t position) { return first + position * stride; };
+    return add_repeats(group, dim, gradient_at, [&](std::size_t position) { fetch_floats(gradient_at(position), dim); });
   }
   std::vector<float> scratch(dim);
   std::size_t feature = 0;
-  add_repeats(group, dim, [&](std::size_t position) {
+  const auto gradient_at = [&](std::size_t position) {
     feature = step.feature_at(position, feature);
     return gradients.of(feature, position, scratch.data());
-  });
+  };
+  add_repeats(group, dim, gradient_at, [](std::size_t) {});
 }
 
-template <class Dim, class GradientAt>
-void GradientSums::add_repeats(const Group& group, Dim dim, GradientAt gradient_at) {
+template <class Dim, class GradientAt, class FetchAt>
+void GradientSums::add_repeats(const Group& group, Dim dim, GradientAt gradient_at, FetchAt fetch_at) {
   const Group::Repeat* const repeats = group.repeats();
   const float** const grad_of = grad_of_.data();
   for (std::size_t k = 0; k < group.repeat_count(); ++k) {
-    if (k + kFetched < group.repeat_count()) fetch_floats(grad_of[repeats[k + kFetched].place], dim);
+    if (k + kFetched < group.repeat_count()) {
+      fetch_floats(grad_of[repeats[k + kFetched].place], dim);
+      fetch_at(group.position(repeats[k + kFetched].i));
+    }
     const float* const grad = gradient_at(group.position(repeats[k].i));
     const float* const before = grad_of[repeats[k].place];
     if (is_sum(before)) {

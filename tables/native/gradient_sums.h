@@ -76,8 +76,8 @@ class GradientSums {
   void take_first(const Group& group, const Gradients& gradients);
   template <class Dim>
   void add_repeats(const Group& group, const Gradients& gradients, Dim dim);
-  template <class Dim, class GradientAt>
-  void add_repeats(const Group& group, Dim dim, GradientAt gradient_at);
+  template <class Dim, class GradientAt, class FetchAt>
+  void add_repeats(const Group& group, Dim dim, GradientAt gradient_at, FetchAt fetch_at);
   bool is_sum(const float* gradient) const {
     const auto at = reinterpret_cast<std::uintptr_t>(gradient);
     return at >= reinterpret_cast<std::uintptr_t>(sums_.get()) && at < reinterpret_cast<std::uintptr_t>(next_sum_);

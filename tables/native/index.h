@@ -11,7 +11,7 @@
 // moved. So there is no moment at which everything moves or two copies exist, and the load is the same at any size.
 // Made-up ids may crowd: their run gets long, and memory stays in proportion to the entries.
 //
-// Eight entries are one memory line, at which homes lie: of ten searches nine end in it, 99 of 100 in it or the next.
+// Eight entries are one memory line, at which homes lie: of six searches five end in it, 99 of 100 in it or the next.
 // So the line is searched without a branch, and the next one is fetched only where it is needed. Not thread safe: the
 // table takes turns.
 #pragma once

@@ -1,5 +1,5 @@
 // A call's ids on their way to their rows, with memory fetched ahead of each stage: hash an id and fetch its index
-// line; search that line and fetch the row; for one id in ten, search the next line; see that it is the row.
+// line; search that line and fetch the row; for one id in six, search the next line; see that it is the row.
 //
 // Ids go in blocks, each stage a block ahead of the next, so a block's lines are under way while others are worked on.
 // A stage is a short loop of its own, without a branch that cannot be predicted: its variables stay in registers, and
