@@ -154,20 +154,20 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
 
 // Observes those that have a live row; the others wait, and have none so far.
 void Table::see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group) {
-  const std::int64_t clock_ms = clock_ms_, cutoff = newest_cutoff_;
+  const std::int64_t cutoff = newest_cutoff_, one_time = times.given() ? times.at(0) : clock_ms_;
+  const bool each = times.each();
   const RowView rows = rows_;
+  Row* const row = found.rows;
   Group::Adder adder(group, rows_);
   for (std::size_t k = 0; k < found.count; ++k) {
-    const Row row = found.rows[k];
     const std::size_t i = found.first + k;
-    if (row == kNoRow || (rows.last_seen(row) < cutoff && has_expired(row))) {
+    if (row[k] == kNoRow || (rows.last_seen(row[k]) < cutoff && has_expired(row[k]))) {
       group.defer(i);
-      found.rows[k] = kNoRow;
+      row[k] = kNoRow;
       continue;
     }
-    const std::size_t sample = times.each() ? step.sample_at(group.position(i), feature) : 0;
-    seen(rows, row, times.given() ? times.at(sample) : clock_ms);
-    adder.add(row, i);
+    seen(rows, row[k], each ? times.at(step.sample_at(group.position(i), feature)) : one_time);
+    adder.add(row[k], i);
   }
 }
 

@@ -112,6 +112,13 @@ void GradientSums::take_first(const Group& group, const Gradients& gradients) {
   const Step& step = gradients.step();
   const bool any_scaled = gradients.any_scaled();
   grad_of_.resize(group.unique_count());
+  if (const PartGradient* plain = gradients.plain()) {
+    const auto [first, stride] = *plain;
+    const Group::Positions positions = group.positions();
+    for (std::size_t place = 0; place < grad_of_.size(); ++place)
+      grad_of_[place] = first + positions[group.unique()[place].first] * stride;
+    return;
+  }
   std::size_t feature = 0;
   for (std::size_t place = 0; place < group.unique_count(); ++place) {
     const std::size_t position = group.position(group.unique()[place].first);
@@ -128,13 +135,12 @@ void GradientSums::take_first(const Group& group, const Gradients& gradients) {
 
 template <class Dim>
 void GradientSums::add_repeats(const Group& group, const Gradients& gradients, Dim dim) {
-  const Step& step = gradients.step();
-  if (step.features().size() == 1 && !step.features()[0].pooled) {  // gradients lie as the occurrences do
-    const float* const first = gradients.vector(0, 0);
-    const std::size_t stride = gradients.stride(0);
-    const auto gradient_at = [&](std::size_t position) { return first + position * stride; };
-    return add_repeats(group, dim, gradient_at, [&](std::size_t position) { fetch_floats(gradient_at(position), dim); });
+  if (const PartGradient* plain = gradients.plain()) {
+    const auto gradient_at = [part = *plain](std::size_t position) { return part.grads + position * part.stride; };
+    return add_repeats(group, dim, gradient_at,
+                       [=](std::size_t position) { fetch_floats(gradient_at(position), dim); });
   }
+  const Step& step = gradients.step();
   std::vector<float> scratch(dim);
   std::size_t feature = 0;
   const auto gradient_at = [&](std::size_t position) {

@@ -30,6 +30,10 @@ class Gradients {
   }
   bool all_given() const;
   bool any_scaled() const;
+  // If there is one feature, of one id a sample: its gradients, which lie as the occurrences do. Else null.
+  const PartGradient* plain() const {
+    return parts_.size() == 1 && !step_.features()[0].pooled ? parts_.data() : nullptr;
+  }
   const float* vector(std::size_t feature, std::size_t position) const {  // of its sample, not scaled
     const PartGradient& part = parts_[feature];
     return part.grads + step_.sample_at(position, step_.features()[feature]) * part.stride;
