@@ -135,8 +135,9 @@ def growth(report: Report) -> str:
     lines = [
         "## Growth\n",
         f"`python bench/table_growth.py --rows {report['rows']}`: from empty, {report['ids']:,} ids a step, half of "
-        f"them new, {report['repeats']} repeats.\nThe rival, to {report['rival_rows']:,} rows, is a dict with arrays that double. `least`: of each step's "
-        "least time over the repeats, which leaves out what\nthe machine did besides.\n",
+        f"them new, {report['repeats']} repeats.\nThe rival, to {report['rival_rows']:,} rows, is a dict with "
+        "arrays that double. `least`: of each step's least\ntime over the repeats, which leaves out what the "
+        "machine did besides.\n",
         "| | median ms | worst ms | worst / median, range | least: p99 ms | worst ms | worst / median | processor's |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
