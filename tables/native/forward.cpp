@@ -261,29 +261,31 @@ void Table::lookup(const Parts& parts) const {
     in_parallel(static_cast<unsigned>(all.size()), [&](unsigned number) {
       const Share& share = all[number];
       for_dim(options_.dim, [&](auto dim) {
-        std::vector<float> scratch(options_.dim);
         if (!part.pooled())
-          return read(part, share.id, share.end,
-                      [&](std::size_t i, Row row) { rows_.read(row, dim, part.out + i * part.stride); });
+          return read(part, share.id, share.end, [&](const Found& found) {
+            copy(found, share.end - share.id, {}, part.out + share.id * part.stride, part.stride, dim);
+          });
+        std::vector<float> scratch(options_.dim);
         Pooler pooler(part, dim, share.first, share.last, share.id);
-        read(part, share.id, share.end, [&](std::size_t, Row row) { pooler.add(rows_.values(row, scratch.data())); });
+        read(part, share.id, share.end, [&](const Found& found) {
+          for (std::size_t k = 0; k < found.count; ++k) pooler.add(rows_.values(found.rows[k], scratch.data()));
+        });
       });
     });
   }
 }
 
-// Calls with_row(i, row) for the ids [begin, end) of the part, in turns.
-template <class WithRow>
-void Table::read(const Part& part, std::size_t begin, std::size_t end, WithRow with_row) const {
+// Calls with(found) for the ids [begin, end) of the part, by blocks, in turns.
+template <class With>
+void Table::read(const Part& part, std::size_t begin, std::size_t end, With with) const {
   Pipeline pipeline(rows_, Need::values, end - begin, [&](std::size_t i) { return part.hash(begin + i); });
   while (pipeline.more()) {
     ReaderTurn turn(turnstile_);
     for (std::size_t left = kATurn; left != 0 && pipeline.more();) {
       const Found found = pipeline.next(left);
-      for (std::size_t k = 0; k < found.count; ++k) {
-        const Row row = found.rows[k];
-        with_row(begin + found.first + k, row == kNoRow || expired(row) ? rows_.shared_row(found.hashes[k]) : row);
-      }
+      for (std::size_t k = 0; k < found.count; ++k)
+        if (found.rows[k] == kNoRow || expired(found.rows[k])) found.rows[k] = rows_.shared_row(found.hashes[k]);
+      with(found);
       left -= found.count;
     }
   }

@@ -210,8 +210,8 @@ class Table {
   std::size_t observe_others(const Parts& parts, Times times, Step& step);
   std::size_t read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step);
   void pool(const Part& part, const Row* rows) const;
-  template <class WithRow>
-  void read(const Part& part, std::size_t begin, std::size_t end, WithRow with_row) const;
+  template <class With>
+  void read(const Part& part, std::size_t begin, std::size_t end, With with) const;
 
   std::int64_t collect_and_apply(Step& step, const PartGradients& grads, Times times);
   void resolve(Step& step, const Gradients& gradients);
