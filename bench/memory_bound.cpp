@@ -1,6 +1,7 @@
 // What a training step must move at least, whoever computes it: for each id one line of an index read and its row read,
 // and, after all were read, its row read and written. Ids are independent, so nothing waits but for memory. Lines are
-// asked for `ahead` ids before they are used, in the first-level cache or the second; 0 leaves that to the core. bench/memory_bound.py compiles and calls this.
+// asked for `ahead` ids before they are used, in the first-level cache or the second; 0 leaves that to the core.
+// bench/memory_bound.py compiles and calls this.
 #include <sys/mman.h>
 
 #include <algorithm>
