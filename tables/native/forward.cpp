@@ -147,7 +147,9 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
       if (part.pooled())
         for (std::size_t k = 0; k < found.count; ++k) step.rows_at()[group.position(found.first + k)] = found.rows[k];
       else if (part.out != nullptr)
-        copy(found, group.end(number), group.positions(), part.out - feature.begin * part.stride, part.stride, dim);
+        copy(found, group.end(number), dim,
+             [out = part.out, stride = part.stride, begin = feature.begin,
+              positions = group.positions()](std::size_t i) { return out + (positions[i] - begin) * stride; });
     }
   }
 }
@@ -171,17 +173,16 @@ void Table::see(const Found& found, Times times, const Step& step, const Step::F
   }
 }
 
-// Each row to the place of its position, counted from `out`. Places are fetched as well, those up to the id `end`: more
-// of them are then under way than the core asks for by itself.
-template <class Dim>
-void Table::copy(const Found& found, std::size_t end, Group::Positions positions, float* out, std::size_t stride,
-                 Dim dim) const {
+// The row of the i-th id to place(i). Places are fetched as well, those up to the id `end`: more of them are then under
+// way than the core asks for by itself.
+template <class Dim, class Place>
+void Table::copy(const Found& found, std::size_t end, Dim dim, Place place) const {
   with_simd([=, rows = RowView(rows_)] {
     const Row* const row = found.rows;
     for (std::size_t k = 0; k < found.count; ++k) {
       const std::size_t i = found.first + k;
-      fetch_floats(out + positions[std::min(i + kPlacesAhead, end - 1)] * stride, dim);
-      rows.read(row[k], dim, out + positions[i] * stride);
+      fetch_floats(place(std::min(i + kPlacesAhead, end - 1)), dim);
+      rows.read(row[k], dim, place(i));
     }
   });
 }
@@ -263,7 +264,10 @@ void Table::lookup(const Parts& parts) const {
       for_dim(options_.dim, [&](auto dim) {
         if (!part.pooled())
           return read(part, share.id, share.end, [&](const Found& found) {
-            copy(found, share.end - share.id, {}, part.out + share.id * part.stride, part.stride, dim);
+            copy(found, share.end - share.id, dim,
+                 [out = part.out + share.id * part.stride, stride = part.stride](std::size_t i) {
+                   return out + i * stride;
+                 });
           });
         std::vector<float> scratch(options_.dim);
         Pooler pooler(part, dim, share.first, share.last, share.id);

@@ -51,8 +51,8 @@ class Group {
   std::uint64_t hash(std::size_t i) const { return hashes_[i]; }
   const std::uint64_t* hashes() const { return hashes_.data(); }
   std::size_t position(std::size_t i) const { return positions()[i]; }
-  struct Positions {  // for loops, as RowView is; null: i is at i
-    const std::uint32_t* at = nullptr;
+  struct Positions {          // for loops, as RowView is
+    const std::uint32_t* at;  // null: i is at i
 
     std::size_t operator[](std::size_t i) const { return at == nullptr ? i : at[i]; }
   };

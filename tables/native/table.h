@@ -204,9 +204,8 @@ class Table {
   template <class Dim>
   void observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim);
   void see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group);
-  template <class Dim>
-  void copy(const Found& found, std::size_t end, Group::Positions positions, float* out, std::size_t stride,
-            Dim dim) const;
+  template <class Dim, class Place>
+  void copy(const Found& found, std::size_t end, Dim dim, Place place) const;
   std::size_t observe_others(const Parts& parts, Times times, Step& step);
   std::size_t read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step);
   void pool(const Part& part, const Row* rows) const;
