@@ -86,12 +86,14 @@ class Collection:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        for table in self._by_address:
-            table.writer.acquire()
+        held: list[Table] = []
         try:
+            for table in self._by_address:
+                table.writer.acquire()
+                held.append(table)
             yield
         finally:
-            for table in self._by_address:
+            for table in held:
                 table.writer.release()
 
 

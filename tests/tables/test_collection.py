@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monolith.errors import InputError, NonFiniteError
-from monolith.tables import Table, TableConfig, absent, admission, expiry, optimizers, set_threads, threads
+from monolith.tables import Table, TableConfig, absent, admission, eviction, expiry, optimizers, set_threads, threads
 from monolith.tables.collection import Collection, Output
 from monolith.tables.features import Bag
 from monolith.tables.hashing import salted
@@ -180,3 +180,16 @@ def test_number_of_gradients_is_that_of_the_outputs():
     step = Collection({"a": table}, [Output("a", "a", "a")]).forward([Bag(np.arange(3), np.ones(3, np.int32))])
     with pytest.raises(InputError, match="2 gradients for 1 outputs"):
         step.apply_gradients([None, None])
+
+
+def test_score_function_that_calls_its_own_collection_is_refused_and_no_table_stays_locked():
+    eviction.register("calls its collection", lambda rows: collection.forward([bag_of_two] * 2, 1))
+    limited = eviction.Score("calls its collection", max_rows=1)
+    pair = {name: Table(TableConfig(name=name, dim=2, eviction=limited)) for name in ("a", "b")}
+    collection = Collection(pair, [Output("a", "a", "a"), Output("b", "b", "b")])
+    bag_of_two = Bag(np.array([2]), np.ones(1, np.int32))
+    first, last = sorted(pair.values(), key=id)  # the order in which the collection takes them
+    last.observe(np.array([1]), event_time_ms=0)
+    with pytest.raises(InputError, match="a score function calls its own table"):
+        last.observe(np.array([2]), event_time_ms=0)
+    assert (first.stats().rows, last.stats().rows) == (0, 2)
