@@ -152,7 +152,9 @@ def growth(report: Report) -> str:
             f"{case['least_cpu']['worst_over_median']:.1f}",
         ]
         lines.append(row(cells))
-    return "\n".join([*lines, f"\nWorst to median, the rival's to ours: {report['ratio']:.1f}.\n"])
+    return "\n".join(
+        [*lines, f"\nWorst to median, the rival's (at {report['rival_rows']:,} rows) to ours: {report['ratio']:.1f}.\n"]
+    )
 
 
 def memory(report: Report) -> str:

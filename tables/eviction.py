@@ -48,7 +48,7 @@ _functions: dict[str, ScoreFunction] = {}
 def register(name: str, function: ScoreFunction) -> None:
     """Let configs name ``function``; a table keeps the one that had the name when it was made.
 
-    It is called within ``observe`` and ``step``, from their thread, and must not call the table, which waits for it.
+    It is called within ``observe`` and ``step``, from their thread, and may only look rows up in the table.
     Raises ConfigError for a name with a colon or none at all, and for one that another function has.
     """
     if not name or ":" in name:

@@ -10,6 +10,7 @@ turn at most; the rows of one look-up may be from before and after a call that r
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,6 @@ from monolith.tables.options import check_same_rows, checked, native_table
 from monolith.tables.policy_options import policy_names, renumbered
 from monolith.tables.stats import TableStats
 from monolith.tables.tail import checked_tail
-from monolith.tables.writer import Writer
 
 _MAX_SEQUENCE = 2**32 - 2
 _STATISTICS = (
@@ -64,7 +64,7 @@ class Table:
         # Of this package only.
         self.native = native_table(self.config)
         self.policies = Policies(self.config)
-        self.writer = Writer()  # for what takes several native calls; each of those is safe by itself
+        self.writer = threading.RLock()  # for what takes several native calls; each of those is safe by itself
         self._spare_steps: list[_core.Step] = []  # their memory serves later steps
 
     @property

@@ -26,8 +26,13 @@ Collection::Collection(std::vector<Table*> tables, std::vector<Feature> features
 
 void Collection::forward(std::vector<FeatureBatch>& batch, Times times, Steps& steps) const {
   steps.of_table.resize(tables_.size());
-  each_table(batch,
-             [&](std::size_t table) { tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table]); });
+  const auto forward = [&](std::size_t table) {
+    tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table]);
+  };
+  // A score function is called by the thread that came here: from another one it could wait for what this one holds.
+  if (std::none_of(tables_.begin(), tables_.end(), [](const Table* table) { return table->scored(); }))
+    return each_table(batch, forward);
+  for (std::size_t table = 0; table < tables_.size(); ++table) forward(table);
 }
 
 void Collection::lookup(std::vector<FeatureBatch>& batch) const {

@@ -136,7 +136,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
 
 template <class Dim>
 void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
-  Pipeline pipeline(rows_, parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
+  Pipeline pipeline(rows_, parts.empty() || parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
                     [hashes = group.hashes()](std::size_t i) { return hashes[i]; });
   for (std::size_t number = 0; number < parts.size(); ++number) {
     const Part& part = parts[number];

@@ -39,7 +39,6 @@ struct IndexEntry {
 class Index {
  public:
   static constexpr std::size_t kLine = 8;  // entries
-  static constexpr Row kGoesOn = UINT32_MAX;
 
   Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder);
 

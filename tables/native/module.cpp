@@ -313,11 +313,20 @@ void system_error_is_oserror(const std::exception_ptr& thrown, void*) {
   }
 }
 
+void called_from_within_is_input_error(const std::exception_ptr& thrown, void*) {
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const CalledFromWithin& error) {
+    PyErr_SetString(nb::module_::import_("monolith.errors").attr("InputError").ptr(), error.what());
+  }
+}
+
 }  // namespace
 
 NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
   nb::register_exception_translator(system_error_is_oserror);
+  nb::register_exception_translator(called_from_within_is_input_error);
   bind_optimizers(m);
   bind_policies(m);
   bind_initializers(m);

@@ -22,7 +22,7 @@ namespace monolith {
 
 enum class Need { tail, values, all };  // what of a row the next stage reads
 
-// Into the second-level cache: a core has half as many lines again in flight towards it as towards the first.
+// Into the second-level cache: a core has more lines in flight towards it than towards the first.
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // The lines after the first, one of them perhaps twice: how many calls that takes does not depend on where they begin,

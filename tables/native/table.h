@@ -151,6 +151,7 @@ class Table {
   std::size_t state_floats() const { return rows_.state_floats(); }
   std::size_t dim() const { return options_.dim; }
   std::size_t policies() const { return policies_.size(); }
+  bool scored() const { return options_.eviction.by == Eviction::By::score; }       // by a function of the caller's
   std::size_t row_bytes() const { return rows_.stride() + Eviction::kIndexBytes; }  // what a limit in bytes counts
 
  private:

@@ -9,11 +9,14 @@
 
 namespace monolith {
 
+struct CalledFromWithin : std::logic_error {
+  CalledFromWithin() : logic_error("a score function calls its own table, of which it may only look rows up") {}
+};
+
 class WriterMutex {
  public:
   void lock() {
-    if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id())
-      throw std::logic_error("a score function calls its own table, of which it may only look rows up");
+    if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) throw CalledFromWithin();
     mutex_.lock();
     owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   }

@@ -182,14 +182,34 @@ def test_number_of_gradients_is_that_of_the_outputs():
         step.apply_gradients([None, None])
 
 
-def test_score_function_that_calls_its_own_collection_is_refused_and_no_table_stays_locked():
-    eviction.register("calls its collection", lambda rows: collection.forward([bag_of_two] * 2, 1))
-    limited = eviction.Score("calls its collection", max_rows=1)
-    pair = {name: Table(TableConfig(name=name, dim=2, eviction=limited)) for name in ("a", "b")}
+@pytest.mark.parametrize("count", [1, 10_000])  # of ids: more than are worth threads
+def test_score_function_that_calls_its_own_collection_is_refused_and_no_table_stays_locked(crew, count):
+    name = f"calls its collection {crew} {count}"
+    eviction.register(name, lambda rows: collection.forward([bag_of_two] * 2, 1))
+    pair = {key: Table(TableConfig(name=key, dim=2, eviction=eviction.Score(name, max_rows=1))) for key in ("a", "b")}
     collection = Collection(pair, [Output("a", "a", "a"), Output("b", "b", "b")])
     bag_of_two = Bag(np.array([2]), np.ones(1, np.int32))
-    first, last = sorted(pair.values(), key=id)  # the order in which the collection takes them
-    last.observe(np.array([1]), event_time_ms=0)
+    for table in pair.values():
+        table.observe(np.array([-1]), event_time_ms=0)
     with pytest.raises(InputError, match="a score function calls its own table"):
-        last.observe(np.array([2]), event_time_ms=0)
-    assert (first.stats().rows, last.stats().rows) == (0, 2)
+        collection.forward([Bag(np.arange(count), np.ones(count, np.int32))] * 2, 0)
+    assert pair["a"].stats().rows == count + 1
+
+
+@pytest.mark.parametrize("count", [1, 10_000])
+def test_score_function_may_call_another_table_of_its_collection(crew, count):
+    name = f"calls another {crew} {count}"
+    eviction.register(name, lambda rows: np.full(len(rows.ids), pair["a"].stats().rows))
+    pair = {"a": Table(TableConfig(name="a", dim=2))}
+    pair["b"] = Table(TableConfig(name="b", dim=2, eviction=eviction.Score(name, max_rows=1)))
+    collection = Collection(pair, [Output("a", "a", "a"), Output("b", "b", "b")])
+    pair["b"].observe(np.array([-1]), event_time_ms=0)
+    collection.forward([Bag(np.arange(count), np.ones(count, np.int32))] * 2, 0)
+    assert (pair["a"].stats().rows, pair["b"].stats().rows) == (count, count)
+
+
+def test_table_that_no_output_reads_is_left_alone(tmp_path):
+    table = Table(TableConfig(name="a", dim=2))
+    before = files({"a": table}, tmp_path / "before")
+    Collection({"a": table}, []).forward([], 5).apply_gradients([])
+    assert files({"a": table}, tmp_path / "after") == before
