@@ -26,17 +26,14 @@ Collection::Collection(std::vector<Table*> tables, std::vector<Feature> features
 
 void Collection::forward(std::vector<FeatureBatch>& batch, Times times, Steps& steps) const {
   steps.of_table.resize(tables_.size());
-  const auto forward = [&](std::size_t table) {
-    tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table]);
-  };
   // A score function is called by the thread that came here: from another one it could wait for what this one holds.
-  if (std::none_of(tables_.begin(), tables_.end(), [](const Table* table) { return table->scored(); }))
-    return each_table(batch, forward);
-  for (std::size_t table = 0; table < tables_.size(); ++table) forward(table);
+  const bool scored = std::any_of(tables_.begin(), tables_.end(), [](const Table* table) { return table->scored(); });
+  each_of(tables_.size(), scored ? 0 : ids_of(batch),
+          [&](std::size_t table) { tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table]); });
 }
 
 void Collection::lookup(std::vector<FeatureBatch>& batch) const {
-  each_table(batch, [&](std::size_t table) { tables_[table]->lookup(parts_of(table, batch)); });
+  each_of(tables_.size(), ids_of(batch), [&](std::size_t table) { tables_[table]->lookup(parts_of(table, batch)); });
 }
 
 std::optional<std::pair<std::size_t, std::size_t>> Collection::backward(const PartGradients& grads,
@@ -81,13 +78,6 @@ Parts Collection::parts_of(std::size_t table, std::vector<FeatureBatch>& batch) 
     parts.back().policy = features_[k].policy;
   }
   return parts;
-}
-
-template <class Work>
-void Collection::each_table(const std::vector<FeatureBatch>& batch, Work work) const {
-  std::size_t ids = 0;
-  for (const FeatureBatch& feature : batch) ids += feature.count;
-  each_of(tables_.size(), ids, work);
 }
 
 }  // namespace monolith

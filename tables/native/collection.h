@@ -41,8 +41,6 @@ class Collection {
 
  private:
   Parts parts_of(std::size_t table, std::vector<FeatureBatch>& batch) const;
-  template <class Work>
-  void each_table(const std::vector<FeatureBatch>& batch, Work work) const;
 
   std::vector<Table*> tables_;
   std::vector<Feature> features_;

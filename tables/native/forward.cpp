@@ -20,12 +20,6 @@ constexpr std::size_t kChangesATurn = 32;  // ids admitted in one turn
 constexpr std::size_t kAhead = 24;         // rows fetched before they are added up
 constexpr std::size_t kPlacesAhead = 32;   // of vectors, fetched before rows are copied there
 
-std::size_t size_of(const Parts& parts) {
-  std::size_t ids = 0;
-  for (const Part& part : parts) ids += part.count;
-  return ids;
-}
-
 // The latest of the times of samples that have ids; INT64_MIN if there are none.
 std::int64_t latest(const Parts& parts, Times times) {
   std::int64_t latest = INT64_MIN;
@@ -122,7 +116,7 @@ void Table::forward(const Parts& parts, Times times, Step& step) {
 
 void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
   if (times.given()) set_clock(latest(parts, times));
-  step.begin(parts, groups_for(size_of(parts)), rows_.shared() != 0);
+  step.begin(parts, groups_for(ids_of(parts)), rows_.shared() != 0);
   in_parallel(static_cast<unsigned>(step.by_hash()), [&](unsigned group) {
     for_dim(options_.dim, [&](auto dim) { observe_known(parts, times, step, step.groups()[group], dim); });
   });

@@ -27,8 +27,7 @@ void Index::insert(std::uint64_t hash, Row row) {
 
 void Index::erase(std::uint64_t hash, Row row) {
   auto* hole = const_cast<IndexEntry*>(find_entry(hash, [row](Row found) { return found == row; }));
-  for (IndexEntry* next = hole + 1; !next->empty() && homes_.entries + homes_.number(next->code) < next; ++hole, ++next)
-    *hole = *next;
+  for (IndexEntry* next = hole + 1; !next->empty() && homes_.at(next->code) < next; ++hole, ++next) *hole = *next;
   *hole = {0, kNoRow};
   --size_;
 }

@@ -56,7 +56,8 @@ class Index {
       const std::uint64_t moved = -std::uint64_t{upper >= boundary};  // all ones, or none
       return static_cast<std::size_t>((upper * (lines ^ ((lines ^ more_lines) & moved))) >> 32) * kLine;
     }
-    const IndexEntry* of(std::uint64_t hash) const { return entries + number(code_of(hash)); }
+    IndexEntry* at(std::uint32_t code) const { return entries + number(code); }
+    const IndexEntry* of(std::uint64_t hash) const { return at(code_of(hash)); }
   };
   Homes homes() const { return homes_; }
 
@@ -94,7 +95,7 @@ class Index {
   template <class Visit>
   void each(std::size_t bucket, Visit visit) const {
     const std::uint32_t first = static_cast<std::uint32_t>(bucket << 22), last = first | 0x3FFFFFu;
-    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(~first), ~first);
+    const IndexEntry* entry = at_or_after(homes_.at(~first), ~first);
     for (const IndexEntry* end = homes_.entries + end_; entry != end; ++entry) {
       if (entry->empty()) continue;
       if (~entry->code > last) return;
@@ -105,7 +106,7 @@ class Index {
   // The same for all entries from an upper half on, until visit() says false.
   template <class Visit>
   void walk(std::uint32_t first, Visit visit) const {
-    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(~first), ~first);
+    const IndexEntry* entry = at_or_after(homes_.at(~first), ~first);
     for (const IndexEntry* end = homes_.entries + end_; entry != end; ++entry)
       if (!entry->empty() && !visit(~entry->code, entry->row)) return;
   }
@@ -126,7 +127,7 @@ class Index {
   template <class Confirms>
   const IndexEntry* find_entry(std::uint64_t hash, Confirms confirms) const {
     const std::uint32_t code = code_of(hash);
-    const IndexEntry* entry = at_or_after(homes_.entries + homes_.number(code), code);
+    const IndexEntry* entry = at_or_after(homes_.at(code), code);
     for (; entry->code == code && !entry->empty(); ++entry)
       if (confirms(entry->row)) return entry;
     return nullptr;

@@ -105,16 +105,19 @@ void bind_training(nb::class_<Table>& table) {
       .def("sweep", &Table::sweep, "buckets"_a, "max_rows"_a, nb::call_guard<Release>());
 }
 
+// What get() returns, called while other Python threads may run.
+template <class Get>
+auto released(Get get) {
+  Release release;
+  return get();
+}
+
 void bind_deltas(nb::class_<Table>& table) {
   table.def("cut", &Table::cut, nb::call_guard<Release>())
       .def(
           "delta",
           [](const Table& self, std::uint32_t since) {
-            DeltaArrays delta;
-            {
-              Release release;
-              delta = self.delta(since);
-            }
+            DeltaArrays delta = released([&] { return self.delta(since); });
             return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)),
                                   numpy(std::move(delta.removed)));
           },
@@ -122,11 +125,7 @@ void bind_deltas(nb::class_<Table>& table) {
       .def(
           "tail_delta",
           [](const Table& self, std::uint32_t since) {
-            DeltaArrays delta;
-            {
-              Release release;
-              delta = self.tail_delta(since);
-            }
+            DeltaArrays delta = released([&] { return self.tail_delta(since); });
             return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)));
           },
           "since"_a)
@@ -139,11 +138,7 @@ void bind_deltas(nb::class_<Table>& table) {
           "sequence"_a, "numbers"_a.noconvert(), "values"_a.noconvert())
       .def("live_rows",
            [](const Table& self) {
-             DeltaArrays rows;
-             {
-               Release release;
-               rows = self.live_rows();
-             }
+             DeltaArrays rows = released([&] { return self.live_rows(); });
              return nb::make_tuple(numpy(std::move(rows.ids)), numpy(std::move(rows.values)));
            })
       .def(
@@ -217,11 +212,7 @@ void bind_snapshots(nb::class_<Table>& table) {
       .def(
           "export_bucket",
           [](const Table& self, std::size_t bucket) {
-            BucketImage image;
-            {
-              Release release;
-              image = self.export_bucket(bucket);
-            }
+            BucketImage image = released([&] { return self.export_bucket(bucket); });
             return bucket_dict(std::move(image));
           },
           "bucket"_a)

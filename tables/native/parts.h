@@ -36,6 +36,12 @@ struct Part {  // one feature of a batch
 
 using Parts = std::vector<Part>;
 
+inline std::size_t ids_of(const Parts& parts) {
+  std::size_t ids = 0;
+  for (const Part& part : parts) ids += part.count;
+  return ids;
+}
+
 // The gradient of a part's vectors. Without one, the loss does not use the feature, and its rows stay as they are.
 struct PartGradient {
   const float* grads = nullptr;  // (samples, dim)
