@@ -17,8 +17,6 @@ EventTimes = int | npt.NDArray[np.int64] | None
 
 _MAX_IDS = 2**32 - 2  # positions within one call are 32-bit
 _NO_TIMES = np.zeros(0, np.int64)
-_LINE = 16  # float32 of a memory line
-_WORTH_ALIGNING = 1 << 14  # values
 
 
 def checked_ids(ids: Ids, what: str = "ids") -> Ids:
@@ -35,15 +33,6 @@ def checked_matrix(matrix: Matrix, n: int, dim: int, what: str) -> Matrix:
     if matrix.shape != (n, dim):
         raise InputError(f"{what} has shape {matrix.shape}, this call needs (ids, dim) = ({n}, {dim})")
     return matrix
-
-
-def empty_matrix(n: int, columns: int) -> Matrix:
-    """(n, columns) float32 of any contents, beginning at a memory line, so that 16 columns are one."""
-    if n * columns < _WORTH_ALIGNING:
-        return np.empty((n, columns), np.float32)
-    flat = np.empty(n * columns + _LINE, np.float32)
-    start = -(flat.ctypes.data // flat.itemsize) % _LINE
-    return flat[start : start + n * columns].reshape(n, columns)
 
 
 def checked_times(times: EventTimes, n: int) -> Ids:

@@ -30,11 +30,11 @@ from monolith.tables.arguments import (
     checked_matrix,
     checked_time,
     checked_times,
-    empty_matrix,
 )
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.options import check_same_rows, checked, native_table
+from monolith.tables.outputs import empty_matrix
 from monolith.tables.policy_options import policy_names, renumbered
 from monolith.tables.stats import TableStats
 from monolith.tables.tail import checked_tail
