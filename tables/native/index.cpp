@@ -57,6 +57,11 @@ void Index::start_growing() {
   limit_ = static_cast<std::size_t>(kLoad * static_cast<double>(homes_.lines * kLine));
 }
 
+void Index::expect_growth() {
+  const std::uint64_t next = homes_.more_lines + homes_.more_lines / 8;
+  range_.expect(end_ * sizeof(IndexEntry), (next + 1) * kLine * sizeof(IndexEntry));
+}
+
 // Moves the entries of the next lines from the end to where `homes_.more_lines` has them.
 void Index::move_some() {
   const std::uint64_t first = moved_from_ - std::min(kMoved, moved_from_);
@@ -80,6 +85,7 @@ void Index::move_some() {
   const double lines =
       static_cast<double>(homes_.lines) + moved * static_cast<double>(homes_.more_lines - homes_.lines);
   limit_ = static_cast<std::size_t>(kLoad * lines * kLine);
+  if (first < homes_.lines / 4) expect_growth();
 }
 
 // Takes the entries whose upper halves are `from` or more, and have not moved yet, into `moving_`. Each may push the

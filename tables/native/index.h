@@ -137,6 +137,7 @@ class Index {
   void ensure(std::size_t entries);
   void move_some();
   void start_growing();
+  void expect_growth();
   void take_out(std::size_t first_line, std::uint32_t below);
   template <class Visit>
   void each_to_move(std::size_t at, std::uint32_t from, Visit visit);

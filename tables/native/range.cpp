@@ -12,6 +12,8 @@
 #include <new>
 #include <system_error>
 
+#include "pages_ahead.h"
+
 namespace monolith {
 namespace {
 
@@ -62,20 +64,28 @@ Range::Range(std::size_t bytes, std::size_t least, const std::string& folder) : 
 }
 
 Range::~Range() {
+  if (expected_ != 0) stop_faulting(this);
   munmap(mapped_, size_ + kHugePage);
   if (file_ >= 0) close(file_);
+}
+
+void Range::expect(std::size_t begin, std::size_t end) {
+  if (begin <= kHugePage) return;
+  begin = std::max(expected_, rounded_up(begin, kHugePage));
+  end = std::min(rounded_up(end, kHugePage), size_);
+  if (file_ >= 0 || begin >= end) return;
+  fault_ahead(this, start_ + begin, start_ + end);
+  expected_ = end;
 }
 
 void Range::extend(std::size_t bytes) {
   if (bytes > size_) throw std::bad_alloc();
   if (file_ < 0) {
-    ensured_ = std::min(rounded_up(bytes, kHugePage), size_);
 #ifdef MADV_HUGEPAGE
-    if (bytes > kHugePage) madvise(start_ + kHugePage, size_ - kHugePage, MADV_HUGEPAGE);  // a hint
-    if (bytes > kHugePage) ensured_ = size_;
-#else
-    ensured_ = size_;
+    if (bytes > kHugePage && ensured_ <= kHugePage)
+      madvise(start_ + kHugePage, size_ - kHugePage, MADV_HUGEPAGE);  // a hint
 #endif
+    ensured_ = std::min(rounded_up(bytes, kHugePage), size_);
     return;
   }
   const std::size_t wanted = std::min(rounded_up(bytes, kFileStep), size_);

@@ -22,9 +22,15 @@ class Range {
 
   char* start() const { return start_; }
   // Makes the first `bytes` usable. Throws std::bad_alloc at the end of the range, std::system_error on a full disk.
-  void ensure(std::size_t bytes) {
-    if (bytes > ensured_) extend(bytes);
+  // Returns whether that took anything.
+  bool ensure(std::size_t bytes) {
+    if (bytes <= ensured_) return false;
+    extend(bytes);
+    return true;
   }
+
+  // Says that the bytes [begin, end) will be written to soon. Means nothing for a file, nor while a range is small.
+  void expect(std::size_t begin, std::size_t end);
 
   static std::size_t twice_the_memory();
   static std::size_t disk_of(const std::string& folder);  // its size in bytes; 0: not known
@@ -34,7 +40,7 @@ class Range {
 
   char* mapped_ = nullptr;
   char* start_ = nullptr;
-  std::size_t size_ = 0, ensured_ = 0;
+  std::size_t size_ = 0, ensured_ = 0, expected_ = 0;
   int file_ = -1;
   const std::string folder_;
 };

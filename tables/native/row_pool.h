@@ -5,6 +5,7 @@
 // reads. Not thread safe: the table takes turns.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -34,7 +35,8 @@ class RowPool {
       return row;
     }
     if (next_ == UINT32_MAX) throw std::bad_alloc();
-    range_.ensure((next_ + std::size_t{1}) * stride_);
+    const std::size_t end = (next_ + std::size_t{1}) * stride_;
+    if (range_.ensure(end)) range_.expect(end, end + std::max(kLeastAhead, end / 64));
     return next_++;
   }
   void release(Row row) {
@@ -48,6 +50,8 @@ class RowPool {
   std::size_t stride() const { return stride_; }
 
  private:
+  static constexpr std::size_t kLeastAhead = std::size_t{2} << 20;  // bytes that are made ready, or a 64th of all
+
   Range range_;
   std::size_t stride_;
   Row next_ = 1;             // rows from here on were never used

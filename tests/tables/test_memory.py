@@ -4,6 +4,8 @@ import errno
 import gc
 import os
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -192,3 +194,29 @@ def test_removed_rows_make_room_again_at_the_end_of_the_range(make_table):
     new = np.arange(200_000, 200_000 + full)
     table.observe(new, event_time_ms=5000)
     assert table.rows()[0].tolist() == new.tolist()
+
+
+FORK = """
+import os
+import numpy as np
+from monolith.tables import Table, TableConfig, optimizers, set_threads
+
+set_threads(2)
+table = Table(TableConfig(name="user", dim=16, optimizer=optimizers.Adagrad(lr=0.1)))
+table.observe(np.arange(100_000))
+child = os.fork()
+step = table.step(np.arange(50_000, 300_000))
+step.apply_gradients(np.ones((250_000, 16), np.float32))
+table.lookup(np.arange(300_000)).tofile("child" if child == 0 else "parent")
+if child == 0:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_goes_on_with_its_copy(tmp_path):
+    """Its helpers stayed behind: those that share a call's work, and the one that makes memory ready."""
+    subprocess.run([sys.executable, "-c", FORK], cwd=tmp_path, check=True, timeout=60)
+    vectors = (tmp_path / "parent").read_bytes()
+    assert len(vectors) == 300_000 * 16 * 4
+    assert (tmp_path / "child").read_bytes() == vectors
