@@ -8,7 +8,7 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kAhead = 16;  // rows fetched before they are copied
+constexpr std::size_t kAhead = 32;  // rows fetched before they are copied
 constexpr std::size_t kATurn = 64;  // rows written in one turn
 
 }  // namespace
@@ -44,8 +44,10 @@ DeltaArrays Table::copy_rows(const std::vector<IdAndRow>& changed, bool live_onl
   DeltaArrays delta;
   delta.ids.reserve(changed.size());
   delta.values.reserve(changed.size() * options_.dim);
+  bool from_disk = false;
   for (std::size_t i = 0; i < changed.size(); ++i) {
-    if (i + kAhead < changed.size()) rows_.fetch_row(changed[i + kAhead].second, Need::values);
+    if (i % kAhead == 0) from_disk = rows_.on_disk();
+    if (i + kAhead < changed.size()) rows_.fetch_row(changed[i + kAhead].second, Need::values, from_disk);
     const auto [id, row] = changed[i];
     if (live_only && expired(row)) continue;
     delta.ids.push_back(id);
@@ -193,7 +195,11 @@ void Table::export_rows(std::size_t bucket, BucketImage& image) const {
   std::vector<IdAndRow> rows;
   rows_.each(bucket, [&](std::uint64_t hash, Row row) { rows.emplace_back(id_of(hash), row); });
   std::sort(rows.begin(), rows.end());
-  for (const auto& [id, row] : rows) {
+  bool from_disk = false;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    if (i % kAhead == 0) from_disk = rows_.on_disk();
+    if (i + kAhead < rows.size()) rows_.fetch_row(rows[i + kAhead].second, Need::all, from_disk);
+    const auto [id, row] = rows[i];
     image.ids.push_back(id);
     image.last_seen_ms.push_back(rows_.last_seen(row));
     image.marks.push_back(rows_.mark(row));

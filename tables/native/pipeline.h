@@ -35,6 +35,7 @@ class Pipeline {
     if (changes_ != rows_.changes()) search_again();
     const std::size_t block = done_ / kBlock;
     if (done_ % kBlock == 0) {
+      from_disk_ = rows_.on_disk();
       hash(block + 3);
       advance(block);
     }
@@ -81,6 +82,7 @@ class Pipeline {
       hash_[i % kRing] = hash;
       home_[i % kRing] = homes.of(hash);
       fetch(home_[i % kRing]);
+      if (from_disk_) ask_for(home_[i % kRing], Index::kLine * sizeof(IndexEntry));
     }
   }
   [[gnu::noinline]] void search(std::size_t block) {
@@ -96,6 +98,7 @@ class Pipeline {
       const char* const line = start + row * stride;
       fetch(goes_on ? reinterpret_cast<const char*>(home + Index::kLine) : line);
       fetch_rest(line, bytes);
+      if (from_disk_ && row != kNoRow) ask_for(line, bytes);
       row_[i % kRing] = row;
       going_on[count] = static_cast<std::uint8_t>(i % kRing);
       count += goes_on;
@@ -106,7 +109,7 @@ class Pipeline {
     for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
       const std::size_t i = going_on_[block % kBlocks][k];
       row_[i] = Index::search_on(home_[i], hash_[i]);
-      rows_.fetch_row(row_[i], need_);
+      rows_.fetch_row(row_[i], need_, from_disk_);
     }
   }
   [[gnu::noinline]] void confirm(std::size_t block) {  // that a candidate is the row: all but one in 10^9 are
@@ -124,6 +127,7 @@ class Pipeline {
   const std::size_t n_;
   const Source source_;
   std::size_t done_ = 0;
+  bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
   std::uint64_t hash_[kRing];
   const IndexEntry* home_[kRing];

@@ -55,6 +55,7 @@ Range::Range(std::size_t bytes, std::size_t least, const std::string& folder) : 
     void* range = mapped(size_ + kHugePage, file_);
     if (range == MAP_FAILED) continue;
     mapped_ = static_cast<char*>(range);
+    if (file_ >= 0) madvise(range, size_, MADV_RANDOM);  // else each page read brings up to megabytes beside it
     start_ =
         file_ < 0 ? reinterpret_cast<char*>(rounded_up(reinterpret_cast<std::uintptr_t>(range), kHugePage)) : mapped_;
     return;

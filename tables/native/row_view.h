@@ -15,6 +15,7 @@
 #include <cstring>
 #include <string>
 
+#include "read_ahead.h"
 #include "row_pool.h"
 #include "storage.h"
 
@@ -96,6 +97,13 @@ class RowView {
     fetch(needed(row, need));
     fetch_rest(needed(row, need), bytes(need));
   }
+  // The same, from the disk as well.
+  void fetch_row(Row row, Need need, bool from_disk) const {
+    fetch_row(row, need);
+    if (from_disk) ask_for(needed(row, need), bytes(need));
+  }
+  // Whether rows are likely not to be in memory. To be called once for every block of some 32.
+  bool on_disk() const { return in_file_ && waits_for_disk(); }
   const char* needed(Row row, Need need) const { return at(row) + (need == Need::tail ? tail_ : 0); }
   std::size_t bytes(Need need) const { return need == Need::tail ? stride_ - tail_ : stride_; }
 
@@ -125,6 +133,7 @@ class RowView {
   std::size_t tail_, time_, admitted_, words_;  // where in a row, in bytes
   std::size_t uses_, policy_, end_words_;       // which of the words; 0: not there
   std::size_t lower_half_, stride_;
+  bool in_file_;
   char* start_ = nullptr;  // of row 0
 };
 

@@ -55,7 +55,8 @@ RowView::RowView(const RowOptions& options)
       policy_(options.policies ? (options.uses ? 3 : 2) : 0),
       end_words_(words_ + (2 + options.uses + options.policies) * sizeof(std::uint32_t)),
       lower_half_(time_ == tail_ ? end_words_ : tail_),  // where it fills a gap, if there is one
-      stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8) {}
+      stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8),
+      in_file_(!options.folder.empty()) {}
 
 // Index and rows grow together, and the smallest row is 32 bytes, to ten of the index.
 Rows::Rows(const RowOptions& options)

@@ -1,8 +1,10 @@
 // The rows and the index that finds them. Not thread safe but for last_seen: the table takes turns.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "hash.h"
@@ -29,10 +31,23 @@ class Rows : public RowView {
 
   Index::Homes homes() const { return index_.homes(); }  // until a row is added
 
+  // Calls visit(hash, row) for the rows of the bucket; the index walks ahead, so that they are fetched by then.
   template <class Visit>
-  void each(std::size_t bucket, Visit visit) const {  // visit(hash, row)
-    index_.each(bucket,
-                [&](std::uint32_t upper, Row row) { visit(std::uint64_t{upper} << 32 | lower_half(row), row); });
+  void each(std::size_t bucket, Visit visit) const {
+    std::pair<std::uint32_t, Row> ahead[kAhead];
+    std::size_t count = 0;
+    bool from_disk = false;
+    const auto visit_at = [&](std::size_t i) {
+      const auto [upper, row] = ahead[i % kAhead];
+      visit(hash(upper, row), row);
+    };
+    index_.each(bucket, [&](std::uint32_t upper, Row row) {
+      if (count >= kAhead) visit_at(count - kAhead);
+      if (count % kAhead == 0) from_disk = on_disk();
+      ahead[count++ % kAhead] = {upper, row};
+      fetch_row(row, Need::tail, from_disk);
+    });
+    for (std::size_t i = count - std::min(count, kAhead); i < count; ++i) visit_at(i);
   }
 
   // The same for all rows whose hash has at least this upper half, until visit() says false.
@@ -49,6 +64,8 @@ class Rows : public RowView {
   std::uint64_t changes() const { return changes_; }  // rises when what find() answered may no longer hold
 
  private:
+  static constexpr std::size_t kAhead = 32;
+
   std::uint32_t shared_;
   RowPool pool_;
   Index index_;

@@ -174,13 +174,10 @@ void Table::touch(Row row, std::uint64_t hash) {
 std::uint64_t Table::sweep_bucket(std::size_t bucket) {
   for (Counters& counters : counters_) counters.sweep(bucket, clock_ms_);
   if (cutoff_ == INT64_MIN) return 0;
-  std::vector<std::pair<std::uint64_t, Row>> all, gone;
-  all.reserve(rows_.bucket_size(bucket));
-  rows_.each(bucket, [&](std::uint64_t hash, Row row) { all.emplace_back(hash, row); });
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    if (i + 16 < all.size()) rows_.fetch_row(all[i + 16].second, Need::tail);
-    if (expired(all[i].second)) gone.push_back(all[i]);
-  }
+  std::vector<std::pair<std::uint64_t, Row>> gone;
+  rows_.each(bucket, [&](std::uint64_t hash, Row row) {
+    if (expired(row)) gone.emplace_back(hash, row);
+  });
   if (gone.empty()) return 0;
   WriterTurn turn(turnstile_);
   for (const auto& [hash, row] : gone) remove(hash, row, expiry_of(row));

@@ -197,10 +197,11 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t left = group.unique_count(); left != 0;) {
     const std::size_t end = left - std::min(left, kATurn);
+    const bool from_disk = rows.on_disk();
     WriterTurn turn(turnstile_);
     while (left-- > end) {
       if (left >= ahead) {
-        rows.fetch_row(unique[left - ahead].row, Need::all);
+        rows.fetch_row(unique[left - ahead].row, Need::all, from_disk);
         if (sums.gradient(left - ahead) != nullptr) fetch_floats(sums.gradient(left - ahead), dim);
       }
       const Row row = unique[left].row;

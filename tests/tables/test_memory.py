@@ -1,5 +1,6 @@
 """Tables in a file and at the end of their room: the bits of a table in memory, and errors that leave it whole."""
 
+import ctypes
 import errno
 import gc
 import os
@@ -74,6 +75,38 @@ def test_file_that_grows_many_times_gives_the_bits_of_memory(make_table, state_o
         table.apply_gradients(np.arange(0, 300_000, 7), np.ones((42858, 64), np.float32))
     assert 4 * FILE_STEP < 64 * 4 * 300_000
     assert state_of(tables[0]) == state_of(tables[1])
+
+
+def to_disk() -> bool:
+    """Write out what tables keep in files, and take it from memory; False where the system does not do that."""
+    pageout, done = 21, True
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[0].split("-") for line in maps if "monolith-table" in line]
+    for first, last in ranges:
+        address, size = int(first, 16), int(last, 16) - int(first, 16)
+        done &= ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), pageout) == 0
+    return done
+
+
+def test_bits_are_the_same_when_rows_come_from_the_disk(make_table, state_of, in_file):
+    tables = make_table(dim=64), make_table(dim=64, memory=in_file)
+    waited = 0
+    for seed in range(3):
+        for table in tables:
+            table.observe(np.arange(seed * 20_000, seed * 20_000 + 20_000))
+        if not to_disk() or not to_disk():  # once to write, once to forget
+            pytest.skip("this system pages nothing out")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+        for table in tables:
+            rng = np.random.default_rng(seed)
+            found = table.step(rng.integers(0, 70_000, 8000))
+            found.apply_gradients(rng.standard_normal((8000, 64)).astype(np.float32))
+        waited += resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before
+        assert tables[1].lookup(np.arange(60_000)).tobytes() == tables[0].lookup(np.arange(60_000)).tobytes()
+        to_disk()
+        assert state_of(tables[0]) == state_of(tables[1])
+    if waited == 0:
+        pytest.skip("the folder of the test lies in memory")
 
 
 def test_saved_table_opens_under_either_memory(make_table, config, state_of, in_file, tmp_path):
