@@ -8,7 +8,7 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kAhead = 32;  // rows fetched before they are copied
+constexpr std::size_t kBlock = 32;  // of rows; each is fetched one block ahead
 constexpr std::size_t kATurn = 64;  // rows written in one turn
 
 }  // namespace
@@ -40,19 +40,29 @@ DeltaArrays Table::live_rows() const {
   return copy_rows(changed_after(0), true);
 }
 
+// Calls visit(id, row) for all, in order, with rows fetched ahead.
+template <class Visit>
+void Table::each_fetched(const std::vector<IdAndRow>& listed, Visit visit) const {
+  DiskWatch disk(rows_.in_file());
+  std::size_t fetched = 0;
+  for (std::size_t block = 0; block < listed.size(); block += kBlock) {
+    const bool from_disk = disk.reads(kBlock);
+    for (; fetched < std::min(block + 2 * kBlock, listed.size()); ++fetched)
+      rows_.fetch_row(listed[fetched].second, Need::all, from_disk);
+    for (std::size_t i = block; i < std::min(block + kBlock, listed.size()); ++i)
+      visit(listed[i].first, listed[i].second);
+  }
+}
+
 DeltaArrays Table::copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const {
   DeltaArrays delta;
   delta.ids.reserve(changed.size());
   delta.values.reserve(changed.size() * options_.dim);
-  bool from_disk = false;
-  for (std::size_t i = 0; i < changed.size(); ++i) {
-    if (i % kAhead == 0) from_disk = rows_.on_disk();
-    if (i + kAhead < changed.size()) rows_.fetch_row(changed[i + kAhead].second, Need::values, from_disk);
-    const auto [id, row] = changed[i];
-    if (live_only && expired(row)) continue;
+  each_fetched(changed, [&](std::int64_t id, Row row) {
+    if (live_only && expired(row)) return;
     delta.ids.push_back(id);
     append_values(row, delta.values);
-  }
+  });
   return delta;
 }
 
@@ -195,11 +205,7 @@ void Table::export_rows(std::size_t bucket, BucketImage& image) const {
   std::vector<IdAndRow> rows;
   rows_.each(bucket, [&](std::uint64_t hash, Row row) { rows.emplace_back(id_of(hash), row); });
   std::sort(rows.begin(), rows.end());
-  bool from_disk = false;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    if (i % kAhead == 0) from_disk = rows_.on_disk();
-    if (i + kAhead < rows.size()) rows_.fetch_row(rows[i + kAhead].second, Need::all, from_disk);
-    const auto [id, row] = rows[i];
+  each_fetched(rows, [&](std::int64_t id, Row row) {
     image.ids.push_back(id);
     image.last_seen_ms.push_back(rows_.last_seen(row));
     image.marks.push_back(rows_.mark(row));
@@ -208,7 +214,7 @@ void Table::export_rows(std::size_t bucket, BucketImage& image) const {
     if (rows_.has_admitted()) image.admitted_ms.push_back(rows_.admitted(row));
     if (rows_.has_uses()) image.uses.push_back(rows_.uses(row));
     if (rows_.has_policies()) image.policies.push_back(rows_.policy(row));
-  }
+  });
 }
 
 void Table::export_counters(std::size_t bucket, BucketImage& image) const {

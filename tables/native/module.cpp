@@ -8,6 +8,7 @@
 #include <system_error>
 
 #include "bindings.h"
+#include "result_memory.h"
 #include "table.h"
 
 namespace nb = nanobind;
@@ -21,6 +22,13 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> numpy(std::vector<T>&& from) {
   auto* kept = new std::vector<T>(std::move(from));
   nb::capsule owner(kept, [](void* vector) noexcept { delete static_cast<std::vector<T>*>(vector); });
   return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+}
+
+// (size) float32 of any contents, in memory that an earlier result may have been in.
+nb::ndarray<nb::numpy, float, nb::ndim<1>> result(std::size_t size) {
+  float* const memory = take_memory(size);
+  nb::capsule owner(memory, [](void* taken) noexcept { return_memory(static_cast<float*>(taken)); });
+  return nb::ndarray<nb::numpy, float, nb::ndim<1>>(memory, {size}, owner);
 }
 
 template <class T>
@@ -356,6 +364,7 @@ NB_MODULE(_core, m) {
   bind_deltas(table);
   bind_snapshots(table);
   bind_collection(m);
+  m.def("result", &result, "size"_a);
   m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
   m.def("tail_numbers", &tail_numbers, "ids"_a.noconvert(), "rows"_a);
 }

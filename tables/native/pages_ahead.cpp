@@ -1,15 +1,16 @@
 #include "pages_ahead.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
+#include <exception>
+#include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
 
 namespace monolith {
@@ -24,8 +25,6 @@ constexpr int kPopulate = 23;  // the same, of Linux 5.14; what does not know it
 
 class Faulter {
  public:
-  bool of_this_process() const { return process_ == getpid(); }
-
   // Until then, nothing is taken.
   void start() {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -72,7 +71,6 @@ class Faulter {
     }
   }
 
-  const pid_t process_ = getpid();
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Wanted> wanted_;
@@ -81,33 +79,32 @@ class Faulter {
 };
 
 // Never deleted: its thread may wait in it when the process ends. Threads do not survive a fork, and what they held
-// stays locked, so a child has one of its own.
+// stays locked, so a child starts without one.
 std::atomic<Faulter*> faulter{nullptr};
 
-Faulter& faulter_of_this_process() {
-  Faulter* now = faulter.load();
-  if (now != nullptr && now->of_this_process()) return *now;
-  auto* const fresh = new Faulter;
-  if (!faulter.compare_exchange_strong(now, fresh)) {  // another thread was faster
-    delete fresh;
-    return *now;
-  }
-  try {
-    fresh->start();
-  } catch (const std::system_error&) {  // no more threads: pages come when they are written to
-  }
-  return *fresh;
+Faulter& started_faulter() {
+  if (Faulter* const now = faulter.load()) return *now;
+  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { faulter = nullptr; });
+  static_cast<void>(at_fork);
+  auto fresh = std::make_unique<Faulter>();
+  Faulter* now = nullptr;
+  if (!faulter.compare_exchange_strong(now, fresh.get())) return *now;  // another thread was faster
+  Faulter* const started = fresh.release();
+  started->start();
+  return *started;
 }
 
 }  // namespace
 
-void fault_ahead(const void* owner, char* begin, char* end) {
-  if (begin != end) faulter_of_this_process().add(owner, begin, end);
+void fault_ahead(const void* owner, char* begin, char* end) noexcept {
+  try {
+    if (begin != end) started_faulter().add(owner, begin, end);
+  } catch (const std::exception&) {  // no memory, or no more threads: pages come when they are written to
+  }
 }
 
 void stop_faulting(const void* owner) {
-  Faulter* const now = faulter.load();
-  if (now != nullptr && now->of_this_process()) now->stop(owner);
+  if (Faulter* const now = faulter.load()) now->stop(owner);
 }
 
 }  // namespace monolith

@@ -8,7 +8,7 @@
 namespace monolith {
 
 // The whole pages of [begin, end), the last ones first.
-void fault_ahead(const void* owner, char* begin, char* end);
+void fault_ahead(const void* owner, char* begin, char* end) noexcept;
 // Returns when nothing is done any more for the owner, who may then give its memory back.
 void stop_faulting(const void* owner);
 

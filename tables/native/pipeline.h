@@ -25,17 +25,17 @@ template <class Source>  // source(i): the hash of the i-th id
 class Pipeline {
  public:
   Pipeline(const Rows& rows, Need need, std::size_t n, Source source)
-      : rows_(rows), need_(need), n_(n), source_(source) {}
+      : rows_(rows), need_(need), n_(n), source_(source), disk_(rows.in_file()) {}
 
   std::size_t done() const { return done_; }  // ids that were handed out
   bool more() const { return done_ < n_; }
 
   // The next ids, some but not more than `limit`, with the rows that they have now. Valid until the next call.
   [[gnu::noinline]] Found next(std::size_t limit) {
+    if (done_ % kBlock == 0) from_disk_ = disk_.reads(kBlock);
     if (changes_ != rows_.changes()) search_again();
     const std::size_t block = done_ / kBlock;
     if (done_ % kBlock == 0) {
-      from_disk_ = rows_.on_disk();
       hash(block + 3);
       advance(block);
     }
@@ -109,7 +109,7 @@ class Pipeline {
     for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
       const std::size_t i = going_on_[block % kBlocks][k];
       row_[i] = Index::search_on(home_[i], hash_[i]);
-      rows_.fetch_row(row_[i], need_, from_disk_);
+      rows_.fetch_row(row_[i], need_, from_disk_ && row_[i] != kNoRow);
     }
   }
   [[gnu::noinline]] void confirm(std::size_t block) {  // that a candidate is the row: all but one in 10^9 are
@@ -126,6 +126,7 @@ class Pipeline {
   const Need need_;
   const std::size_t n_;
   const Source source_;
+  DiskWatch disk_;
   std::size_t done_ = 0;
   bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go

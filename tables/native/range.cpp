@@ -18,7 +18,8 @@ namespace monolith {
 namespace {
 
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
-constexpr std::size_t kFileStep = std::size_t{16} << 20;  // of disk taken at once
+constexpr std::size_t kFileStep = std::size_t{16} << 20;        // of disk taken at once
+constexpr std::size_t kWorthExpecting = std::size_t{16} << 20;  // bytes in use; two more megabytes are little then
 constexpr std::size_t kLeastMemory = std::size_t{1} << 30;
 
 std::size_t rounded_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -71,7 +72,7 @@ Range::~Range() {
 }
 
 void Range::expect(std::size_t begin, std::size_t end) {
-  if (begin <= kHugePage) return;
+  if (begin < kWorthExpecting) return;
   begin = std::max(expected_, rounded_up(begin, kHugePage));
   end = std::min(rounded_up(end, kHugePage), size_);
   if (file_ >= 0 || begin >= end) return;

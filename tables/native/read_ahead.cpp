@@ -4,14 +4,13 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdint>
 
 namespace monolith {
 namespace {
 
-constexpr unsigned kBlocksALook = 8;
-constexpr long kMostLooks = 128;  // after the last missing page, in which pages are still asked for
+constexpr std::size_t kALook = 256;   // rows; to look takes a third of a microsecond
+constexpr long kWorthAsking = 8 * 8;  // 512 bytes, read meanwhile: to wait for so many pages is as dear as to ask
 
 #ifdef RUSAGE_THREAD
 constexpr int kWho = RUSAGE_THREAD;
@@ -19,24 +18,32 @@ constexpr int kWho = RUSAGE_THREAD;
 constexpr int kWho = RUSAGE_SELF;
 #endif
 
-long waits() {
+// What this thread has read from disks, and of that what it read for tables since it looked last.
+thread_local long read_before = 0, read_here = 0;
+thread_local std::size_t rows_since = 0;
+thread_local bool reading = false;
+
+long blocks_read() {
   rusage usage{};
   getrusage(kWho, &usage);
-  return usage.ru_majflt;
+  return usage.ru_inblock;
 }
 
 }  // namespace
 
-// While pages are asked for, few are found missing; so each of them keeps that up for some time.
-bool waits_for_disk() {
-  thread_local long before = waits(), looks_left = 0;
-  thread_local unsigned blocks = 0;
-  if (blocks++ % kBlocksALook == 0) {
-    const long now = waits();
-    looks_left = now == before ? std::max(looks_left - 1, 0L) : std::min(looks_left + now - before, kMostLooks);
-    before = now;
+void DiskWatch::begin() { read_before = blocks_read(); }
+
+void DiskWatch::end() { read_here += blocks_read() - read_before; }
+
+bool DiskWatch::reads_now(std::size_t rows) {
+  if ((rows_since += rows) >= kALook) {
+    end();
+    begin();
+    reading = read_here >= kWorthAsking;
+    read_here = 0;
+    rows_since = 0;
   }
-  return looks_left != 0;
+  return reading;
 }
 
 void ask_for(const void* begin, std::size_t bytes) {

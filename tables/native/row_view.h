@@ -102,8 +102,7 @@ class RowView {
     fetch_row(row, need);
     if (from_disk) ask_for(needed(row, need), bytes(need));
   }
-  // Whether rows are likely not to be in memory. To be called once for every block of some 32.
-  bool on_disk() const { return in_file_ && waits_for_disk(); }
+  bool in_file() const { return in_file_; }
   const char* needed(Row row, Need need) const { return at(row) + (need == Need::tail ? tail_ : 0); }
   std::size_t bytes(Need need) const { return need == Need::tail ? stride_ - tail_ : stride_; }
 

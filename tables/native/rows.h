@@ -36,6 +36,7 @@ class Rows : public RowView {
   void each(std::size_t bucket, Visit visit) const {
     std::pair<std::uint32_t, Row> ahead[kAhead];
     std::size_t count = 0;
+    DiskWatch disk(in_file());
     bool from_disk = false;
     const auto visit_at = [&](std::size_t i) {
       const auto [upper, row] = ahead[i % kAhead];
@@ -43,7 +44,7 @@ class Rows : public RowView {
     };
     index_.each(bucket, [&](std::uint32_t upper, Row row) {
       if (count >= kAhead) visit_at(count - kAhead);
-      if (count % kAhead == 0) from_disk = on_disk();
+      if (count % kAhead == 0) from_disk = disk.reads(kAhead);
       ahead[count++ % kAhead] = {upper, row};
       fetch_row(row, Need::tail, from_disk);
     });

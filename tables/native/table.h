@@ -225,6 +225,8 @@ class Table {
   std::uint32_t close_sequence();
   std::vector<IdAndRow> changed_after(std::uint32_t since) const;
   std::vector<IdAndRow> listed(bool last_too) const;
+  template <class Visit>
+  void each_fetched(const std::vector<IdAndRow>& listed, Visit visit) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;
   void append_values(Row row, std::vector<float>& to) const;
   void export_rows(std::size_t bucket, BucketImage& image) const;

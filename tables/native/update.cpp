@@ -194,10 +194,11 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
   const RowView rows = rows_;
   const std::uint32_t sequence = sequence_;
   const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
+  DiskWatch disk(rows.in_file());
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t left = group.unique_count(); left != 0;) {
     const std::size_t end = left - std::min(left, kATurn);
-    const bool from_disk = rows.on_disk();
+    const bool from_disk = disk.reads(left - end);
     WriterTurn turn(turnstile_);
     while (left-- > end) {
       if (left >= ahead) {

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from monolith.tables import outputs
 from monolith.tables.outputs import empty_matrix
 
 LARGE = (1 << 17, 64)  # 32 MiB
-
-
-@pytest.fixture(autouse=True)
-def _nothing_spare() -> None:
-    outputs._spare.clear()
 
 
 def place(matrix: np.ndarray) -> int:
@@ -58,27 +55,36 @@ def test_memory_that_anything_shows_is_not_used_again(show) -> None:
 
 
 def test_a_result_does_not_hold_more_than_twice_its_size() -> None:
-    where = place(empty_matrix(*LARGE))
-    assert len(outputs._spare) == 1
-    less, half = empty_matrix(LARGE[0] // 2 - 1, LARGE[1]), empty_matrix(LARGE[0] // 2, LARGE[1])
-    assert place(half) == where
-    assert place(less) != where
+    rows = 6 * LARGE[0]  # of which no other test keeps any
+    where = place(empty_matrix(rows, 32))
+    assert place(empty_matrix(rows, 16)) == where
+    assert place(empty_matrix(rows - 1, 16)) != where
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_what_is_kept_is_bounded() -> None:
-    several = [empty_matrix(*LARGE) for _ in range(5)]
-    del several
-    assert len(outputs._spare) == 2
-    outputs._spare.clear()
-    largest = 1 << 26
-    empty_matrix(largest // 64 + 1, 64)  # not touched, so it costs nothing
-    assert not outputs._spare
+    one = LARGE[0] * LARGE[1] * 4
+    before = resident_bytes()
+    several = [empty_matrix(*LARGE) for _ in range(6)]
+    for matrix in several:
+        matrix[...] = 1.0
+    del several, matrix
+    assert resident_bytes() < before + 3 * one
+    too_large = empty_matrix((1 << 20) + 1, 64)
+    too_large[:: 1 << 10] = 1.0
+    taken = resident_bytes()
+    del too_large
+    assert resident_bytes() < taken
 
 
 def test_threads_never_share_memory() -> None:
     def use(number: int) -> bool:
         mine = empty_matrix(*LARGE)
         mine[::64] = number
+        time.sleep(0)
         return bool((mine[::64] == number).all())
 
     with ThreadPoolExecutor(4) as pool:
