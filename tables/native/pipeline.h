@@ -82,8 +82,8 @@ class Pipeline {
       hash_[i % kRing] = hash;
       home_[i % kRing] = homes.of(hash);
       fetch(home_[i % kRing]);
-      if (from_disk_) ask_for(home_[i % kRing], Index::kLine * sizeof(IndexEntry));
     }
+    if (from_disk_) ask_for_lines(block);
   }
   [[gnu::noinline]] void search(std::size_t block) {
     const char* const start = rows_.needed(0, need_);
@@ -98,12 +98,12 @@ class Pipeline {
       const char* const line = start + row * stride;
       fetch(goes_on ? reinterpret_cast<const char*>(home + Index::kLine) : line);
       fetch_rest(line, bytes);
-      if (from_disk_ && row != kNoRow) ask_for(line, bytes);
       row_[i % kRing] = row;
       going_on[count] = static_cast<std::uint8_t>(i % kRing);
       count += goes_on;
     }
     count_[block % kBlocks] = count;
+    if (from_disk_) ask_for_rows(block);
   }
   [[gnu::noinline]] void settle(std::size_t block) {
     for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
@@ -120,6 +120,16 @@ class Pipeline {
       const std::uint64_t hash = hash_[i % kRing];
       if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(hash)) row_[i % kRing] = rows_.find(hash);
     }
+  }
+
+  [[gnu::cold]] void ask_for_lines(std::size_t block) const {
+    const auto [begin, end] = ids(block);
+    for (std::size_t i = begin; i < end; ++i) ask_for(home_[i % kRing], Index::kLine * sizeof(IndexEntry));
+  }
+  [[gnu::cold]] void ask_for_rows(std::size_t block) const {
+    const auto [begin, end] = ids(block);
+    for (std::size_t i = begin; i < end; ++i)
+      if (const Row row = row_[i % kRing]; row != kNoRow) ask_for(rows_.needed(row, need_), rows_.bytes(need_));
   }
 
   const Rows& rows_;
