@@ -10,7 +10,7 @@ namespace monolith {
 namespace {
 
 constexpr std::size_t kALook = 256;   // rows; to look takes a third of a microsecond
-constexpr long kWorthAsking = 8 * 8;  // 512 bytes, read meanwhile: to wait for so many pages is as dear as to ask
+constexpr long kWorthAsking = 8 * 8;  // blocks of 512 bytes read meanwhile: waiting for so many is as dear as asking
 
 #ifdef RUSAGE_THREAD
 constexpr int kWho = RUSAGE_THREAD;
