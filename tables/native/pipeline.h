@@ -109,7 +109,7 @@ class Pipeline {
     for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
       const std::size_t i = going_on_[block % kBlocks][k];
       row_[i] = Index::search_on(home_[i], hash_[i]);
-      rows_.fetch_row(row_[i], need_, from_disk_ && row_[i] != kNoRow);
+      rows_.fetch_row(row_[i], need_, from_disk_);
     }
   }
   [[gnu::noinline]] void confirm(std::size_t block) {  // that a candidate is the row: all but one in 10^9 are
@@ -128,8 +128,7 @@ class Pipeline {
   }
   [[gnu::cold]] void ask_for_rows(std::size_t block) const {
     const auto [begin, end] = ids(block);
-    for (std::size_t i = begin; i < end; ++i)
-      if (const Row row = row_[i % kRing]; row != kNoRow) ask_for(rows_.needed(row, need_), rows_.bytes(need_));
+    for (std::size_t i = begin; i < end; ++i) rows_.ask_for_row(row_[i % kRing], need_);
   }
 
   const Rows& rows_;

@@ -100,7 +100,10 @@ class RowView {
   // The same, from the disk as well.
   void fetch_row(Row row, Need need, bool from_disk) const {
     fetch_row(row, need);
-    if (from_disk) ask_for(needed(row, need), bytes(need));
+    if (from_disk) ask_for_row(row, need);
+  }
+  void ask_for_row(Row row, Need need) const {
+    if (row != kNoRow) ask_for(needed(row, need), bytes(need));
   }
   bool in_file() const { return in_file_; }
   const char* needed(Row row, Need need) const { return at(row) + (need == Need::tail ? tail_ : 0); }
