@@ -131,7 +131,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
 template <class Dim>
 void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
   Pipeline pipeline(rows_, parts.empty() || parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
-                    [hashes = group.hashes()](std::size_t i) { return hashes[i]; });
+                    [hashes = group.hashes()](std::size_t i, std::size_t, std::uint64_t*) { return hashes + i; });
   for (std::size_t number = 0; number < parts.size(); ++number) {
     const Part& part = parts[number];
     const Step::Feature& feature = step.features()[number];
@@ -148,22 +148,31 @@ void Table::observe_known(const Parts& parts, Times times, Step& step, Group& gr
   }
 }
 
-// Observes those that have a live row; the others wait, and have none so far.
+// Observes those that have a live row; the others wait, and have none so far. In two loops, each of which has room for
+// its variables in registers.
 void Table::see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group) {
-  const std::int64_t cutoff = newest_cutoff_, one_time = times.given() ? times.at(0) : clock_ms_;
-  const bool each = times.each();
+  const std::int64_t one_time = times.given() ? times.at(0) : clock_ms_;
+  if (times.each())
+    see_at(found, group, [&](std::size_t i) { return times.at(step.sample_at(group.position(i), feature)); });
+  else
+    see_at(found, group, [one_time](std::size_t) { return one_time; });
+  Group::Adder adder(group, rows_);
+  for (std::size_t k = 0, i = found.first; k < found.count; ++k, ++i)
+    if (found.rows[k] != kNoRow) adder.add(found.rows[k], i);
+}
+
+template <class TimeOf>
+inline void Table::see_at(const Found& found, Group& group, TimeOf time_of) {
+  const std::int64_t cutoff = newest_cutoff_;
   const RowView rows = rows_;
   Row* const row = found.rows;
-  Group::Adder adder(group, rows_);
-  for (std::size_t k = 0; k < found.count; ++k) {
-    const std::size_t i = found.first + k;
+  for (std::size_t k = 0, i = found.first; k < found.count; ++k, ++i) {
     if (row[k] == kNoRow || (rows.last_seen(row[k]) < cutoff && has_expired(row[k]))) {
       group.defer(i);
       row[k] = kNoRow;
-      continue;
+    } else {
+      seen(rows, row[k], time_of(i));
     }
-    seen(rows, row[k], each ? times.at(step.sample_at(group.position(i), feature)) : one_time);
-    adder.add(row[k], i);
   }
 }
 
@@ -171,12 +180,15 @@ void Table::see(const Found& found, Times times, const Step& step, const Step::F
 // way than the core asks for by itself.
 template <class Dim, class Place>
 void Table::copy(const Found& found, std::size_t end, Dim dim, Place place) const {
-  with_simd([=, rows = RowView(rows_)] {
-    const Row* const row = found.rows;
+  if (rows_.narrow()) {
+    for (std::size_t k = 0; k < found.count; ++k) rows_.read(found.rows[k], dim, place(found.first + k));
+    return;
+  }
+  with_simd([found, end, dim, place, rows = RowView(rows_)] {
     for (std::size_t k = 0; k < found.count; ++k) {
       const std::size_t i = found.first + k;
       fetch_floats(place(std::min(i + kPlacesAhead, end - 1)), dim);
-      rows.read(row[k], dim, place(i));
+      std::memcpy(place(i), rows.at(found.rows[k]), dim * sizeof(float));
     }
   });
 }
@@ -276,7 +288,8 @@ void Table::lookup(const Parts& parts) const {
 // Calls with(found) for the ids [begin, end) of the part, by blocks, in turns.
 template <class With>
 void Table::read(const Part& part, std::size_t begin, std::size_t end, With with) const {
-  Pipeline pipeline(rows_, Need::values, end - begin, [&](std::size_t i) { return part.hash(begin + i); });
+  Pipeline pipeline(rows_, Need::values, end - begin,
+                    [&](std::size_t i, std::size_t n, std::uint64_t* room) { return part.hash(begin + i, n, room); });
   while (pipeline.more()) {
     ReaderTurn turn(turnstile_);
     for (std::size_t left = kATurn; left != 0 && pipeline.more();) {

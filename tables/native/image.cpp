@@ -95,7 +95,9 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
   if (last_too)
     for (const std::uint64_t hash : touched_last_.hashes()) ids.push_back(id_of(hash));
   std::vector<IdAndRow> rows;
-  Pipeline pipeline(rows_, Need::tail, ids.size(), [&](std::size_t i) { return hash_of(ids[i]); });
+  Pipeline pipeline(rows_, Need::tail, ids.size(), [&](std::size_t i, std::size_t n, std::uint64_t* room) {
+    return hash_ids(ids.data() + i, n, std::nullopt, room);
+  });
   while (pipeline.more()) {
     const Found found = pipeline.next(ids.size());
     for (std::size_t k = 0; k < found.count; ++k)
@@ -143,7 +145,9 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
 
 // Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
-  Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i) { return hash_of(ids[i]); });
+  Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i, std::size_t count, std::uint64_t* room) {
+    return hash_ids(ids + i, count, std::nullopt, room);
+  });
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Found found = pipeline.next(n);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "simd.h"
+
 namespace monolith {
 namespace {
 
@@ -12,6 +14,12 @@ constexpr std::uint64_t kMoved = 32;  // lines that move at once: some microseco
 Index::Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::string& folder)
     : range_(reserve_bytes, least_bytes, folder), homes_{reinterpret_cast<IndexEntry*>(range_.start())} {
   start_growing();
+}
+
+void Index::Homes::of(const std::uint64_t* hashes, std::size_t n, const IndexEntry** homes) const {
+  with_simd([=, self = *this] {
+    for (std::size_t i = 0; i < n; ++i) homes[i] = self.of(hashes[i]);
+  });
 }
 
 void Index::make_room() {

@@ -28,9 +28,9 @@ struct Part {  // one feature of a batch
 
   bool pooled() const { return lengths != nullptr || weights != nullptr; }  // else a row is a vector
   std::uint32_t policy_at(std::size_t i) const { return runs.count == 0 ? policy : runs.policy_at(i); }
-  std::uint64_t hash(std::size_t i) const {
-    if (!salt) return hash_of(ids[i]);
-    return mix64(mix64(static_cast<std::uint64_t>(ids[i]) ^ *salt));
+  // The hashes of n of its ids, into `hashes`.
+  const std::uint64_t* hash(std::size_t first, std::size_t n, std::uint64_t* hashes) const {
+    return hash_ids(ids + first, n, salt, hashes);
   }
 };
 

@@ -21,7 +21,7 @@ struct Found {
   Row* rows;  // for the caller to write to as well
 };
 
-template <class Source>  // source(i): the hash of the i-th id
+template <class Source>  // source(first, n, room): the hashes of n ids, perhaps in the room for them
 class Pipeline {
  public:
   Pipeline(const Rows& rows, Need need, std::size_t n, Source source)
@@ -41,7 +41,7 @@ class Pipeline {
     }
     const std::size_t first = done_;
     done_ = std::min({first + limit, (block + 1) * kBlock, n_});
-    return {first, done_ - first, hash_ + first % kRing, row_ + first % kRing};
+    return {first, done_ - first, hashes_[block % kBlocks] + first % kBlock, row_ + first % kRing};
   }
 
   // The row that the k-th of those has by now, if the caller added or removed some in the meantime.
@@ -75,50 +75,55 @@ class Pipeline {
   }
 
   [[gnu::noinline]] void hash(std::size_t block) {
-    const Index::Homes homes = rows_.homes();
     const auto [begin, end] = ids(block);
-    for (std::size_t i = begin; i < end; ++i) {
-      const std::uint64_t hash = source_(i);
-      hash_[i % kRing] = hash;
-      home_[i % kRing] = homes.of(hash);
-      fetch(home_[i % kRing]);
-    }
+    const std::size_t at = begin % kRing, n = end - begin;
+    hashes_[block % kBlocks] = source_(begin, n, hash_ + at);
+    rows_.homes().of(hashes_[block % kBlocks], n, home_ + at);
+    for (std::size_t i = at; i < at + n; ++i) fetch(home_[i]);
     if (from_disk_) ask_for_lines(block);
   }
   [[gnu::noinline]] void search(std::size_t block) {
-    const char* const start = rows_.needed(0, need_);
-    const std::size_t stride = rows_.stride(), bytes = rows_.bytes(need_);
+    const std::uint64_t* const hashes = hashes_[block % kBlocks];
     std::uint8_t* const going_on = going_on_[block % kBlocks];
     std::uint32_t count = 0;
     const auto [begin, end] = ids(block);
-    for (std::size_t i = begin; i < end; ++i) {
-      const IndexEntry* const home = home_[i % kRing];
+    for (std::size_t k = 0; k < end - begin; ++k) {
       bool goes_on;
-      const Row row = Index::search(home, hash_[i % kRing], goes_on);
-      const char* const line = start + row * stride;
-      fetch(goes_on ? reinterpret_cast<const char*>(home + Index::kLine) : line);
-      fetch_rest(line, bytes);
-      row_[i % kRing] = row;
-      going_on[count] = static_cast<std::uint8_t>(i % kRing);
+      row_[begin % kRing + k] = Index::search(home_[begin % kRing + k], hashes[k], goes_on);
+      going_on[count] = static_cast<std::uint8_t>(k);
       count += goes_on;
     }
     count_[block % kBlocks] = count;
+    fetch_found(block);
     if (from_disk_) ask_for_rows(block);
   }
+  // In a loop of its own: a core that waits for where a page lies looks only some hundred instructions ahead.
+  void fetch_found(std::size_t block) const {
+    const char* const start = rows_.needed(0, need_);
+    const std::size_t stride = rows_.stride(), bytes = rows_.bytes(need_);
+    const auto [begin, end] = ids(block);
+    for (std::uint32_t j = 0; j < count_[block % kBlocks]; ++j)
+      fetch(home_[begin % kRing + going_on_[block % kBlocks][j]] + Index::kLine);
+    for (std::size_t i = begin; i < end; ++i) {
+      const char* const line = start + row_[i % kRing] * stride;
+      fetch(line);
+      fetch_rest(line, bytes);
+    }
+  }
   [[gnu::noinline]] void settle(std::size_t block) {
-    for (std::uint32_t k = 0; k < count_[block % kBlocks]; ++k) {
-      const std::size_t i = going_on_[block % kBlocks][k];
-      row_[i] = Index::search_on(home_[i], hash_[i]);
+    for (std::uint32_t j = 0; j < count_[block % kBlocks]; ++j) {
+      const std::size_t k = going_on_[block % kBlocks][j], i = block * kBlock % kRing + k;
+      row_[i] = Index::search_on(home_[i], hashes_[block % kBlocks][k]);
       rows_.fetch_row(row_[i], need_, from_disk_);
     }
   }
   [[gnu::noinline]] void confirm(std::size_t block) {  // that a candidate is the row: all but one in 10^9 are
     const RowView view = rows_;
+    const std::uint64_t* const hashes = hashes_[block % kBlocks];
     const auto [begin, end] = ids(block);
-    for (std::size_t i = begin; i < end; ++i) {
-      const Row row = row_[i % kRing];
-      const std::uint64_t hash = hash_[i % kRing];
-      if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(hash)) row_[i % kRing] = rows_.find(hash);
+    for (std::size_t k = 0; k < end - begin; ++k) {
+      Row& row = row_[begin % kRing + k];
+      if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(hashes[k])) row = rows_.find(hashes[k]);
     }
   }
 
@@ -139,10 +144,11 @@ class Pipeline {
   std::size_t done_ = 0;
   bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
-  std::uint64_t hash_[kRing];
+  const std::uint64_t* hashes_[kBlocks];  // of each block
+  std::uint64_t hash_[kRing];             // room for them
   const IndexEntry* home_[kRing];
   Row row_[kRing];
-  std::uint8_t going_on_[kBlocks][kBlock];  // places in the ring
+  std::uint8_t going_on_[kBlocks][kBlock];  // places in the block
   std::uint32_t count_[kBlocks];            // of those, in each block
 };
 

@@ -51,22 +51,29 @@ void Group::take_all(const Parts& parts) {
   for (const Part& part : parts) ends_.push_back(size_ += part.count);
   if (hashes_.size() < size_) hashes_.resize(size_);
   std::uint64_t* next = hashes_.data();
-  for (const Part& part : parts)
-    for (std::size_t i = 0; i < part.count; ++i) *next++ = part.hash(i);
+  for (const Part& part : parts) {
+    part.hash(0, part.count, next);
+    next += part.count;
+  }
 }
 
 // Every group hashes all ids and keeps its own: cheaper than to wait for one thread that hands them out.
 void Group::take_some(const Parts& parts, unsigned number, unsigned groups) {
+  constexpr std::size_t kAtOnce = 256;
   std::size_t position = 0, kept = 0;
   ends_.clear();
   for (const Part& part : parts) {
     if (hashes_.size() < kept + part.count + 1) hashes_.resize(kept + part.count + 1);
     positions_.resize(kept + part.count + 1);
-    for (std::size_t i = 0; i < part.count; ++i, ++position) {
-      const std::uint64_t hash = part.hash(i);
-      hashes_[kept] = hash;
-      positions_[kept] = static_cast<std::uint32_t>(position);
-      kept += Step::number_of(hash, groups) == number;
+    for (std::size_t first = 0; first < part.count; first += kAtOnce) {
+      std::uint64_t hashes[kAtOnce];
+      const std::size_t n = std::min(kAtOnce, part.count - first);
+      part.hash(first, n, hashes);
+      for (std::size_t i = 0; i < n; ++i, ++position) {
+        hashes_[kept] = hashes[i];
+        positions_[kept] = static_cast<std::uint32_t>(position);
+        kept += Step::number_of(hashes[i], groups) == number;
+      }
     }
     ends_.push_back(kept);
   }

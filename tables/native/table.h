@@ -205,6 +205,8 @@ class Table {
   template <class Dim>
   void observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim);
   void see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group);
+  template <class TimeOf>
+  void see_at(const Found& found, Group& group, TimeOf time_of);
   template <class Dim, class Place>
   void copy(const Found& found, std::size_t end, Dim dim, Place place) const;
   std::size_t observe_others(const Parts& parts, Times times, Step& step);

@@ -5,13 +5,14 @@
 
 #include "crew.h"
 #include "pipeline.h"
+#include "rows_ahead.h"
 #include "simd.h"
 #include "table.h"
 
 namespace monolith {
 namespace {
 
-constexpr std::size_t kBytesAhead = 4096;  // of rows fetched before they are stepped: what a core can have in flight
+constexpr std::size_t kFar = std::size_t{256} << 20;  // bytes of rows in more pages than caches hold the places of
 constexpr std::size_t kATurn = 256;        // rows stepped in one turn
 
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
@@ -92,7 +93,8 @@ void Table::resolve(Step& step, const Gradients& gradients) {
   in_parallel(groups, [&](unsigned k) {
     Group& group = step.groups()[k];
     Group::Adder adder(group, rows_);
-    Pipeline pipeline(rows_, Need::tail, group.size(), [&](std::size_t i) { return group.hash(i); });
+    Pipeline pipeline(rows_, Need::tail, group.size(),
+                      [hashes = group.hashes()](std::size_t i, std::size_t, std::uint64_t*) { return hashes + i; });
     for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
       while (pipeline.done() < group.end(feature)) {
         const Found found = pipeline.next(group.end(feature) - pipeline.done());
@@ -193,7 +195,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
   const Group::UniqueRow* const unique = group.unique();
   const RowView rows = rows_;
   const std::uint32_t sequence = sequence_;
-  const std::size_t ahead = std::max<std::size_t>(4, kBytesAhead / rows_.stride());
+  RowsAhead ahead(rows, unique, group.unique_count(), sums, dim, rows_.size() * rows.stride() > kFar);
   DiskWatch disk(rows.in_file());
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t left = group.unique_count(); left != 0;) {
@@ -201,10 +203,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
     const bool from_disk = disk.reads(left - end);
     WriterTurn turn(turnstile_);
     while (left-- > end) {
-      if (left >= ahead) {
-        rows.fetch_row(unique[left - ahead].row, Need::all, from_disk);
-        if (sums.gradient(left - ahead) != nullptr) fetch_floats(sums.gradient(left - ahead), dim);
-      }
+      ahead.fetch_before(left, from_disk);
       const Row row = unique[left].row;
       const float* const gradient = sums.gradient(left);
       if (times.given()) refresh(row, sums.latest(left, times));

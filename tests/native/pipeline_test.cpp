@@ -4,6 +4,8 @@
 #include <numeric>
 
 #include "check.h"
+#include "rows_ahead.h"
+#include "simd.h"
 
 using namespace monolith;
 
@@ -21,7 +23,9 @@ struct Fixture {
   template <class AfterVisit>
   void check_all(std::size_t limit, AfterVisit after_visit) {
     std::size_t visited = 0;
-    Pipeline pipeline(rows, Need::all, ids.size(), [&](std::size_t i) { return hash_of(ids[i]); });
+    Pipeline pipeline(rows, Need::all, ids.size(), [&](std::size_t i, std::size_t n, std::uint64_t* room) {
+      return hash_ids(ids.data() + i, n, std::nullopt, room);
+    });
     while (pipeline.more()) {
       const Found found = pipeline.next(limit);
       CHECK(found.first == visited && found.count > 0 && found.count <= limit);
@@ -68,10 +72,56 @@ void row_that_goes_meanwhile_is_not() {
   }
 }
 
+void many_at_once_are_as_one_by_one() {
+  const Simd detected = simd();
+  const Fixture f;
+  const Index::Homes homes = f.rows.homes();
+  for (const Simd level : {Simd::portable, detected})
+    for (std::size_t n = 0; n < 70; ++n) {
+      simd() = level;
+      std::vector<std::uint64_t> hashes(n), salted(n);
+      std::vector<const IndexEntry*> at(n);
+      hash_ids(f.ids.data(), n, std::nullopt, hashes.data());
+      hash_ids(f.ids.data(), n, 99, salted.data());
+      homes.of(hashes.data(), n, at.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        CHECK(hashes[i] == hash_of(f.ids[i]) && at[i] == homes.of(hashes[i]));
+        CHECK(salted[i] == mix64(hash_of(f.ids[i] ^ 99)));
+      }
+    }
+  simd() = detected;
+}
+
+// What it does nobody sees, unless it reads what is not there.
+void rows_are_fetched_ahead_within_the_list() {
+  Fixture f;
+  for (const std::size_t count : {1, 3, 46, 250})
+    for (const bool far : {false, true}) {
+      Part part;
+      part.ids = f.ids.data();
+      part.count = part.samples = count;
+      Group group;
+      group.begin({part}, 0, 1);
+      group.restart(1);
+      {
+        Group::Adder adder(group, f.rows);
+        for (std::size_t i = 0; i < count; ++i)
+          if (const Row row = f.rows.find(group.hash(i)); row != kNoRow) adder.add(row, i);
+      }
+      GradientSums sums;
+      sums.start(group, 4);
+      const std::vector<Group::UniqueRow> unique(group.unique(), group.unique() + group.unique_count());
+      RowsAhead ahead(f.rows, unique.data(), unique.size(), sums, std::size_t{4}, far);
+      for (std::size_t left = unique.size(); left-- > 0;) ahead.fetch_before(left, false);
+    }
+}
+
 }  // namespace
 
 std::vector<Test> pipeline_tests() {
   return {
+      {"many at once are as one by one", many_at_once_are_as_one_by_one},
+      {"rows are fetched ahead within the list", rows_are_fetched_ahead_within_the_list},
       {"every id has its row", every_id_has_its_row},
       {"row that comes meanwhile is found", row_that_comes_meanwhile_is_found},
       {"row that goes meanwhile is not", row_that_goes_meanwhile_is_not},
