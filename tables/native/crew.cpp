@@ -1,6 +1,6 @@
 #include "crew.h"
 
-#include <unistd.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
@@ -30,10 +30,9 @@ void look_out_for(Ready ready) {
 // Threads that wait for a job. They never end by themselves: a crew lives as long as its process.
 class Crew {
  public:
-  explicit Crew(unsigned helpers) : process_(getpid()) {
+  explicit Crew(unsigned helpers) {
     for (unsigned i = 0; i < helpers; ++i) std::thread([this] { serve(); }).detach();
   }
-  bool of_this_process() const { return process_ == getpid(); }
 
   // With `helpers` threads at most beside this one.
   void run(unsigned parts, unsigned helpers, const Work& work, std::vector<std::exception_ptr>& errors) {
@@ -95,7 +94,6 @@ class Crew {
     }
   }
 
-  const pid_t process_;
   std::mutex mutex_;
   std::condition_variable begun_, done_;
   const Work* work_ = nullptr;
@@ -106,12 +104,15 @@ class Crew {
 };
 
 std::mutex in_use;
-Crew* crew = nullptr;  // never deleted: its threads may wait in it when the process ends
+// Never deleted: its threads may wait in it when the process ends. They do not survive a fork, so a child starts
+// without one.
+std::atomic<Crew*> crew{nullptr};
 unsigned crew_helpers = 0;
 
 Crew& crew_of(unsigned helpers) {
-  const bool forked = crew != nullptr && !crew->of_this_process();  // threads do not survive a fork
-  if (crew == nullptr || forked || crew_helpers < helpers) {
+  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { crew = nullptr; });
+  static_cast<void>(at_fork);
+  if (crew == nullptr || crew_helpers < helpers) {
     crew = new Crew(helpers);
     crew_helpers = helpers;
   }

@@ -144,8 +144,8 @@ class Pipeline {
   std::size_t done_ = 0;
   bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
-  const std::uint64_t* hashes_[kBlocks];  // of each block
-  std::uint64_t hash_[kRing];             // room for them
+  const std::uint64_t* hashes_[kBlocks];       // of each block
+  std::uint64_t hash_[kRing];                  // room for them
   const IndexEntry* home_[kRing];
   Row row_[kRing];
   std::uint8_t going_on_[kBlocks][kBlock];  // places in the block

@@ -1,7 +1,7 @@
 // Fetches a step's rows and their gradients before the rows are stepped, from the last to the first.
 //
-// A row's lines come some rows ahead, as many as a core can have in flight. Where rows take so many pages that caches do
-// not hold the places of all, the core waits for those as well, and looks only some hundred instructions ahead
+// A row's lines come some rows ahead, as many as a core can have in flight. Where rows take so many pages that caches
+// do not hold the places of all, the core waits for those as well, and looks only some hundred instructions ahead
 // meanwhile: so first lines are fetched a block at once, which finds several places at a time.
 #pragma once
 

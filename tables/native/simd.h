@@ -26,8 +26,8 @@ inline std::atomic<Simd>& simd() {
 }
 
 #if defined(__x86_64__)
-// Everything that `work` calls is compiled anew in here, for these instructions. What it captured by value is copied, so
-// that no store can change it, as far as the compiler knows, and it stays in registers.
+// Everything that `work` calls is compiled anew in here, for these instructions. What it captured by value is copied,
+// so that no store can change it, as far as the compiler knows, and it stays in registers.
 template <class Work>
 [[gnu::target("avx2,bmi,bmi2,lzcnt,popcnt"), gnu::flatten]] void with_avx2(const Work& work) {
   const Work copied = work;

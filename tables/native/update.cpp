@@ -13,7 +13,7 @@ namespace monolith {
 namespace {
 
 constexpr std::size_t kFar = std::size_t{256} << 20;  // bytes of rows in more pages than caches hold the places of
-constexpr std::size_t kATurn = 256;        // rows stepped in one turn
+constexpr std::size_t kATurn = 256;                   // rows stepped in one turn
 
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
 template <class Rule>
