@@ -181,7 +181,10 @@ inline void Table::see_at(const Found& found, Group& group, TimeOf time_of) {
 template <class Dim, class Place>
 void Table::copy(const Found& found, std::size_t end, Dim dim, Place place) const {
   if (rows_.narrow()) {
-    for (std::size_t k = 0; k < found.count; ++k) rows_.read(found.rows[k], dim, place(found.first + k));
+    for (std::size_t k = 0, i = found.first; k < found.count; ++k, ++i) {
+      fetch_floats(place(std::min(i + kPlacesAhead, end - 1)), dim);
+      rows_.read(found.rows[k], dim, place(i));
+    }
     return;
   }
   with_simd([found, end, dim, place, rows = RowView(rows_)] {

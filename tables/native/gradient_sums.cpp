@@ -12,9 +12,10 @@ namespace {
 constexpr std::size_t kFetched = 16;  // repeated gradients whose sums are fetched ahead
 constexpr float kNoGradientYet = 0.0f;
 
+// Sum may be where a is.
 template <class Dim>
-void add_up(float* __restrict sum, const float* __restrict grad, Dim dim) {
-  for (std::size_t i = 0; i < dim; ++i) sum[i] += grad[i];
+void add_up(float* sum, const float* a, const float* b, Dim dim) {
+  each_column(dim, [=](std::size_t i) { sum[i] = a[i] + b[i]; });
 }
 
 }  // namespace
@@ -154,22 +155,21 @@ template <class Dim, class GradientAt, class FetchAt>
 void GradientSums::add_repeats(const Group& group, Dim dim, GradientAt gradient_at, FetchAt fetch_at) {
   const Group::Repeat* const repeats = group.repeats();
   const float** const grad_of = grad_of_.data();
+  float* next = next_sum_;
   for (std::size_t k = 0; k < group.repeat_count(); ++k) {
     if (k + kFetched < group.repeat_count()) {
       fetch_floats(grad_of[repeats[k + kFetched].place], dim);
       fetch_at(group.position(repeats[k + kFetched].i));
     }
-    const float* const grad = gradient_at(group.position(repeats[k].i));
     const float* const before = grad_of[repeats[k].place];
-    if (is_sum(before)) {
-      add_up(const_cast<float*>(before), grad, dim);
-    } else {
-      float* const sum = new_sum();
-      std::memcpy(sum, before, dim * sizeof(float));
-      add_up(sum, grad, dim);
-      grad_of[repeats[k].place] = sum;
-    }
+    // The first repeat's sum is a new one, and which is a first one cannot be predicted.
+    const bool known = is_sum(before, next);
+    float* const sum = known ? const_cast<float*>(before) : next;
+    next += known ? 0 : static_cast<std::size_t>(dim);
+    add_up(sum, before, gradient_at(group.position(repeats[k].i)), dim);
+    grad_of[repeats[k].place] = sum;
   }
+  next_sum_ = next;
 }
 
 void GradientSums::see_times(const Group& group, const Step& step, Times times) {

@@ -82,9 +82,9 @@ class GradientSums {
   void add_repeats(const Group& group, const Gradients& gradients, Dim dim);
   template <class Dim, class GradientAt, class FetchAt>
   void add_repeats(const Group& group, Dim dim, GradientAt gradient_at, FetchAt fetch_at);
-  bool is_sum(const float* gradient) const {
-    const auto at = reinterpret_cast<std::uintptr_t>(gradient);
-    return at >= reinterpret_cast<std::uintptr_t>(sums_.get()) && at < reinterpret_cast<std::uintptr_t>(next_sum_);
+  bool is_sum(const float* gradient, const float* end) const {  // of the sums before `end`
+    const auto begin = reinterpret_cast<std::uintptr_t>(sums_.get());
+    return reinterpret_cast<std::uintptr_t>(gradient) - begin < reinterpret_cast<std::uintptr_t>(end) - begin;
   }
   float* new_sum() {
     float* const sum = next_sum_;

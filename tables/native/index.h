@@ -58,8 +58,8 @@ class Index {
     }
     IndexEntry* at(std::uint32_t code) const { return entries + number(code); }
     const IndexEntry* of(std::uint64_t hash) const { return at(code_of(hash)); }
-    void of(const std::uint64_t* hashes, std::size_t n,
-            const IndexEntry** homes) const;  // of n of them, several at once
+    // Of n hashes, several at once.
+    void of(const std::uint64_t* hashes, std::size_t n, const IndexEntry** homes) const;
   };
   Homes homes() const { return homes_; }
 

@@ -77,7 +77,7 @@ class Pipeline {
   [[gnu::noinline]] void hash(std::size_t block) {
     const auto [begin, end] = ids(block);
     const std::size_t at = begin % kRing, n = end - begin;
-    hashes_[block % kBlocks] = source_(begin, n, hash_ + at);
+    hashes_[block % kBlocks] = source_(begin, n, room_ + at);
     rows_.homes().of(hashes_[block % kBlocks], n, home_ + at);
     for (std::size_t i = at; i < at + n; ++i) fetch(home_[i]);
     if (from_disk_) ask_for_lines(block);
@@ -144,8 +144,8 @@ class Pipeline {
   std::size_t done_ = 0;
   bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
-  const std::uint64_t* hashes_[kBlocks];       // of each block
-  std::uint64_t hash_[kRing];                  // room for them
+  const std::uint64_t* hashes_[kBlocks];       // each block's, which may lie in
+  std::uint64_t room_[kRing];
   const IndexEntry* home_[kRing];
   Row row_[kRing];
   std::uint8_t going_on_[kBlocks][kBlock];  // places in the block
