@@ -1,7 +1,5 @@
 #include "crew.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -11,6 +9,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "at_fork.h"
 
 namespace monolith {
 namespace {
@@ -103,14 +103,14 @@ class Crew {
   unsigned parts_ = 0, next_ = 0, seats_ = 0;
 };
 
-std::mutex in_use;
+std::mutex in_use;  // if another thread had it at a fork, the child works alone
 // Never deleted: its threads may wait in it when the process ends. They do not survive a fork, so a child starts
 // without one.
 std::atomic<Crew*> crew{nullptr};
 unsigned crew_helpers = 0;
 
 Crew& crew_of(unsigned helpers) {
-  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { crew = nullptr; });
+  static const bool at_fork = in_child([] { crew = nullptr; });
   static_cast<void>(at_fork);
   if (crew == nullptr || crew_helpers < helpers) {
     crew = new Crew(helpers);

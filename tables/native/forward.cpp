@@ -131,7 +131,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
 template <class Dim>
 void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
   Pipeline pipeline(rows_, parts.empty() || parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
-                    [hashes = group.hashes()](std::size_t i, std::size_t, std::uint64_t*) { return hashes + i; });
+                    Hashes{group.hashes()});
   for (std::size_t number = 0; number < parts.size(); ++number) {
     const Part& part = parts[number];
     const Step::Feature& feature = step.features()[number];
@@ -177,7 +177,8 @@ inline void Table::see_at(const Found& found, Group& group, TimeOf time_of) {
 }
 
 // The row of the i-th id to place(i). Places are fetched as well, those up to the id `end`: more of them are then under
-// way than the core asks for by itself.
+// way than the core asks for by itself. Narrow rows have a loop apart: decoding is a call, for which the view would
+// have to be in memory.
 template <class Dim, class Place>
 void Table::copy(const Found& found, std::size_t end, Dim dim, Place place) const {
   if (rows_.narrow()) {
@@ -291,8 +292,7 @@ void Table::lookup(const Parts& parts) const {
 // Calls with(found) for the ids [begin, end) of the part, by blocks, in turns.
 template <class With>
 void Table::read(const Part& part, std::size_t begin, std::size_t end, With with) const {
-  Pipeline pipeline(rows_, Need::values, end - begin,
-                    [&](std::size_t i, std::size_t n, std::uint64_t* room) { return part.hash(begin + i, n, room); });
+  Pipeline pipeline(rows_, Need::values, end - begin, Ids{part.ids + begin, part.salt});
   while (pipeline.more()) {
     ReaderTurn turn(turnstile_);
     for (std::size_t left = kATurn; left != 0 && pipeline.more();) {

@@ -29,8 +29,7 @@ inline std::uint64_t unmix64(std::uint64_t x) {
 
 inline std::uint64_t hash_of(std::int64_t id) { return mix64(static_cast<std::uint64_t>(id)); }
 // Those of n ids, several at once, into `hashes`; `salt`: that of a feature which shares a table, but no rows.
-const std::uint64_t* hash_ids(const std::int64_t* ids, std::size_t n, std::optional<std::uint64_t> salt,
-                              std::uint64_t* hashes);
+void hash_ids(const std::int64_t* ids, std::size_t n, std::optional<std::uint64_t> salt, std::uint64_t* hashes);
 inline std::int64_t id_of(std::uint64_t hash) { return static_cast<std::int64_t>(unmix64(hash)); }
 inline std::size_t bucket_of(std::uint64_t hash) { return static_cast<std::size_t>(hash >> 54); }
 

@@ -90,18 +90,14 @@ std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
 
 // The same from the lists, whose ids may be gone by now, or be there twice.
 std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
-  std::vector<std::int64_t> ids;
-  for (const std::uint64_t hash : touched_now_.hashes()) ids.push_back(id_of(hash));
-  if (last_too)
-    for (const std::uint64_t hash : touched_last_.hashes()) ids.push_back(id_of(hash));
+  std::vector<std::uint64_t> hashes(touched_now_.hashes().begin(), touched_now_.hashes().end());
+  if (last_too) hashes.insert(hashes.end(), touched_last_.hashes().begin(), touched_last_.hashes().end());
   std::vector<IdAndRow> rows;
-  Pipeline pipeline(rows_, Need::tail, ids.size(), [&](std::size_t i, std::size_t n, std::uint64_t* room) {
-    return hash_ids(ids.data() + i, n, std::nullopt, room);
-  });
+  Pipeline pipeline(rows_, Need::tail, hashes.size(), Hashes{hashes.data()});
   while (pipeline.more()) {
-    const Found found = pipeline.next(ids.size());
+    const Found found = pipeline.next(hashes.size());
     for (std::size_t k = 0; k < found.count; ++k)
-      if (found.rows[k] != kNoRow) rows.emplace_back(ids[found.first + k], found.rows[k]);
+      if (found.rows[k] != kNoRow) rows.emplace_back(id_of(found.hashes[k]), found.rows[k]);
   }
   return rows;
 }
@@ -145,9 +141,7 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
 
 // Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
-  Pipeline pipeline(rows_, Need::tail, n, [&](std::size_t i, std::size_t count, std::uint64_t* room) {
-    return hash_ids(ids + i, count, std::nullopt, room);
-  });
+  Pipeline pipeline(rows_, Need::tail, n, Ids{ids});
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Found found = pipeline.next(n);

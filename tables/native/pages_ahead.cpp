@@ -1,6 +1,5 @@
 #include "pages_ahead.h"
 
-#include <pthread.h>
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -12,6 +11,8 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+
+#include "at_fork.h"
 
 namespace monolith {
 namespace {
@@ -84,7 +85,7 @@ std::atomic<Faulter*> faulter{nullptr};
 
 Faulter& started_faulter() {
   if (Faulter* const now = faulter.load()) return *now;
-  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { faulter = nullptr; });
+  static const bool at_fork = in_child([] { faulter = nullptr; });
   static_cast<void>(at_fork);
   auto fresh = std::make_unique<Faulter>();
   Faulter* now = nullptr;

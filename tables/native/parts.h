@@ -28,10 +28,6 @@ struct Part {  // one feature of a batch
 
   bool pooled() const { return lengths != nullptr || weights != nullptr; }  // else a row is a vector
   std::uint32_t policy_at(std::size_t i) const { return runs.count == 0 ? policy : runs.policy_at(i); }
-  // The hashes of n of its ids, into `hashes`.
-  const std::uint64_t* hash(std::size_t first, std::size_t n, std::uint64_t* hashes) const {
-    return hash_ids(ids + first, n, salt, hashes);
-  }
 };
 
 using Parts = std::vector<Part>;

@@ -2,13 +2,14 @@
 // line; search that line and fetch the row; for one id in six, search the next line; see that it is the row.
 //
 // Ids go in blocks, each stage a block ahead of the next, so a block's lines are under way while others are worked on.
-// A stage is a short loop of its own, without a branch that cannot be predicted: its variables stay in registers, and
-// the core works on as many ids of it at once as it has room for. Not thread safe: the table takes turns.
+// A stage has short loops of its own, without a branch that cannot be predicted: their variables stay in registers, and
+// the core works on as many ids at once as it has room for. Not thread safe: the table takes turns.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "rows.h"
 
@@ -21,7 +22,23 @@ struct Found {
   Row* rows;  // for the caller to write to as well
 };
 
-template <class Source>  // source(first, n, room): the hashes of n ids, perhaps in the room for them
+// Where a pipeline has its hashes from: source(first, n, room) gives those of n ids, in the room for them or elsewhere.
+struct Ids {
+  const std::int64_t* at;
+  std::optional<std::uint64_t> salt = {};
+
+  const std::uint64_t* operator()(std::size_t first, std::size_t n, std::uint64_t* room) const {
+    hash_ids(at + first, n, salt, room);
+    return room;
+  }
+};
+struct Hashes {
+  const std::uint64_t* at;
+
+  const std::uint64_t* operator()(std::size_t first, std::size_t, std::uint64_t*) const { return at + first; }
+};
+
+template <class Source>
 class Pipeline {
  public:
   Pipeline(const Rows& rows, Need need, std::size_t n, Source source)
@@ -97,7 +114,7 @@ class Pipeline {
     fetch_found(block);
     if (from_disk_) ask_for_rows(block);
   }
-  // In a loop of its own: a core that waits for where a page lies looks only some hundred instructions ahead.
+  // In a loop of its own: behind a fetch that misses the TLB the core goes on for some hundred instructions only.
   void fetch_found(std::size_t block) const {
     const char* const start = rows_.needed(0, need_);
     const std::size_t stride = rows_.stride(), bytes = rows_.bytes(need_);
@@ -144,7 +161,7 @@ class Pipeline {
   std::size_t done_ = 0;
   bool from_disk_ = false;
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
-  const std::uint64_t* hashes_[kBlocks];       // each block's, which may lie in
+  const std::uint64_t* hashes_[kBlocks];       // each block's: in room_, or where the source has them
   std::uint64_t room_[kRing];
   const IndexEntry* home_[kRing];
   Row row_[kRing];

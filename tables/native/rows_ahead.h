@@ -1,8 +1,8 @@
 // Fetches a step's rows and their gradients before the rows are stepped, from the last to the first.
 //
-// A row's lines come some rows ahead, as many as a core can have in flight. Where rows take so many pages that caches
-// do not hold the places of all, the core waits for those as well, and looks only some hundred instructions ahead
-// meanwhile: so first lines are fetched a block at once, which finds several places at a time.
+// A row's lines come some rows ahead. Where rows take more pages than the TLB covers, each first line waits for a page
+// walk as well, and behind it the core goes on for some hundred instructions only: so first lines are then fetched some
+// rows at once, which is several walks at a time.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace monolith {
 template <class Dim>
 class RowsAhead {
  public:
-  // `far`: the rows take so many pages.
+  // `far`: page walks take their time.
   RowsAhead(const RowView& rows, const Group::UniqueRow* unique, std::size_t count, const GradientSums& sums, Dim dim,
             bool far)
       : rows_(rows),
@@ -30,7 +30,7 @@ class RowsAhead {
 
   // What comes before the row `left`.
   void fetch_before(std::size_t left, bool from_disk) {
-    if (far_ && left < begun_ + 2 * ahead_)
+    if (far_ && left < begun_ + 2 * ahead_)  // two to three times as far ahead as other lines
       for (const std::size_t end = begun_ - std::min(begun_, ahead_); begun_ != end;)
         fetch(rows_.at(unique_[--begun_].row));
     if (left < ahead_) return;
@@ -43,7 +43,7 @@ class RowsAhead {
   }
 
  private:
-  static constexpr std::size_t kBytesAhead = 4096;
+  static constexpr std::size_t kBytesAhead = 4096;  // what a core can have in flight
 
   const RowView& rows_;
   const Group::UniqueRow* const unique_;
@@ -51,7 +51,7 @@ class RowsAhead {
   const Dim dim_;
   const std::size_t ahead_;
   const bool far_;
-  std::size_t begun_;  // first lines of rows from here on were fetched, if they are far
+  std::size_t begun_;  // first lines of rows from here on were fetched, if far
 };
 
 }  // namespace monolith

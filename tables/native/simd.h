@@ -26,8 +26,7 @@ inline std::atomic<Simd>& simd() {
 }
 
 #if defined(__x86_64__)
-// Everything that `work` calls is compiled anew in here, for these instructions. What it captured by value is copied,
-// so that no store can change it, as far as the compiler knows, and it stays in registers.
+// Everything that `work` calls is compiled anew in here, for these instructions.
 template <class Work>
 [[gnu::target("avx2,bmi,bmi2,lzcnt,popcnt"), gnu::flatten]] void with_avx2(const Work& work) {
   const Work copied = work;
@@ -35,12 +34,15 @@ template <class Work>
 }
 #endif
 
+// What `work` captured by value is copied, so that no store can change it, as far as the compiler knows, and it stays
+// in registers.
 template <class Work>
 void with_simd(const Work& work) {
 #if defined(__x86_64__)
   if (simd().load(std::memory_order_relaxed) == Simd::avx2) return with_avx2(work);
 #endif
-  work();
+  const Work copied = work;
+  copied();
 }
 
 }  // namespace monolith

@@ -52,7 +52,7 @@ void Group::take_all(const Parts& parts) {
   if (hashes_.size() < size_) hashes_.resize(size_);
   std::uint64_t* next = hashes_.data();
   for (const Part& part : parts) {
-    part.hash(0, part.count, next);
+    hash_ids(part.ids, part.count, part.salt, next);
     next += part.count;
   }
 }
@@ -68,7 +68,7 @@ void Group::take_some(const Parts& parts, unsigned number, unsigned groups) {
     for (std::size_t first = 0; first < part.count; first += kAtOnce) {
       std::uint64_t hashes[kAtOnce];
       const std::size_t n = std::min(kAtOnce, part.count - first);
-      part.hash(first, n, hashes);
+      hash_ids(part.ids + first, n, part.salt, hashes);
       for (std::size_t i = 0; i < n; ++i, ++position) {
         hashes_[kept] = hashes[i];
         positions_[kept] = static_cast<std::uint32_t>(position);

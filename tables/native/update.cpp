@@ -12,8 +12,9 @@
 namespace monolith {
 namespace {
 
-constexpr std::size_t kFar = std::size_t{256} << 20;  // bytes of rows in more pages than caches hold the places of
-constexpr std::size_t kATurn = 256;                   // rows stepped in one turn
+constexpr std::size_t kFar = std::size_t{256}
+                             << 20;  // bytes of rows from where page walks were seen to take their time
+constexpr std::size_t kATurn = 256;  // rows stepped in one turn
 
 // The rule with its decay known to the compiler, which then has no branch at every column and uses SIMD.
 template <class Rule>
@@ -93,8 +94,7 @@ void Table::resolve(Step& step, const Gradients& gradients) {
   in_parallel(groups, [&](unsigned k) {
     Group& group = step.groups()[k];
     Group::Adder adder(group, rows_);
-    Pipeline pipeline(rows_, Need::tail, group.size(),
-                      [hashes = group.hashes()](std::size_t i, std::size_t, std::uint64_t*) { return hashes + i; });
+    Pipeline pipeline(rows_, Need::tail, group.size(), Hashes{group.hashes()});
     for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
       while (pipeline.done() < group.end(feature)) {
         const Found found = pipeline.next(group.end(feature) - pipeline.done());
@@ -195,7 +195,7 @@ inline void Table::step_rows(Rule rule, Dim dim, const Group& group, GradientSum
   const Group::UniqueRow* const unique = group.unique();
   const RowView rows = rows_;
   const std::uint32_t sequence = sequence_;
-  RowsAhead ahead(rows, unique, group.unique_count(), sums, dim, rows_.size() * rows.stride() > kFar);
+  RowsAhead ahead(rows, unique, group.unique_count(), sums, dim, (rows_.size() + rows_.free()) * rows.stride() > kFar);
   DiskWatch disk(rows.in_file());
   std::vector<float> scratch(rows_.narrow() ? options_.dim : 0);
   for (std::size_t left = group.unique_count(); left != 0;) {
