@@ -162,7 +162,7 @@ void GradientSums::add_repeats(const Group& group, Dim dim, GradientAt gradient_
       fetch_at(group.position(repeats[k + kFetched].i));
     }
     const float* const before = grad_of[repeats[k].place];
-    // The first repeat's sum is a new one, and which is a first one cannot be predicted.
+    // The sum of a first repeat is a new one, written in the same pass.
     const bool known = is_sum(before, next);
     float* const sum = known ? const_cast<float*>(before) : next;
     next += known ? 0 : static_cast<std::size_t>(dim);
