@@ -10,7 +10,8 @@
     ├── CorruptError         bytes on disk or on the wire fail their check; the message names the place
     │   └── VersionError     the bytes are of a format version this build does not read
     ├── DataLossError        the stream no longer holds an offset that is needed
-    ├── UnavailableError     a broker, a store or a server does not answer; trying again may help
+    ├── UnavailableError     a broker, a store, a server or a disk does not answer; trying again may help
+    ├── DurabilityError      what was written may not be on the disk; this process must end, a restart goes on
     ├── FencedError          another trainer took over the model; this one must stop
     └── GapError             a delta does not follow on what the store or replica holds
 
@@ -58,7 +59,11 @@ class DataLossError(MonolithError):
 
 
 class UnavailableError(MonolithError):
-    """A broker, a store or a server does not answer. Trying again may help."""
+    """A broker, a store, a server or a disk does not answer. Trying again may help."""
+
+
+class DurabilityError(MonolithError):
+    """A disk failed to keep what was written. This process must end; a restart goes on from what the disk has."""
 
 
 class FencedError(MonolithError):

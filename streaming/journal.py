@@ -2,6 +2,8 @@
 
 An append-only file of checksummed frames, one a step, written before the step runs; `sync` makes it durable before
 anything that a step made leaves the machine. After a crash the steps behind the newest snapshot are cut again from it.
+A `sync` that fails ends the process: Linux forgets the pages that it could not write, and a second sync finds nothing
+to complain of. So the next process writes the newest file's bytes once more before it counts on them.
 A file that outgrows ``segment_bytes`` is followed by the next one. Layout (`docs/formats.md`; integers little-endian,
 bodies MessagePack):
 
@@ -15,6 +17,7 @@ is a CorruptError: it never passes for a shorter journal.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -22,12 +25,21 @@ import secrets
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 import msgspec
 
-from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
+from monolith.disk import make_folder, remedy, sync_folder, write_durably
+from monolith.errors import (
+    ConfigError,
+    CorruptError,
+    DataLossError,
+    DurabilityError,
+    UnavailableError,
+    VersionError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +80,15 @@ class Journal:
         """Open ``folder``, or begin a journal with a new lineage there.
 
         Raises ConfigError if another process has it open, or if it is not there and ``read_only``; CorruptError or
-        VersionError, naming file and byte, if it cannot be trusted.
+        VersionError, naming file and byte, if it cannot be trusted; UnavailableError if the disk refuses.
         """
         self.folder = folder
         self._segment_bytes = segment_bytes
         self._read_only = read_only
         self._file: BinaryIO | None = None
         self._synced = False
+        self._durable_bytes = 0  # of the newest file: what is on the disk, or was there before this process
+        self._failure = ""  # not empty: a sync failed, and nothing may be built on this journal any more
         self._lock = None if read_only else _lock(folder)
         try:
             self._open()
@@ -96,8 +110,18 @@ class Journal:
         for segment in segments:
             self._scan(segment, last=segment == segments[-1])
         if not self._read_only:
-            self._file = segments[-1].open("r+b", buffering=0)
-            self._file.seek(0, os.SEEK_END)
+            self._take_up(segments[-1])
+
+    def _take_up(self, segment: Path) -> None:
+        """Go on writing at the end of ``segment``, whose bytes may be in memory only: a sync may have failed before."""
+        try:
+            for leftover in self.folder.glob("*.tmp"):  # a file that was begun, and not finished
+                leftover.unlink()
+            self._file = segment.open("r+b", buffering=0)
+            _write_all(self._file, segment.read_bytes())
+            self._durable_bytes = self._file.tell()
+        except OSError as error:
+            raise UnavailableError(f"cannot go on with the step journal {segment}: {error}; {remedy(error)}") from error
 
     def _scan(self, segment: Path, *, last: bool) -> None:
         """Check every frame of ``segment``; cut off what a crash left unfinished at its end."""
@@ -123,52 +147,81 @@ class Journal:
     def append(self, entry: StepEntry) -> None:
         """Write ``entry``, of the step after `last_step`; it survives a killed process, and a power cut after `sync`.
 
-        Raises UnavailableError if the disk does not take it; the journal is then as it was.
+        Raises UnavailableError if the disk does not take it; the journal is then as it was. Raises DurabilityError as
+        `sync` does.
         """
+        self._refuse_after_failure()
         assert self._file is not None, "the journal was opened read only"
         assert entry.step == self.last_step + 1, f"step {entry.step} does not follow on {self.last_step}"
         if self._file.tell() >= self._segment_bytes:
             self.sync()
-            self._file.close()
             self._begin_segment(entry.step)
         self._synced = False
         self._write(_frame(msgspec.msgpack.encode(entry)))
         self.last_step = entry.step
 
     def sync(self) -> None:
-        """Make everything in the journal durable, also what a process before this one left. Raises UnavailableError."""
+        """Make everything in the journal durable, also what a process before this one left.
+
+        Raises DurabilityError if the disk fails to. That is final, every later call raises it too: the entries since
+        the last sync are taken away, so that no restart meets an entry that is in memory and not on the disk.
+        """
+        self._refuse_after_failure()
         if self._file is None or self._synced:
             return
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UnavailableError(f"the step journal {self.folder} cannot be made durable: {error}") from error
-        self._synced = True
+            with suppress(OSError):
+                self._file.truncate(self._durable_bytes)
+            self._fail(error)
+        self._synced, self._durable_bytes = True, self._file.tell()
+
+    def _refuse_after_failure(self) -> None:
+        if self._failure:
+            raise DurabilityError(self._failure)
+
+    def _fail(self, error: OSError) -> NoReturn:
+        self._failure = (
+            f"the step journal {self.folder} cannot be made durable: {error}. What was written may not be on the disk "
+            f"although it can be read, so this process must end; {remedy(error)}. A restart goes on from what is there"
+        )
+        raise DurabilityError(self._failure) from error
 
     def _begin_segment(self, first_step: int) -> None:
+        """Have a new file follow on the one that is written to, which is closed then."""
         path = self.folder / f"{first_step:012d}.journal"
         body = msgspec.msgpack.encode(_Head(JOURNAL_VERSION, self.lineage, first_step))
         length = struct.pack("<I", len(body))
         try:
-            _write_durably(path, _MAGIC + length + struct.pack("<I", zlib.crc32(length + body)) + body)
-            self._file = path.open("r+b", buffering=0)
-            self._file.seek(0, os.SEEK_END)
+            write_durably(path, _MAGIC + length + struct.pack("<I", zlib.crc32(length + body)) + body)
+            file = path.open("r+b", buffering=0)
         except OSError as error:
-            raise UnavailableError(f"cannot begin the step journal {path}: {error}; make room") from error
+            with suppress(OSError):
+                path.unlink()
+            raise UnavailableError(f"cannot begin the step journal {path}: {error}; {remedy(error)}") from error
+        if self._file is not None:
+            self._file.close()
+        self._file, self._durable_bytes = file, file.seek(0, os.SEEK_END)
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
         start = self._file.tell()
         try:
-            written = self._file.write(data)
-            if written != len(data):
-                raise OSError(f"{written} of {len(data)} bytes were written")
+            _write_all(self._file, data)
         except OSError as error:
+            self._take_back(start)
+            raise UnavailableError(
+                f"cannot write to the step journal {self.folder}: {error}; nothing was written; {remedy(error)}"
+            ) from error
+
+    def _take_back(self, start: int) -> None:
+        assert self._file is not None
+        try:
             self._file.truncate(start)
             self._file.seek(start)
-            raise UnavailableError(
-                f"cannot write to the step journal {self.folder}: {error}; nothing was written, make room and go on"
-            ) from error
+        except OSError as error:  # half a frame stays: another one behind it would be lost
+            self._fail(error)
 
     def read(self, from_step: int) -> Iterator[StepEntry]:
         """The entries of ``from_step`` and after. Raises DataLossError for a step that was trimmed."""
@@ -188,18 +241,23 @@ class Journal:
     def trim(self, before_step: int) -> None:
         """Remove files that hold only steps before ``before_step``: a restore will not ask for them again.
 
-        The newest file stays. A disk that refuses is logged: the files are then tried again the next time.
+        The newest file stays. A disk that refuses is logged: the files are then tried again the next time. Raises
+        DurabilityError as `sync` does.
         """
+        self._refuse_after_failure()
         assert not self._read_only, "the journal was opened read only: it belongs to another trainer"
         for segment, following in _with_following(_segments(self.folder)):
             if following is None or _first_step(following) > before_step:
                 break
             try:
                 segment.unlink()
-                _sync_folder(self.folder)  # one by one: a power cut must not leave a hole
             except OSError as error:
-                log.warning("the step journal cannot be trimmed, and grows: %s", error)
+                log.warning("the step journal cannot be trimmed, and grows: %s; %s", error, remedy(error))
                 break
+            try:
+                sync_folder(self.folder)  # one by one: a power cut must not leave a hole
+            except OSError as error:
+                self._fail(error)
             self.first_step = _first_step(following)
             log.info("journal trimmed file=%s first_step=%d", segment, self.first_step)
 
@@ -242,10 +300,10 @@ class UnwrittenJournal:
 def _lock(folder: Path) -> BinaryIO:
     """An exclusive lock on ``folder``, held while the file is open and gone with the process."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = (folder / "lock").open("a+b")
     except OSError as error:
-        raise ConfigError(f"cannot make the step journal {folder}: {error}; choose another folder") from error
+        raise ConfigError(f"cannot make the step journal {folder}: {error}; {remedy(error)}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -256,10 +314,15 @@ def _lock(folder: Path) -> BinaryIO:
             f"the step journal {folder} is in use by process {holder}: a state folder belongs to one trainer; "
             f"stop that one, or give this job another `state`"
         ) from None
-    file.truncate(0)
-    file.write(str(os.getpid()).encode())
-    file.flush()
+    _sign(file)
     return file
+
+
+def _sign(file: BinaryIO) -> None:
+    """Leave the process id for people. The lock is held without it, so a full disk does not matter here."""
+    with suppress(OSError):
+        file.truncate(0)
+        os.write(file.fileno(), str(os.getpid()).encode())
 
 
 def _segments(folder: Path) -> list[Path]:
@@ -289,7 +352,10 @@ def _read_head(segment: Path) -> tuple[_Head, int]:
         body = file.read(min(length, _MOST_HEAD_BYTES))
     if len(body) != length or zlib.crc32(fixed[8:12] + body) != crc:
         raise CorruptError(f"{segment}: the head, from byte 0 on, fails its checksum")
-    head = msgspec.msgpack.decode(body, type=_Head)
+    try:
+        head = msgspec.msgpack.decode(body, type=_Head)
+    except msgspec.DecodeError as error:
+        raise VersionError(f"{segment}: the head is not one that this build knows: {error}") from None
     if head.version != JOURNAL_VERSION:
         raise VersionError(f"{segment} is of version {head.version}, this build reads {JOURNAL_VERSION}")
     return head, _HEAD.size + length
@@ -311,28 +377,25 @@ def _frames(segment: Path) -> Iterator[tuple[StepEntry, int]]:
                 return
             if zlib.crc32(body) != body_crc:
                 raise CorruptError(f"{segment}: the frame at byte {at} fails its checksum")
+            try:
+                entry = msgspec.msgpack.decode(body, type=StepEntry)
+            except msgspec.DecodeError as error:
+                raise VersionError(
+                    f"{segment}: the frame at byte {at} is not one that this build knows: {error}"
+                ) from None
             at += _FRAME.size + length
-            yield msgspec.msgpack.decode(body, type=StepEntry), at
+            yield entry, at
+
+
+def _write_all(file: BinaryIO, data: bytes) -> None:
+    """As one write, which a disk with little room may do in part. Raises OSError."""
+    rest = memoryview(data)
+    while rest:
+        written = file.write(rest)
+        if not written:
+            raise OSError(errno.ENOSPC, f"{len(rest)} of {len(data)} bytes were not written")
+        rest = rest[written:]
 
 
 def _only_zeros(start: bytes, rest: BinaryIO) -> bool:
     return not start.strip(b"\0") and not rest.read().strip(b"\0")
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    """The file is there with all of ``data``, or not at all."""
-    scratch = path.with_suffix(".tmp")
-    with scratch.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -144,7 +144,7 @@ class StepReader:
 
         When it returns, the step's journal entry is written, and durable if the step publishes. Raises DataLossError
         for records or journalled steps that are gone, UnavailableError if the journal's disk is full (call again when
-        there is room).
+        there is room), and DurabilityError if the disk fails to keep the journal: that is final.
         """
         deadline = time.monotonic() + timeout_s
         if self._entries is None:
@@ -218,7 +218,7 @@ class StepReader:
     def _write(self, entry: StepEntry) -> None:
         self._journal.append(entry)
         self._cutter.written(entry)
-        self._recorded = entry  # should the sync fail, the next call goes on with this very entry
+        self._recorded = entry  # should the sync fail, no later call may pass over this entry
         if entry.publish:
             self._journal.sync()
         self._recorded = None

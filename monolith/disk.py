@@ -1,0 +1,96 @@
+"""Files that survive a power cut, and what a person can do about a disk that refuses.
+
+A failed fsync is not to be tried again on the same file: Linux marks the pages clean, so the next fsync succeeds while
+the bytes are not on the disk. Whoever writes a new file throws the file away and may write another one; whoever appends
+to a file raises `DurabilityError`, and the process ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+_ROOM = "make room there, then start the same command again"
+_RIGHTS = "the user that runs this may not write there: give it the right (chown, chmod), or choose another folder"
+_IN_THE_WAY = "something else stands where a folder or a file is needed: move that away; choose another folder"
+_HANDLES = "the process has too many open files: raise the limit (ulimit -n)"
+
+_REMEDIES = {
+    errno.ENOSPC: f"the disk is full: {_ROOM}",
+    errno.EDQUOT: f"the user's quota is used up: {_ROOM}",
+    errno.EFBIG: "the file may not grow further: raise the limit of the process (ulimit -f) or of the file system",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "the file system is read-only: mount it for writing; if it was writable, the kernel's log says why",
+    errno.EIO: "the disk reports a fault: look at the kernel's log before you trust it again",
+    errno.ENOTDIR: _IN_THE_WAY,
+    errno.EEXIST: _IN_THE_WAY,
+    errno.EISDIR: _IN_THE_WAY,
+    errno.ENOTEMPTY: _IN_THE_WAY,
+    errno.ENOENT: "the folder is gone: bring it back, or choose another folder",
+    errno.ELOOP: "symbolic links lead in a circle: put them right, or choose another folder",
+    errno.ENAMETOOLONG: "the path is too long; choose another folder",
+    errno.EMFILE: _HANDLES,
+    errno.ENFILE: _HANDLES,
+}
+
+
+def remedy(error: Exception) -> str:
+    """What to do about a disk's ``error``: an OSError, or one of a library that has only the system's words."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None:
+        code = next((number for number in _REMEDIES if os.strerror(number) in str(error)), None)
+    return _REMEDIES.get(code or 0, "see that the disk is there and can be written")
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Have ``path`` hold all of ``data``, also after a power cut. Raises OSError; ``path`` is then as it was.
+
+    Written beside its place, as ``path`` with the suffix ``.tmp``; one writer at a time.
+    """
+    scratch = path.with_suffix(".tmp")
+    try:
+        write_and_sync(scratch, data)
+        scratch.replace(path)
+    except OSError:
+        with suppress(OSError):
+            scratch.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def write_and_sync(path: Path, data: bytes) -> None:
+    """Write a new file and have its bytes on the disk; `sync_folder` makes its name durable. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which files ``folder`` has, and their names. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make ``folder``, and durably what it lies in, where they are not there yet. Raises OSError."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def bytes_below(path: Path) -> int:
+    """Room in bytes, as the disk counts it, of a file or of a whole folder; what vanishes meanwhile takes none."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            return sum(bytes_below(child) for child in path.iterdir())
+        return path.lstat().st_blocks * 512
+    except OSError:
+        return 0
