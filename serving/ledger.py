@@ -30,7 +30,16 @@ class Held:
 
     generation: int
     sequence: int  # 0: send an image
-    lineage: str  # of what the store holds; empty for an empty store
+    lineage: str  # under which to publish: that of the card, or the revision of it that the store holds
+    digest: str = ""  # of what the store holds; empty where whoever wrote it gave none
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a look at a store finds."""
+
+    version: Version
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, int] = {}  # name -> dim of what is held
     payload: str = "float32"  # of the rows that are held
     version: Version = Version()
+    digest: str = ""  # what the version was made from, by the trainer's history; empty: the writer gave none
 
     def row_format(self, table: str, where: str) -> RowFormat:
         """How the rows of ``table`` are stored. Raises InputError with the tables there are."""
@@ -103,6 +113,18 @@ def claim(head: Head, owner: str, generation: int | None, where: str) -> Head:
     if generation < head.generation or (generation == head.generation and owner != head.owner):
         raise FencedError(_fenced(head, generation, where))
     return msgspec.structs.replace(head, generation=generation, owner=owner)
+
+
+def new_revision(lineage: str) -> str:
+    """A name, which nobody had before, for another way that the run ``lineage`` went: ``RUN.REVISION``."""
+    return f"{lineage.partition('.')[0]}.{secrets.token_hex(4)}"
+
+
+def adopted(card: ModelCard, held: ModelCard | None) -> ModelCard:
+    """``card`` under the revision of its run that the store holds, if the two are the same in all else."""
+    if held is None or held.lineage.partition(".")[0] != card.lineage:
+        return card
+    return held if msgspec.structs.replace(held, lineage=card.lineage) == card else card
 
 
 def held_sequence(head: Head, held_card: ModelCard | None, card: ModelCard) -> int:
@@ -182,7 +204,9 @@ def advance(head: Head, lineage: str, delta: PackedDelta, published_ms: int) -> 
         published_ms=published_ms,
     )
     form = FLOAT32_FORMAT if delta.payload == "float32" else PAYLOAD_FORMAT
-    return msgspec.structs.replace(head, format=form, tables=tables_of(delta), payload=delta.payload, version=version)
+    return msgspec.structs.replace(
+        head, format=form, tables=tables_of(delta), payload=delta.payload, version=version, digest=delta.digest
+    )
 
 
 def trimmed(log: list[LogEntry], limits: LogLimits) -> list[LogEntry]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from monolith.card import ModelCard
 from monolith.errors import ConfigError, UnavailableError
 from monolith.serving import ledger, lmdb_env
-from monolith.serving.ledger import Cards, Head, Held, LogLimits, Version, Writer
+from monolith.serving.ledger import Cards, Head, Held, LogLimits, Look, Version, Writer
 from monolith.serving.lmdb_transaction import Transaction
 from monolith.serving.packed import pack_delta
 from monolith.serving.payload import Packed, RowFormat
@@ -48,12 +48,12 @@ class LmdbStore(Store):
             self._check_model(held_card or card)
             self._check_model(card)
             owner = self._owner if generation is not None and self._owner else ledger.new_owner()
-            head = ledger.claim(txn.head(), owner, generation, self.url)
+            head, card = ledger.claim(txn.head(), owner, generation, self.url), ledger.adopted(card, held_card)
             txn.put("head", ledger.seal_json(head))
             txn.put("next_card", ledger.seal_json(card))
             txn.put("next_graph", ledger.seal(graph))
         self._owner, self._payload = owner, card.payload
-        return Held(head.generation, ledger.held_sequence(head, held_card, card), head.version.lineage)
+        return Held(head.generation, ledger.held_sequence(head, held_card, card), card.lineage, head.digest)
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one write transaction, on the disk when it returns."""
@@ -75,6 +75,12 @@ class LmdbStore(Store):
         """See ``Store``."""
         with self._transaction() as txn:
             return txn.head().version
+
+    def look(self) -> Look:
+        """See ``Store``."""
+        with self._transaction() as txn:
+            head = txn.head()
+            return Look(head.version, head.digest)
 
     def model(self) -> Model:
         """See ``Store``."""

@@ -45,6 +45,7 @@ class PackedDelta:
     dense: bytes
     ingested_ms: Ids  # (k,)
     payload: str
+    digest: str = ""  # of the trainer's history; a store keeps it, a published delta does not carry it
 
 
 def pack_delta(delta: ModelDelta, payload: str) -> PackedDelta:
@@ -58,6 +59,7 @@ def pack_delta(delta: ModelDelta, payload: str) -> PackedDelta:
         dense=delta.dense,
         ingested_ms=delta.ingested_ms,
         payload=payload,
+        digest=delta.digest,
     )
 
 

@@ -3,6 +3,9 @@
 A publisher knows what the store holds and asks for the delta *since then*. So a store that was away gets one wider
 delta when it is back, one that lost its memory gets an image, and one that is ahead (the trainer came back from a
 snapshot and repeats itself) gets nothing. Only a newer trainer ends it: ``FencedError``.
+
+What a store holds is believed by digest, not by number (``history``): a store that went another way than this trainer
+gets an image, under a new revision of the run's lineage.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from monolith.card import ModelCard
 from monolith.errors import GapError, UnavailableError
-from monolith.serving.ledger import Held
+from monolith.serving.history import History, difference, is_awaited
+from monolith.serving.ledger import Held, new_revision
 from monolith.serving.store import Store
 from monolith.tables.delta import ModelDelta
 
@@ -47,7 +53,9 @@ class Publisher:
         self._store = store
         self._card: ModelCard | None = None
         self._graph = b""
+        self._history: History | None = None
         self._held: Held | None = None  # None: the store is not (or no longer) taken over
+        self._awaited = False  # the store is ahead: whether it holds ours is seen when its sequence is made again
         self._generation: int | None = None  # of the first take-over; kept for as long as this trainer lives
         self._last: tuple[int, MakeDelta] | None = None
         self._pause_s = 0.0
@@ -64,9 +72,12 @@ class Publisher:
         """The trainer's generation, None until the store was reached for the first time."""
         return self._generation
 
-    def start(self, card: ModelCard, graph: bytes = b"") -> None:
-        """Take the store over. Where it is away this returns too, and the next publish tries again."""
-        self._card, self._graph = card, graph
+    def start(self, card: ModelCard, graph: bytes = b"", history: History | None = None) -> None:
+        """Take the store over. Where it is away this returns too, and the next publish tries again.
+
+        Without a ``history`` the store is believed by number.
+        """
+        self._card, self._graph, self._history = card, graph, history
         try:
             self._take_over()
         except UnavailableError as error:
@@ -102,14 +113,14 @@ class Publisher:
     def _still_held(self) -> bool:
         """False if the store lost or exchanged what it held. A store that does not answer is given the benefit."""
         try:
-            version = self._store.version()
+            look = self._store.look()
         except UnavailableError as error:
             self._defer(error, lost_s=0.0)
             return True
-        held = self._held
-        if held is not None and (version.lineage, version.sequence) == (held.lineage, held.sequence):
-            return version.generation <= held.generation
-        return False
+        held, version = self._held, look.version
+        if held is None or version.sequence != held.sequence or version.generation > held.generation:
+            return False
+        return not held.sequence or (version.lineage, look.digest) == (held.lineage, held.digest)
 
     def drain(self, timeout_s: float) -> bool:
         """Wait until the store holds what was published last, trying all the while; False if it does not by then.
@@ -141,6 +152,8 @@ class Publisher:
 
     def _publish(self, sequence: int, make_delta: MakeDelta) -> Published:
         held = self._held or self._take_over()
+        if self._awaited and sequence >= held.sequence:
+            held = self._take_over()  # now it is known what the store's sequence is made from
         if sequence <= held.sequence:
             return Published("known", held.sequence)
         try:
@@ -159,24 +172,37 @@ class Publisher:
     def _apply(self, delta: ModelDelta) -> bool:
         if self._held is None or self._card is None:
             raise RuntimeError("Publisher.start was not called")
-        applied = self._store.apply(delta, self._held.generation, self._card.lineage)
-        self._held = Held(self._held.generation, delta.sequence, self._card.lineage)
+        generation, lineage = self._held.generation, self._held.lineage
+        applied = self._store.apply(delta, generation, lineage)
+        self._held = Held(generation, delta.sequence, lineage, delta.digest)
         return applied
 
     def _take_over(self) -> Held:
+        """Learn what the store has that need not be sent again; of another history it is nothing."""
         if self._card is None:
             raise RuntimeError("Publisher.start was not called")
         self._held = None
-        self._held = self._store.take_over(self._card, self._graph, self._generation)
-        self._generation = self._held.generation
+        held = self._claim(self._card)
+        self._awaited = is_awaited(held, self._history)
+        if reason := difference(held, self._history):
+            card = msgspec.structs.replace(self._card, lineage=new_revision(self._card.lineage))
+            log.warning("the store gets an image, as revision %s: %s %s", card.lineage, self._store.url, reason)
+            held = self._claim(card)
+        self._held = held
+        return held
+
+    def _claim(self, card: ModelCard) -> Held:
+        held = self._store.take_over(card, self._graph, self._generation)
+        self._generation = held.generation
         log.info(
-            "took over store=%s model=%s generation=%d held_sequence=%d",
+            "took over store=%s model=%s lineage=%s generation=%d held_sequence=%d",
             self._store.url,
-            self._card.model,
-            self._held.generation,
-            self._held.sequence,
+            card.model,
+            held.lineage,
+            held.generation,
+            held.sequence,
         )
-        return self._held
+        return held
 
     def _defer(self, error: Exception, lost_s: float) -> Published:
         if not self._pause_s:

@@ -11,7 +11,7 @@ import numpy as np
 from monolith.card import ModelCard
 from monolith.errors import CorruptError, GapError, UnavailableError
 from monolith.serving import ledger
-from monolith.serving.ledger import Head, Version
+from monolith.serving.ledger import Head, Look, Version
 from monolith.serving.packed import PackedTable
 from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.redis_link import Keys, translated
@@ -40,6 +40,12 @@ class RedisReader(Store):
         """See ``Store``."""
         with translated(self.url):
             return ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url).version
+
+    def look(self) -> Look:
+        """See ``Store``."""
+        with translated(self.url):
+            head = ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url)
+        return Look(head.version, head.digest)
 
     def model(self) -> Model:
         """See ``Store``: one MGET."""

@@ -44,13 +44,14 @@ class RedisStore(RedisReader):
         owner = self._owner if generation is not None and self._owner else ledger.new_owner()
 
         def step(pipe: Any, head: Head) -> Held:
-            claimed = ledger.claim(head, owner, generation, self.url)
-            sequence = ledger.held_sequence(claimed, self._cards(pipe).held, card)
+            claimed, held_card = ledger.claim(head, owner, generation, self.url), self._cards(pipe).held
+            adopted = ledger.adopted(card, held_card)
             pipe.multi()
             pipe.set(self._keys.of("head"), ledger.seal_json(claimed))
-            pipe.set(self._keys.of("next_card"), ledger.seal_json(card))
+            pipe.set(self._keys.of("next_card"), ledger.seal_json(adopted))
             pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
-            return Held(claimed.generation, sequence, claimed.version.lineage)
+            sequence = ledger.held_sequence(claimed, held_card, adopted)
+            return Held(claimed.generation, sequence, adopted.lineage, claimed.digest)
 
         held = self._write(step)
         self._owner, self._payload = owner, card.payload

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from monolith.card import ModelCard
 from monolith.errors import ConfigError
-from monolith.serving.ledger import Held, LogLimits, Version
+from monolith.serving.ledger import Held, LogLimits, Look, Version
 from monolith.serving.packed import PackedDelta, PackedTable
 from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.wire import PublishedDelta
@@ -81,9 +81,11 @@ class Store(Protocol):
         """Become the only trainer that may write, at the store's generation plus one.
 
         ``card`` and ``graph`` become visible with the first delta that is applied, so that readers never see them
-        with another model's rows. ``Held.sequence`` is 0 where the store holds another card (lineage, tables,
-        features, payload): the next delta must then be an image. ``generation`` claims exactly that one, for a
-        trainer whose store lost its memory; FencedError where somebody else has it or a higher one.
+        with another model's rows. A card of the run ``RUN`` takes the revision ``RUN.REVISION`` that the store holds,
+        if the cards are the same in all else: ``Held.lineage`` is what to publish under. ``Held.sequence`` is 0 where
+        the store holds another card (lineage, tables, features, payload): the next delta must then be an image.
+        ``generation`` claims exactly that one, for a trainer whose store lost its memory; FencedError where somebody
+        else has it or a higher one.
         """
 
     @abstractmethod
@@ -98,6 +100,10 @@ class Store(Protocol):
     @abstractmethod
     def version(self) -> Version:
         """What is held; ``sequence == 0`` for an empty store."""
+
+    @abstractmethod
+    def look(self) -> Look:
+        """What is held, and what it was made from. Cheap: for asking every second."""
 
     @abstractmethod
     def model(self) -> Model:

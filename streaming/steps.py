@@ -29,6 +29,7 @@ from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJ
 from monolith.streaming.lanes import Inlet, Lane, Ready
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.reader_state import STATE_VERSION, LaneState, ReaderState, decode_reader_state
+from monolith.streaming.step_digest import StepDigest
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Step:
     publish: bool  # cut and publish a delta after this step
     records: int  # read from the streams in this step
     ended: bool  # nothing comes after it
+    digest: bytes = b""  # of what it was made from: the journal entry and the records
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,10 @@ class StepReader:
         """The newest journalled step; those after a restored snapshot are run again first."""
         return self._journal.last_step
 
+    def publishes_after(self, step: int) -> int:
+        """How many of the journalled steps after ``step`` publish: as many sequences will be made again."""
+        return sum(entry.publish for entry in self._journalled(step + 1))
+
     def next(self, timeout_s: float) -> Step | None:
         """The next step, or None if none came together within ``timeout_s``.
 
@@ -227,13 +233,15 @@ class StepReader:
 
     def _run(self, entry: StepEntry, *, last: bool = False) -> Step:
         """Do what ``entry`` says: a function of the state before, the streams and the entry, and of nothing else."""
-        records = 0
+        records, made_from = 0, StepDigest(entry)
         for inlet in self._inlets:
             for partition, end in entry.ends[inlet.name].items():
                 lane = inlet.lanes[partition]
-                for item in lane.take(end):
+                taken = lane.take(end)
+                made_from.add(taken)
+                for item in taken:
                     self._feed(lane, item)
-                    records += 1
+                records += len(taken)
         samples = self._joiner.advance(entry.watermark_ms)
         self._bury_late_actions()
         self._letters.flush()
@@ -243,7 +251,8 @@ class StepReader:
         self._step, self._ended = entry.step, entry.ended
         self._records += records
         self._unpublished = (self._unpublished or bool(samples)) and not entry.publish
-        return Step(entry.step, samples, self._watermark_ms, entry.publish, records, entry.ended or last)
+        is_last = entry.ended or last
+        return Step(entry.step, samples, self._watermark_ms, entry.publish, records, is_last, made_from.digest())
 
     def _feed(self, lane: Lane, item: Ready) -> None:
         if isinstance(item.event, EventError):

@@ -36,3 +36,4 @@ class ModelDelta:
     dense: bytes  # safetensors of the dense weights as of `sequence`; empty for a model without any
     ingested_ms: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     # (k,) ingestion times of records first trained into this delta, an evenly spaced sample of at most 256
+    digest: str = ""  # names what the sequence was made from: two of one number with one digest are the same bits

@@ -67,8 +67,9 @@ def open_trainer(
         trainer = Trainer(learner, steps, snapshots, lineage=steps.lineage, publisher=publisher, status=status)
         if newest is not None:
             trainer.restore(newest)
+        trainer.history.expect(steps.publishes_after(trainer.step))
         if publisher is not None:
-            publisher.start(learner.card(steps.lineage), learner.export(state))
+            publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
 
 

@@ -37,13 +37,19 @@ INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides n
 LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
 
 
+def deciding_settings(job: JobConfig) -> bytes:
+    """The settings that decide bits, as canonical JSON: equal bytes for jobs that make the same of the same records."""
+    flat = _flat(msgspec.json.decode(job_json(job)))
+    return msgspec.json.encode({key: flat[key] for key in sorted(flat) if _decides(key)})
+
+
 def deciding_changes(old: bytes, job: JobConfig) -> dict[str, tuple[Any, Any]]:
     """Deciding settings that differ between canonical JSON ``old`` and ``job``: key -> (was, is)."""
     before, after = (_flat(msgspec.json.decode(text)) for text in (old, job_json(job)))
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and _below(key, DECIDING) and not INDIFFERENT.match(key)
+        if before.get(key) != after.get(key) and _decides(key)
     }
 
 
@@ -73,6 +79,10 @@ def _is_way_on(key: str, change: tuple[Any, Any]) -> bool:
 
 def _words(changes: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in changes.items())
+
+
+def _decides(key: str) -> bool:
+    return _below(key, DECIDING) and not INDIFFERENT.match(key)
 
 
 def _below(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -140,7 +140,14 @@ class Learner:
         return {table.cut() for table in self.tables.values()}.pop()
 
     def delta(
-        self, since: int, *, sequence: int, step: int, watermark_ms: int, ingested_ms: npt.NDArray[np.int64]
+        self,
+        since: int,
+        *,
+        sequence: int,
+        step: int,
+        watermark_ms: int,
+        ingested_ms: npt.NDArray[np.int64],
+        digest: str = "",
     ) -> ModelDelta:
         """Everything that changed after ``since``, with the dense weights as they are.
 
@@ -156,6 +163,7 @@ class Learner:
             tables={name: table.delta(since) for name, table in self.tables.items()},
             dense=dense_weights(self.model),
             ingested_ms=ingested_ms,
+            digest=digest,
         )
 
     def save_tables(self, folder: Path) -> None:

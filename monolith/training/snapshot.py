@@ -23,7 +23,9 @@ import msgspec
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
+READ_VERSIONS = (1, 2)
+HISTORY_SINCE = 2  # the version that brought history.bin
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
 
@@ -156,10 +158,9 @@ def open_snapshot(path: Path) -> Snapshot:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CorruptError(f"{manifest_path} cannot be read: {error}") from error
-    if manifest.version != SNAPSHOT_VERSION:
-        raise VersionError(
-            f"{manifest_path} has format version {manifest.version}; this build reads {SNAPSHOT_VERSION}"
-        )
+    if manifest.version not in READ_VERSIONS:
+        known = " and ".join(map(str, READ_VERSIONS))
+        raise VersionError(f"{manifest_path} has format version {manifest.version}; this build reads {known}")
     if manifest.sealed() != manifest or path.name != f"{manifest.step:012d}":
         raise CorruptError(f"{manifest_path} is damaged: its checksum or its step does not match")
     for name, entry in manifest.files.items():

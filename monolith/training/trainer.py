@@ -22,9 +22,10 @@ from monolith.errors import ConfigError, CorruptError, UnavailableError
 from monolith.events import WATERMARK_START, Sample
 from monolith.tables.batch import batches
 from monolith.tables.delta import ModelDelta
+from monolith.training.history import History
 from monolith.training.learner import Learner
 from monolith.training.metrics import StreamMetrics
-from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
 from monolith.training.status import Status, StatusFile
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,10 @@ class Step(Protocol):
     @property
     def ended(self) -> bool:
         """Whether nothing comes after it."""
+
+    @property
+    def digest(self) -> bytes:
+        """Of what it was made from."""
 
 
 class Steps(Protocol):
@@ -108,6 +113,7 @@ class _Cut(NamedTuple):
     step: int
     watermark_ms: int
     ingested_ms: npt.NDArray[np.int64]
+    digest: str
 
 
 class Trainer:
@@ -126,6 +132,7 @@ class Trainer:
         self.learner, self.steps, self.snapshots = learner, steps, snapshots
         self.lineage, self.publisher, self.status = lineage, publisher, status
         self.metrics = StreamMetrics(learner.job.train.window_samples, learner.job.train.group_by)
+        self.history = History(learner.job)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._kept_step = 0  # the newest snapshot's
         self._clean = True  # nothing changed since the last cut
@@ -180,9 +187,11 @@ class Trainer:
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         self.step = step.number
+        self.history.extend(step.digest)
         self._clean = self._clean and not step.samples and not removed
         if step.publish:
             self.sequence, self._clean = self.learner.cut(), True
+            self.history.cut(self.sequence)
             self._publish()
 
     def _train(self, batch: Sequence[Sample]) -> None:
@@ -203,7 +212,8 @@ class Trainer:
     def _delta(self, since: int) -> ModelDelta:
         ingested = np.sort(np.array(self._ingested, np.int64))
         stride = max(1, -(-len(ingested) // INGESTION_SAMPLE))
-        cut = _Cut(self.sequence, self.step, self.watermark_ms, ingested[::stride])
+        digest = self.history.digest(self.sequence) or ""
+        cut = _Cut(self.sequence, self.step, self.watermark_ms, ingested[::stride], digest)
         return self.learner.delta(since, **cut._asdict())
 
     def snapshot(self) -> None:
@@ -223,6 +233,7 @@ class Trainer:
             "dense.safetensors": self.learner.dense_state(),
             "stream.bin": self.steps.state(),
             "metrics.bin": self.metrics.state(),
+            "history.bin": self.history.state(),
             "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
         }
         self.snapshots.write(manifest, parts)
@@ -246,8 +257,16 @@ class Trainer:
         self.metrics.restore(snapshot.read("metrics.bin"))
         self.watermark_ms, self._clean = _decode_clock(snapshot)
         self.step, self.sequence = manifest.step, manifest.sequence
+        self._restore_history(snapshot)
         self._kept_step = self.step
         log.info("restored step=%d sequence=%d from=%s", self.step, self.sequence, snapshot.path)
+
+    def _restore_history(self, snapshot: Snapshot) -> None:
+        manifest = snapshot.manifest
+        if manifest.version < HISTORY_SINCE:
+            self.history.begin_after(manifest.sequence, f"{snapshot.path.name} {manifest.crc32}".encode())
+        else:
+            self.history.restore(snapshot.read("history.bin"), f"{snapshot.path / 'history.bin'}")
 
     def _report(self, *, ended: bool) -> None:
         if self.status is not None and (ended or self.status.due()):

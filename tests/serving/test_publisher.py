@@ -10,7 +10,7 @@ import pytest
 
 from monolith.errors import CorruptError, FencedError, GapError, UnavailableError
 from monolith.serving import publisher as publisher_module
-from monolith.serving.ledger import Held, Version
+from monolith.serving.ledger import Held, Look
 from monolith.serving.publisher import Published, Publisher
 from monolith.serving.store import open_store
 
@@ -30,8 +30,8 @@ class FlakyStore:
     def apply(self, *arguments) -> bool:
         return self._call(self.inner.apply, *arguments)
 
-    def version(self) -> Version:
-        return self._call(self.inner.version)
+    def look(self) -> Look:
+        return self._call(self.inner.look)
 
     def empty(self, folder: Path) -> None:
         """As a server without persistence does over a restart."""

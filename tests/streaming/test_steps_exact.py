@@ -103,6 +103,26 @@ def test_lost_records_are_skipped_and_counted_where_the_job_says_so(streams, ope
     assert reader.progress().skipped == 1
 
 
+def test_rerun_step_that_lost_records_has_another_digest(streams, open_reader, make_job):
+    streams = streams()
+    streams.show("a", 1)
+    streams.show("b", 2)
+    job = make_job(input={"on_data_loss": "skip"})
+    whole = open_reader(job).next(0.0)
+    assert open_reader(job).next(0.0).digest == whole.digest
+    streams.features.drop(0, 1)
+    assert open_reader(job).next(0.0).digest != whole.digest
+
+
+def test_publishes_after_counts_the_journalled_steps_that_publish(streams, open_reader, make_job, clock):
+    streams = streams(2)
+    job = make_job(train={"step_records": 4, "publish_every_s": 1.0})
+    steps, _ = live_run(streams, open_reader(job), clock)
+    reader = open_reader(job)
+    for done in (0, 3, len(steps)):
+        assert reader.publishes_after(done) == sum(step.publish for step in steps[done:])
+
+
 def test_state_that_is_ahead_of_the_journal_is_refused(streams, open_reader, make_job):
     streams = streams()
     streams.show("a", 1)
