@@ -8,8 +8,9 @@ got them, counts halving with event time. ``Score(function)``: rows of the lowes
 
     eviction.register("by_size_and_age", by_size_and_age)
 
-A function is named in a config as it was registered, or as ``module:function``, which is imported. It must be a
-function of the rows alone: no clock, no random numbers, no state, or a replay gives another table.
+A function is named in a config as it was registered, or as ``module:function``, which is imported when a table is made
+of the config. A name in a saved file is never imported: see ``check_registered``. A score must be a function of the
+rows alone: no clock, no random numbers, no state, or a replay gives another table.
 """
 
 from __future__ import annotations
@@ -57,8 +58,24 @@ def register(name: str, function: ScoreFunction) -> None:
         raise ConfigError(f"a score function {name!r} is registered already: give this one another name")
 
 
+def check_registered(rule: Eviction, where: str) -> None:
+    """Raise ConfigError unless this process knows the score function of ``rule``, read from the file ``where``.
+
+    Known is what was registered, and what a config of this process's own had imported. Nothing is imported for a file:
+    whoever wrote the file would choose which code runs here.
+    """
+    if isinstance(rule, Score) and rule.function not in _functions:
+        known = ", ".join(sorted(_functions)) or "none"
+        raise ConfigError(
+            f"{where}: the table was saved with eviction.function = {rule.function!r}, which this process has not "
+            f"registered (registered are: {known}), and a name from a file is not imported. Register the function with "
+            f"monolith.tables.eviction.register, or give Table.open a config of your own that names it; to read rows "
+            f"without the function, use Table.open_to_read"
+        )
+
+
 def score_function(name: str) -> ScoreFunction:
-    """The function of that name, registered or imported. Raises ConfigError where there is none."""
+    """The function of that name, registered or imported; it is registered from then on. Raises ConfigError."""
     if name in _functions:
         return _functions[name]
     module, colon, attribute = name.partition(":")
@@ -74,6 +91,7 @@ def score_function(name: str) -> ScoreFunction:
         raise ConfigError(f"eviction.function is {name!r}, which cannot be imported: {error}") from None
     if not callable(function):
         raise ConfigError(f"eviction.function is {name!r}, which is no function but {type(function).__name__}")
+    _functions[name] = function
     return function  # type: ignore[no-any-return]
 
 

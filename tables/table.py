@@ -14,13 +14,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from monolith.config.optimizer_rules import largest_gradient
 from monolith.config.table import TableConfig
 from monolith.errors import CorruptError, GapError, InputError, NonFiniteError, VersionError
 from monolith.events import WATERMARK_END
-from monolith.tables import _core, snapshot
+from monolith.tables import _core, eviction, snapshot
 from monolith.tables.arguments import (
     EventTimes,
     Ids,
@@ -283,13 +284,28 @@ class Table:
     def open(cls, folder: str | os.PathLike[str], config: TableConfig | None = None) -> Table:
         """The table that was saved in ``folder``, under its own config or a changed one.
 
-        Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids or optimizer kind, or there is no
-        table; CorruptError or VersionError, naming file and place, for bytes that fail a check.
+        Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids or optimizer kind, there is no
+        table, or the file's own config names a score function that this process has not registered; CorruptError or
+        VersionError, naming file and place, for bytes that fail a check.
         """
         with snapshot.TableFile(folder) as file:
-            if config is not None:
+            if config is None:
+                eviction.check_registered(file.header.config.eviction, str(file.path))
+            else:
                 check_same_rows(file.header.config, config, str(file.path))
             table = cls(config or file.header.config)
+            table._restore(file)
+        return table
+
+    @classmethod
+    def open_to_read(cls, folder: str | os.PathLike[str]) -> Table:
+        """The table that was saved in ``folder``, without its limit: for reading rows and counts.
+
+        No score function is needed, whatever the file names. Do not train or save the table: rows would not be
+        evicted. Raises ConfigError, CorruptError and VersionError as ``open`` does.
+        """
+        with snapshot.TableFile(folder) as file:
+            table = cls(msgspec.structs.replace(file.header.config, eviction=eviction.Unlimited()))
             table._restore(file)
         return table
 

@@ -186,7 +186,7 @@ def _snapshot(path: Path) -> Iterator[str]:
     files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
     yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
     for folder in sorted((path / "tables").iterdir()):
-        table = Table.open(folder)
+        table = Table.open_to_read(folder)
         stats = table.stats()
         yield (
             f"  table {folder.name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "

@@ -57,4 +57,6 @@ def snapshot_tables(state: Path) -> dict[str, HasRows]:
 
 
 def _tables(snapshot: Snapshot) -> dict[str, HasRows]:
-    return published({folder.name: Table.open(folder) for folder in sorted((snapshot.path / "tables").iterdir())})
+    return published(
+        {folder.name: Table.open_to_read(folder) for folder in sorted((snapshot.path / "tables").iterdir())}
+    )
