@@ -1,6 +1,7 @@
 #include "counters.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 namespace monolith {
@@ -17,6 +18,14 @@ std::uint32_t Counters::count(std::uint64_t hash, std::int64_t t) {
   else
     decrement(bucket, t);
   return 1;
+}
+
+void Counters::restore(const Counter& counter) {
+  Counter* const known = counters_.find(counter.hash);
+  if (known == nullptr)
+    counters_.insert(counter);
+  else if (std::pair(known->count, known->last_ms) < std::pair(counter.count, counter.last_ms))
+    *known = counter;
 }
 
 void Counters::forget(std::uint64_t hash) {

@@ -38,10 +38,10 @@ class Counters {
   std::uint32_t count(std::uint64_t hash, std::int64_t t);
   void forget(std::uint64_t hash);
   void sweep(std::size_t bucket, std::int64_t clock);  // drops counters that decayed to zero
-  // A counter of a snapshot; dropped where the rule, which may be another now, does not count.
-  void restore(const Counter& counter) {
-    if (bound_ != 0) counters_.insert(counter);
-  }
+  // A counter of a snapshot. It is kept where the rule, which may be another now, does not count, and beyond a bound
+  // that was lowered. Where policies that counted apart now count together, an id may come twice: its larger count
+  // stays.
+  void restore(const Counter& counter);
   void clear() { counters_.clear(); }
 
   const Segment<Counter>& operator[](std::size_t bucket) const { return counters_[bucket]; }

@@ -3,10 +3,11 @@
 import tempfile
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monolith.tables import Table, TableConfig, TableFile, admission, reference
+from monolith.tables import FeatureRules, Table, TableConfig, TableFile, admission, reference
 
 _POOL = np.arange(60_000)
 IDS = _POOL[reference.bucket(_POOL) == 9][:24]
@@ -96,3 +97,42 @@ def test_saved_counters_go_on_the_same(tmp_path, state_of):
         winding = Table.open(tmp_path)
     assert straight.stats().counter_decrements == winding.stats().counter_decrements > 0
     assert state_of(straight) == state_of(winding)
+
+
+@pytest.mark.parametrize("rule", [admission.Always(), admission.Never()])
+def test_counters_outlive_a_run_under_a_rule_that_does_not_count(tmp_path, rule):
+    """A table that is frozen for a while, or opened wide by mistake, forgets nothing."""
+    counting = TableConfig(name="t", dim=1, admission=admission.MinCount(3))
+    table = Table(counting)
+    table.observe(np.array([5, 5, 6]), event_time_ms=70)
+    table.save(tmp_path)
+    between = Table.open(tmp_path, TableConfig(name="t", dim=1, admission=rule))
+    assert between.stats().counters == 2
+    between.observe(np.array([6]), event_time_ms=80)  # gets a row, or stays as often counted as it was
+    between.save(tmp_path)
+    back = Table.open(tmp_path, counting)
+    back.observe(np.array([5]), event_time_ms=90)  # its third
+    assert back.rows()[0].tolist() == ([5, 6] if isinstance(rule, admission.Always) else [5])
+    assert back.stats().counters == (0 if isinstance(rule, admission.Always) else 1)
+
+
+def test_counters_of_a_feature_that_is_no_more_meet_those_of_the_table(tmp_path):
+    """An id that both counted keeps the larger count, and the table that is saved can be opened."""
+    apart = TableConfig(
+        name="t",
+        dim=1,
+        features=["user", "tag"],
+        admission=admission.MinCount(4),
+        per_feature={"tag": FeatureRules(admission=admission.MinCount(9))},
+    )
+    table = Table(apart)
+    table.observe(np.array([5, 6, 6, 6]), event_time_ms=0, feature="user")
+    table.observe(np.array([5, 5, 5, 6]), event_time_ms=0, feature="tag")
+    table.save(tmp_path)
+    table = Table.open(tmp_path, TableConfig(name="t", dim=1, features=["user"], admission=admission.MinCount(4)))
+    assert table.stats().counters == 2
+    table.save(tmp_path)
+    table = Table.open(tmp_path)
+    table.observe(np.array([5, 6]), event_time_ms=0)
+    assert table.rows()[0].tolist() == [5, 6]
+    assert table.stats().counters == 0
