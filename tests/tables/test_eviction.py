@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from monolith.errors import ConfigError, InputError
-from monolith.tables import Table, admission, eviction, expiry, optimizers
+from monolith.tables import Table, TableFile, admission, eviction, expiry, optimizers, reference
 
 
 def held(table: Table) -> list[int]:
@@ -188,6 +188,30 @@ def test_hit_rate_is_within_a_percent_of_the_exact_policys(make_table, rule):
     table = make_table(eviction=chosen)
     assert hit_rate(table, batches) == pytest.approx(exact, rel=0.01)
     assert table.stats().evicted > 1000
+
+
+def test_several_times_of_an_id_in_one_call_are_uses_in_the_order_of_the_call(make_table, ids, tmp_path):
+    """An older occurrence halves nothing, and takes back no halving: the example of docs/policies.md."""
+    table = make_table(eviction=eviction.LFU(max_rows=9, half_life_s=10.0))
+    for n, times in enumerate([[0], [0, 10_000], [0, 10_000, 0], [0, 0, 10_000]], 1):
+        table.observe(np.full(len(times), n), event_time_ms=np.array(times))
+    table.save(tmp_path)
+    with TableFile(tmp_path) as file:
+        parts = [file.bucket(number) for number in range(1024)]
+    uses = {i: n for part in parts for i, n in zip(part["ids"].tolist(), part["uses"].tolist(), strict=True)}
+    assert uses == {1: 1, 2: 1, 3: 2, 4: 2}
+
+
+def test_full_bucket_goes_down_even_where_the_occurrence_admits(make_table):
+    pool = np.arange(10**6)
+    mates = pool[reference.bucket(pool) == 3][:40]
+    rule = admission.Probability(0.5, max_counters=1024)  # one counter a bucket
+    table = make_table(admission=rule)
+    draws = reference.admission_draws(table.config, mates, 1)
+    waits, admitted = mates[draws >= 0.5][0], mates[draws < 0.5][0]
+    table.observe(np.array([waits, admitted]))
+    assert table.rows()[0].tolist() == [admitted]
+    assert (table.stats().counters, table.stats().counter_decrements) == (0, 1)
 
 
 def lowest_norm(rows: eviction.Rows) -> np.ndarray:
