@@ -17,15 +17,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from monolith.config import JobConfig
 from monolith.config.changes import check_changes
-from monolith.config.load import job_json
+from monolith.config.kept_job import keep_job, read_kept_job
+from monolith.disk import make_folder, remedy
 from monolith.errors import ConfigError, DataLossError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.streaming.steps import StepReader
 from monolith.training.learner import Learner
-from monolith.training.snapshot import Snapshots
+from monolith.training.snapshot import Snapshot, Snapshots
 from monolith.training.status import Status, StatusFile
 from monolith.training.trainer import Trainer
 
@@ -42,22 +45,24 @@ def open_trainer(
     """
     state = Path(job.state)
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
     except OSError as error:
-        raise ConfigError(f"cannot make the state folder {state}: {error}; choose another folder") from error
+        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
-    if snapshots.steps() and replay is None and not any((state / "journal").glob("*.journal")):
+    if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
         raise ConfigError(
             f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
         )
     with ExitStack() as stack:
         steps = stack.enter_context(StepReader.open(job, replay or state / "journal", replay_only=replay is not None))
+        if replay is None:  # the journal's lock says that nobody else writes here
+            _remove_unfinished(state, snapshots)
         newest = snapshots.newest()
         reached = newest.manifest.step if newest else 0
         if steps.first_step > reached + 1:
             raise DataLossError(_trimmed(steps, reached, replay))
         pending = steps.last_step - reached
-        _settle(state, job, pending, replay)
+        _settle(state, job, pending, newest, replay)
         learner = Learner(job)
         publisher = None
         if job.store is not None:
@@ -73,6 +78,14 @@ def open_trainer(
         yield trainer
 
 
+def _remove_unfinished(state: Path, snapshots: Snapshots) -> None:
+    """Give back the room of what a killed process left; the journal has done so already."""
+    snapshots.remove_leftovers()
+    for name in ("job.tmp", "status.tmp", "graph-*.tmp"):
+        for leftover in state.glob(name):
+            leftover.unlink(missing_ok=True)
+
+
 def _trimmed(steps: StepReader, reached: int, replay: Path | None) -> str:
     begins = f"the step journal begins at step {steps.first_step}, the steps before it were trimmed"
     if replay is not None:
@@ -81,15 +94,19 @@ def _trimmed(steps: StepReader, reached: int, replay: Path | None) -> str:
     return f"{begins}, but {where}: restore the snapshots that belong to it, or move the state folder away"
 
 
-def _settle(state: Path, job: JobConfig, pending: int, replay: Path | None) -> None:
+def _settle(state: Path, job: JobConfig, pending: int, newest: Snapshot | None, replay: Path | None) -> None:
     """Hold the job to the settings of the run so far, then keep its own as those of the steps to come.
 
     A replay makes all its steps with the settings that the run had last.
     """
-    kept, of_run = state / "job.json", (replay or state / "journal").parent / "job.json"
-    if of_run.is_file():
-        for key, (was, now) in check_changes(of_run.read_bytes(), job, pending=pending).items():
+    of_run = (replay or state / "journal").parent / "job.json"
+    before = read_kept_job(of_run)
+    if before is None and newest is not None:
+        before = msgspec.json.encode(newest.manifest.job, order="sorted")
+        log.warning("%s is not there: the settings of %s count for the steps since then", of_run, newest.path)
+    elif before is None and pending:
+        log.warning("%s is not there: nothing says with which settings %d journalled steps were made", of_run, pending)
+    if before is not None:
+        for key, (was, now) in check_changes(before, job, pending=pending).items():
             log.info("setting changed key=%s was=%r now=%r", key, was, now)
-    scratch = kept.with_suffix(".tmp")
-    scratch.write_bytes(job_json(job))
-    scratch.replace(kept)
+    keep_job(state / "job.json", job)

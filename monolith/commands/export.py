@@ -50,10 +50,10 @@ def _snapshot_rows(folder: Path, name: str) -> Chunk:
     from monolith.training.snapshot import find_snapshot
 
     snapshot = find_snapshot(folder)
-    tables = snapshot.path / "tables"
-    if not (tables / owner_of(name)).is_dir():
-        raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(p.name for p in tables.iterdir())}")
-    found = published({owner_of(name): Table.open_to_read(tables / owner_of(name))})
+    tables = snapshot.tables()
+    if owner_of(name) not in tables:
+        raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(tables)}")
+    found = published({owner_of(name): Table.open_to_read(tables[owner_of(name)])})
     if name not in found:
         raise ConfigError(f"no table {name!r} in {snapshot.path}, but {sorted(found)}")
     return found[name].rows()

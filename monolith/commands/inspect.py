@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     elif args.what.startswith(STORES):
         lines = _store(args.what, args.model)
     elif Path(args.what).is_dir():
-        lines = _folder(Path(args.what))
+        from monolith.commands.inspect_state import folder_lines
+
+        lines = folder_lines(Path(args.what))
     else:
         raise ConfigError(
             f"{args.what!r} is neither a folder nor a URL this command knows ({', '.join(STREAMS + STORES)})"
@@ -146,53 +148,6 @@ def _store(url: str, model: str | None) -> Iterator[str]:
             yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
     finally:
         store.close()
-
-
-def _folder(path: Path) -> Iterator[str]:
-    from monolith.training.snapshot import MANIFEST, Snapshots
-
-    if (path / MANIFEST).is_file():
-        yield from _snapshot(path)
-        return
-    if not (path / "journal").is_dir():
-        raise ConfigError(f"{path} is neither a snapshot (it has no {MANIFEST}) nor a job's state folder (no journal)")
-    yield from _journal(path / "journal")
-    snapshots = Snapshots(path / "snapshots")
-    for step in snapshots.steps():
-        yield from _snapshot(snapshots.path(step))
-
-
-def _journal(path: Path) -> Iterator[str]:
-    from monolith.streaming.journal import Journal
-
-    journal = Journal(path, read_only=True)
-    published, last = 0, None
-    for last in journal.read(journal.first_step):
-        published += last.publish
-    yield f"journal {path}: run {journal.lineage}, steps {journal.first_step:,} to {journal.last_step:,}"
-    if last is not None:
-        yield f"  watermark {moment(last.watermark_ms)}, {published:,} steps published a delta"
-        for stream, ends in last.ends.items():
-            yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
-
-
-def _snapshot(path: Path) -> Iterator[str]:
-    from monolith.tables import Table
-    from monolith.training.snapshot import open_snapshot
-
-    manifest = open_snapshot(path).manifest
-    total = sum(entry.bytes for entry in manifest.files.values())
-    yield f"snapshot {path}: model {manifest.model!r}, run {manifest.lineage}"
-    files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
-    yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
-    for folder in sorted((path / "tables").iterdir()):
-        table = Table.open_to_read(folder)
-        stats = table.stats()
-        yield (
-            f"  table {folder.name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "
-            f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
-            f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
-        )
 
 
 def _parity(url: str, model: str | None, state: Path) -> int:

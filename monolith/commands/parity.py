@@ -57,6 +57,4 @@ def snapshot_tables(state: Path) -> dict[str, HasRows]:
 
 
 def _tables(snapshot: Snapshot) -> dict[str, HasRows]:
-    return published(
-        {folder.name: Table.open_to_read(folder) for folder in sorted((snapshot.path / "tables").iterdir())}
-    )
+    return published({name: Table.open_to_read(folder) for name, folder in snapshot.tables().items()})

@@ -3,6 +3,9 @@
 Most settings may. Those that decide bits may not while journalled steps wait to be run again: the store has what
 those steps published, and other settings would make something else of them under the same sequence numbers. One may:
 away from `on_nonfinite: raise`, which decides nothing in a step that went well and is the way on from one that did not.
+
+The settings of the run so far may be of an older build. A key that it did not have counts as today's default, so
+whoever adds a key gives it the default that leaves everything as it was. A key that is taken away goes into `RETIRED`.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec import inspect
 
 from monolith.config.job import JobConfig
 from monolith.config.load import job_json
@@ -34,6 +38,7 @@ DECIDING = (
     "train.group_by",
 )
 INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides nothing
+RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did what this one does; lists without index
 LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
 
 
@@ -45,12 +50,48 @@ def deciding_settings(job: JobConfig) -> bytes:
 
 def deciding_changes(old: bytes, job: JobConfig) -> dict[str, tuple[Any, Any]]:
     """Deciding settings that differ between canonical JSON ``old`` and ``job``: key -> (was, is)."""
-    before, after = (_flat(msgspec.json.decode(text)) for text in (old, job_json(job)))
+    before, after = _flat(_as_of_today(old)), _flat(msgspec.json.decode(job_json(job)))
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and _decides(key)
     }
+
+
+def _as_of_today(old: bytes) -> Any:
+    """The job as plain data: with today's defaults for keys that its build did not have, without retired ones."""
+    return _filled(msgspec.json.decode(old), inspect.type_info(JobConfig), "")
+
+
+def _filled(value: Any, type_: inspect.Type, key: str) -> Any:
+    if isinstance(type_, inspect.UnionType):
+        type_ = _variant(value, type_)
+    if isinstance(value, list) and isinstance(type_, inspect.ListType):
+        return [_filled(item, type_.item_type, key) for item in value]
+    if not isinstance(value, dict) or not isinstance(type_, inspect.StructType):
+        return value
+    types = {field.encode_name: field.type for field in type_.fields}
+    filled = {field.encode_name: _default(field) for field in type_.fields if not field.required}
+    for name, child in value.items():
+        path = f"{key}.{name}" if key else name
+        if name in types:
+            filled[name] = _filled(child, types[name], path)
+        elif path not in RETIRED or RETIRED[path] != child:
+            filled[name] = child
+    return filled
+
+
+def _default(field: inspect.Field) -> Any:
+    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    return msgspec.to_builtins(value)
+
+
+def _variant(value: Any, type_: inspect.UnionType) -> inspect.Type:
+    """Which of the union's structs ``value`` is of, or the union itself."""
+    if not isinstance(value, dict):
+        return next((t for t in type_.types if isinstance(t, inspect.ListType)), type_)
+    structs = [t for t in type_.types if isinstance(t, inspect.StructType)]
+    return next((t for t in structs if t.tag_field is None or value.get(t.tag_field) == t.tag), type_)
 
 
 def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tuple[Any, Any]]:
@@ -74,7 +115,7 @@ def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tupl
 
 
 def _is_way_on(key: str, change: tuple[Any, Any]) -> bool:
-    return key.endswith(".on_nonfinite") and change[0] in ("raise", None)  # None: of a build that had no such key
+    return key.endswith(".on_nonfinite") and change[0] == "raise"
 
 
 def _words(changes: dict[str, tuple[Any, Any]]) -> str:

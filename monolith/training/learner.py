@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ import torch
 
 from monolith.card import ModelCard
 from monolith.config import JobConfig
+from monolith.disk import remedy, write_durably
 from monolith.errors import NonFiniteError
 from monolith.events import Sample
 from monolith.tables import Table, set_threads
@@ -119,17 +121,12 @@ class Learner:
         """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
         asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, self.features, self.dims, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
-        for path in cache.glob(f"{stem}-*.onnx"):
-            if f"{zlib.crc32(path.read_bytes()):08x}" == path.stem.removeprefix(f"{stem}-"):
-                break
-            path.unlink()  # damaged: not what its name says
-        else:
+        graph = _kept_graph(cache, stem)
+        if graph is None:
             graph = export_graph(self.model, self.features, self.dims)
-            path = cache / f"{stem}-{zlib.crc32(graph):08x}.onnx"
-            path.write_bytes(graph)
-        data = path.read_bytes()
-        self.graph = DenseGraph(data)
-        return data
+            _keep_graph(cache / f"{stem}-{zlib.crc32(graph):08x}.onnx", graph)
+        self.graph = DenseGraph(graph)
+        return graph
 
     def advance(self, watermark_ms: int, sweep_rows: int) -> int:
         """Move every table's clock to the stream's watermark and sweep a part; how many expired rows were removed."""
@@ -195,3 +192,23 @@ class Learner:
         """Be what `save` kept."""
         self.load_tables(folder / "tables")
         self.load_dense_state((folder / "dense.safetensors").read_bytes())
+
+
+def _kept_graph(cache: Path, stem: str) -> bytes | None:
+    """The graph whose file has the checksum that its name says."""
+    for path in cache.glob(f"{stem}-*.onnx"):
+        with suppress(OSError):  # one that cannot be read is made again
+            graph = path.read_bytes()
+            if f"{zlib.crc32(graph):08x}" == path.stem.removeprefix(f"{stem}-"):
+                return graph
+    return None
+
+
+def _keep_graph(path: Path, graph: bytes) -> None:
+    """Keep the graph as the only one. A disk that refuses costs an export at the next start, and nothing else."""
+    try:
+        for other in path.parent.glob("graph-*.onnx"):
+            other.unlink()  # damaged, or of an earlier model, features or torch
+        write_durably(path, graph)
+    except OSError as error:
+        log.warning("the exported graph is not kept in %s: %s; %s", path, error, remedy(error))

@@ -2,8 +2,11 @@
 
 A snapshot is written beside its final place, every file is flushed to the disk, and a rename makes it exist; so a
 crash leaves either the whole of it or nothing. The manifest, written last, lists each file's length and CRC-32: a
-flipped byte is found before anything is restored, and the snapshot before it, if one is kept, takes its place (the
-step journal then re-runs what lies between, to the same bits).
+flipped byte is found before anything is restored. Whatever is wrong with the newest snapshot, the one before it takes
+its place (the step journal then re-runs what lies between, to the same bits).
+
+At most ``keep`` snapshots, one that is being written, and those found unusable that the run has not come past yet take
+room. What killed processes left goes when the next one starts.
 
 Two runs that are in the same state write byte-identical snapshots: nothing here depends on time or history.
 """
@@ -12,15 +15,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from monolith.disk import bytes_below, make_folder, remedy, sync_folder, write_and_sync
 from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
 
 SNAPSHOT_VERSION = 2
@@ -28,6 +34,7 @@ READ_VERSIONS = (1, 2)
 HISTORY_SINCE = 2  # the version that brought history.bin
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
+_LEFTOVER = re.compile(r"\.[0-9]+(\.old)?\.tmp")
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +73,11 @@ class Snapshot:
     path: Path
     manifest: Manifest
 
+    def tables(self) -> dict[str, Path]:
+        """The folder of each table by its name; what else lies beside them is none."""
+        names = sorted({name.split("/")[1] for name in self.manifest.files if name.startswith("tables/")})
+        return {name: self.path / "tables" / name for name in names}
+
     def read(self, name: str) -> bytes:
         """The bytes of file ``name``, checked against the manifest."""
         entry = self.manifest.files.get(name)
@@ -78,21 +90,51 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of one state folder, newest last, ``keep`` of them at most. One writer."""
+    """The snapshots of one state folder, newest last, ``keep`` of them at most. One writer, any number of readers."""
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
         self.directory = directory
         self.keep = keep
+        self._unusable: set[int] = set()  # what `newest` passed over: counts as no snapshot until it is written anew
 
     def steps(self) -> list[int]:
-        """Steps of the snapshots there are, ascending."""
-        if not self.directory.is_dir():
-            return []
-        return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdigit())
+        """Steps of the snapshots there are, ascending; what is found to be none does not count."""
+        return [
+            step
+            for step in self.named()
+            if step not in self._unusable and os.path.isfile(self.path(step) / MANIFEST)  # never raises
+        ]
+
+    def named(self) -> list[int]:
+        """Steps of everything that is named as a snapshot, ascending, whatever it is. Raises `UnavailableError`."""
+        return sorted(int(path.name) for path in self._paths() if _is_step(path.name))
+
+    def leftovers(self) -> list[Path]:
+        """What processes left that were killed while they wrote or dropped a snapshot, or what is being written now."""
+        return [path for path in self._paths() if _LEFTOVER.fullmatch(path.name)]
+
+    def strangers(self) -> list[Path]:
+        """Files and folders that no trainer made. They are never touched."""
+        return [path for path in self._paths() if not (_is_step(path.name) or _LEFTOVER.fullmatch(path.name))]
+
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(self.directory.iterdir()) if os.path.lexists(self.directory) else []
+        except OSError as error:
+            raise UnavailableError(f"cannot list the snapshots: {error}; {remedy(error)}") from error
 
     def path(self, step: int) -> Path:
         """Where the snapshot of ``step`` is or would be."""
         return self.directory / f"{step:012d}"
+
+    def remove_leftovers(self) -> None:
+        """Give back the room that killed processes left taken. Only for the process that owns the state folder."""
+        leftovers = self.leftovers()
+        if leftovers:
+            taken = sum(bytes_below(path) for path in leftovers)
+            log.info("unfinished snapshots of killed processes removed count=%d bytes=%d", len(leftovers), taken)
+        for path in leftovers:
+            _drop(path)
 
     def write(self, manifest: Manifest, parts: Mapping[str, Part]) -> Path:
         """Write a snapshot atomically; afterwards it exists durably and older ones beyond ``keep`` are gone.
@@ -101,71 +143,122 @@ class Snapshots:
         """
         final, scratch = self.path(manifest.step), self.directory / f".{manifest.step:012d}.tmp"
         try:
-            shutil.rmtree(scratch, ignore_errors=True)
-            scratch.mkdir(parents=True)
+            make_folder(self.directory)
+            _remove(scratch)
+            scratch.mkdir()
             for name, part in parts.items():
                 _write_part(scratch / name, part)
             files = {str(p.relative_to(scratch)): _entry(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
             manifest = msgspec.structs.replace(manifest, files=files).sealed()
-            _write_durably(scratch / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-            _sync_folders(scratch)
-            if final.exists():
-                shutil.rmtree(final)
-            scratch.rename(final)
-            _sync_folder(self.directory)
+            write_and_sync(scratch / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+            for folder in [scratch, *(p for p in scratch.rglob("*") if p.is_dir())]:
+                sync_folder(folder)
+            self._put_in_place(scratch, final)
         except OSError as error:
-            shutil.rmtree(scratch, ignore_errors=True)
+            with suppress(OSError):
+                _remove(scratch)
             raise UnavailableError(
                 f"cannot write the snapshot of step {manifest.step} to {final}: {error}. "
-                "Earlier snapshots are untouched; free some space and restart the job, it goes on from there."
+                f"Earlier snapshots are untouched, the job goes on from there; {remedy(error)}"
             ) from error
-        self._drop_old()
+        self._unusable.discard(manifest.step)
+        self._drop_old(manifest.step)
         return final
+
+    def _put_in_place(self, scratch: Path, final: Path) -> None:
+        """Give the snapshot its name. What had the name was found unusable, or this step would not be written again."""
+        if os.path.lexists(final):
+            aside = scratch.with_name(f".{final.name}.old.tmp")
+            _remove(aside)
+            final.rename(aside)
+            _drop(aside)
+        scratch.rename(final)
+        try:
+            sync_folder(self.directory)
+        except OSError:  # a name that is not known to be on the disk must not replace older snapshots
+            final.rename(scratch)
+            raise
 
     def newest(self) -> Snapshot | None:
         """The newest snapshot that is whole, or None where none was ever written.
 
-        A damaged one is reported and passed over. Raises `CorruptError` if all that exist are damaged, and
-        `VersionError` if the newest is of another format version.
+        What cannot be used, for whatever reason, is reported and passed over. Raises `CorruptError` if nothing that is
+        there can be used, and `VersionError` if the newest is of another format version: passing over that one would
+        lose work in silence.
         """
-        damage: list[str] = []
-        for step in reversed(self.steps()):
+        faults: list[str] = []
+        for step in reversed(self.named()):
             try:
-                return open_snapshot(self.path(step))
+                snapshot = open_snapshot(self.path(step))
             except VersionError:
                 raise
-            except CorruptError as error:
-                log.error("snapshot damaged, trying the one before: %s", error)
-                damage.append(str(error))
-        if damage:
+            except (CorruptError, ConfigError, UnavailableError) as error:
+                log.error("snapshot unusable, trying the one before: %s", error)
+                faults.append(str(error))
+                self._unusable.add(step)
+                continue
+            if faults:
+                log.warning("going on from the snapshot of step=%d, newer_unusable=%d", step, len(faults))
+            return snapshot
+        if faults:
             raise CorruptError(
-                "every snapshot is damaged: " + "; ".join(damage) + ". To start over, move the state folder away."
+                "every snapshot is damaged: "
+                + "; ".join(faults)
+                + ". Restore one. If the step journal still has step 1, "
+                f"the run can be repeated from there: move {self.directory} away. To start over, move the state folder "
+                "away"
             )
         return None
 
-    def _drop_old(self) -> None:
-        for step in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(step), ignore_errors=True)
+    def _drop_old(self, newest: int) -> None:
+        """Keep ``keep`` snapshots up to ``newest``; what only has the name of one takes no snapshot's place."""
+        kept = [step for step in self.steps() if step <= newest][-self.keep :]
+        for step in self.named():
+            if step < newest and step not in kept:
+                _drop(self.path(step))
 
 
 def open_snapshot(path: Path) -> Snapshot:
-    """The snapshot in folder ``path``, with every file checked against the manifest."""
-    manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
-        raise ConfigError(f"{path} is no snapshot: it has no {MANIFEST}")
-    raw = manifest_path.read_bytes()
+    """The snapshot in folder ``path``, with every file checked against the manifest.
+
+    Raises `ConfigError` for what is no snapshot, `CorruptError` for a damaged one, `VersionError` for one of another
+    format version, `UnavailableError` for one that the disk does not let be read.
+    """
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CorruptError(f"{manifest_path} cannot be read: {error}") from error
-    if manifest.version not in READ_VERSIONS:
-        known = " and ".join(map(str, READ_VERSIONS))
-        raise VersionError(f"{manifest_path} has format version {manifest.version}; this build reads {known}")
-    if manifest.sealed() != manifest or path.name != f"{manifest.step:012d}":
-        raise CorruptError(f"{manifest_path} is damaged: its checksum or its step does not match")
-    for name, entry in manifest.files.items():
-        _check(path / name, entry)
+        manifest = _read_manifest(path)
+        for name, entry in manifest.files.items():
+            _check(path / name, entry)
+    except OSError as error:
+        raise UnavailableError(f"the snapshot {path} cannot be read: {error}; {remedy(error)}") from error
     return Snapshot(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    manifest_path = path / MANIFEST
+    try:
+        raw = manifest_path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise ConfigError(f"{path} is no snapshot: it has no {MANIFEST}") from None
+    try:
+        fields = msgspec.json.decode(raw)
+        if not _seal_holds(fields):
+            raise CorruptError(f"{manifest_path} is damaged: its checksum does not match")
+        if fields.get("version") not in READ_VERSIONS:
+            known = " and ".join(map(str, READ_VERSIONS))
+            raise VersionError(f"{manifest_path} has format version {fields.get('version')}; this build reads {known}")
+        manifest = msgspec.convert(fields, Manifest)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptError(f"{manifest_path} cannot be read: {error}") from error
+    if path.name != f"{manifest.step:012d}":
+        raise CorruptError(f"{manifest_path} is damaged or moved: it is of step {manifest.step}")
+    return manifest
+
+
+def _seal_holds(fields: Any) -> bool:
+    """Whether a manifest of whatever version carries the checksum of its own compact JSON."""
+    if not isinstance(fields, dict) or "crc32" not in fields:
+        return False
+    return bool(zlib.crc32(msgspec.json.encode({**fields, "crc32": 0})) == fields["crc32"])
 
 
 def find_snapshot(folder: Path) -> Snapshot:
@@ -173,12 +266,37 @@ def find_snapshot(folder: Path) -> Snapshot:
 
     Raises `ConfigError` if it holds none, and what `open_snapshot` and `Snapshots.newest` raise.
     """
-    if (folder / MANIFEST).is_file():
+    if os.path.isfile(folder / MANIFEST):
         return open_snapshot(folder)
     newest = Snapshots(folder / "snapshots").newest()
     if newest is None:
         raise ConfigError(f"{folder} holds no snapshot; name a snapshot folder or a job's state folder")
     return newest
+
+
+def _is_step(name: str) -> bool:
+    """Whether a snapshot could have this name."""
+    return name.isascii() and name.isdigit() and name == f"{int(name):012d}"
+
+
+def _drop(path: Path) -> None:
+    """Remove what counts no more, at once by its name, then from the disk. A disk that refuses is logged."""
+    try:
+        hidden = path if _LEFTOVER.fullmatch(path.name) else path.with_name(f".{path.name}.old.tmp")
+        if hidden != path:
+            _remove(hidden)
+            path.rename(hidden)  # a process that is killed meanwhile leaves no half snapshot
+        _remove(hidden)
+    except OSError as error:
+        log.warning("%s is needed no more, but stays and takes room: %s; %s", path, error, remedy(error))
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _check(path: Path, entry: FileEntry) -> None:
@@ -204,27 +322,7 @@ def _entry(path: Path) -> FileEntry:
 def _write_part(path: Path, part: Part) -> None:
     if isinstance(part, bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(path, part)
+        write_and_sync(path, part)
     else:
         path.mkdir(parents=True)
         part(path)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folders(root: Path) -> None:
-    for folder in [root, *(p for p in root.rglob("*") if p.is_dir())]:
-        _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

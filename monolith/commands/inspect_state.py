@@ -1,0 +1,115 @@
+"""What is in a state folder or a snapshot, in people's words, and where the room on its disk goes.
+
+Only reads, also beside a running trainer. Everything is told before the first fault is raised.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monolith.commands.inspect import moment, size
+from monolith.disk import bytes_below
+from monolith.errors import ConfigError, CorruptError, MonolithError
+
+if TYPE_CHECKING:
+    from monolith.training.snapshot import Snapshots
+
+OWN_FILES = ("graph-*.onnx", "job.json", "status.json")
+
+
+def folder_lines(path: Path) -> Iterator[str]:
+    """A snapshot's folder or a job's state folder.
+
+    Raises ConfigError for any other folder, and CorruptError where something in it cannot be used.
+    """
+    from monolith.training.snapshot import MANIFEST
+
+    if (path / MANIFEST).is_file():
+        yield from _snapshot(path)
+    elif (path / "journal").is_dir():
+        yield from _state(path)
+    else:
+        raise ConfigError(f"{path} is neither a snapshot (it has no {MANIFEST}) nor a job's state folder (no journal)")
+
+
+def _state(path: Path) -> Iterator[str]:
+    from monolith.config.kept_job import read_kept_job
+    from monolith.training.snapshot import Snapshots
+
+    yield from _journal(path / "journal")
+    snapshots = Snapshots(path / "snapshots")
+    faults = yield from _each_snapshot(snapshots)
+    yield from _unfinished(path, snapshots)
+    for stranger in snapshots.strangers():
+        yield f"{stranger} is no snapshot and not the trainer's: {size(bytes_below(stranger))}"
+    own = [(name, sum(bytes_below(found) for found in path.glob(name))) for name in OWN_FILES]
+    yield "files: " + ", ".join(f"{name} {size(taken)}" for name, taken in own)
+    yield f"{path} takes {size(bytes_below(path))} in all"
+    try:
+        read_kept_job(path / "job.json")
+    except MonolithError as error:
+        faults.append(str(error))
+    if faults:
+        raise CorruptError(f"{len(faults)} things in {path} cannot be used: {'; '.join(faults)}")
+
+
+def _each_snapshot(snapshots: Snapshots) -> Generator[str, None, list[str]]:
+    """Tells each of them, and returns what is wrong with those that cannot be used."""
+    faults: list[str] = []
+    for step in snapshots.named():
+        try:
+            yield from _snapshot(snapshots.path(step))
+        except (MonolithError, OSError) as error:
+            if os.path.lexists(snapshots.path(step)):  # else a running trainer dropped it meanwhile
+                faults.append(str(error))
+                yield f"snapshot {snapshots.path(step)} cannot be used: {size(bytes_below(snapshots.path(step)))}"
+    return faults
+
+
+def _unfinished(path: Path, snapshots: Snapshots) -> Iterator[str]:
+    """What a killed process left, or a running one has in hand."""
+    leftovers = [*snapshots.leftovers(), *path.glob("*.tmp"), *path.glob("journal/*.tmp")]
+    if leftovers:
+        taken = size(sum(bytes_below(leftover) for leftover in leftovers))
+        yield f"unfinished: {len(leftovers)}, {taken}; what no running trainer has in hand goes at its next start"
+    for leftover in leftovers:
+        yield f"  {leftover}: {size(bytes_below(leftover))}"
+
+
+def _journal(path: Path) -> Iterator[str]:
+    from monolith.streaming.journal import Journal
+
+    journal = Journal(path, read_only=True)
+    published, last = 0, None
+    for last in journal.read(journal.first_step):
+        published += last.publish
+    files = sorted(path.glob("*.journal"))
+    yield f"journal {path}: run {journal.lineage}, steps {journal.first_step:,} to {journal.last_step:,}"
+    yield f"  {len(files)} files, {size(sum(bytes_below(file) for file in files))}"
+    if last is not None:
+        yield f"  watermark {moment(last.watermark_ms)}, {published:,} steps published a delta"
+        for stream, ends in last.ends.items():
+            yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
+
+
+def _snapshot(path: Path) -> Iterator[str]:
+    from monolith.tables import Table
+    from monolith.training.snapshot import open_snapshot
+
+    snapshot = open_snapshot(path)
+    manifest = snapshot.manifest
+    total = sum(entry.bytes for entry in manifest.files.values())
+    yield f"snapshot {path}: model {manifest.model!r}, run {manifest.lineage}"
+    files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
+    yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
+    for name, folder in snapshot.tables().items():
+        table = Table.open_to_read(folder)
+        stats = table.stats()
+        yield (
+            f"  table {name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "
+            f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
+            f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
+        )
