@@ -266,6 +266,13 @@ void Table::pool(const Part& part, const Row* rows) const {
   });
 }
 
+void pool_rows(const Part& part, const float* rows, std::size_t dim) {
+  for_dim(dim, [&](auto columns) {
+    Pooler pooler(part, columns, 0, part.samples, 0);
+    for (std::size_t i = 0; i < part.count; ++i) pooler.add(rows + i * dim);
+  });
+}
+
 void Table::lookup(const Parts& parts) const {
   for (const Part& part : parts) {
     const std::vector<Share> all = shares(part, groups_for(part.count));

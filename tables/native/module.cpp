@@ -302,6 +302,20 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> tail_numbers(Array<std::int64_
   return numpy(std::move(numbers));
 }
 
+// Bags of rows to vectors; `weights` is empty where every row weighs 1.
+void pool(Matrix rows, Array<std::int32_t> lengths, Array<float> weights, bool mean, MutableMatrix out) {
+  Release release;
+  Part part;
+  part.count = rows.shape(0);
+  part.samples = lengths.size();
+  part.lengths = lengths.data();
+  part.weights = weights.size() == 0 ? nullptr : weights.data();
+  part.mean = mean;
+  part.out = out.data();
+  part.stride = out.shape(1);
+  pool_rows(part, rows.data(), rows.shape(1));
+}
+
 // A full disk, a folder that takes no file: OSError by the system's number. (std::bad_alloc is MemoryError by itself.)
 void system_error_is_oserror(const std::exception_ptr& thrown, void*) {
   try {
@@ -365,6 +379,8 @@ NB_MODULE(_core, m) {
   bind_snapshots(table);
   bind_collection(m);
   m.def("result", &result, "size"_a);
+  m.def("pool", &pool, "rows"_a.noconvert(), "lengths"_a.noconvert(), "weights"_a.noconvert(), "mean"_a,
+        "out"_a.noconvert());
   m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
   m.def("tail_numbers", &tail_numbers, "ids"_a.noconvert(), "rows"_a);
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -37,6 +39,7 @@ BAGS = [
     bag([1, 2, 0, 7], [0.5, -1.0, 3.0, 1, 2, 3, 4, 5, 6, 7]),
     bag([1, 1], [2.0, -0.5]),
     bag([2, 0, 1], [2.0, -0.5, 0.0]),
+    bag([0, 500, 1]),
 ]
 
 
@@ -48,6 +51,26 @@ def test_pooled_vectors_have_the_bits_of_adding_row_after_row(batch, pooling, di
     out = pool(rows, batch, pooling)
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, written_out(rows, batch, pooling))
+
+
+def test_pooling_a_long_bag_takes_as_many_python_calls_as_a_short_one():
+    def calls(length: int) -> int:
+        rows, seen = np.ones((length + 1, 4), np.float32), []
+        batch = bag([length, 1])
+        sys.setprofile(lambda *what: seen.append(what))
+        try:
+            pool(rows, batch, "mean")
+        finally:
+            sys.setprofile(None)
+        return len(seen)
+
+    assert calls(20_000) == calls(3)
+
+
+def test_rows_that_are_not_as_many_as_the_ids_are_refused():
+    for rows in (2, 4):
+        with pytest.raises(InputError, match=f"{rows} rows for a bag of 3 ids"):
+            pool(np.ones((rows, 4), np.float32), bag([1, 2]), "sum")
 
 
 @pytest.mark.parametrize("pooling", ["sum", "mean"])
