@@ -14,6 +14,7 @@ import numpy as np
 from monolith.errors import UnavailableError
 from monolith.serving.inference import Gather, Gathered, Inference, Request
 from monolith.serving.ledger import Version
+from monolith.serving.pieces import Pieces
 from monolith.serving.predictor import Weights, load_weights
 from monolith.serving.store import Found, Ids, Reading, Store, Values
 from monolith.tables.tail import tail_name, tail_numbers
@@ -34,12 +35,12 @@ class Direct:
         self._inference: tuple[Version, Inference] | None = None
         self._weights: tuple[Version, Weights] | None = None
 
-    def answer(self, question: Callable[[Inference, Gather], _T]) -> _T:
+    def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
         """The question's answer, from one version. UnavailableError if the store is away or changes all the time."""
         for _ in range(_TRIES):
             version, inference = self._inference or self._load()
             try:
-                return question(inference, self._gather_for(version, inference.card.tails))
+                return (yield from question(inference, self._gather_for(version, inference.card.tails)))
             except _MovedError:
                 self._inference = None
         raise UnavailableError(f"{self._store.url} changed its model {_TRIES} times during one question: try again")

@@ -1,11 +1,13 @@
 """What a model card and a graph make of questions: from names and feature values to rows, from rows to probabilities.
 
-Knows nothing of where rows come from: ``gather`` is handed in, and answers from one version.
+Knows nothing of where rows come from: ``gather`` is handed in, and answers from one version. A prediction goes in
+pieces of bounded size: values become ids piece by piece, all rows are then gathered at once, since they must be of one
+version, and scored piece by piece.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +18,7 @@ from monolith.card import CardFeature, ModelCard
 from monolith.errors import EventError, InputError
 from monolith.events import FeatureValue
 from monolith.serving.ledger import Version
+from monolith.serving.pieces import Pieces
 from monolith.serving.predictor import Predictor, Weights
 from monolith.tables.features import Bag, FeatureEncoder
 from monolith.tables.hashing import salted
@@ -24,6 +27,10 @@ from monolith.tables.pooling import pool
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Request = tuple[str, Ids]  # table, ids (n,)
+Sample = Mapping[str, FeatureValue]
+
+PIECE_SAMPLES = 256
+PIECE_VALUES = 4096  # or one sample's
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,7 @@ class Gathered:
     weights: Weights  # of the dense part; empty unless asked for
 
 
+Bags = dict[str, Bag]
 Gather = Callable[[Sequence[Request], bool], Gathered]  # requests, whether the weights are wanted too
 
 
@@ -74,29 +82,46 @@ class Inference:
         gathered = gather([self._request(name, values)], False)
         return Rows(gathered.version, gathered.rows[0])
 
-    def predict(self, samples: Sequence[Mapping[str, FeatureValue]], gather: Gather) -> Prediction:
+    def predict(self, samples: Sequence[Sample], gather: Gather) -> Pieces[Prediction]:
         """One probability a sample, whose missing features count as empty.
 
         Raises InputError for a bad sample, and for one whose probability is not a number.
         """
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
-        self._validate(samples)
-        bags = self._encoder.encode(samples)
-        gathered = gather([self._salt(name, bags[name].ids) for name in self._features], True)
-        vectors = {
-            name: self._pooled(name, bags[name], rows) for name, rows in zip(self._features, gathered.rows, strict=True)
-        }
-        probabilities = self._predictor.predict(vectors, gathered.weights)
+        encoded = []
+        for first, last in _cut(samples):
+            encoded.append(self._encode(samples[first:last], first))
+            yield
+        gathered = gather([self._joined(name, encoded) for name in self._features], True)
+        scores, starts = [np.zeros(0, np.float32)], dict.fromkeys(self._features, 0)
+        for bags in encoded:
+            yield
+            vectors = dict(self._vectors(bags, gathered.rows, starts))
+            scores.append(self._predictor.predict(vectors, gathered.weights))
+        probabilities = np.concatenate(scores)
         self._refuse_non_finite(probabilities)
         return Prediction(gathered.version, probabilities)
 
-    def _validate(self, samples: Sequence[Mapping[str, FeatureValue]]) -> None:
-        for number, sample in enumerate(samples):
+    def _encode(self, samples: Sequence[Sample], first: int) -> Bags:
+        """Bags of the features of ``samples``, the first of which has that number in the whole request."""
+        for number, sample in enumerate(samples, first):
             try:
                 self._encoder.validate(sample)
             except EventError as error:
                 raise EventError(error.reason, f"sample {number}: {error.detail}") from None
+        return self._encoder.encode(samples)
+
+    def _joined(self, name: str, encoded: Sequence[Bags]) -> Request:
+        ids = np.concatenate([np.zeros(0, np.int64), *(bags[name].ids for bags in encoded)])
+        return self._salt(name, ids)
+
+    def _vectors(self, bags: Bags, rows: Sequence[Values], starts: dict[str, int]) -> Iterator[tuple[str, Values]]:
+        """Each feature's vectors. ``rows`` are the request's; those of these bags begin at ``starts``, which moves."""
+        for (name, feature), all_rows in zip(self._features.items(), rows, strict=True):
+            bag, start = bags[name], starts[name]
+            starts[name] = start + len(bag.ids)
+            yield name, np.ascontiguousarray(pool(all_rows[start : starts[name]], bag, feature.pooling))
 
     def _refuse_non_finite(self, probabilities: npt.NDArray[np.float32]) -> None:
         if not np.isfinite(probabilities).all():
@@ -122,7 +147,10 @@ class Inference:
 
     def _encode_each(self, feature: CardFeature, values: Sequence[FeatureValue] | Ids) -> Ids:
         """One id a value, of a bag feature as well."""
-        listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        try:
+            listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        except TypeError as error:
+            raise InputError(f"feature {feature.name!r} takes a list of values, not {values!r:.80}") from error
         if None in listed:
             raise InputError(f"feature {feature.name!r}: value {listed.index(None)} is null, which has no row")
         samples = [{feature.name: [value] if feature.bag else value} for value in listed]
@@ -132,14 +160,28 @@ class Inference:
         feature = self._features[name]
         return feature.table, salted(name, ids) if feature.salted else ids
 
-    def _pooled(self, name: str, bag: Bag, rows: Values) -> Values:
-        return np.ascontiguousarray(pool(rows, bag, self._features[name].pooling))
+
+def _cut(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) of each piece of ``samples``. Raises InputError for what is no mapping."""
+    first, values = 0, 0
+    for number, sample in enumerate(samples):
+        if not isinstance(sample, Mapping):
+            raise InputError(f"sample {number} is {sample!r:.80}, not a mapping from feature to value")
+        values += sum(len(value) if isinstance(value, list | dict) else 1 for value in sample.values())
+        if number - first + 1 == PIECE_SAMPLES or values >= PIECE_VALUES:
+            yield first, number + 1
+            first, values = number + 1, 0
+    if first < len(samples):
+        yield first, len(samples)
 
 
 def _as_ids(values: Sequence[FeatureValue] | Ids) -> Ids | None:
     """``values`` as int64 ids if that is what they are, without rounding or wrapping any."""
-    array = np.asarray(values)
-    if array.size == 0:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of several lengths
+        return None
+    if array.ndim == 1 and array.size == 0:
         return np.zeros(0, np.int64)
     is_ids = array.ndim == 1 and np.can_cast(array.dtype, np.int64, "safe") and array.dtype != np.bool_
     return array.astype(np.int64, copy=False) if is_ids else None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -31,6 +31,18 @@ class ServerMetrics:
             buckets=_LATENCY_BUCKETS_S,
         )
         self._rows = Counter("monolith_replica_rows", "Rows looked up or scored", ["endpoint"], registry=self._registry)
+        self._abandoned = Counter(
+            "monolith_replica_requests_abandoned",
+            "Requests whose client went away, or was too slow, before the answer",
+            ["endpoint"],
+            registry=self._registry,
+        )
+        self._closed = Counter(
+            "monolith_replica_connections_closed",
+            "Connections closed by the server: too slow a head, body or answer, too many, no HTTP, too long a head",
+            ["reason"],
+            registry=self._registry,
+        )
         self._registry.register(_ReplicaCollector(replica))
 
     def answered(self, endpoint: str, status: int, seconds: float, rows: int) -> None:
@@ -38,6 +50,18 @@ class ServerMetrics:
         self._requests.labels(endpoint, str(status)).inc()
         self._seconds.labels(endpoint).observe(seconds)
         self._rows.labels(endpoint).inc(rows)
+
+    def abandoned(self, endpoint: str) -> None:
+        """Count one request that nobody waits for any more."""
+        self._abandoned.labels(endpoint).inc()
+
+    def closed(self, reason: str) -> None:
+        """Count one connection that the server closed."""
+        self._closed.labels(reason).inc()
+
+    def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """A gauge that is looked at whenever the metrics are read."""
+        Gauge(f"monolith_replica_{name}", help_text, registry=self._registry).set_function(value)
 
     def text(self) -> bytes:
         """Everything in Prometheus's text format."""

@@ -38,7 +38,13 @@ class Predictor:
         feed |= weights
         if missing := set(self._inputs) - set(feed):
             raise CorruptError(f"{self._where}: the graph wants {sorted(missing)}, the dense weights lack them")
-        (logit,) = self._session.run(["logit"], {name: feed[name] for name in self._inputs})
+        try:
+            (logit,) = self._session.run(["logit"], {name: feed[name] for name in self._inputs})
+        except Exception as error:  # as at loading: onnxruntime's errors have no common class of their own
+            raise CorruptError(
+                f"the graph of {self._where} cannot be run on its weights and {len(next(iter(vectors.values()), ()))} "
+                f"samples: {error}; restart the trainer, which publishes both anew"
+            ) from error
         return sigmoid(logit.reshape(-1))
 
 

@@ -1,4 +1,9 @@
-"""The JSON bodies of the HTTP interface."""
+"""The JSON bodies of the HTTP interface: read in pieces, and no further than a server's limits.
+
+A *value* of a prediction is a single value, an element of a list, or an entry of a mapping; an empty list, mapping or
+sample counts as one. So a body has as many values as it has commas outside its strings, and one more, and is refused
+before anything is made of it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +11,18 @@ from typing import TypeVar
 
 import msgspec
 
+from monolith.config.job import ServeConfig
 from monolith.errors import InputError
+from monolith.serving.pieces import Pieces
 
 _T = TypeVar("_T")
 
 JsonValue = int | str | list[int | str] | dict[str, float] | None  # a feature's value, see ``monolith.events``
+Sample = dict[str, JsonValue]
+
+
+class TooLargeError(InputError):
+    """A request asks for more than the server's settings allow."""
 
 
 class LookupQuestion(msgspec.Struct, forbid_unknown_fields=True):
@@ -20,21 +32,108 @@ class LookupQuestion(msgspec.Struct, forbid_unknown_fields=True):
     values: list[int | str]
 
 
-class PredictQuestion(msgspec.Struct, forbid_unknown_fields=True):
+class _PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     """Feature values as events hold them, one mapping a sample."""
 
-    samples: list[dict[str, JsonValue]]
+    samples: list[msgspec.Raw]
 
 
-_EXAMPLES: dict[type, str] = {
-    LookupQuestion: '{"name": "user", "values": [17, 42]}',
-    PredictQuestion: '{"samples": [{"user": 17, "movie": 50}]}',
-}
+_BACKSLASH = ord("\\")
+_LOOKUP = '{"name": "user", "values": [17, 42]}'
+_PREDICT = '{"samples": [{"user": 17, "movie": 50}]}'
+
+_lookup = msgspec.json.Decoder(LookupQuestion)
+_predict = msgspec.json.Decoder(_PredictBody)
+_sample = msgspec.json.Decoder(Sample)
 
 
-def decode_question(data: bytes, kind: type[_T]) -> _T:
-    """The question in a JSON body. Raises InputError that says what is wrong and what a good one looks like."""
+def decode_lookup(data: bytes, limits: ServeConfig) -> LookupQuestion:
+    """A look-up's question. Raises InputError that says what is wrong and what a good one looks like."""
+    if _has_more(b",", limits.max_rows, data):  # one comma is the name's
+        raise TooLargeError(f"more than {limits.max_rows} rows in one request, at most {limits.max_rows} are allowed")
+    question = _decoded(_lookup, data, _LOOKUP, "the body")
+    _refuse_repeated_keys(data, 2, "the body")
+    check_rows(len(question.values), limits)
+    return question
+
+
+def decode_samples(data: bytes, limits: ServeConfig) -> Pieces[list[Sample]]:
+    """A prediction's samples, one piece each. Raises as ``decode_lookup`` does, naming the sample."""
+    if _has_more(b",", limits.max_values - 1, data):
+        raise TooLargeError(
+            f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
+            "request: split it"
+        )
+    raws = _decoded(_predict, data, _PREDICT, "the body").samples
+    check_rows(len(raws), limits)
+    if data.count(b":") > 1 + sum(bytes(raw).count(b":") for raw in raws):  # a sample's own are its matter
+        raise InputError("the body has the key `samples` twice: send it once")
+    samples = []
+    for number, raw in enumerate(raws):
+        samples.append(_decoded_sample(bytes(raw), number, limits))
+        yield
+    return samples
+
+
+def check_rows(rows: int, limits: ServeConfig) -> None:
+    """Raise TooLargeError for more ids or samples than a request may have."""
+    if rows > limits.max_rows:
+        raise TooLargeError(f"{rows} rows in one request, at most {limits.max_rows} are allowed: split it")
+
+
+def _decoded_sample(raw: bytes, number: int, limits: ServeConfig) -> Sample:
+    where = f"sample {number}"
+    if _has_more(b",", limits.max_sample_values - 1, raw):
+        raise TooLargeError(
+            f"{where} has more than {limits.max_sample_values} values, at most {limits.max_sample_values} are allowed "
+            "in one sample: send the newest, or the heaviest"
+        )
+    sample = _decoded(_sample, raw, _PREDICT, where)
+    pairs = len(sample) + sum(len(value) for value in sample.values() if isinstance(value, dict))
+    _refuse_repeated_keys(raw, pairs, where)
+    return sample
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes, example: str, where: str) -> _T:
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"the body cannot be read: {error}; it should be like {_EXAMPLES[kind]}") from error
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{where} cannot be read: {error}; it should be like {example}") from error
+
+
+def _has_more(mark: bytes, limit: int, data: bytes) -> bool:
+    """Whether ``mark``, a comma or a colon, is more than ``limit`` times in a JSON text outside its strings.
+
+    Strings are looked into only where it may be so, and no further than to the limit.
+    """
+    if data.count(mark) <= limit:
+        return False
+    seen, at = 0, 0
+    for _ in range(3 * limit + 4):  # a sound text has no more strings: two a mapping's entry, one a list's element
+        opening = data.find(b'"', at)
+        seen += data.count(mark, at, opening if opening >= 0 else len(data))
+        if opening < 0 or seen > limit:
+            return seen > limit
+        at = _after_string(data, opening)
+    return True
+
+
+def _after_string(data: bytes, opening: int) -> int:
+    """Where the string that begins at ``opening`` has ended; the text's end if it never does."""
+    closing = opening
+    while (closing := data.find(b'"', closing + 1)) >= 0:
+        before = closing - 1
+        while data[before] == _BACKSLASH:
+            before -= 1
+        if (closing - before) % 2:  # an even number of backslashes
+            return closing + 1
+    return len(data)
+
+
+def _refuse_repeated_keys(data: bytes, pairs: int, where: str) -> None:
+    """Raise InputError if the text has more keys than the ``pairs`` that it was decoded to.
+
+    JSON leaves the meaning of a key that is there twice to its reader.
+    """
+    if _has_more(b":", pairs, data):
+        raise InputError(f"{where} has a key twice: send it once")

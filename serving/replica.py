@@ -26,6 +26,7 @@ from monolith.serving.direct import Direct
 from monolith.serving.follower import Follower, Freshness
 from monolith.serving.inference import Gather, Ids, Inference, Prediction, Rows, Values
 from monolith.serving.ledger import Version
+from monolith.serving.pieces import Pieces, at_once, finished
 from monolith.serving.store import Store, open_store
 
 _LOOK_AGAIN_S = 0.05  # in direct mode, which follows nothing
@@ -51,7 +52,7 @@ class ReplicaStatus:
 class _Source(Protocol):
     """Where answers come from."""
 
-    def answer(self, question: Callable[[Inference, Gather], _T]) -> _T: ...
+    def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]: ...
 
 
 class _Memory:
@@ -61,13 +62,13 @@ class _Memory:
         self._follower = follower
         self._url = url
 
-    def answer(self, question: Callable[[Inference, Gather], _T]) -> _T:
+    def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
         loaded = self._follower.loaded
         if loaded is None:
             raise UnavailableError(
                 f"the replica of {self._url} has no model yet: {self._follower.trouble or 'it is being loaded'}"
             )
-        return question(loaded.inference, loaded.memory.gather)
+        return (yield from question(loaded.inference, loaded.memory.gather))
 
 
 class Replica:
@@ -110,31 +111,38 @@ class Replica:
 
     def read(self, name: str, values: Sequence[FeatureValue] | Ids) -> Rows:
         """``lookup``, with the version that the rows are of."""
-        return self._source.answer(lambda inference, gather: inference.lookup(name, values, gather))
+        return self._ask(lambda inference, gather: inference.lookup(name, values, gather))
 
     def predict(self, samples: Samples) -> Prediction:
         """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
 
         Raises InputError for an unknown feature, a value of the wrong type, or a model without a graph.
         """
+        return finished(self.predicting(samples))
+
+    def predicting(self, samples: Samples) -> Pieces[Prediction]:
+        """``predict`` in pieces, for a server that has others to answer in between; still of one version."""
         return self._source.answer(lambda inference, gather: inference.predict(samples, gather))
 
     def card(self) -> ModelCard:
         """The card of the model that answers now."""
-        return self._source.answer(lambda inference, _: inference.card)
+        return self._ask(lambda inference, _: inference.card)
 
     def version(self) -> Version:
         """What an answer would be of now."""
         if self._follower is None:
             return self._store.version()
-        return self._source.answer(lambda _, gather: gather((), False).version)
+        return self._ask(lambda _, gather: gather((), False).version)
+
+    def _ask(self, question: Callable[[Inference, Gather], _T]) -> _T:
+        return finished(self._source.answer(lambda inference, gather: at_once(lambda: question(inference, gather))))
 
     def status(self) -> ReplicaStatus:
         """How it is doing; never raises."""
         follower = self._follower
         try:
             version, trouble = self.version(), None
-        except UnavailableError as error:
+        except MonolithError as error:  # a damaged store, a user whom it refuses: it cannot answer, and says why
             version, trouble = None, str(error)
         if follower is None:
             return ReplicaStatus(bool(version and version.sequence), version, 0.0, trouble, None, 0, 0)

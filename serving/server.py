@@ -10,14 +10,19 @@
 ====================  =============================================================================================
 
 An error is JSON ``{"error": "what was wrong, what is allowed"}``: 400 for a body, a name or a value that is not
-understood, 413 for too many of them, 415 for another content type, 503 when not ready, 500 for damaged data.
+understood, 413 for too many of them, 415 for another content type or encoding, 503 when not ready or with too much to
+do, 500 for damaged data.
+
+The event loop itself does what takes microseconds: look-ups of some ids in memory. All else goes to ``workers``.
 """
 
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -29,29 +34,37 @@ import msgspec
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from monolith.config.job import ServeConfig
 from monolith.errors import ConfigError, InputError, MonolithError, UnavailableError
 from monolith.serving import body, metrics
+from monolith.serving.allowance import Allowance, Share
+from monolith.serving.connections import MAX_LINGERING, RETRY_AFTER_S, Connections
+from monolith.serving.inference import Ids, Rows
 from monolith.serving.ledger import Version
-from monolith.serving.questions import LookupQuestion, PredictQuestion, decode_question
+from monolith.serving.pieces import Pieces, at_once, finished
+from monolith.serving.questions import TooLargeError, check_rows, decode_lookup, decode_samples
 from monolith.serving.replica import Mode, Replica, Samples
+from monolith.serving.workers import Workers
 
 log = logging.getLogger(__name__)
 
 JSON = "application/json"
+PATHS = "POST /lookup and /predict, GET /health, /ready, /version and /metrics"
+SPARE_FILES = 64  # besides connections: the store, logs, libraries
+TURN_S = 0.0005  # see ``_threads_take_short_turns``
 BYTES_PER_ROW = 1024  # of a request's body, at most: ``max_rows`` times this is the longest body that is read
+VALUE_BYTES = 64  # of memory that a value of a prediction takes besides its row: an object, an id, a weight
+JSON_FLOAT_BYTES = 20
+SMALL_JSON_BYTES = 4096  # a body that the event loop reads itself
+SMALL_LOOKUP = 1024  # ids that it looks up itself
+PIECE_FLOATS = 8192  # written as JSON at one go
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may ask for."""
-
-    max_rows: int = 10_000  # ids of a look-up, samples of a prediction
 
 
 class _RefusedError(Exception):
@@ -73,11 +86,18 @@ class _Answer:
 class ReplicaServer:
     """The endpoints over one replica."""
 
-    def __init__(self, replica: Replica, *, mode: Mode = "memory", limits: Limits | None = None) -> None:
+    def __init__(self, replica: Replica, *, mode: Mode = "memory", settings: ServeConfig | None = None) -> None:
         self._replica = replica
-        self._limits = limits or Limits()
+        self._settings = settings or ServeConfig()
         self._metrics = metrics.ServerMetrics(replica)
+        self.connections = Connections(self._settings, self._metrics)
+        self._workers = Workers(self._settings.threads, self._settings.max_waiting)
+        self._allowance = Allowance(self._settings.max_request_bytes, lambda: self.connections.unsent_bytes)
         self._in_threads = mode == "direct"  # memory answers in microseconds, a store may make its caller wait
+        self._metrics.watch("connections", "Open connections", lambda: len(self.connections))
+        self._metrics.watch(
+            "requests_inside", "Requests that threads answer, or that wait", lambda: self._workers.inside
+        )
         self.app = Starlette(
             routes=[
                 Route("/lookup", self._counted("lookup", self._lookup), methods=["POST"]),
@@ -86,63 +106,90 @@ class ReplicaServer:
                 Route("/ready", self._ready),
                 Route("/version", self._version),
                 Route("/metrics", self._metrics_text),
-            ]
+            ],
+            exception_handlers={HTTPException: _no_such_path, MonolithError: _failed},
         )
 
     # --- questions ---
 
-    async def _lookup(self, request: Request) -> _Answer:
+    async def _lookup(self, request: Request, share: Share) -> _Answer:
         kind = _content_type(request, body.CONTENT_TYPE, JSON)
-        data = await self._read(request)
+        data = await self._read(request, share)
         if kind == body.CONTENT_TYPE:
             name, ids = body.decode_request(data)
-            self._check_rows(len(ids))
-            rows = await self._run(lambda: self._replica.read(name, ids))
-            answer = body.LookupAnswer(rows.version.generation, rows.version.sequence, rows.values)
-            return _Answer(Response(body.encode_response(answer), media_type=body.CONTENT_TYPE), len(ids))
-        question = decode_question(data, LookupQuestion)
-        self._check_rows(len(question.values))
-        rows = await self._run(lambda: self._replica.read(question.name, question.values))
-        result = {"name": question.name, "dim": rows.values.shape[1], "rows": rows.values.tolist()}
-        return _Answer(_json(result | _version_fields(rows.version)), len(question.values))
+            check_rows(len(ids), self._settings)
+            work = at_once(lambda: self._binary_rows(name, ids, share))
+            return await self._run(work, request, small=len(ids) <= SMALL_LOOKUP)
+        question = self._json_question(data, share)
+        rows = await self._run(question, request, small=len(data) <= SMALL_JSON_BYTES)
+        text = _json_rows(rows[0], rows[1])
+        return await self._run(text, request, small=rows[1].values.size <= PIECE_FLOATS)
 
-    async def _predict(self, request: Request) -> _Answer:
+    def _binary_rows(self, name: str, ids: Ids, share: Share) -> _Answer:
+        rows = self._replica.read(name, ids)
+        share.grow(rows.values.nbytes)
+        answer = body.LookupAnswer(rows.version.generation, rows.version.sequence, rows.values)
+        return _Answer(Response(body.encode_response(answer), media_type=body.CONTENT_TYPE), len(ids))
+
+    def _json_question(self, data: bytes, share: Share) -> Pieces[tuple[str, Rows]]:
+        question = decode_lookup(data, self._settings)
+        yield
+        rows = self._replica.read(question.name, question.values)
+        share.grow(rows.values.size * JSON_FLOAT_BYTES)
+        return question.name, rows
+
+    async def _predict(self, request: Request, share: Share) -> _Answer:
         _content_type(request, JSON)
-        question = decode_question(await self._read(request), PredictQuestion)
-        self._check_rows(len(question.samples))
-        prediction = await self._run(lambda: self._replica.predict(cast(Samples, question.samples)))
+        data = await self._read(request, share)
+        return await self._run(self._prediction(data, share), request, small=False)
+
+    def _prediction(self, data: bytes, share: Share) -> Pieces[_Answer]:
+        values = min(data.count(b",") + 1, self._settings.max_values)
+        dim = max(self._replica.card().tables.values(), default=0)
+        share.grow(values * (VALUE_BYTES + 4 * dim))
+        samples = yield from decode_samples(data, self._settings)
+        prediction = yield from self._replica.predicting(cast(Samples, samples))
         result = {"probabilities": prediction.probabilities.tolist()}
-        return _Answer(_json(result | _version_fields(prediction.version)), len(question.samples))
+        return _Answer(_json(result | _version_fields(prediction.version)), len(samples))
 
-    async def _run(self, question: Callable[[], T]) -> T:
-        return await run_in_threadpool(question) if self._in_threads else question()
+    async def _run(self, work: Pieces[T], request: Request, *, small: bool) -> T:
+        if small and not self._in_threads:
+            return finished(work)
 
-    async def _read(self, request: Request) -> bytes:
+        async def abandoned() -> None:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+
+        return await self._workers.run(work, abandoned)
+
+    async def _read(self, request: Request, share: Share) -> bytes:
         """The body, as long as it is not longer than any good request's."""
-        longest = self._limits.max_rows * BYTES_PER_ROW
+        longest = self._settings.max_rows * BYTES_PER_ROW
+        refusal = _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
+        if int(request.headers.get("content-length", 0)) > longest:
+            raise refusal
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > longest:
-                raise _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
+                raise refusal
+            share.grow(len(part))
             parts.append(part)
         return b"".join(parts)
 
-    def _check_rows(self, rows: int) -> None:
-        if rows > self._limits.max_rows:
-            raise _RefusedError(
-                413, f"{rows} rows in one request, at most {self._limits.max_rows} are allowed: split it"
-            )
-
     def _counted(
-        self, endpoint: str, answer: Callable[[Request], Awaitable[_Answer]]
+        self, endpoint: str, answer: Callable[[Request, Share], Awaitable[_Answer]]
     ) -> Callable[[Request], Awaitable[Response]]:
         """``answer`` with its errors as JSON, its time and its outcome counted."""
 
         async def handle(request: Request) -> Response:
             started = time.perf_counter()
             try:
-                answered = await answer(request)
+                with Share(self._allowance) as share:
+                    answered = await answer(request, share)
+            except ClientDisconnect:
+                self._metrics.abandoned(endpoint)
+                return Response(status_code=499)  # which nobody reads
             except (_RefusedError, MonolithError) as error:
                 answered = _Answer(_error(error))
             seconds = time.perf_counter() - started
@@ -165,7 +212,7 @@ class ReplicaServer:
     async def _version(self, _: Request) -> Response:
         status = await run_in_threadpool(self._replica.status)
         if status.version is None:
-            return _json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
+            raise UnavailableError(f"no model yet: {status.trouble or 'it is being loaded'}")
         about = {key: value for key, value in asdict(status).items() if key != "version"}
         card = await run_in_threadpool(self._replica.card)
         return _json({"model": card.model, "payload": card.payload, **msgspec.structs.asdict(status.version), **about})
@@ -182,22 +229,50 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     mode: Mode = "memory",
-    limits: Limits | None = None,
+    settings: ServeConfig | None = None,
     on_listening: Callable[[str], None] | None = None,
 ) -> None:
     """Serve the store at ``url`` until SIGINT or SIGTERM.
 
     Answers from the first moment, with 503 until a model is there. ``on_listening`` is told the address; ``port=0``
-    picks a free one. Raises ConfigError for a bad URL, a store of another model and a port that is taken.
+    picks a free one. Raises ConfigError for a bad URL, a store of another model, a port that is taken, and more
+    connections than the process may have files.
     """
+    settings = settings or ServeConfig()
+    _make_room_for(settings.max_connections)
     with bind(host, port) as listener, Replica.open(url, model, mode, timeout_s=None) as replica:
         address = _address(listener)
         log.info("listening address=%s store=%s mode=%s", address, url.partition("?")[0], mode)
         listener.listen()  # so that whoever is told the address can connect at once
         if on_listening is not None:
             on_listening(address)
-        with _signals_only_end_the_server():
-            make_server(replica, mode=mode, limits=limits).run(sockets=[listener])
+        with _signals_only_end_the_server(), _threads_take_short_turns():
+            make_server(replica, mode=mode, settings=settings).run(sockets=[listener])
+
+
+def _make_room_for(connections: int) -> None:
+    """Raise the process's soft limit of open files where that is too low."""
+    wanted = connections + MAX_LINGERING + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ConfigError(
+            f"serve.max_connections is {connections}, which takes {wanted} open files, the process may have {hard}: "
+            "raise its limit (ulimit -n), or lower the setting"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+@contextmanager
+def _threads_take_short_turns() -> Iterator[None]:
+    """The event loop waits for the GIL after every system call, and for Python's 5 ms where a worker computes."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(TURN_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager
@@ -214,10 +289,19 @@ def _signals_only_end_the_server() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def make_server(replica: Replica, *, mode: Mode = "memory", limits: Limits | None = None) -> uvicorn.Server:
+def make_server(replica: Replica, *, mode: Mode = "memory", settings: ServeConfig | None = None) -> uvicorn.Server:
     """A uvicorn server for ``replica``; ``run(sockets=[...])`` starts it, ``should_exit = True`` ends it."""
-    app = ReplicaServer(replica, mode=mode, limits=limits).app
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    server = ReplicaServer(replica, mode=mode, settings=settings)
+    config = uvicorn.Config(
+        server.app,
+        http=cast(Any, server.connections.protocol),  # a class, or what makes one
+        ws="none",
+        log_level="error",  # its warnings are of what clients do, which is counted instead
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=(settings or ServeConfig()).keep_alive_s,
+    )
+    return uvicorn.Server(config)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -246,11 +330,26 @@ def _address(listener: socket.socket) -> str:
 
 
 def _content_type(request: Request, *allowed: str) -> str:
-    """The request's content type; none counts as JSON."""
+    """The request's content type; none counts as JSON. Raises _RefusedError for another one, and for a packed body."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise _RefusedError(415, f"content encoding {encoding!r:.80}: send the body as it is, without one")
     kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
     if kind in allowed:
         return kind
-    raise _RefusedError(415, f"content type {kind!r}, allowed are {' and '.join(allowed)}")
+    raise _RefusedError(415, f"content type {kind!r:.80}, allowed are {' and '.join(allowed)}")
+
+
+def _json_rows(name: str, rows: Rows) -> Pieces[_Answer]:
+    """The answer to a look-up, a piece of its rows at a time."""
+    count, dim = rows.values.shape
+    step = max(1, PIECE_FLOATS // dim)
+    texts = []
+    for first in range(0, count, step):
+        texts.append(msgspec.json.encode(rows.values[first : first + step].tolist())[1:-1])
+        yield
+    result = {"name": name, "dim": dim, "rows": msgspec.Raw(b"[" + b",".join(texts) + b"]")}
+    return _Answer(_json(result | _version_fields(rows.version)), count)
 
 
 def _version_fields(version: Version) -> dict[str, Any]:
@@ -261,13 +360,26 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status, media_type=JSON)
 
 
+def _failed(_: Request, error: Exception) -> Response:
+    return _error(error)
+
+
+def _no_such_path(request: Request, error: Exception) -> Response:
+    status = cast(HTTPException, error).status_code
+    what = f"{request.method} {request.url.path}"
+    return _json({"error": f"{what:.200}: {cast(HTTPException, error).detail}; the paths are {PATHS}"}, status)
+
+
 def _error(error: Exception) -> Response:
     if isinstance(error, _RefusedError):
         status = error.status
     elif isinstance(error, InputError):
-        status = 400
+        status = 413 if isinstance(error, TooLargeError) else 400
     else:
         status = 503 if isinstance(error, UnavailableError) else 500
     if status == 500:
         log.error("request failed: %s", error)
-    return _json({"error": str(error)}, status)
+    response = _json({"error": str(error)}, status)
+    if status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from monolith.config.job import ServeConfig
 from monolith.errors import ConfigError
 
 
@@ -18,7 +19,13 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--mode", choices=["memory", "direct"], default="memory", help="default: memory")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting of the job")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="a.b=c",
+        help="override one setting of the job, for instance serve.max_connections=200; without a job file, of `serve`",
+    )
     parser.set_defaults(run=run)
 
 
@@ -26,21 +33,21 @@ def run(args: argparse.Namespace) -> int:
     """Serve until stopped."""
     from monolith.serving.server import serve
 
-    url, model = store_and_model(args)
-    serve(url, model, host=args.host, port=args.port, mode=args.mode)
+    url, model, settings = what_to_serve(args)
+    serve(url, model, host=args.host, port=args.port, mode=args.mode, settings=settings)
     return 0
 
 
-def store_and_model(args: argparse.Namespace) -> tuple[str, str]:
-    """Which store and which model the arguments name: by a job file, or by --store and --model."""
-    if args.job is not None:
-        from monolith.config.load import load_job
+def what_to_serve(args: argparse.Namespace) -> tuple[str, str, ServeConfig]:
+    """Which store, which model and how: by a job file, or by --store and --model; --set has the last word."""
+    from monolith.config.load import load_job, load_serve
 
+    if args.job is not None:
         job = load_job(args.job, args.set)
         url, model = args.store or job.store, args.model or job.name
         if url is None:
             raise ConfigError(f"{args.job} has no `store`; add one, or give --store")
-        return url, model
+        return url, model, job.serve
     if not (args.store and args.model):
         raise ConfigError("give a job file, or --store URL with --model NAME")
-    return args.store, args.model
+    return args.store, args.model, load_serve(args.set)

@@ -89,6 +89,22 @@ class PublishConfig(_Section, frozen=True):
     payload: Payload = "float32"  # of a row's values in store and replicas; training does not see it
 
 
+class ServeConfig(_Section, frozen=True):
+    """What a server answers at most, and how long it waits for clients. Beyond that: 413, 503, a closed connection."""
+
+    max_rows: Count = 10_000  # ids of a look-up, samples of a prediction
+    max_values: Count = 500_000  # feature values of a prediction: elements of all bags, and single values
+    max_sample_values: Count = 20_000  # of one sample of it
+    max_request_bytes: Count = 256 * 2**20  # memory of all requests at a time that take more than 64 KiB
+    threads: Count = 2  # that answer what takes longer than a look-up of a few ids in memory
+    max_waiting: Count = 64  # requests that wait for a thread
+    max_connections: Count = 800
+    keep_alive_s: Count = 5  # a connection without a request for this long is closed
+    head_timeout_s: Positive = 10.0  # from a connection, or a request's first byte, to the end of its header
+    body_timeout_s: Positive = 30.0  # from there to the end of its body
+    answer_timeout_s: Positive = 30.0  # for the client to take an answer
+
+
 class JobConfig(_Section, frozen=True):
     """One training job, from streams to store."""
 
@@ -101,6 +117,7 @@ class JobConfig(_Section, frozen=True):
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     train: TrainConfig = TrainConfig()
     publish: PublishConfig = PublishConfig()
+    serve: ServeConfig = ServeConfig()
     state: str = "state"  # folder of the step journal and the snapshots
     store: str | None = None  # URL of the serving store; None: nothing is published
     seed: int = 0

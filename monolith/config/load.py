@@ -13,7 +13,7 @@ import msgspec
 from msgspec import inspect
 
 from monolith.config.document import Document, path_text
-from monolith.config.job import JobConfig
+from monolith.config.job import JobConfig, ServeConfig
 from monolith.config.rules import broken_rules
 from monolith.config.schema import Problem, problems
 from monolith.errors import ConfigError
@@ -40,6 +40,22 @@ def parse_job(text: str, source: str, sets: Iterable[str] = ()) -> JobConfig:
     job = msgspec.convert(document.data, JobConfig)
     _refuse(document, broken_rules(job))
     return job
+
+
+def load_serve(sets: Iterable[str]) -> ServeConfig:
+    """The server's settings where there is no job file: ``sets`` (``"serve.threads=4"``) over the defaults.
+
+    Raises `ConfigError` as `load_job` does.
+    """
+    document = Document("{}", "the options")
+    for option in sets:
+        document.set(option)
+    _refuse(document, problems(document.data, inspect.type_info(_ServeOnly)))
+    return msgspec.convert(document.data, _ServeOnly).serve
+
+
+class _ServeOnly(msgspec.Struct, forbid_unknown_fields=True):
+    serve: ServeConfig = ServeConfig()
 
 
 def job_json(job: JobConfig) -> bytes:

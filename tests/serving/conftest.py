@@ -174,6 +174,29 @@ def wait_until():
 
 
 @pytest.fixture
+def start_server():
+    """Serves a replica on a free port; the address."""
+    from monolith.serving.server import bind, make_server
+
+    running = []
+
+    def start(replica, **options) -> str:
+        listener = bind("127.0.0.1", 0)
+        listener.listen()
+        server = make_server(replica, **options)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        running.append((server, thread, replica))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, thread, replica in running:
+        server.should_exit = True
+        thread.join(20)
+        replica.close()
+
+
+@pytest.fixture
 def in_thread():
     """Runs functions in threads; the test fails if one of them did."""
     threads, failures = [], []

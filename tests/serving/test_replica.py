@@ -16,6 +16,7 @@ from monolith.serving.follower import Follower
 from monolith.serving.inference import Gathered, Inference
 from monolith.serving.ledger import Version
 from monolith.serving.packed import pack_delta
+from monolith.serving.pieces import finished
 from monolith.serving.predictor import load_weights
 from monolith.serving.replica import Replica
 from monolith.serving.store import Image, Model, open_store
@@ -104,10 +105,12 @@ def test_a_job_that_ignores_unknown_features_takes_an_events_own(recommender, sa
 
     card = msgspec.structs.replace(recommender.card, ignore_unknown=True)
     inference = Inference(card, recommender.store.graph(), "here")
-    known, more = (inference.predict(rows, gather) for rows in (samples, [s | {"colour": "red"} for s in samples]))
+    known, more = (
+        finished(inference.predict(rows, gather)) for rows in (samples, [s | {"colour": "red"} for s in samples])
+    )
     assert np.array_equal(known.probabilities, more.probabilities)
     with pytest.raises(InputError, match=r"sample 0: .*takes an integer"):
-        inference.predict([{"user": "one", "colour": 3}], gather)
+        finished(inference.predict([{"user": "one", "colour": 3}], gather))
 
 
 @MODES

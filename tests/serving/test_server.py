@@ -10,39 +10,19 @@ import httpx
 import numpy as np
 import pytest
 
+from monolith.config.job import ServeConfig
 from monolith.errors import ConfigError, CorruptError, InputError, UnavailableError
 from monolith.serving import client as client_module
 from monolith.serving.body import CONTENT_TYPE, encode_request
 from monolith.serving.client import Client
 from monolith.serving.payload import RowFormat
 from monolith.serving.replica import Replica
-from monolith.serving.server import Limits, bind, make_server, serve
-
-
-@pytest.fixture
-def start_server():
-    """Serves a replica on a free port; the address."""
-    running = []
-
-    def start(replica: Replica, **options) -> str:
-        listener = bind("127.0.0.1", 0)
-        listener.listen()
-        server = make_server(replica, **options)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        running.append((server, thread, replica))
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield start
-    for server, thread, replica in running:
-        server.should_exit = True
-        thread.join(20)
-        replica.close()
+from monolith.serving.server import bind, serve
 
 
 @pytest.fixture(params=["memory", "direct"])
 def address(request, start_server, recommender, url):
-    return start_server(Replica.open(url, "demo", request.param), mode=request.param, limits=Limits(max_rows=50))
+    return start_server(Replica.open(url, "demo", request.param), mode=request.param, settings=ServeConfig(max_rows=50))
 
 
 @pytest.fixture
