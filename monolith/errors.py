@@ -20,6 +20,8 @@ An error's text says what failed, what was seen, what is allowed, where, and wha
 
 from __future__ import annotations
 
+from monolith.echo import clipped
+
 
 class MonolithError(Exception):
     """The root: catch it to catch everything this package raises on purpose."""
@@ -38,12 +40,15 @@ class NonFiniteError(InputError):
 
 
 class EventError(InputError):
-    """An event cannot be decoded or breaks a rule. ``reason`` is a short word for the dead letter and the metric."""
+    """An event cannot be decoded or breaks a rule.
+
+    ``reason`` is a short word for the dead letter and the metric, ``detail`` is for people, one line that is not long.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason = reason
-        self.detail = detail
+        self.detail = clipped(detail)
+        super().__init__(f"{reason}: {self.detail}")
 
 
 class CorruptError(MonolithError):

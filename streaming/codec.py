@@ -15,6 +15,7 @@ from typing import Literal, NoReturn, TypeVar
 import msgspec
 
 from monolith.config import JobConfig
+from monolith.echo import shown
 from monolith.errors import EventError
 from monolith.events import EVENT_VERSION, ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
 from monolith.tables.features import FeatureEncoder, card_features
@@ -90,7 +91,7 @@ def _event(wire: _Wire) -> Event:
 
 
 def _unknown_version(version: object) -> EventError:
-    return EventError("unknown_version", f"the event is of version {version!r}, this build reads {EVENT_VERSION}")
+    return EventError("unknown_version", f"the event is of version {shown(version)}, this build reads {EVENT_VERSION}")
 
 
 def _refuse(data: bytes, error: msgspec.ValidationError) -> NoReturn:
@@ -105,7 +106,7 @@ def _refuse(data: bytes, error: msgspec.ValidationError) -> NoReturn:
     if loose.get("v", EVENT_VERSION) != EVENT_VERSION:
         raise _unknown_version(loose["v"])
     if loose.get("type") not in list(_TYPES):  # it may be of a type that cannot be hashed
-        raise EventError("unknown_type", f"type is {loose.get('type')!r}, allowed: {', '.join(_TYPES)}")
+        raise EventError("unknown_type", f"type is {shown(loose.get('type'))}, allowed: {', '.join(_TYPES)}")
     reason = "missing_field" if "missing required field" in str(error) else "field_type"
     raise EventError(reason, str(error))
 

@@ -3,7 +3,7 @@
 A letter is one MessagePack map in the job's ``dead_letters`` stream, keyed ``stream/partition/offset``. After a crash
 the records behind the newest snapshot are judged again; where the sink can be read back (``log://``), the letters that
 are there already are not written twice. A sink that does not answer never stops the job: letters wait, bounded, and
-are in the snapshot until they are written.
+are in the snapshot until they are written. A letter that is too large for the sink holds the record's beginning only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections import deque
 import msgspec
 import xxhash
 
-from monolith.errors import CorruptError, UnavailableError, VersionError
+from monolith.echo import clipped
+from monolith.errors import CorruptError, DurabilityError, InputError, UnavailableError, VersionError
 from monolith.events import Record
 from monolith.streaming.source import Outgoing, Sink, open_sink, open_source, parse_url
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 
 LETTER_VERSION = 1
 MAX_WAITING = 10_000  # letters that wait for a sink that does not answer; above it the oldest go, counted
+MAX_WAITING_BYTES = 64 * 2**20  # of their records; likewise, but the newest always waits
+CUT_BYTES = 64 * 2**10  # of a record whose letter is too large for the sink
 _RETRY_S = 5.0
 _LOG_EVERY_S = 1.0
 _READABLE = ("log", "memory")
@@ -45,6 +48,18 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def place(self) -> str:
         """Where the record stands; the letter's key."""
         return f"{self.stream}/{self.partition}/{self.offset}"
+
+    def size_bytes(self) -> int:
+        """Of the record, which is all that can be large."""
+        return len(self.key or b"") + len(self.value or b"")
+
+    def shortened(self) -> DeadLetter:
+        """The letter with the beginnings of the record's key and value, saying so."""
+        was = (
+            f"too large a letter: the record has {len(self.key or b'')} bytes of key, {len(self.value or b'')} of value"
+        )
+        key, value = ((part or b"")[: CUT_BYTES // 2] for part in (self.key, self.value))
+        return msgspec.structs.replace(self, detail=clipped(f"{self.detail}; {was}"), key=key, value=value)
 
     def identity(self) -> tuple[str, int]:
         """Equal for two letters of one record; a new stream's record at an old place has another one."""
@@ -82,6 +97,7 @@ class DeadLetters:
         self._known = False  # whether `_written` was read back yet
         self._from: dict[str, dict[int, int]] = {}
         self._waiting: deque[DeadLetter] = deque()
+        self._waiting_bytes = 0
         self._next_try = 0.0
         self._next_log = 0.0
         self._unlogged = 0
@@ -101,7 +117,7 @@ class DeadLetters:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         letter = DeadLetter(
             reason=reason,
-            detail=detail,
+            detail=clipped(detail),
             key=record.key,
             value=record.value,
             stream=stream,
@@ -114,8 +130,9 @@ class DeadLetters:
         if self._url is None:
             return
         self._waiting.append(letter)
-        if len(self._waiting) > MAX_WAITING:
-            self._waiting.popleft()
+        self._waiting_bytes += letter.size_bytes()
+        while len(self._waiting) > MAX_WAITING or (self._waiting_bytes > MAX_WAITING_BYTES and len(self._waiting) > 1):
+            self._waiting_bytes -= self._waiting.popleft().size_bytes()
             self.lost += 1
 
     def _tell(self, letter: DeadLetter) -> None:
@@ -133,7 +150,7 @@ class DeadLetters:
         if self._waiting and time.monotonic() >= self._next_try:
             try:
                 self._write()
-            except (UnavailableError, CorruptError) as error:
+            except (UnavailableError, CorruptError, DurabilityError) as error:
                 self._next_try = time.monotonic() + _RETRY_S
                 log.warning("dead letters wait=%d lost=%d: %s", len(self._waiting), self.lost, error)
 
@@ -145,8 +162,9 @@ class DeadLetters:
             self._known = True
         news = [letter for letter in self._waiting if letter.identity() not in self._written]
         if news and self._sink is not None:
-            self._sink.append([_outgoing(letter) for letter in news])
+            self.lost += _append(self._sink, news)
         self._waiting.clear()
+        self._waiting_bytes = 0
 
     def state(self) -> bytes:
         """Counters, and the letters that are not written yet."""
@@ -159,6 +177,7 @@ class DeadLetters:
         except msgspec.DecodeError as error:
             raise CorruptError(f"the dead letters' state cannot be read: {error}") from None
         self.counts, self.lost, self._waiting = state.counts, state.lost, deque(state.waiting)
+        self._waiting_bytes = sum(letter.size_bytes() for letter in self._waiting)
         self._from, self._known = positions, False
 
     def close(self) -> None:
@@ -168,6 +187,27 @@ class DeadLetters:
         if self._sink is not None:
             self._sink.close()
             self._sink = None
+
+
+def _append(sink: Sink, letters: list[DeadLetter]) -> int:
+    """Append them all, one by one where the sink takes not all at once; how many it takes in no way."""
+    try:
+        sink.append([_outgoing(letter) for letter in letters])
+    except InputError as error:
+        if len(letters) == 1:
+            return _append_shortened(sink, letters[0], error)
+        return sum(_append(sink, [letter]) for letter in letters)
+    return 0
+
+
+def _append_shortened(sink: Sink, letter: DeadLetter, why: InputError) -> int:
+    log.warning("dead letter at=%s is shortened to %d bytes of its record: %s", letter.place(), CUT_BYTES, why)
+    try:
+        sink.append([_outgoing(letter.shortened())])
+    except InputError as error:
+        log.error("dead letter at=%s is lost: %s", letter.place(), error)
+        return 1
+    return 0
 
 
 def _outgoing(letter: DeadLetter) -> Outgoing:

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from kafka import KafkaProducer
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from monolith.errors import InputError, UnavailableError
 from monolith.streaming.kafka_topics import create_topic, place_of, warn_of_retention
 from monolith.streaming.source import Outgoing, StreamUrl, check_outgoing
 
+_MOST_BYTES = 2**20  # kafka-python's max_request_size
+_FRAME_BYTES = 512  # above what surrounds one record on its way
 _DELIVERY_MS = 30_000  # after that an append that is not acknowledged has failed
 
 
@@ -27,8 +29,19 @@ class KafkaSink:
         self._warned = False
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        """See `Sink`. After an UnavailableError some of ``records`` may be there: appending again may repeat them."""
+        """See `Sink`. After an UnavailableError some of ``records`` may be there: appending again may repeat them.
+
+        An InputError for a record above the topic's own limit (``max.message.bytes``), which only the broker knows, is
+        like that too.
+        """
         check_outgoing(self.name, records)
+        for index, (key, value, _) in enumerate(records):
+            size = len(key or b"") + len(value or b"") + _FRAME_BYTES
+            if size > _MOST_BYTES:
+                raise InputError(
+                    f"{self.name}: record {index} takes {size} bytes, Kafka's producer sends {_MOST_BYTES} at most; "
+                    "nothing was written"
+                )
         if any(key is None and value is None for key, value, _ in records):
             raise InputError(f"{self.name}: Kafka takes no record that has neither key nor value")
         try:
@@ -40,6 +53,11 @@ class KafkaSink:
             producer.flush(timeout=_DELIVERY_MS / 1000)
             for future in sent:
                 future.get(timeout=1)
+        except MessageSizeTooLargeError as error:
+            self._drop_producer()
+            raise InputError(
+                f"{self.name}: the topic does not take a record this large ({error}): raise its max.message.bytes"
+            ) from error
         except KafkaError as error:
             self._drop_producer()
             raise UnavailableError(

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from monolith.config import JobConfig
+from monolith.echo import shown
 from monolith.errors import ConfigError, CorruptError, EventError
 from monolith.events import WATERMARK_END, WATERMARK_START, Record, Sample
 from monolith.streaming.codec import encode
@@ -267,7 +268,8 @@ class StepReader:
         for late in self._joiner.late_actions:
             event = late.event
             record = Record(None, encode(event), event.event_time_ms, late.ingestion_ms, late.partition, late.offset)
-            detail = f"{event.action!r} of {event.request_id}/{event.item_id} came after join.window_s"
+            shown_item = f"{shown(event.request_id)}/{shown(event.item_id)}"
+            detail = f"{shown(event.action)} of {shown_item} came after join.window_s"
             self._letters.add("actions", record, "late_positive", detail)
         self._joiner.late_actions.clear()
 

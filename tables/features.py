@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from monolith.card import CardFeature
 from monolith.config import JobConfig, TableConfig
+from monolith.echo import clipped, shown
 from monolith.errors import ConfigError, EventError, InputError
 from monolith.events import FeatureValue
 from monolith.tables.hashing import hash_string
@@ -107,9 +108,10 @@ class FeatureEncoder:
             if column is not None:
                 column.check(value)
             elif not self._ignore_unknown:
+                known = clipped(", ".join(sorted(self._columns)), 240)
                 raise EventError(
                     "unknown_feature",
-                    f"feature {name!r} belongs to no table of the job, which has {sorted(self._columns)}: "
+                    f"feature {shown(name)} belongs to no table of the job, which has {known}: "
                     f"add it to a table, or set input.unknown_features to ignore",
                 )
 
@@ -194,7 +196,7 @@ class _Column:
         if not _INT64.min <= value <= _INT64.max:
             raise EventError(
                 "feature_range",
-                f"feature {self._name!r} has the id {value}, which does not fit 64 bits with a sign: "
+                f"feature {self._name!r} has the id {shown(value)}, which does not fit 64 bits with a sign: "
                 f"send it as a string, or subtract 2**64 where it is unsigned",
             )
         return int(value)
@@ -213,7 +215,7 @@ class _Column:
         if not number or not abs(weight) <= MAX_WEIGHT:  # the second is false for NaN as well
             raise EventError(
                 "feature_weight",
-                f"feature {self._name!r} weighs {_short(key)} with {_short(weight)}, a weight is a number from "
+                f"feature {self._name!r} weighs {shown(key)} with {shown(weight)}, a weight is a number from "
                 f"{-MAX_WEIGHT:.0f} to {MAX_WEIGHT:.0f}: scale the feature's weights down",
             )
         return float(weight)
@@ -223,15 +225,10 @@ class _Column:
         wanted = f"a list of values, each {element}, or a mapping value -> weight" if self._is_bag else element
         return EventError(
             "feature_type",
-            f"feature {self._name!r} has {_short(value)} ({type(value).__name__}), it takes {wanted}, or null "
+            f"feature {self._name!r} has {shown(value)} ({type(value).__name__}), it takes {wanted}, or null "
             f"for missing: change the event, or the feature's type and bag in the job file",
         )
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
     return isinstance(value, Mapping)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from monolith.echo import MOST_SHOWN, shown
 from monolith.errors import ConfigError
 
 Keys = tuple[str | int, ...]  # the way to a value: ("tables", 0, "dim")
@@ -133,13 +134,12 @@ def describe(value: Any) -> str:
         (bool, "boolean"), (int, "integer"), (float, "number"), (str, "text"), (list, "list"), (dict, "mapping"),
     )  # fmt: skip
     kind = next((word for type_, word in kinds if isinstance(value, type_)), type(value).__name__)
-    shown = repr(value)
-    return f"the {kind} {shown if len(shown) <= 60 else shown[:57] + '...'}"
+    return f"the {kind} {shown(value)}"
 
 
 def nearest(word: str, allowed: list[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``word``, else nothing."""
-    close = get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
+    close = get_close_matches(word[:MOST_SHOWN].lower(), allowed, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 

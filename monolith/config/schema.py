@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import inspect
 
 from monolith.config.document import Keys, describe, nearest
+from monolith.echo import shown
 
 Problem = tuple[Keys, str]  # where, and what is wrong there
 
@@ -45,7 +46,7 @@ def _struct_problems(value: Any, type_: inspect.StructType, keys: Keys) -> Itera
         if key in fields:
             yield from problems(child, fields[key].type, (*keys, key))
         elif key not in allowed:
-            yield (*keys, key), f"unknown key {key!r}{owner}{nearest(key, allowed)}; allowed: {_listed(allowed)}"
+            yield (*keys, key), f"unknown key {shown(key)}{owner}{nearest(key, allowed)}; allowed: {_listed(allowed)}"
     for name, field in fields.items():
         if field.required and name not in value:
             yield keys, f"the key {name!r} is missing; give {_expected(field.type)}"
@@ -73,7 +74,7 @@ def _variant_problems(value: Any, variants: dict[str, inspect.StructType], keys:
     if kind is None:
         yield keys, f"the key 'kind' is missing; allowed kinds: {_listed(kinds)}"
     elif kind not in kinds:
-        text = f"unknown kind {kind!r}{nearest(str(kind), kinds)}; allowed kinds: {_listed(kinds)}"
+        text = f"unknown kind {shown(kind)}{nearest(str(kind), kinds)}; allowed kinds: {_listed(kinds)}"
         yield (*keys, "kind"), text
     else:
         yield from _struct_problems(value, variants[kind], keys)
@@ -116,7 +117,7 @@ def _scalar_problems(value: Any, type_: inspect.Type, keys: Keys) -> Iterator[Pr
     if not is_kind:
         yield keys, f"expected {_expected(type_)}; saw {describe(value)}"
     elif isinstance(type_, inspect.IntType | inspect.FloatType) and not _within(value, type_):
-        yield keys, f"expected {_expected(type_)}; saw {value}"
+        yield keys, f"expected {_expected(type_)}; saw {shown(value)}"
 
 
 def _within(value: float, type_: inspect.IntType | inspect.FloatType) -> bool:

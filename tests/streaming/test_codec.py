@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith.config import FeatureConfig, TableConfig
+from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig
 from monolith.errors import EventError
 from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent
 from monolith.streaming.codec import FeatureDecoder, decode, encode
@@ -144,3 +144,31 @@ def test_bytes_that_trip_the_decoder_itself_are_malformed_too(data):
 def test_any_bytes_are_an_event_or_an_event_error(data):
     with suppress(EventError):
         decode(data)
+
+
+HUGE = "x" * (4 * 2**20)
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("unknown_type", {"type": HUGE}),
+        ("unknown_type", {"type": [HUGE]}),
+        ("unknown_version", {"v": HUGE}),
+        ("field_type", {"event_time_ms": HUGE}),
+        ("field_type", {"features": {HUGE: {"a": [1]}}}),
+        ("unknown_feature", {"features": {HUGE: 1}}),
+        ("feature_type", {"features": {"user": HUGE}}),
+        ("feature_type", {"features": {"user": [HUGE]}}),
+        ("feature_range", {"features": {"user": 2**63}}),
+    ],
+)
+def test_no_refusal_is_longer_than_a_line_however_large_the_event(form, reason, change):
+    event = {"type": "feature", "request_id": "r", "item_id": "i", "event_time_ms": 5, "features": {}, **change}
+    data = (msgspec.json if form == "json" else msgspec.msgpack).encode(event)
+    job = JobConfig(name="j", input=InputConfig(), tables=[TableConfig(name="user", dim=2)])
+    with pytest.raises(EventError) as refused:
+        FeatureDecoder(job).decode(Record(None, data, 5, 5, 0, 0), "features")
+    assert refused.value.reason == reason
+    assert len(str(refused.value)) <= 700

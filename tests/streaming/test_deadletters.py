@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
+from monolith.errors import ConfigError, CorruptError, InputError, UnavailableError, VersionError
 from monolith.events import Record
 from monolith.streaming import deadletters
 from monolith.streaming.deadletters import DeadLetters, decode_letter
@@ -149,3 +149,55 @@ def test_letter_of_another_version_is_refused(url):
     (record,) = open_source(url).poll(10, 0.0)
     with pytest.raises(VersionError, match="version 2"):
         decode_letter(record.value.replace(b"\xa1v\x01", b"\xa1v\x02"))
+
+
+def test_detail_and_log_line_are_bounded_whatever_a_caller_gives(url, caplog):
+    letters = DeadLetters(url)
+    letters.add("features", bad(1, b"v" * 10), "malformed", "x\n" * 2**21)
+    letters.flush()
+    (record,) = open_source(url).poll(10, 0.0)
+    assert len(decode_letter(record.value).detail) <= 600
+    assert len(record.value) < 1000
+    (logged,) = [line for line in caplog.text.splitlines() if "dead letter reason=" in line]
+    assert len(logged) < 1000
+
+
+def test_letters_that_wait_are_bounded_in_bytes_too(down, monkeypatch):
+    monkeypatch.setattr(deadletters, "MAX_WAITING_BYTES", 1000)
+    letters = DeadLetters("kafka://nowhere:1/letters")
+    for offset in range(20):
+        letters.add("features", bad(offset, b"v" * 297), "malformed", "")
+    assert letters.lost == 17
+    again = DeadLetters("kafka://nowhere:1/letters")
+    again.restore(letters.state(), {"features": {1: 20}})
+    again.add("features", bad(20, b"v" * 5000), "malformed", "")
+    assert again.lost == 20
+    down.down = False
+    again.flush()
+    assert [key for key, _, _ in down.records] == [b"features/1/20"]
+    again.add("features", bad(21, b"v" * 900), "malformed", "")
+    assert again.lost == 20
+
+
+class SmallSink(DownSink):
+    """Takes no record above 100 kB, as a Kafka topic has a limit."""
+
+    def append(self, records) -> None:
+        if any(len(value) > 100_000 for _, value, _ in records):
+            raise InputError("a record is too large; nothing was written")
+        self.records += records
+
+
+def test_letter_that_is_too_large_for_the_sink_is_shortened_and_holds_up_no_other(monkeypatch, caplog):
+    sink = SmallSink()
+    monkeypatch.setattr(deadletters, "open_sink", lambda _: sink)
+    letters = DeadLetters("kafka://nowhere:1/letters")
+    for offset, size in enumerate([10, 2**20, 20]):
+        letters.add("features", bad(offset, b"v" * size), "malformed", "why")
+    letters.flush()
+    kept = [decode_letter(value) for _, value, _ in sink.records]
+    assert [letter.offset for letter in kept] == [0, 1, 2]
+    assert [len(letter.value) for letter in kept] == [10, 32 * 1024, 20]
+    assert kept[1].detail == "why; too large a letter: the record has 3 bytes of key, 1048576 of value"
+    assert "features/1/1 is shortened" in caplog.text
+    assert letters.lost == 0
