@@ -15,6 +15,7 @@ from typing import Any
 
 import lmdb
 
+from monolith.disk import make_folder, sync_folder
 from monolith.errors import CorruptError, UnavailableError, VersionError
 
 # Address space, not disk: the file is as long as its pages, and no process has to be told when it grows.
@@ -48,6 +49,8 @@ def acquire(directory: Path, *, create: bool) -> Environment:
         if environment is None:
             _prepare(path, create)
             environment = _open_environments[path] = Environment(path)
+            if create:
+                sync_folder(path)  # the files' names; LMDB syncs only their bytes
         environment.users += 1
         return environment
 
@@ -78,7 +81,7 @@ def translated(where: str) -> Iterator[None]:
 
 def _prepare(path: Path, create: bool) -> None:
     if create:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
     elif not (path / "data.mdb").exists():
         raise UnavailableError(f"there is no LMDB store in {path} yet: start the trainer, or correct the URL")
 

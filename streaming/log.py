@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 import msgspec
 import xxhash
 
-from monolith.errors import ConfigError, CorruptError, DataLossError, VersionError
+from monolith.disk import make_folder, remedy, sync_folder
+from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
 from monolith.events import Record
 from monolith.streaming.log_batch import (
     LOG_VERSION,
@@ -112,7 +113,16 @@ class EventLog:
             value = self._environment.write(made)
         if value is None:
             raise _missing(self.folder)
+        if create:
+            self._keep_names()
         return self._checked_meta(value, partitions)
+
+    def _keep_names(self) -> None:
+        """Have LMDB's files keep their names over a power cut; LMDB syncs only their bytes."""
+        try:
+            sync_folder(self.folder)
+        except OSError as error:
+            raise UnavailableError(f"the log {self.folder} cannot be made durable: {error}; {remedy(error)}") from error
 
     def _checked_meta(self, value: bytes, partitions: int | None) -> int:
         try:
@@ -254,9 +264,9 @@ def _extent_key(partition: int) -> bytes:
 
 def _make(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
-        raise ConfigError(f"cannot make the folder of the log {folder}: {error}; choose another folder") from error
+        raise ConfigError(f"cannot make the folder of the log {folder}: {error}; {remedy(error)}") from error
 
 
 def _missing(folder: Path) -> ConfigError:
