@@ -1,18 +1,12 @@
 """The step journal: which records made each step, which watermark it had, and whether it published.
 
 An append-only file of checksummed frames, one a step, written before the step runs; `sync` makes it durable before
-anything that a step made leaves the machine. After a crash the steps behind the newest snapshot are cut again from it.
-A `sync` that fails ends the process: Linux forgets the pages that it could not write, and a second sync finds nothing
-to complain of. So the next process writes the newest file's bytes once more before it counts on them.
-A file that outgrows ``segment_bytes`` is followed by the next one. Layout (`docs/formats.md`; integers little-endian,
-bodies MessagePack):
+anything that a step made leaves the machine, and marks that. After a crash the steps behind the newest snapshot are cut
+again from it. A file that outgrows ``segment_bytes`` is followed by the next one, FIRST.journal, named for its first
+step; `journal_frames` has the bytes.
 
-    FIRST.journal    FIRST: the number of its first step, 12 digits
-    head             "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
-    frame            length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`
-
-What a crash cut off within the last frame is removed when the journal is opened. Any other byte that is not as written
-is a CorruptError: it never passes for a shorter journal.
+What a crash left of frames that were never durable is removed when the journal is opened. A durable byte that is not as
+written is a CorruptError: it never passes for a shorter journal.
 """
 
 from __future__ import annotations
@@ -22,14 +16,10 @@ import fcntl
 import logging
 import os
 import secrets
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn
-
-import msgspec
 
 from monolith.disk import make_folder, remedy, sync_folder, write_durably
 from monolith.errors import (
@@ -38,39 +28,22 @@ from monolith.errors import (
     DataLossError,
     DurabilityError,
     UnavailableError,
-    VersionError,
 )
+from monolith.streaming.journal_frames import (
+    Positions,
+    StepEntry,
+    encode_entry,
+    encode_head,
+    encode_mark,
+    read_frames,
+    read_head,
+)
+
+__all__ = ["SEGMENT_BYTES", "Journal", "Positions", "StepEntry", "UnwrittenJournal"]
 
 log = logging.getLogger(__name__)
 
-JOURNAL_VERSION = 1
 SEGMENT_BYTES = 64 * 2**20
-
-_MAGIC = b"MNLJRNL1"
-_HEAD = struct.Struct("<8sII")
-_MOST_HEAD_BYTES = 4096
-_FRAME = struct.Struct("<III")
-
-Positions = dict[str, dict[int, int]]  # stream -> partition -> offset
-
-
-class StepEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Everything that timing decided about one step."""
-
-    step: int
-    ends: Positions  # after the step, by stream and partition
-    watermark_ms: int
-    publish: bool = False
-    ended: bool = False  # nothing comes after it
-    idle: dict[str, list[int]] = {}  # partitions that did not hold the watermark
-    begins: Positions = {}  # of partitions that the job meets for the first time
-    stop_at: Positions = {}  # where a job that does not follow will end; in the first entry of a run to there
-
-
-class _Head(msgspec.Struct, frozen=True):
-    version: int
-    lineage: str
-    first_step: int
 
 
 class Journal:
@@ -88,6 +61,8 @@ class Journal:
         self._file: BinaryIO | None = None
         self._synced = False
         self._durable_bytes = 0  # of the newest file: what is on the disk, or was there before this process
+        self._has_marks = True  # of the newest file: it is of a version that has marks
+        self._marked_step = 0  # the newest one that this process marked
         self._failure = ""  # not empty: a sync failed, and nothing may be built on this journal any more
         self._lock = None if read_only else _lock(folder)
         try:
@@ -104,7 +79,7 @@ class Journal:
             self.lineage, self.first_step, self.last_step = secrets.token_hex(8), 1, 0
             self._begin_segment(1)
             return
-        head, _ = _read_head(segments[0])
+        head, _ = read_head(segments[0])
         self.lineage, self.first_step = head.lineage, head.first_step
         self.last_step = head.first_step - 1
         for segment in segments:
@@ -125,16 +100,16 @@ class Journal:
 
     def _scan(self, segment: Path, *, last: bool) -> None:
         """Check every frame of ``segment``; cut off what a crash left unfinished at its end."""
-        head, end = _read_head(segment)
+        head, end = read_head(segment)
         if (head.lineage, head.first_step) != (self.lineage, self.last_step + 1):
             raise CorruptError(
                 f"{segment} is of run {head.lineage} from step {head.first_step} on, "
                 f"expected: run {self.lineage}, step {self.last_step + 1}"
             )
-        for entry, end in _frames(segment):  # noqa: B007
-            if entry.step != self.last_step + 1:
-                raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
-            self.last_step = entry.step
+        for entry, end in read_frames(segment):  # noqa: B007
+            if entry is not None:
+                self._follow_on(entry, segment)
+        self._has_marks = head.has_marks
         torn = segment.stat().st_size - end
         if not torn:
             return
@@ -143,6 +118,11 @@ class Journal:
         log.warning("journal has an unfinished frame, cut off file=%s at=%d bytes=%d", segment, end, torn)
         if not self._read_only:
             os.truncate(segment, end)
+
+    def _follow_on(self, entry: StepEntry, segment: Path) -> None:
+        if entry.step != self.last_step + 1:
+            raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
+        self.last_step = entry.step
 
     def append(self, entry: StepEntry) -> None:
         """Write ``entry``, of the step after `last_step`; it survives a killed process, and a power cut after `sync`.
@@ -153,11 +133,11 @@ class Journal:
         self._refuse_after_failure()
         assert self._file is not None, "the journal was opened read only"
         assert entry.step == self.last_step + 1, f"step {entry.step} does not follow on {self.last_step}"
-        if self._file.tell() >= self._segment_bytes:
+        if self._file.tell() >= self._segment_bytes or not self._has_marks:
             self.sync()
             self._begin_segment(entry.step)
         self._synced = False
-        self._write(_frame(msgspec.msgpack.encode(entry)))
+        self._write(encode_entry(entry))
         self.last_step = entry.step
 
     def sync(self) -> None:
@@ -176,6 +156,12 @@ class Journal:
                 self._file.truncate(self._durable_bytes)
             self._fail(error)
         self._synced, self._durable_bytes = True, self._file.tell()
+        if self._has_marks and self._marked_step < self.last_step:
+            with suppress(
+                UnavailableError
+            ):  # the entries are safe; without a mark only damage is not told from a crash
+                self._write(encode_mark(self.last_step))
+                self._marked_step = self.last_step
 
     def _refuse_after_failure(self) -> None:
         if self._failure:
@@ -191,10 +177,8 @@ class Journal:
     def _begin_segment(self, first_step: int) -> None:
         """Have a new file follow on the one that is written to, which is closed then."""
         path = self.folder / f"{first_step:012d}.journal"
-        body = msgspec.msgpack.encode(_Head(JOURNAL_VERSION, self.lineage, first_step))
-        length = struct.pack("<I", len(body))
         try:
-            write_durably(path, _MAGIC + length + struct.pack("<I", zlib.crc32(length + body)) + body)
+            write_durably(path, encode_head(self.lineage, first_step))
             file = path.open("r+b", buffering=0)
         except OSError as error:
             with suppress(OSError):
@@ -202,7 +186,7 @@ class Journal:
             raise UnavailableError(f"cannot begin the step journal {path}: {error}; {remedy(error)}") from error
         if self._file is not None:
             self._file.close()
-        self._file, self._durable_bytes = file, file.seek(0, os.SEEK_END)
+        self._file, self._durable_bytes, self._has_marks = file, file.seek(0, os.SEEK_END), True
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
@@ -234,8 +218,8 @@ class Journal:
         for segment, following in _with_following(_segments(self.folder)):
             if following is not None and _first_step(following) <= from_step:
                 continue
-            for entry, _ in _frames(segment):
-                if entry.step >= from_step:
+            for entry, _ in read_frames(segment):
+                if entry is not None and entry.step >= from_step:
                     yield entry
 
     def trim(self, before_step: int) -> None:
@@ -278,6 +262,11 @@ class UnwrittenJournal:
     lineage = ""
     first_step = 1
     last_step = 0
+
+    def _follow_on(self, entry: StepEntry, segment: Path) -> None:
+        if entry.step != self.last_step + 1:
+            raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
+        self.last_step = entry.step
 
     def append(self, entry: StepEntry) -> None:
         """The entry is the newest step."""
@@ -337,56 +326,6 @@ def _with_following(segments: list[Path]) -> list[tuple[Path, Path | None]]:
     return list(zip(segments, [*segments[1:], None], strict=True))
 
 
-def _frame(body: bytes) -> bytes:
-    length = struct.pack("<I", len(body))
-    return _FRAME.pack(len(body), zlib.crc32(length), zlib.crc32(body)) + body
-
-
-def _read_head(segment: Path) -> tuple[_Head, int]:
-    """The head and the byte where it ends."""
-    with segment.open("rb") as file:
-        fixed = file.read(_HEAD.size)
-        magic, length, crc = _HEAD.unpack(fixed.ljust(_HEAD.size, b"\0"))
-        if magic != _MAGIC:
-            raise CorruptError(f"{segment} is not a step journal: it begins with {fixed[:8]!r}, not {_MAGIC!r}")
-        body = file.read(min(length, _MOST_HEAD_BYTES))
-    if len(body) != length or zlib.crc32(fixed[8:12] + body) != crc:
-        raise CorruptError(f"{segment}: the head, from byte 0 on, fails its checksum")
-    try:
-        head = msgspec.msgpack.decode(body, type=_Head)
-    except msgspec.DecodeError as error:
-        raise VersionError(f"{segment}: the head is not one that this build knows: {error}") from None
-    if head.version != JOURNAL_VERSION:
-        raise VersionError(f"{segment} is of version {head.version}, this build reads {JOURNAL_VERSION}")
-    return head, _HEAD.size + length
-
-
-def _frames(segment: Path) -> Iterator[tuple[StepEntry, int]]:
-    """Every whole frame and the byte where it ends. Raises CorruptError at the first that is not as written."""
-    at = _read_head(segment)[1]
-    with segment.open("rb") as file:
-        file.seek(at)
-        while len(fixed := file.read(_FRAME.size)) == _FRAME.size:
-            length, length_crc, body_crc = _FRAME.unpack(fixed)
-            if zlib.crc32(fixed[:4]) != length_crc:
-                if _only_zeros(fixed, file):  # room that the file system gave, but never wrote: a power cut
-                    return
-                raise CorruptError(f"{segment}: the frame at byte {at} fails the checksum of its length")
-            body = file.read(length)
-            if len(body) < length:
-                return
-            if zlib.crc32(body) != body_crc:
-                raise CorruptError(f"{segment}: the frame at byte {at} fails its checksum")
-            try:
-                entry = msgspec.msgpack.decode(body, type=StepEntry)
-            except msgspec.DecodeError as error:
-                raise VersionError(
-                    f"{segment}: the frame at byte {at} is not one that this build knows: {error}"
-                ) from None
-            at += _FRAME.size + length
-            yield entry, at
-
-
 def _write_all(file: BinaryIO, data: bytes) -> None:
     """As one write, which a disk with little room may do in part. Raises OSError."""
     rest = memoryview(data)
@@ -395,7 +334,3 @@ def _write_all(file: BinaryIO, data: bytes) -> None:
         if not written:
             raise OSError(errno.ENOSPC, f"{len(rest)} of {len(data)} bytes were not written")
         rest = rest[written:]
-
-
-def _only_zeros(start: bytes, rest: BinaryIO) -> bool:
-    return not start.strip(b"\0") and not rest.read().strip(b"\0")

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
 import textwrap
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,7 @@ from monolith.errors import (
     VersionError,
 )
 from monolith.streaming import journal as journal_module
+from monolith.streaming import journal_frames
 from monolith.streaming.journal import Journal, StepEntry
 
 
@@ -120,16 +123,83 @@ def test_room_that_a_power_cut_left_unwritten_is_removed(tmp_path):
     assert path.read_bytes() == whole
 
 
-def test_flipped_bit_anywhere_is_corrupt_and_names_the_file(tmp_path, flip):
-    written(tmp_path, 3).close()
+def test_flipped_bit_in_anything_durable_is_corrupt_and_names_the_file(tmp_path, flip):
+    journal = written(tmp_path, 3)
     path = only_file(tmp_path)
+    durable_bytes = path.stat().st_size
+    journal.sync()
+    journal.close()
     whole = path.read_bytes()
-    for at in range(len(whole)):
+    for at in range(durable_bytes):
         flip(path, at)
         with pytest.raises(CorruptError, match=str(path)):
             Journal(tmp_path)
         assert len(path.read_bytes()) == len(whole)
         path.write_bytes(whole)
+    for at in range(durable_bytes, len(whole)):  # the mark itself: nothing is lost with it
+        flip(path, at)
+        assert Journal(tmp_path, read_only=True).last_step == 3
+        path.write_bytes(whole)
+
+
+def test_whatever_sectors_a_power_cut_leaves_of_entries_that_were_not_synced_the_journal_ends_with_those_that_were(
+    tmp_path,
+):
+    """An entry may be lost although one behind it is there: sectors reach the disk in any order."""
+    journal = written(tmp_path, 20)
+    journal.sync()
+    path = only_file(tmp_path)
+    durable = path.read_bytes()
+    for step in range(21, 60):
+        journal.append(entry(step))
+    journal.close()
+    whole = path.read_bytes()
+    rng = random.Random(1)
+    ends = set()
+    for _ in range(300):
+        left = bytearray(durable.ljust(rng.randint(len(durable), len(whole)), b"\0"))
+        for at in range(0, len(left), 128):  # smaller than any disk's sectors, so that there are many
+            if rng.random() < 0.7:
+                left[at : at + 128] = whole[at : min(at + 128, len(left))]
+        path.write_bytes(left)
+        again = Journal(tmp_path)
+        ends.add(again.last_step)
+        again.append(entry(again.last_step + 1))
+        again.close()
+        assert [e.step for e in Journal(tmp_path, read_only=True).read(1)] == list(range(1, again.last_step + 1))
+    assert min(ends) == 20
+    assert max(ends) > 22
+
+
+def test_journal_of_version_1_is_read_and_gone_on_from_in_a_file_of_this_version(tmp_path, flip):
+    frames = [journal_frames.encode_entry(entry(step)) for step in (1, 2, 3)]
+    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x02", b"version\x01")
+    body = old[16:]
+    old = old[:12] + zlib.crc32(old[8:12] + body).to_bytes(4, "little") + body + b"".join(frames)
+    path = tmp_path / "000000000001.journal"
+    path.write_bytes(old)
+    for at in range(len(old)):
+        flip(path, at)
+        with pytest.raises((CorruptError, VersionError)):
+            Journal(tmp_path)
+        path.write_bytes(old)
+    journal = Journal(tmp_path)
+    assert (journal.lineage, journal.last_step) == ("0123456789abcdef", 3)
+    journal.sync()
+    journal.append(entry(4))
+    journal.sync()
+    journal.close()
+    assert path.read_bytes() == old
+    assert sorted(p.name for p in tmp_path.glob("*.journal")) == ["000000000001.journal", "000000000004.journal"]
+    assert [e.step for e in Journal(tmp_path).read(1)] == [1, 2, 3, 4]
+
+
+def test_journal_of_version_1_without_a_step_becomes_one_of_this_version(tmp_path):
+    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x02", b"version\x01")
+    path = tmp_path / "000000000001.journal"
+    path.write_bytes(old[:12] + zlib.crc32(old[8:12] + old[16:]).to_bytes(4, "little") + old[16:])
+    written(tmp_path, 2).close()
+    assert [e.step for e in Journal(tmp_path).read(1)] == [1, 2]
 
 
 def test_flipped_bit_names_the_byte_where_its_frame_begins(tmp_path, flip):
@@ -137,6 +207,7 @@ def test_flipped_bit_names_the_byte_where_its_frame_begins(tmp_path, flip):
     start = only_file(tmp_path).stat().st_size
     journal.append(entry(2))
     journal.append(entry(3))
+    journal.sync()
     journal.close()
     flip(only_file(tmp_path), start + 20)
     with pytest.raises(CorruptError, match=f"the frame at byte {start} fails its checksum"):
@@ -364,7 +435,7 @@ def test_full_disk_does_not_keep_a_process_from_taking_the_lock(tmp_path, monkey
 def test_frame_of_a_later_build_is_named_as_such(tmp_path):
     written(tmp_path, 1).close()
     with only_file(tmp_path).open("ab") as file:
-        file.write(journal_module._frame(msgspec.msgpack.encode({"step": "two"})))
+        file.write(journal_frames._frame(msgspec.msgpack.encode({"step": "two"})))
     with pytest.raises(VersionError, match="not one that this build knows"):
         Journal(tmp_path)
 

@@ -1,0 +1,157 @@
+"""The bytes of a step journal's file: its head, a frame for each step, and marks of what is durable.
+
+Layout (`docs/formats.md`; integers little-endian, bodies MessagePack):
+
+    head             "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
+    frame            length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`, or {durable}
+
+A power cut may leave any mixture of old and new sectors of what was not synced, so a frame that is not as written is
+one of two things. If a mark behind it says that its step was durable, its bytes changed later: `CorruptError`. If no
+mark says so, it never was durable, nothing was built on it, and the journal ends before it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from monolith.errors import CorruptError, VersionError
+
+JOURNAL_VERSION = 2
+_WITHOUT_MARKS = 1  # the version before, which is still read
+
+_MAGIC = b"MNLJRNL1"
+_HEAD = struct.Struct("<8sII")
+_MOST_HEAD_BYTES = 4096
+_FRAME = struct.Struct("<III")
+_MARK_BODY = struct.Struct(">10sQ")
+_MARK_KEY = b"\x81\xa7durable\xcf"  # MessagePack: a map of one key, whose value is a u64
+
+Positions = dict[str, dict[int, int]]  # stream -> partition -> offset
+
+
+class StepEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Everything that timing decided about one step."""
+
+    step: int
+    ends: Positions  # after the step, by stream and partition
+    watermark_ms: int
+    publish: bool = False
+    ended: bool = False  # nothing comes after it
+    idle: dict[str, list[int]] = {}  # partitions that did not hold the watermark
+    begins: Positions = {}  # of partitions that the job meets for the first time
+    stop_at: Positions = {}  # where a job that does not follow will end; in the first entry of a run to there
+
+
+class Head(msgspec.Struct, frozen=True):
+    """What a file says of itself."""
+
+    version: int
+    lineage: str
+    first_step: int
+
+    @property
+    def has_marks(self) -> bool:
+        """Whether marks of what is durable are among its frames."""
+        return self.version != _WITHOUT_MARKS
+
+
+def encode_head(lineage: str, first_step: int) -> bytes:
+    """What a file begins with."""
+    body = msgspec.msgpack.encode(Head(JOURNAL_VERSION, lineage, first_step))
+    length = struct.pack("<I", len(body))
+    return _MAGIC + length + struct.pack("<I", zlib.crc32(length + body)) + body
+
+
+def encode_entry(entry: StepEntry) -> bytes:
+    """The frame of a step."""
+    return _frame(msgspec.msgpack.encode(entry))
+
+
+def encode_mark(step: int) -> bytes:
+    """The frame that says that everything up to ``step`` is on the disk."""
+    return _frame(_MARK_BODY.pack(_MARK_KEY, step))
+
+
+def _frame(body: bytes) -> bytes:
+    length = struct.pack("<I", len(body))
+    return _FRAME.pack(len(body), zlib.crc32(length), zlib.crc32(body)) + body
+
+
+def read_head(segment: Path) -> tuple[Head, int]:
+    """The head and the byte where it ends. Raises CorruptError or VersionError."""
+    with segment.open("rb") as file:
+        fixed = file.read(_HEAD.size)
+        magic, length, crc = _HEAD.unpack(fixed.ljust(_HEAD.size, b"\0"))
+        if magic != _MAGIC:
+            raise CorruptError(f"{segment} is not a step journal: it begins with {fixed[:8]!r}, not {_MAGIC!r}")
+        body = file.read(min(length, _MOST_HEAD_BYTES))
+    if len(body) != length or zlib.crc32(fixed[8:12] + body) != crc:
+        raise CorruptError(f"{segment}: the head, from byte 0 on, fails its checksum")
+    try:
+        head = msgspec.msgpack.decode(body, type=Head)
+    except msgspec.DecodeError as error:
+        raise VersionError(f"{segment}: the head is not one that this build knows: {error}") from None
+    if head.version not in (_WITHOUT_MARKS, JOURNAL_VERSION):
+        known = f"{_WITHOUT_MARKS} and {JOURNAL_VERSION}"
+        raise VersionError(f"{segment} is of version {head.version}, this build reads {known}")
+    return head, _HEAD.size + length
+
+
+def read_frames(segment: Path) -> Iterator[tuple[StepEntry | None, int]]:
+    """Every frame up to where the journal ends, None for a mark, with the byte where the frame ends.
+
+    Raises CorruptError at the first that was durable and is not as written.
+    """
+    head, at = read_head(segment)
+    step = head.first_step - 1
+    with segment.open("rb") as file:
+        file.seek(at)
+        while fixed := file.read(_FRAME.size):
+            length, length_crc, body_crc = _FRAME.unpack(fixed.ljust(_FRAME.size, b"\0"))
+            known = zlib.crc32(fixed[:4]) == length_crc and len(fixed) == _FRAME.size
+            body = file.read(length) if known else b""
+            if not known or len(body) < length or zlib.crc32(body) != body_crc:
+                _check_end(segment, head, at, step, known=known)
+                return
+            at += _FRAME.size + length
+            if head.has_marks and body.startswith(_MARK_KEY):
+                yield None, at
+                continue
+            entry = _decode(segment, at, body)
+            step = entry.step
+            yield entry, at
+
+
+def _decode(segment: Path, at: int, body: bytes) -> StepEntry:
+    try:
+        return msgspec.msgpack.decode(body, type=StepEntry)
+    except msgspec.DecodeError as error:
+        start = at - _FRAME.size - len(body)
+        raise VersionError(f"{segment}: the frame at byte {start} is not one that this build knows: {error}") from None
+
+
+def _check_end(segment: Path, head: Head, at: int, step: int, *, known: bool) -> None:
+    """Raise CorruptError unless a crash may have left the bytes from ``at`` on, which follow on ``step``."""
+    rest = segment.read_bytes()[at:]
+    if head.has_marks:
+        good = _newest_mark(rest) <= step
+    else:  # an unfinished frame, or room that the file system gave and never wrote
+        good = len(rest) < _FRAME.size + (int.from_bytes(rest[:4], "little") if known else 0) or not rest.strip(b"\0")
+    if not good:
+        what = "its checksum" if known else "the checksum of its length"
+        raise CorruptError(f"{segment}: the frame at byte {at} fails {what}")
+
+
+def _newest_mark(data: bytes) -> int:
+    """The highest step that a whole mark anywhere in ``data`` says is durable; 0 for none."""
+    prefix, newest, at = encode_mark(0)[:8], 0, -1
+    while (at := data.find(prefix, at + 1)) >= 0:
+        step = int.from_bytes(data[at + _FRAME.size + len(_MARK_KEY) :][:8], "big")
+        if data.startswith(encode_mark(step), at):
+            newest = max(newest, step)
+    return newest
