@@ -1,0 +1,416 @@
+"""Everything that a chaos run torments: its folder, its processes, and what must be true of them in the end.
+
+The folder::
+
+    FOLDER/disk/      streams, state and store: what has a power cut (a small tmpfs where one may be mounted)
+    FOLDER/trace      what `power.c` wrote down since the last cut
+    FOLDER/*.log      what the processes said
+
+A process that ends by itself, with anything but what the fault at hand allows, ends the run: `ChaosError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import chaos_events
+import yaml
+from power_cut import Disk, build
+
+from monolith.commands.compare import compare_snapshots
+from monolith.commands.demo_processes import free_port
+from monolith.config.load import load_job
+from monolith.datasets.online import read_steps
+from monolith.serving import Client
+from monolith.serving.parity import compare_images
+from monolith.serving.store import open_store
+from monolith.streaming.source import open_source
+from monolith.training.snapshot import Snapshots
+from monolith.training.status import Status, read_status
+
+PATIENCE_S = 120.0  # for a process to come to where it must
+MODEL = "chaos"
+
+
+class ChaosError(Exception):
+    """Something that was promised is not so."""
+
+
+@dataclass
+class Process:
+    """One program of the run, which may be started again and again."""
+
+    name: str
+    command: list[str]
+    folder: Path
+    environment: dict[str, str]
+    still: Callable[[], AbstractContextManager[None]]  # the moments in which it may be killed (`Disk.still`)
+    may_end: bool = False  # 0 is no surprise
+    started: int = 0
+    child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        """What it said, in all its lives."""
+        return self.folder / f"{self.name}.log"
+
+    def start(self) -> None:
+        """Start it unless it runs."""
+        if self.child is None:
+            with self.log.open("ab") as output:
+                environment = {**os.environ, **self.environment}
+                self.child = subprocess.Popen(
+                    self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
+                )
+            self.started += 1
+
+    def kill(self) -> None:
+        """SIGKILL, also of a stopped one; nothing if it does not run."""
+        if self.child is not None:
+            with self.still():
+                self.child.kill()
+                self.child.wait()
+            self.child = None
+
+    def signal(self, number: int) -> None:
+        """A signal, if it runs."""
+        if self.child is not None and self.child.poll() is None:
+            with self.still():
+                self.child.send_signal(number)
+
+    def stop(self) -> None:
+        """SIGTERM, and it ends well. Raises `ChaosError` if not."""
+        if self.child is None:
+            return
+        self.child.terminate()
+        try:
+            code = self.child.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise ChaosError(f"{self.name} does not stop on SIGTERM:\n{self.tail()}") from None
+        self.child = None
+        if code not in (0, -signal.SIGTERM):
+            raise ChaosError(f"{self.name} stopped with {code}:\n{self.tail()}")
+
+    def ended(self) -> int | None:
+        """The exit code of one that ended by itself, which may then be started again."""
+        if self.child is None or (code := self.child.poll()) is None:
+            return None
+        self.child = None
+        return code
+
+    def tail(self) -> str:
+        """Its last words."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:]) if self.log.exists() else ""
+
+
+class World:
+    """One run. ``servers`` are a broker and a Redis of the run's own, where it has them."""
+
+    def __init__(self, folder: Path, seed: int, events: int, rate: float, servers: Servers | None = None) -> None:
+        self.folder, self.seed, self.events, self.rate = folder, seed, events, rate
+        self.root = folder / "disk"
+        self.root.mkdir(parents=True)
+        self.servers = servers
+        self.disk = Disk(self.root, folder / "trace")
+        self.has_own_disk = False
+        self.port = free_port()
+        self.job = folder / "job.yaml"
+        self.job.write_text(yaml.safe_dump(job(self.root, servers)))
+        self.settings = load_job(self.job, [])
+        self.store = str(self.settings.store)
+        self.state = Path(self.settings.state)
+        shim = self.disk.environment(build(folder))
+        environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | shim
+        urls = (str(self.settings.input.features), str(self.settings.input.actions))
+        words = {
+            "trainer": ["monolith", "train", str(self.job), "--quiet"],
+            "server": ["monolith", "serve", "--store", self.store, "--model", MODEL, "--port", str(self.port)],
+            "producer": ["chaos_events", *urls, str(seed), str(events), str(rate)],
+        }
+        self.processes = {
+            name: Process(name, [sys.executable, "-m", *command], folder, environment, self.disk.still)
+            for name, command in words.items()
+        }
+        self.processes["producer"].may_end = True
+
+    # --- while it runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> Process:
+        """`monolith train`."""
+        return self.processes["trainer"]
+
+    def revive(self) -> None:
+        """Start what does not run."""
+        for process in self.processes.values():
+            if not (process.may_end and self.is_written()):
+                process.start()
+
+    def check(self) -> None:
+        """Raise `ChaosError` if a process ended by itself."""
+        for process in self.processes.values():
+            code = process.ended()
+            if code is not None and not (process.may_end and code == 0):
+                raise ChaosError(f"{process.name} ended with {code}:\n{process.tail()}")
+
+    def status(self) -> Status | None:
+        """What the trainer of now says of itself; None before it said anything."""
+        try:
+            status = read_status(self.state / "status.json")
+        except Exception:  # a cut may leave half of it; the next one is whole
+            return None
+        child = self.trainer.child
+        return status if status is not None and child is not None and status.pid == child.pid else None
+
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
+        """Poll until it is true. Raises `ChaosError` when it is not in time, or when a process ended."""
+        deadline = time.monotonic() + timeout_s
+        while not (value := condition()):
+            self.check()
+            if time.monotonic() > deadline:
+                words = "\n".join(f"--- {p.name}\n{p.tail()}" for p in self.processes.values())
+                raise ChaosError(f"waited {timeout_s:g} s for {what}\n{words}")
+            time.sleep(0.02)
+        return value
+
+    def snapshots(self) -> int:
+        """A number that grows when the trainer makes another step durable."""
+        return max(Snapshots(self.state / "snapshots").steps(), default=0)
+
+    def acknowledged(self) -> int:
+        """How many events the producer said are durable."""
+        log = self.processes["producer"].log
+        said = log.read_text(errors="replace").split() if log.exists() else []
+        return max((int(word) + 1 for word in said if word.isdigit()), default=0)
+
+    def is_written(self) -> bool:
+        """Whether the producer has nothing more to do."""
+        log = self.processes["producer"].log
+        return log.exists() and log.read_text(errors="replace").split()[-1:] == ["done"]
+
+    def get(self, path: str, timeout_s: float = 5.0) -> int:
+        """The status that the server answers with; 0 for none."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout_s) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return int(error.code)
+        except OSError:
+            return 0
+
+    def cut_power(self, rng: random.Random) -> str:
+        """Everything dies, and of the folder is left what the disk promised; perhaps more. What was lost, in words."""
+        for process in self.processes.values():
+            process.kill()
+        if self.servers is not None:
+            self.servers.redis.kill()
+        self.disk.follow()
+        if unseen := self.disk.differences():
+            raise ChaosError(f"the shim did not see what was written to {unseen}")
+        before = _sizes(self.root)
+        worst = rng.random() < 0.3
+        self.disk.cut(None if worst else rng)
+        after = _sizes(self.root)
+        lost = sum(before.get(name) != after.get(name) for name in before.keys() | after.keys())
+        if self.servers is not None:
+            self.servers.redis.start()
+        else:
+            self._check_acknowledged()
+        return f"power cut, {'nothing' if worst else 'some'} of what was not synced is left: {lost} files differ"
+
+    def _check_acknowledged(self) -> None:
+        """What the producer was told is durable is there."""
+        features = str(self.settings.input.features)
+        said = self.acknowledged()
+        there = chaos_events.next_number(features) if said else 0
+        if there < said:
+            raise ChaosError(f"{said} events were acknowledged, after a power cut the log holds {there}")
+
+    # --- in the end --------------------------------------------------------------------------------------------------
+
+    def finish(self) -> Iterator[str]:
+        """Let everything come to its end, then hold it against what was promised. Raises `ChaosError`."""
+        self.revive()
+        self.wait(self.is_written, "the producer to write all events", 600.0)
+        self.trainer.stop()
+        ended = self.run("train", self.job, "--quiet", "--set", "input.follow=false")
+        if ended.returncode != 0:
+            raise ChaosError(f"the run does not end: {ended.stdout}{ended.stderr}")
+        yield self._nothing_lost()
+        yield self._letters()
+        yield self._parity()
+        yield self._replay()
+        yield self._served()
+        for process in self.processes.values():
+            process.stop()
+        yield self._leftovers()
+
+    def run(self, *words: object) -> subprocess.CompletedProcess[str]:
+        """A command to its end."""
+        command = [sys.executable, "-m", "monolith", *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+    def _nothing_lost(self) -> str:
+        """Every good event was trained once, with its label; by the run's own journal."""
+        steps = read_steps(self.settings, self.state / "journal", recorded=True)
+        trained = Counter((sample.request_id, sample.label) for step in steps for sample in step.samples)
+        wanted = chaos_events.expected(self.seed, self.events)
+        if trained != wanted:
+            few, many = list((wanted - trained).items()), list((trained - wanted).items())
+            raise ChaosError(f"not trained: {len(few)} ({few[:5]}); trained and not to be: {len(many)} ({many[:5]})")
+        status = read_status(self.state / "status.json")
+        if status is None or status.samples != self.events:
+            raise ChaosError(f"the trainer says {status and status.samples} samples, there are {self.events}")
+        return f"{self.events:,} events, each trained exactly once, in {len(steps):,} steps"
+
+    def _letters(self) -> str:
+        source = open_source(str(self.settings.input.dead_letters))
+        try:
+            places = Counter(record.key for _ in range(100) for record in source.poll(10_000, 0.05))
+        finally:
+            source.close()
+        wanted, again = chaos_events.letters(self.seed, self.events), sum(places.values()) - len(places)
+        if self.servers is None and len(places) != wanted:
+            raise ChaosError(f"{wanted} records cannot be used, {len(places)} are in the dead letters")
+        return f"{len(places):,} dead letters ({again} of them written again after a crash)"
+
+    def _parity(self) -> str:
+        compared = self.run("inspect", self.store, "--model", MODEL, "--against", self.state)
+        if compared.returncode != 0:
+            raise ChaosError(f"parity: {compared.stdout}{compared.stderr}")
+        rows = sum(int(line.split()[2].replace(",", "")) for line in compared.stdout.splitlines() if " equal" in line)
+        return f"parity: {rows:,} rows in the store are the trainer's, bit by bit"
+
+    def _replay(self) -> str:
+        again = self.folder / "again"
+        store = f"lmdb://{again / 'store'}"
+        replayed = self.run("replay", self.job, "--state", again / "state", "--store", store)
+        if "identical to the run's snapshot" not in replayed.stdout:
+            raise ChaosError(f"replay: {replayed.stdout}{replayed.stderr}")
+        newest = [Snapshots(state / "snapshots").newest() for state in (self.state, again / "state")]
+        differences = compare_snapshots(*(each.path for each in newest if each is not None))
+        stores = [open_store(url, MODEL, create=False) for url in (self.store, store)]
+        try:
+            differences += compare_images(*stores)
+        finally:
+            for each in stores:
+                each.close()
+        if differences:
+            raise ChaosError(f"replay: {differences}")
+        return f"replay: {replayed.stdout.splitlines()[0].removeprefix('replayed ')}, the same bits"
+
+    def _served(self) -> str:
+        """The replica has what the store has."""
+        store = open_store(self.store, MODEL, create=False)
+        try:
+            image = store.image()
+        finally:
+            store.close()
+        sequence, rows = image.delta.sequence, 0
+        self.wait(lambda: self._version() == sequence, f"the replica to be at sequence {sequence}")
+        with Client(f"http://127.0.0.1:{self.port}") as client:
+            for name in image.model.card.tables:
+                table = image.delta.tables[name]
+                if client.lookup(name, table.ids).tobytes() != table.values.tobytes():
+                    raise ChaosError(f"the replica answers other rows of {name} than the store holds")
+                rows += len(table.ids)
+        return f"served: {rows:,} rows over HTTP are the store's, bit by bit"
+
+    def _version(self) -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/version", timeout=5) as answer:
+                return int(json.load(answer)["sequence"])
+        except OSError:
+            return -1
+
+    def _leftovers(self) -> str:
+        """No process is left, and no file but what docs/operations.md names."""
+        alive = [p.name for p in self.processes.values() if p.child is not None]
+        known = {"job.json", "status.json", "journal", "snapshots"}
+        odd = [p for p in self.state.iterdir() if p.name not in known and not p.name.startswith("graph-")]
+        odd += [p for p in (self.state / "snapshots").iterdir() if not p.name.isdigit()]
+        odd += [p for p in (self.state / "journal").iterdir() if p.suffix != ".journal" and p.name != "lock"]
+        if alive or odd:
+            raise ChaosError(f"left over: {alive} {[str(path) for path in odd]}")
+        return f"no process and no file is left over; {_megabytes(self.root)} on disk"
+
+    def close(self) -> None:
+        """Kill everything."""
+        for process in self.processes.values():
+            process.kill()
+
+
+class Servers:
+    """A broker and a Redis that the run may kill."""
+
+    def __init__(self, kafka: Any, redis: Any) -> None:
+        self.kafka, self.redis = kafka, redis
+
+
+def job(root: Path, servers: Servers | None) -> dict[str, Any]:
+    """Every kind of table rule, many small steps, and a watermark that waits, so that all labels are known before."""
+    streams = {name: f"log://{root / name}" for name in ("features", "actions")}
+    if servers is not None:
+        streams = {name: servers.kafka.create(f"chaos-{name}") for name in streams}
+    rows = {"dim": 9}
+    return {
+        "name": MODEL,
+        "seed": 3,
+        "state": str(root / "state"),
+        "store": servers.redis.url if servers else f"lmdb://{root / 'store'}",
+        "input": {**streams, "dead_letters": f"log://{root / 'dead'}", "idle_s": 3600},
+        "join": {"window_s": 300, "positive_actions": ["like"]},
+        "features": [{"name": "tags", "type": "string", "bag": True}],
+        "tables": [
+            {
+                **rows,
+                "name": "user",
+                "optimizer": {"kind": "adagrad"},
+                "expiry": {"kind": "idle", "ttl_s": 1800, "max_age_s": 5400},
+                "eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 900},
+            },
+            {
+                **rows,
+                "name": "item",
+                "optimizer": {"kind": "adam"},
+                "admission": {"kind": "min_count", "count": 2},
+                "expiry": {"kind": "idle", "ttl_s": 3600},
+                "absent": {"kind": "hashed_tail", "rows": 8, "start_from_tail": True},
+            },
+            {**rows, "name": "tags", "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
+        ],
+        "model": {"kind": "deepfm", "hidden": [16, 8]},
+        "train": {
+            "batch_size": 8,
+            "step_records": 32,
+            "snapshot_every_s": 0.4,
+            "publish_every_s": 0.05,
+            "keep_journal": True,
+        },
+    }
+
+
+def _sizes(root: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(root)): (path.stat().st_size, hash(path.read_bytes()))
+        for path in root.rglob("*")
+        if path.is_file() and path.name != "lock.mdb"
+    }
+
+
+def _megabytes(root: Path) -> str:
+    return f"{sum(p.stat().st_blocks * 512 for p in root.rglob('*') if p.is_file()) / 1e6:,.1f} MB"
