@@ -127,6 +127,17 @@ class LiveCutter:
             stop_at=self._stops,
         )
 
+    def closing(self, standing: Standing) -> StepEntry:
+        """A step that takes no record and publishes, for a trainer that is told to stop."""
+        return StepEntry(
+            step=standing.step + 1,
+            ends={i.name: {p: lane.position for p, lane in sorted(i.lanes.items())} for i in self._inlets},
+            watermark_ms=standing.watermark_ms,
+            publish=True,
+            begins=self._begins,
+            stop_at=self._stops,
+        )
+
     def written(self, entry: StepEntry) -> None:
         """``entry`` is in the journal: go on from there."""
         self._begins, self._stops = {}, {}

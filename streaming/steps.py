@@ -217,6 +217,18 @@ class StepReader:
                 return None
             wait_s = min(WAIT_S, rest_s)
 
+    def closing_step(self) -> Step | None:
+        """A last step, which takes no record and publishes, for a trainer that is told to stop.
+
+        None where the journal has steps that are to be run again first, and in a replay, which adds no step. When it
+        returns, the entry is durable. Raises UnavailableError as `next` does.
+        """
+        if self._replay_only or self._step != self._journal.last_step:
+            return None
+        entry = self._cutter.closing(self._standing())
+        self._write(entry)
+        return self._run(entry)
+
     def _standing(self) -> Standing:
         return Standing(
             self._step, self._watermark_ms, self._joiner.total_bytes, self._joiner.due_ms(), self._unpublished

@@ -101,7 +101,7 @@ def _tables(o: Outcome) -> Iterator[str]:
 def _serving(o: Outcome) -> Iterator[str]:
     yield f"parity      every row in the store against the trainer's, bit by bit: {_counts(o.parity.tables)}"
     yield f"replay      the daemon's steps trained again from its journal: {_counts(o.replayed)}"
-    yield f"serving     ready {o.ready_s:.2f} s after the replica's start; it serves delta {o.parity.store_sequence}"
+    yield f"serving     ready {o.ready_s:.2f} s after the replica's start; it serves delta {o.parity.store.sequence}"
     yield ""
 
 

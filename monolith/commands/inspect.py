@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it; exit 1 if a comparison finds a difference."""
+    """Print it; exit 1 if a comparison finds a difference, or cannot be made as the two are of different moments."""
     if args.what.startswith(STREAMS):
         lines = _stream(args.what, args.head)
     elif args.what.startswith(STORES) and args.against is not None:

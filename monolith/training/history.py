@@ -12,7 +12,6 @@ from __future__ import annotations
 import platform
 
 import msgspec
-import torch
 import xxhash
 
 from monolith.config import JobConfig
@@ -71,13 +70,7 @@ class History:
 
     def restore(self, data: bytes, where: str) -> None:
         """Be what `state` gave ``data``. Raises VersionError and CorruptError, naming ``where``."""
-        try:
-            version = msgspec.msgpack.decode(data)[0]
-            if version != HISTORY_VERSION:
-                raise VersionError(f"{where} has version {version!r}, this build reads {HISTORY_VERSION}")
-            state = msgspec.msgpack.decode(data, type=_State)
-        except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
-            raise CorruptError(f"{where} cannot be read: {error}") from None
+        state = _decode(data, where)
         self._chain, self.sequence, self._digests = state.chain, state.sequence, state.digests
 
     def begin_after(self, sequence: int, unknown: bytes) -> None:
@@ -85,7 +78,24 @@ class History:
         self._chain, self.sequence, self._digests = xxhash.xxh3_128_digest(unknown), sequence, b""
 
 
+def newest_digest(data: bytes, where: str) -> str:
+    """That of the newest sequence in the bytes of a history; empty where it has none. Raises as `History.restore`."""
+    return _decode(data, where).digests[-_BYTES:].hex()
+
+
+def _decode(data: bytes, where: str) -> _State:
+    try:
+        version = msgspec.msgpack.decode(data)[0]
+        if version != HISTORY_VERSION:
+            raise VersionError(f"{where} has version {version!r}, this build reads {HISTORY_VERSION}")
+        return msgspec.msgpack.decode(data, type=_State)
+    except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
+        raise CorruptError(f"{where} cannot be read: {error}") from None
+
+
 def _what_decides(job: JobConfig) -> bytes:
     """16 bytes that differ where the same records would make other bits."""
+    import torch  # here: who only reads a digest from a snapshot need not wait for it
+
     build = [str(torch.__version__), torch.backends.cpu.get_cpu_capability(), platform.machine()]
     return xxhash.xxh3_128_digest(deciding_settings(job) + msgspec.json.encode(build))

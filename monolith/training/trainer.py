@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 INGESTION_SAMPLE = 256  # ingestion times that travel with a delta, at most
 DRAIN_S = 60.0  # for a store that is away when the job ends
+STOP_S = 5.0  # and when the trainer is told to stop: whoever does so waits for the snapshot
 MOST_INGESTED = 1 << 16  # and that are kept while the store is away
 
 
@@ -68,6 +69,9 @@ class Steps(Protocol):
 
     def next(self, timeout_s: float) -> Step | None:
         """The next step, already journalled; None if there was none in time."""
+
+    def closing_step(self) -> Step | None:
+        """A journalled step that takes nothing and publishes; None where steps are to be run again first."""
 
     def state(self) -> bytes:
         """What `restore` needs to go on after the last step; the journal is durable up to it."""
@@ -141,8 +145,9 @@ class Trainer:
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
 
     def run(self) -> None:
-        """Train until the stream ends or `stop` is called; the last thing done is a snapshot.
+        """Train until the stream ends or `stop` is called; the last things done are a publish and a snapshot.
 
+        Both are of the same moment, unless the store is away or the trainer is stopped amid steps that it runs again.
         Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again.
         """
         ended = False
@@ -157,7 +162,11 @@ class Trainer:
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
-        self.snapshot()
+        try:
+            if not ended and self.publisher is not None:
+                self._publish_last(self.publisher)
+        finally:
+            self.snapshot()
         try:
             if ended and self.publisher is not None:
                 self._hand_over(self.publisher)
@@ -176,8 +185,20 @@ class Trainer:
             f"start the same command again when the store is back, it trains nothing anew and publishes the rest"
         )
 
+    def _publish_last(self, publisher: Publisher) -> None:
+        """See that the store has all that the snapshot to come will hold; give up after `STOP_S` and a last try."""
+        deadline = time.monotonic() + STOP_S
+        if self._clean:
+            publisher.publish(self.sequence, self._delta)
+        elif (step := self.steps.closing_step()) is not None:
+            self.advance(step)
+        else:
+            return
+        if not publisher.drain(timeout_s=max(0.0, deadline - time.monotonic())):
+            log.warning("stopped without the store: the next start publishes what it lacks sequence=%d", self.sequence)
+
     def stop(self) -> None:
-        """Finish the step at hand, then leave `run` with a snapshot."""
+        """Finish the step at hand, then leave `run` with a last publish and a snapshot."""
         self._stopping = True
 
     def advance(self, step: Step) -> None:

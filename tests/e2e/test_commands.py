@@ -126,6 +126,22 @@ def test_sigterm_ends_a_following_run_with_a_snapshot_and_exit_0(kit):
     assert f"step {read_status(status).step}," in kit.run("inspect", "live/state").stdout
 
 
+def test_store_of_a_run_that_sigterm_ended_is_of_the_moment_of_its_snapshot(kit):
+    """Also where deltas leave so seldom that samples were waiting for one."""
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_000)
+    job = kit.job("live", input={"follow": True}, train={"publish_every_s": 3600})
+    daemon = kit.spawn("train", job)
+    status = kit.folder / "live/state/status.json"
+    kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.samples > 900, "the log to be read")
+    assert read_status(status).stored_sequence == 0
+    daemon.send_signal(signal.SIGTERM)
+    assert daemon.wait(timeout=30) == 0, kit.output()
+    compared = kit.run("inspect", "lmdb://live/store", "--against", "live/state")
+    assert compared.returncode == 0, compared.stdout + compared.stderr
+    replayed = kit.run("replay", job, "--state", "again/state", "--store", f"lmdb://{kit.folder}/again/store")
+    assert "identical to the run's snapshot" in replayed.stdout, replayed.stdout + replayed.stderr
+
+
 def test_bad_events_become_dead_letters_and_the_rest_is_trained(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
     sink = open_sink(f"log://{kit.folder / 'features'}")

@@ -123,6 +123,33 @@ def test_publishes_after_counts_the_journalled_steps_that_publish(streams, open_
         assert reader.publishes_after(done) == sum(step.publish for step in steps[done:])
 
 
+def test_closing_step_takes_nothing_publishes_and_is_run_again_like_any_other(streams, open_reader, make_job, clock):
+    streams = streams(2)
+    job = make_job(train={"step_records": 4, "publish_every_s": 1e9})
+    reader = open_reader(job)
+    steps, _ = live_run(streams, reader, clock)
+    closing = reader.closing_step()
+    assert (closing.number, closing.records, closing.publish) == (steps[-1].number + 1, 0, True)
+    assert (closing.samples, closing.watermark_ms, closing.ended) == ([], steps[-1].watermark_ms, False)
+    state = reader.state()
+    again = open_reader(job)
+    for step in [*steps, closing]:
+        assert again.next(0.0) == step
+    assert again.state() == state
+    streams.show("new", 100)
+    assert again.next(0.0).number == closing.number + 1
+
+
+def test_no_closing_step_amid_steps_to_be_run_again_or_in_a_replay(streams, open_reader, make_job, clock):
+    streams = streams(2)
+    job = make_job(train={"step_records": 4})
+    steps, _ = live_run(streams, open_reader(job), clock)
+    again = open_reader(job)
+    assert again.next(0.0) == steps[0]
+    assert again.closing_step() is None
+    assert open_reader(job, replay_only=True).closing_step() is None
+
+
 def test_state_that_is_ahead_of_the_journal_is_refused(streams, open_reader, make_job):
     streams = streams()
     streams.show("a", 1)

@@ -12,7 +12,7 @@ import pytest
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
 from monolith.config.table import LFU, Adam, Idle, MinCount
-from monolith.errors import ConfigError, UnavailableError
+from monolith.errors import ConfigError, FencedError, UnavailableError
 from monolith.events import Sample
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import Store, open_store
@@ -46,6 +46,10 @@ class FixedSteps:
             return FixedStep(self.at, [], 0, publish=False, ended=True)
         self.at += 1
         return self.steps[self.at - 1]
+
+    def closing_step(self) -> FixedStep:
+        self.steps.insert(self.at, FixedStep(self.at + 1, [], self.at * 10_000, publish=True))
+        return self.next(0)
 
     def state(self) -> bytes:
         return msgspec.msgpack.encode(self.at)
@@ -287,6 +291,57 @@ def test_stop_ends_with_a_snapshot(tmp_path):
     one.advance(one.steps.next(0))
     one.run()
     assert one.snapshots.steps() == [1]
+
+
+def test_stop_publishes_what_the_snapshot_holds(tmp_path):
+    store = Rows()
+    one = trainer(tmp_path, made_steps(5), store)
+    one.advance(one.steps.next(0))
+    one.stop()
+    one.run()
+    assert one.snapshots.steps() == [2]  # the step that publishes
+    assert store.held_sequence == one.sequence == 1
+    for name, table in one.learner.tables.items():
+        delta = table.delta(0)
+        rows = {key: row.tobytes() for key, row in zip(delta.ids.tolist(), delta.values, strict=True)}
+        assert rows == store.rows[name]
+
+
+def test_stop_after_a_publish_adds_no_step(tmp_path):
+    store = Rows()
+    one = trainer(tmp_path, made_steps(5), store)
+    for _ in range(3):
+        one.advance(one.steps.next(0))
+    one.stop()
+    one.run()
+    assert (one.snapshots.steps(), store.seen) == ([3], [(0, 1)])
+
+
+def test_stop_while_the_store_is_away_ends_in_a_snapshot(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("monolith.training.trainer.STOP_S", 0.0)
+    store = Away(open_store(f"lmdb://{tmp_path / 'store'}", "t"))
+    one = trainer(tmp_path / "snapshots", made_steps(5), Publisher(store))
+    one.publisher.start(one.learner.card("run"))
+    one.advance(one.steps.next(0))
+    one.stop()
+    one.run()
+    assert one.snapshots.steps() == [2]
+    assert "stopped without the store" in caplog.text
+    store.close()
+
+
+def test_trainer_that_another_one_took_the_store_from_still_keeps_its_snapshot_when_it_stops(tmp_path):
+    store, other = (open_store(f"lmdb://{tmp_path / 'store'}", "t") for _ in range(2))
+    one = trainer(tmp_path / "snapshots", made_steps(5), Publisher(store))
+    one.publisher.start(one.learner.card("run"))
+    one.advance(one.steps.next(0))
+    other.take_over(one.learner.card("run"))
+    one.stop()
+    with pytest.raises(FencedError):
+        one.run()
+    assert one.snapshots.steps() == [2]
+    store.close()
+    other.close()
 
 
 def test_the_status_file_says_where_it_is(tmp_path):
