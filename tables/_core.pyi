@@ -46,6 +46,10 @@ class Sizes:
     bytes_tombstones: int
     bytes_scratch: int
 
+class StepCount:
+    row: StepCount
+    table: StepCount
+
 class LrDecay:
     constant: LrDecay
     inverse_sqrt: LrDecay

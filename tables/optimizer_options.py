@@ -11,7 +11,7 @@ import numpy as np
 
 from monolith.config.document import path_text
 from monolith.config.optimizer_rules import optimizers_of
-from monolith.config.table import Optimizer, Schedule, TableConfig
+from monolith.config.table import Optimizer, Schedule, StepCount, TableConfig
 from monolith.tables import _core
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -21,13 +21,30 @@ Rule = tuple[str, Any, bool, str]  # path in the config, value, whether it is ri
 
 
 def native_optimizer(config: TableConfig) -> Any:
-    """The native optimizer of a checked config."""
+    """The native optimizer of a checked config, in which every step count is settled."""
     if not config.slices:
         return _native(config.optimizer)
     sliced = _core.Sliced()
     for part in config.slices:
         sliced.add(part.columns, _native(part.optimizer))
     return sliced
+
+
+def with_steps(config: TableConfig, otherwise: StepCount, saved: TableConfig | None = None) -> TableConfig:
+    """The config with a step count wherever Adam has none: that of ``saved``, whose optimizers are alike, else this."""
+
+    def settled(rule: Optimizer, former: Optimizer | None) -> Optimizer:
+        if getattr(rule, "steps", "") is not None:
+            return rule
+        return msgspec.structs.replace(rule, steps=getattr(former, "steps", None) or otherwise)
+
+    formers = [part.optimizer for part in saved.slices] if saved else [None] * len(config.slices)
+    slices = [
+        msgspec.structs.replace(part, optimizer=settled(part.optimizer, former))
+        for part, former in zip(config.slices, formers, strict=True)
+    ]
+    optimizer = settled(config.optimizer, saved.optimizer if saved else None)
+    return msgspec.structs.replace(config, optimizer=optimizer, slices=slices)
 
 
 def native_schedule(schedule: Schedule) -> Any:
@@ -64,6 +81,8 @@ def _native(optimizer: Optimizer) -> Any:
     for field, value in msgspec.structs.asdict(optimizer).items():
         if field == "schedule":
             native.schedule = native_schedule(value)
+        elif field == "steps" and value is not None:
+            native.steps = getattr(_core.StepCount, value)
         elif value is not None:
             setattr(native, field, value)
     return native
@@ -76,7 +95,7 @@ def _kind(optimizer: Optimizer) -> str:
 
 def _rules(path: str, optimizer: Optimizer) -> Iterator[Rule]:
     for field, value in msgspec.structs.asdict(optimizer).items():
-        if field != "schedule" and value is not None:
+        if field not in ("schedule", "steps") and value is not None:
             right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
             yield f"{path}.{field}", value, right, "a finite float32 number of at least 0"
     for field in ("eps", "clip_row_norm", "clip_global_norm"):

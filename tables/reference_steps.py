@@ -25,6 +25,7 @@ from monolith.config.table import (
     RMSProp,
     RowWiseAdagrad,
     RowWiseAdam,
+    RowWiseAdamW,
     Schedule,
     TableConfig,
 )
@@ -63,7 +64,7 @@ def initial_state(optimizer: Optimizer, n: int, dim: int) -> Floats:
             return np.full((n, 1), optimizer.initial_accumulator, F32)
         case Adam() | AdamW():
             return np.zeros((n, (3 if optimizer.amsgrad else 2) * dim + 1), F32)
-        case RowWiseAdam():
+        case RowWiseAdam() | RowWiseAdamW():
             return np.zeros((n, dim + 2), F32)
         case FTRL():
             state = np.zeros((n, 2 * dim + 1), F32)
@@ -77,7 +78,7 @@ def step(optimizer: Optimizer, w: Floats, state: Floats, grads: Floats, t: int =
     g = grads if optimizer.clip_row_norm is None else clipped(grads, optimizer.clip_row_norm)
     if optimizer.clip_global_norm is not None:
         g = globally_clipped(g, optimizer.clip_global_norm)
-    if isinstance(optimizer, AdamW):
+    if isinstance(optimizer, AdamW | RowWiseAdamW):
         w *= F32(1.0 - lr * optimizer.weight_decay)
     elif optimizer.weight_decay != 0:
         g = g + F32(optimizer.weight_decay) * w
@@ -97,17 +98,17 @@ def step(optimizer: Optimizer, w: Floats, state: Floats, grads: Floats, t: int =
             state[:] = F32(optimizer.alpha) * state + F32(1.0 - optimizer.alpha) * (g * g)
             w -= F32(lr) * g / (np.sqrt(state) + F32(optimizer.eps))
         case Adam() | AdamW():
-            _adam(optimizer, lr, w, state, g)
-        case RowWiseAdam():
-            _rowwise_adam(optimizer, lr, w, state, g)
+            _adam(optimizer, lr, w, state, g, t)
+        case RowWiseAdam() | RowWiseAdamW():
+            _rowwise_adam(optimizer, lr, w, state, g, t)
         case FTRL():
             _ftrl(optimizer, F32(lr), w, state, g)
 
 
-def _adam(adam: Adam | AdamW, lr: float, w: Floats, state: Floats, g: Floats) -> None:
+def _adam(adam: Adam | AdamW, lr: float, w: Floats, state: Floats, g: Floats, t: int) -> None:
     dim = w.shape[1]
     m, v, greatest = state[:, :dim], state[:, dim : 2 * dim], state[:, 2 * dim + 1 :]
-    rate, root = _corrections(adam, lr, state[:, 2 * dim : 2 * dim + 1])
+    rate, root = _corrections(adam, lr, state[:, 2 * dim : 2 * dim + 1], t)
     m[:] = F32(adam.beta1) * m + F32(1.0 - adam.beta1) * g
     v[:] = F32(adam.beta2) * v + F32(1.0 - adam.beta2) * (g * g)
     if adam.amsgrad:
@@ -115,19 +116,25 @@ def _adam(adam: Adam | AdamW, lr: float, w: Floats, state: Floats, g: Floats) ->
     w -= rate * m / (np.sqrt(greatest if adam.amsgrad else v) / root + F32(adam.eps))
 
 
-def _rowwise_adam(adam: RowWiseAdam, lr: float, w: Floats, state: Floats, g: Floats) -> None:
+def _rowwise_adam(adam: RowWiseAdam | RowWiseAdamW, lr: float, w: Floats, state: Floats, g: Floats, t: int) -> None:
     dim = w.shape[1]
     m, v = state[:, :dim], state[:, dim : dim + 1]
-    rate, root = _corrections(adam, lr, state[:, dim + 1 :])
+    rate, root = _corrections(adam, lr, state[:, dim + 1 :], t)
     m[:] = F32(adam.beta1) * m + F32(1.0 - adam.beta1) * g
     v[:] = F32(adam.beta2) * v + F32(1.0 - adam.beta2) * (lane_sum(g * g) / F32(dim))[:, None]
     w -= rate / (np.sqrt(v) / root + F32(adam.eps)) * m
 
 
-def _corrections(adam: Adam | AdamW | RowWiseAdam, lr: float, count: Floats) -> tuple[Floats, Floats]:
-    """Count the rows' steps in ``count`` (n, 1), whose words are unsigned integers; what corrects the bias of each."""
-    t = count.view(np.uint32)
-    t += np.uint32(1)
+def _corrections(
+    adam: Adam | AdamW | RowWiseAdam | RowWiseAdamW, lr: float, count: Floats, table_step: int
+) -> tuple[Floats, Floats]:
+    """What corrects the bias of each row's moments, (n, 1), at its next step, which is the table's ``table_step``.
+
+    ``count`` (n, 1) has the rows' own steps, as unsigned integers: it goes up whichever count the corrections go by.
+    """
+    own = count.view(np.uint32)
+    own += np.uint32(1)
+    t = own if adam.steps == "row" else np.full(own.shape, table_step, np.uint64)  # no count said: the table's
     return (lr / (1.0 - power(adam.beta1, t))).astype(F32), np.sqrt(1.0 - power(adam.beta2, t)).astype(F32)
 
 

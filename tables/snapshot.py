@@ -23,6 +23,7 @@ from monolith.config.table import AbsentZeros, TableConfig
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.tables.bucket_checks import bucket_faults
+from monolith.tables.optimizer_options import with_steps
 from monolith.tables.options import checked
 from monolith.tables.policy_options import keeps_age, keeps_uses, policy_names
 from monolith.tables.storage import STORED, narrowed, widened
@@ -181,6 +182,8 @@ def _json(header: Header) -> bytes:
     for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
         if optimizer["clip_global_norm"] is None:
             del optimizer["clip_global_norm"]
+        if optimizer.get("steps") == "row":
+            del optimizer["steps"]
     if isinstance(header.config.absent, AbsentZeros):
         del config["absent"]
     return msgspec.json.encode(fields, order="sorted")
@@ -279,7 +282,7 @@ class TableFile:
     def _header(self, json: bytes) -> Header:
         try:
             header = msgspec.json.decode(json, type=Header)
-            config = checked(header.config)
+            config = with_steps(checked(header.config), "row")  # the only count that there was
         except msgspec.ValidationError as error:
             raise VersionError(f"{self.path}: the header has what this build does not know: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -34,6 +34,7 @@ from monolith.tables.arguments import (
 )
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
+from monolith.tables.optimizer_options import with_steps
 from monolith.tables.options import check_same_rows, checked, native_table
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.policy_options import policy_names, renumbered
@@ -61,7 +62,7 @@ class Table:
     """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be."""
 
     def __init__(self, config: TableConfig) -> None:
-        self.config = checked(config)
+        self.config = with_steps(checked(config), "table")
         # Of this package only.
         self.native = native_table(self.config)
         self.policies = Policies(self.config)
@@ -289,11 +290,13 @@ class Table:
         VersionError, naming file and place, for bytes that fail a check.
         """
         with snapshot.TableFile(folder) as file:
+            saved = file.header.config
             if config is None:
-                eviction.check_registered(file.header.config.eviction, str(file.path))
+                eviction.check_registered(saved.eviction, str(file.path))
             else:
-                check_same_rows(file.header.config, config, str(file.path))
-            table = cls(config or file.header.config)
+                check_same_rows(saved, config, str(file.path))
+                config = with_steps(config, "table", saved)
+            table = cls(config or saved)
             table._restore(file)
         return table
 

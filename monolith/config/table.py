@@ -25,6 +25,10 @@ class _Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
 
 LrDecay = Literal["constant", "inverse_sqrt", "cosine", "step"]
 
+# Whose steps correct the bias of Adam's moments. None: the count by which the table was saved, in a new table its own,
+# by which models learn better (docs/optimizers.md has the figures).
+StepCount = Literal["row", "table"]
+
 
 class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The share of ``lr`` at the table's step t: up in a line to 1 at ``warmup_steps``, then by ``decay``.
@@ -104,12 +108,16 @@ class RMSProp(_Variant, frozen=True, tag="rmsprop"):
 
 
 class Adam(_Variant, frozen=True, tag="adam"):
-    """Adam with a step count *per row*, so that a row born late has its full bias correction."""
+    """Adam; its bias corrections go by the table's ``steps``, as in torch's SparseAdam, or by each row's own.
+
+    By its own count a row that is new or rare makes smaller steps: at 0.32 of the size in its first (with beta2 0.999).
+    """
 
     lr: Positive = 0.001
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Positive = 1e-8
+    steps: StepCount | None = None
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False  # the greatest v so far takes the place of v
     clip_row_norm: Positive | None = None
@@ -124,6 +132,7 @@ class AdamW(_Variant, frozen=True, tag="adamw"):
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Positive = 1e-8
+    steps: StepCount | None = None
     weight_decay: NonNegative = 0.01
     amsgrad: bool = False
     clip_row_norm: Positive | None = None
@@ -132,13 +141,28 @@ class AdamW(_Variant, frozen=True, tag="adamw"):
 
 
 class RowWiseAdam(_Variant, frozen=True, tag="rowwise_adam"):
-    """Adam with one second moment a row, of ``mean(g*g)`` (FBGEMM's PARTIAL_ROWWISE_ADAM)."""
+    """Adam with one second moment a row, of ``mean(g*g)``."""
 
     lr: Positive = 0.001
     beta1: Decay = 0.9
     beta2: Decay = 0.999
     eps: Positive = 1e-8
+    steps: StepCount | None = None
     weight_decay: NonNegative = 0.0
+    clip_row_norm: Positive | None = None
+    clip_global_norm: Positive | None = None
+    schedule: Schedule = Schedule()
+
+
+class RowWiseAdamW(_Variant, frozen=True, tag="rowwise_adamw"):
+    """Row-wise Adam whose decay is apart from the gradient; with ``steps="table"``, FBGEMM's PARTIAL_ROWWISE_ADAM."""
+
+    lr: Positive = 0.001
+    beta1: Decay = 0.9
+    beta2: Decay = 0.999
+    eps: Positive = 1e-8
+    steps: StepCount | None = None
+    weight_decay: NonNegative = 0.01
     clip_row_norm: Positive | None = None
     clip_global_norm: Positive | None = None
     schedule: Schedule = Schedule()
@@ -160,7 +184,7 @@ class FTRL(_Variant, frozen=True, tag="ftrl"):
     schedule: Schedule = Schedule()
 
 
-Optimizer = SGD | Momentum | Adagrad | RowWiseAdagrad | RMSProp | Adam | AdamW | RowWiseAdam | FTRL
+Optimizer = SGD | Momentum | Adagrad | RowWiseAdagrad | RMSProp | Adam | AdamW | RowWiseAdam | RowWiseAdamW | FTRL
 
 
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -100,3 +100,17 @@ def test_a_value_that_this_build_cannot_have_is_a_change_like_any_other(parse):
     del data["train"]["threads"]
     with pytest.raises(ConfigError, match=r"^tables\[1\]\.optimizer\.kind was 'lion', now 'adam', but"):
         check_changes(json.dumps(data).encode(), parse(), pending=2)
+
+
+def test_job_of_a_build_that_knew_no_step_count_of_adam_is_unchanged(parse):
+    """Its tables go on by the count that they were saved with, so steps may wait."""
+    job = parse(sets=["tables.user.optimizer.kind=adam"])
+    assert check_changes(of_an_older_build(job, "tables.0.optimizer.steps"), job, pending=3) == {}
+
+
+def test_another_step_count_of_adam_waits(parse):
+    job, by_row = (
+        parse(sets=["tables.user.optimizer.kind=adam", *more]) for more in ([], ["tables.user.optimizer.steps=row"])
+    )
+    with pytest.raises(ConfigError, match=r"tables\[0\]\.optimizer\.steps was None, now 'row', but 1 journalled steps"):
+        check_changes(job_json(job), by_row, pending=1)

@@ -42,6 +42,7 @@ inline std::vector<monolith::WholeRow> all_optimizers() {
           Adam{{0.001, 0.0, 0.0, {}, 0.3}, 0.9, 0.999, 1e-8f, true},
           AdamW{{{0.001, 0.1}}},
           RowWiseAdam{{0.001, 0.1, 0.5}},
+          RowWiseAdamW{{{0.001, 0.1}, 0.9, 0.999, 1e-8f, StepCount::table}},
           sparse};
 }
 

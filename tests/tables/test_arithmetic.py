@@ -16,12 +16,17 @@ RULES = {
     "rowwise": optimizers.RowWiseAdagrad(lr=0.05),
     "rowwise_decay": optimizers.RowWiseAdagrad(lr=0.05, initial_accumulator=0.2, weight_decay=0.1),
     "adam": optimizers.Adam(lr=0.01),
+    "adam_by_row": optimizers.Adam(lr=0.01, steps="row"),
     "adam_decay": optimizers.Adam(lr=0.01, beta1=0.8, beta2=0.99999, weight_decay=0.1),
     "amsgrad": optimizers.Adam(lr=0.01, amsgrad=True),
     "adamw": optimizers.AdamW(lr=0.01, weight_decay=0.1),
+    "adamw_by_row": optimizers.AdamW(lr=0.01, weight_decay=0.1, steps="row"),
     "adamw_amsgrad": optimizers.AdamW(lr=0.01, beta2=0.9, amsgrad=True),
     "rowwise_adam": optimizers.RowWiseAdam(lr=0.01),
     "rowwise_adam_decay": optimizers.RowWiseAdam(lr=0.01, weight_decay=0.1),
+    "rowwise_adam_by_row": optimizers.RowWiseAdam(lr=0.01, weight_decay=0.1, steps="row"),
+    "rowwise_adamw": optimizers.RowWiseAdamW(lr=0.01, weight_decay=0.1),
+    "rowwise_adamw_by_row": optimizers.RowWiseAdamW(lr=0.01, weight_decay=0.1, steps="row"),
     "rmsprop": optimizers.RMSProp(lr=0.01),
     "rmsprop_decay": optimizers.RMSProp(lr=0.01, alpha=0.5, weight_decay=0.1),
     "ftrl": optimizers.FTRL(lr=0.1),
@@ -40,26 +45,27 @@ def test_optimizer_gives_the_bits_of_the_numpy_oracle(config, rule, dim):
     table.observe(ids)
     values = reference.initial_values(table.config, ids)
     state = reference.initial_state(rule, len(ids), dim)
-    for size in (1.0, 1e-3, 1e-12, 1e5, 1e-30) * 4:
+    for t, size in enumerate((1.0, 1e-3, 1e-12, 1e5, 1e-30) * 4, 1):
         chosen = rng.random(len(ids)) < 0.7  # rows differ in how often they stepped
         grads = (rng.standard_normal((chosen.sum(), dim)) * size).astype(np.float32)
         table.apply_gradients(ids[chosen], grads)
         stepped, stepped_state = values[chosen], state[chosen]
-        reference.step(rule, stepped, stepped_state, grads)
+        reference.step(rule, stepped, stepped_state, grads, t)
         values[chosen], state[chosen] = stepped, stepped_state
     assert table.lookup(ids).tobytes() == values.tobytes()
 
 
-def test_adam_oracle_holds_after_many_steps_of_a_row(config, ids):
-    rule = optimizers.Adam(lr=0.01, beta2=0.999)
+@pytest.mark.parametrize("steps", ["row", "table"])
+def test_adam_oracle_holds_after_many_steps_of_a_row(config, ids, steps):
+    rule = optimizers.Adam(lr=0.01, beta2=0.999, steps=steps)
     table = Table(config(dim=3, optimizer=rule))
     table.observe(ids(1))
     values, state = reference.initial_values(table.config, ids(1)), reference.initial_state(rule, 1, 3)
     rng = np.random.default_rng(0)
-    for _ in range(3000):
+    for t in range(1, 3001):
         grads = rng.standard_normal((1, 3)).astype(np.float32)
         table.apply_gradients(ids(1), grads)
-        reference.step(rule, values, state, grads)
+        reference.step(rule, values, state, grads, t)
     assert table.lookup(ids(1)).tobytes() == values.tobytes()
 
 

@@ -40,6 +40,7 @@ RULES = [
     optimizers.Adam(amsgrad=True),
     optimizers.AdamW(),
     optimizers.RowWiseAdam(),
+    optimizers.RowWiseAdamW(),
     optimizers.FTRL(l1=0.01),
 ]
 
@@ -49,7 +50,7 @@ def lived_in(**settings) -> Table:
     fields = {
         "name": "user",
         "dim": 5,
-        "optimizer": optimizers.Adam(),
+        "optimizer": optimizers.Adam(steps="row"),  # as in the golden files
         "admission": admission.MinCount(2, half_life_s=100.0, max_counters=50_000),
         "expiry": expiry.Idle(ttl_s=2.0),
         "initializer": initializers.TruncatedNormal(),

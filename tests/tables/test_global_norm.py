@@ -19,6 +19,7 @@ KINDS = [
     opt.Adam,
     opt.AdamW,
     opt.RowWiseAdam,
+    opt.RowWiseAdamW,
     opt.FTRL,
 ]
 EACH = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -17,6 +17,7 @@ LARGEST = {
     opt.Adam: 2.0**50,
     opt.AdamW: 2.0**50,
     opt.RowWiseAdam: 2.0**50,
+    opt.RowWiseAdamW: 2.0**50,
     opt.FTRL: 2.0**50,
 }
 KINDS = pytest.mark.parametrize("kind", LARGEST, ids=lambda kind: kind.__name__)

@@ -57,8 +57,10 @@ OPTIMIZERS = [
     optimizers.Adagrad(weight_decay=0.1),
     optimizers.RowWiseAdagrad(),
     optimizers.Adam(weight_decay=0.01),
+    optimizers.Adam(steps="row"),
     optimizers.FTRL(l1=0.05, schedule=optimizers.Schedule(warmup_steps=3, decay="inverse_sqrt")),
-    optimizers.RowWiseAdam(clip_row_norm=0.5),
+    optimizers.RowWiseAdam(clip_row_norm=0.5, steps="row"),
+    optimizers.RowWiseAdamW(clip_row_norm=0.5),
 ]
 ADMISSIONS = [
     admission.Always(),

@@ -17,9 +17,11 @@ ALL = [
     opt.Adam(),
     opt.AdamW(),
     opt.RowWiseAdam(),
+    opt.RowWiseAdamW(),
     opt.FTRL(),
 ]
 KINDS = pytest.mark.parametrize("kind", [type(rule) for rule in ALL], ids=lambda kind: kind.__name__)
+ADAMS = [opt.Adam, opt.AdamW, opt.RowWiseAdam, opt.RowWiseAdamW]
 IDS = np.arange(20)
 
 
@@ -81,10 +83,11 @@ def test_clipping_takes_gradients_whose_squares_overflow(fresh):
 
 @KINDS
 def test_row_that_comes_late_steps_as_the_first_did(fresh, ids, kind):
-    """Adam's bias correction above all: its count is the row's, and not the table's."""
-    table = fresh(optimizer=kind(), initializer=initializers.Zeros())
+    """Adam's bias correction above all, where its count is the row's."""
+    rule = kind(steps="row") if kind in ADAMS else kind()
+    table = fresh(optimizer=rule, initializer=initializers.Zeros())
     grad = np.array([[0.3, -0.2, 0.1, 1.0]], np.float32)
-    first = fresh(optimizer=kind(), initializer=initializers.Zeros())
+    first = fresh(optimizer=rule, initializer=initializers.Zeros())
     first.apply_gradients(ids(1), grad)
     train(table, 0, steps=30)
     table.observe(ids(99))

@@ -19,6 +19,7 @@ KINDS = [
     optimizers.Adam,
     optimizers.AdamW,
     optimizers.RowWiseAdam,
+    optimizers.RowWiseAdamW,
     optimizers.FTRL,
 ]
 SCHEDULES = [

@@ -65,7 +65,7 @@ def check_against_torch(table, theirs):
 
 
 def test_rowwise_adam_of_one_column_agrees_with_torchs_adam(config):
-    """Neither torch nor FBGEMM's CPU table has it; of one column it is Adam."""
+    """torch has no row-wise Adam, and FBGEMM's is for GPUs only; of one column it is Adam."""
     table = Table(config(dim=1, optimizer=optimizers.RowWiseAdam(lr=0.01, weight_decay=0.01)))
     check_against_torch(table, lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.01))
 

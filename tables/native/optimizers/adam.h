@@ -1,5 +1,5 @@
 // m = b1 * m + (1 - b1) * g;  v = b2 * v + (1 - b2) * g * g
-// w -= (lr / (1 - b1^t)) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)      t counts the row's own steps
+// w -= (lr / (1 - b1^t)) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)      t counts the row's own steps, or the table's
 // AMSGrad takes the greatest v so far in place of v; AdamW decays w itself, by lr * weight_decay, and not through g.
 #pragma once
 
@@ -9,11 +9,20 @@
 
 namespace monolith {
 
-// The bias corrections of a row's t-th step, rounded to float32 once.
+// Whose steps the bias corrections go by.
+enum class StepCount { row, table };
+
+// The count that corrects a row's next step. The row's own, in `word`, goes on under both, so that a table may change.
+inline std::uint64_t corrected_by(StepCount steps, float* word, std::uint64_t table_step) {
+  const std::uint64_t own = count_step(word);
+  return steps == StepCount::table ? table_step : own;
+}
+
+// The bias corrections of the t-th step, rounded to float32 once.
 struct AdamStep {
   float rate, root, b1, c1, b2, c2;
 
-  AdamStep(double lr, double beta1, double beta2, std::uint32_t t)
+  AdamStep(double lr, double beta1, double beta2, std::uint64_t t)
       : rate(static_cast<float>(lr / (1.0 - power(beta1, t)))),
         root(static_cast<float>(std::sqrt(1.0 - power(beta2, t)))),
         b1(static_cast<float>(beta1)),
@@ -26,6 +35,7 @@ struct Adam : Rule {
   double beta1 = 0.9, beta2 = 0.999;
   float eps = 1e-8f;
   bool amsgrad = false;
+  StepCount steps = StepCount::row;
 
   // State: m (dim), v (dim), the step count as an unsigned 32-bit integer, and with AMSGrad the greatest v (dim).
   std::size_t state_floats(std::size_t dim) const { return (amsgrad ? 3 : 2) * dim + 1; }
@@ -43,7 +53,7 @@ struct Adam : Rule {
     float* __restrict m = state;
     float* __restrict v = state + dim;
     float* __restrict greatest = state + 2 * dim + 1;
-    const AdamStep now(lr, beta1, beta2, count_step(state + 2 * dim));
+    const AdamStep now(lr, beta1, beta2, corrected_by(steps, state + 2 * dim, table_step));
     const float tiny = eps;
     each_column(dim, [=](std::size_t i) {
       const float g = gradient(i);

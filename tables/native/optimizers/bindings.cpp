@@ -25,7 +25,11 @@ nb::class_<Bound> bind(nb::module_& m, const char* name) {
 
 template <class Bound>
 nb::class_<Bound> bind_adam(nb::module_& m, const char* name) {
-  return bind<Bound>(m, name).def_rw("beta1", &Bound::beta1).def_rw("beta2", &Bound::beta2).def_rw("eps", &Bound::eps);
+  return bind<Bound>(m, name)
+      .def_rw("beta1", &Bound::beta1)
+      .def_rw("beta2", &Bound::beta2)
+      .def_rw("eps", &Bound::eps)
+      .def_rw("steps", &Bound::steps);
 }
 
 void bind_schedule(nb::module_& m) {
@@ -48,6 +52,7 @@ void bind_schedule(nb::module_& m) {
 
 void bind_optimizers(nb::module_& m) {
   bind_schedule(m);
+  nb::enum_<StepCount>(m, "StepCount").value("row", StepCount::row).value("table", StepCount::table);
   bind<Sgd>(m, "SGD");
   bind<Momentum>(m, "Momentum").def_rw("momentum", &Momentum::momentum).def_rw("nesterov", &Momentum::nesterov);
   bind<Adagrad>(m, "Adagrad").def_rw("initial_accumulator", &Adagrad::initial_accumulator).def_rw("eps", &Adagrad::eps);
@@ -58,6 +63,7 @@ void bind_optimizers(nb::module_& m) {
   bind_adam<Adam>(m, "Adam").def_rw("amsgrad", &Adam::amsgrad);
   bind_adam<AdamW>(m, "AdamW").def_rw("amsgrad", &AdamW::amsgrad);
   bind_adam<RowWiseAdam>(m, "RowWiseAdam");
+  bind_adam<RowWiseAdamW>(m, "RowWiseAdamW");
   bind<Ftrl>(m, "FTRL")
       .def_rw("beta", &Ftrl::beta)
       .def_rw("l1", &Ftrl::l1)

@@ -23,6 +23,7 @@ struct Rule {
   double clip_row_norm = 0.0;  // 0: not clipped
   Schedule schedule{};
   double clip_global_norm = 0.0;  // 0: not clipped
+  std::uint64_t table_step = 1;   // which of the table's steps is being made
   float shrink = 1.0f;            // what that norm multiplies the gradients of this step by
 
   // The largest size of a gradient that the rule bears, for one that sums squares: a float32 sum of squares of up to
@@ -46,6 +47,7 @@ float largest_gradient(const AnyRule& rule) {
 template <class AnyRule>
 AnyRule at_step(AnyRule rule, std::uint64_t t) {
   rule.lr *= rule.schedule.at(t);
+  rule.table_step = t;
   return rule;
 }
 

@@ -17,9 +17,10 @@
 
 namespace monolith {
 
-using WholeRow = std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, Ftrl>;
-using Optimizer =
-    std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, Ftrl, Sliced<WholeRow>>;
+using WholeRow =
+    std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, RowWiseAdamW, Ftrl>;
+using Optimizer = std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, RowWiseAdamW,
+                               Ftrl, Sliced<WholeRow>>;
 
 // The optimizer as it is at the table's step t, from 1.
 inline Optimizer at_step(const Optimizer& optimizer, std::uint64_t t) {
