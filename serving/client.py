@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -25,11 +26,12 @@ import numpy.typing as npt
 
 from monolith.errors import ConfigError, CorruptError, InputError, UnavailableError
 from monolith.events import FeatureValue
+from monolith.forks import in_child
 from monolith.serving import body
 
 FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 2.0
-RETRIED = {502, 503, 504}
+RETRIED = {408, 502, 503, 504}
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
@@ -43,11 +45,24 @@ class Client:
 
         Raises ConfigError for a URL that is not http(s)://HOST[:PORT].
         """
-        if httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
-            raise ConfigError(f"server URL {url!r} is not http://HOST:PORT")
+        try:
+            parts = httpx.URL(url)
+            parts.host.encode("idna")  # as the resolver will
+        except (httpx.InvalidURL, TypeError, ValueError) as error:
+            raise ConfigError(f"server URL {url!r:.200} is not http://HOST:PORT: {error}") from error
+        if parts.scheme not in ("http", "https") or not parts.host or not 0 < (parts.port or 80) < 2**16:
+            raise ConfigError(f"server URL {url!r:.200} is not http://HOST:PORT")
         self._url = url.rstrip("/")
         self._retries = retries
-        self._http = httpx.Client(base_url=self._url, timeout=timeout_s)
+        self._timeout_s = timeout_s
+        self._connect()
+        in_child(self._connect)  # on a parent's connection the answers of both would be mixed up
+
+    def _connect(self) -> None:
+        try:
+            self._http = httpx.Client(base_url=self._url, timeout=self._timeout_s)
+        except (httpx.InvalidURL, ImportError, ValueError) as error:  # of a proxy that the environment names
+            raise ConfigError(f"no client of {self._url}: {error}; look at HTTP_PROXY and its kin") from error
 
     def lookup(self, name: str, values: Sequence[int] | Sequence[str] | Ids) -> Values:
         """(n, dim) rows of a table's ids, or of a feature's values; zeros for those without a row."""
@@ -55,17 +70,20 @@ class Client:
 
     def lookup_versioned(self, name: str, values: Sequence[int] | Sequence[str] | Ids) -> body.LookupAnswer:
         """``lookup``, with the generation and sequence that the rows are of. Integers travel in binary."""
-        ids = np.asarray(values)
+        ids = _as_array(values)
         if ids.ndim == 1 and np.can_cast(ids.dtype, np.int64, "safe") and ids.dtype != np.bool_:
             content, kind = body.encode_request(name, ids.astype(np.int64)), body.CONTENT_TYPE
             return body.decode_response(self._ask("POST", "/lookup", content, kind).content, self._url)
-        answer = self._json("POST", "/lookup", {"name": name, "values": list(values)})
-        rows = np.array(answer["rows"], np.float32).reshape(-1, answer["dim"])
-        return body.LookupAnswer(answer["generation"], answer["sequence"], rows)
+        answer = self._json("POST", "/lookup", {"name": name, "values": _as_list(values)})
+        with self._understood("/lookup"):
+            rows = np.array(answer["rows"], np.float32).reshape(-1, answer["dim"])
+            return body.LookupAnswer(answer["generation"], answer["sequence"], rows)
 
     def predict(self, samples: Sequence[Mapping[str, FeatureValue]]) -> npt.NDArray[np.float32]:
         """(n,) probabilities, one a sample."""
-        return np.array(self._json("POST", "/predict", {"samples": samples})["probabilities"], np.float32)
+        answer = self._json("POST", "/predict", {"samples": samples})
+        with self._understood("/predict"):
+            return np.array(answer["probabilities"], np.float32)
 
     def version(self) -> dict[str, Any]:
         """What is served: model, generation, sequence, lineage, freshness, staleness."""
@@ -75,14 +93,14 @@ class Client:
         """Whether the server can answer questions now; asks once."""
         try:
             return self._http.get("/ready").status_code == 200
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def health(self) -> bool:
         """Whether the server's process answers; asks once."""
         try:
             return self._http.get("/health").status_code == 200
-        except httpx.TransportError:
+        except httpx.RequestError:
             return False
 
     def close(self) -> None:
@@ -96,13 +114,29 @@ class Client:
         self.close()
 
     def _json(self, method: str, path: str, content: object | None = None) -> dict[str, Any]:
-        encoded = None if content is None else msgspec.json.encode(content)
-        response = self._ask(method, path, encoded, "application/json")
         try:
+            encoded = None if content is None else msgspec.json.encode(content)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise InputError(f"the question for {self._url}{path} is no JSON: {error}") from error
+        response = self._ask(method, path, encoded, "application/json")
+        with self._understood(path):
             return msgspec.json.decode(response.content, type=dict[str, Any])
-        except msgspec.DecodeError as error:
+
+    @contextmanager
+    def _understood(self, path: str) -> Iterator[None]:
+        """What reads an answer that may be another server's."""
+        try:
+            yield
+        except (
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+        ) as error:  # msgspec's are ValueErrors
             raise CorruptError(
-                f"the answer of {self._url}{path} is not JSON: {error}; is it monolith serve?"
+                f"the answer of {self._url}{path} is not understood: {type(error).__name__}: {error}; "
+                "is it monolith serve?"
             ) from error
 
     def _ask(self, method: str, path: str, content: bytes | None, kind: str) -> httpx.Response:
@@ -115,6 +149,10 @@ class Client:
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__}: {error}"
                 continue
+            except httpx.RequestError as error:  # an answer that is packed, and not soundly
+                raise CorruptError(f"the answer of {self._url}{path} cannot be read: {error}") from error
+            except RuntimeError as error:
+                raise InputError(f"{self._url}{path} cannot be asked: {error}") from error
             if response.status_code not in RETRIED:
                 return self._checked(response, path)
             trouble = f"status {response.status_code}: {_error_text(response)}"
@@ -132,8 +170,22 @@ def _pause_s(attempt: int) -> float:
     return random.uniform(0.5, 1.0) * min(FIRST_PAUSE_S * 2.0 ** (attempt - 1), MAX_PAUSE_S)
 
 
+def _as_array(values: Sequence[int] | Sequence[str] | Ids) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:  # lists of several lengths
+        raise InputError(f"a look-up takes a list of values, not {values!r:.80}: {error}") from error
+
+
+def _as_list(values: Sequence[int] | Sequence[str] | Ids) -> list[Any]:
+    try:
+        return list(values)
+    except TypeError as error:
+        raise InputError(f"a look-up takes a list of values, not {values!r:.80}") from error
+
+
 def _error_text(response: httpx.Response) -> str:
     try:
         return str(msgspec.json.decode(response.content, type=dict[str, Any])["error"])
-    except (msgspec.DecodeError, KeyError):
+    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, RecursionError):
         return response.text[:200]

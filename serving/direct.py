@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from monolith.errors import UnavailableError
+from monolith.forks import in_child
 from monolith.serving.inference import Gather, Gathered, Inference, Request
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces
@@ -21,6 +22,7 @@ from monolith.tables.tail import tail_name, tail_numbers
 
 _TRIES = 5
 _T = TypeVar("_T")
+_inherited: list[object] = []
 
 
 class _MovedError(Exception):
@@ -34,6 +36,12 @@ class Direct:
         self._store = store
         self._inference: tuple[Version, Inference] | None = None
         self._weights: tuple[Version, Weights] | None = None
+        in_child(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        """In a forked child: a graph that another thread may have been running is not touched, nor freed."""
+        _inherited.append(self._inference)
+        self._inference = None
 
     def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
         """The question's answer, from one version. UnavailableError if the store is away or changes all the time."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith.errors import CorruptError, GapError, MonolithError
+from monolith.forks import in_child
 from monolith.serving.inference import Inference
 from monolith.serving.memory import ModelMemory
 from monolith.serving.store import Store
@@ -22,6 +23,9 @@ WAIT_S = 0.5  # how long one wait for deltas takes, and so how soon `stop` is he
 FIRST_BACK_OFF_S = 0.05
 MAX_BACK_OFF_S = 2.0
 FRESHNESS_SAMPLES = 4096
+LOAD_S = 30.0  # how long the first question in a forked child waits for an image
+
+_inherited: list[Loaded | None] = []  # from a parent, never used and never freed: its locks may be held by nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +56,54 @@ class Follower:
         self._store = store
         self._ages_ms: deque[float] = deque(maxlen=FRESHNESS_SAMPLES)
         self._contact = time.monotonic()
-        self._reload = True
         self._back_off_s = 0.0
+        self._stopped = False
+        self._forked = False  # in a child that has not begun to follow
+        self._make_anew()
+        in_child(self._begin_anew)
+
+    def _make_anew(self) -> None:
+        """All that belongs to a thread."""
+        self._reload = True
+        self._announced = 0  # the newest sequence that is readable and counted
+        self._reviving = threading.Lock()
         self._stopping = threading.Event()
         self._changed = threading.Condition()
-        self._announced = 0  # the newest sequence that is readable and counted
         self._thread = threading.Thread(target=self._run, name="replica-follower", daemon=True)
 
     def start(self) -> None:
         """Begin to follow."""
         self._thread.start()
 
+    def revive(self) -> None:
+        """In a forked child, which has no thread of the parent's: begin to follow, and wait until something is loaded.
+
+        Anywhere else, and from the second call on, it does nothing.
+        """
+        with self._reviving:
+            if self._forked:
+                self._thread.start()
+                self.wait_for(1, LOAD_S)
+                self._forked = False
+
+    def _begin_anew(self) -> None:
+        """In a forked child: what the parent's threads had in hand is not to be touched, its memory least of all."""
+        _inherited.append(self.loaded)
+        self.loaded, self.trouble = None, None
+        self._make_anew()
+        self._forked = not self._stopped
+
     def stop(self) -> None:
         """End the thread; what was loaded stays readable."""
+        self._stopped, self._forked = True, False
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def wait_for(self, sequence: int, timeout_s: float) -> bool:
         """Wait until at least ``sequence`` is readable; False if it is not by then."""
+        if self._forked and not self._thread.is_alive():
+            self.revive()
         with self._changed:
             return self._changed.wait_for(lambda: self._announced >= sequence, timeout_s)
 

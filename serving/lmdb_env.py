@@ -1,7 +1,8 @@
 """One LMDB environment a folder and process, shared by everyone in the process, and its errors in our words.
 
-LMDB forbids opening a folder twice in one process, so stores share an environment and the last one closes it. A forked
-child must open its own store, after the fork.
+LMDB forbids opening a folder twice in one process, so stores share an environment and the last one closes it. It
+forbids using an environment across a fork too: a fork waits for transactions to end, and the child opens its own
+environment when it first needs one. Where one does not end (somebody iterates over rows), the child is refused.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import lmdb
 
 from monolith.disk import make_folder, sync_folder
 from monolith.errors import CorruptError, UnavailableError, VersionError
+from monolith.forks import ForkGate
 
 # Address space, not disk: the file is as long as its pages, and no process has to be told when it grows.
 MAP_BYTES = 2**40
@@ -27,24 +29,80 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 
 
 class Environment:
-    """An open folder with its three databases: ``meta``, ``rows`` and ``log``."""
+    """An open folder with its three databases: ``meta``, ``rows`` and ``log``. For use within ``in_use``."""
 
     def __init__(self, directory: Path) -> None:
-        self.lmdb = _open(directory)
+        self._directory = directory
+        self._gate = ForkGate(self._forked)
+        self._cut = False  # by a fork, in a transaction
         self.users = 0
+        self._open()
+
+    def _open(self) -> None:
+        self.lmdb = _open(self._directory)
         self.meta = self.lmdb.open_db(b"meta")
         self.rows = self.lmdb.open_db(b"rows")
         self.log = self.lmdb.open_db(b"log")
 
+    def _forked(self, quiet: bool) -> None:
+        """In the child, let the parent's go. Within a transaction that would end the parent's, so it stays, unused."""
+        if quiet and self.lmdb is not None:
+            self.lmdb.close()
+            self.lmdb = None
+        self._cut |= not quiet
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """No fork comes in between, but for the exception above. Raises UnavailableError in such a child."""
+        with self._gate:
+            if self._cut:
+                raise UnavailableError(
+                    f"{self._directory} was being read or written when this process was forked, so LMDB cannot be used "
+                    "for it here: open stores after the fork, or start processes with `spawn`"
+                )
+            if self.lmdb is None:
+                with registry():
+                    if self.lmdb is None:
+                        self._open()
+            yield
+
+    def last_transaction(self) -> int:
+        """The number of the newest one."""
+        with self.in_use():
+            return int(self.lmdb.info()["last_txnid"])
+
+    def close(self) -> None:
+        """The last call."""
+        if self.lmdb is not None and not self._cut:
+            self.lmdb.close()
+
 
 _open_environments: dict[Path, Environment] = {}
-_registry_lock = threading.Lock()
+
+
+class _Registry:
+    """Who opens and closes environments: one thread at a time."""
+
+    def __init__(self) -> None:
+        self._gate = ForkGate(self._forked)
+        self._forked(True)
+
+    def _forked(self, _quiet: bool) -> None:
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock, self._gate:
+            yield
+
+
+registry = _Registry()
 
 
 def acquire(directory: Path, *, create: bool) -> Environment:
     """The process's environment of ``directory``. Raises UnavailableError where it is missing and not to be made."""
     path = directory.resolve()
-    with _registry_lock, translated(str(directory)):
+    with registry(), translated(str(directory)):
         environment = _open_environments.get(path)
         if environment is None:
             _prepare(path, create)
@@ -57,11 +115,11 @@ def acquire(directory: Path, *, create: bool) -> Environment:
 
 def release(directory: Path, environment: Environment) -> None:
     """Give it back; the last user closes it."""
-    with _registry_lock:
+    with registry():
         environment.users -= 1
         if environment.users == 0:
             del _open_environments[directory.resolve()]
-            environment.lmdb.close()
+            environment.close()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ A delta is one write transaction and a reading is one read transaction, so both 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from monolith.card import ModelCard
 from monolith.errors import ConfigError, UnavailableError
+from monolith.forks import in_child
 from monolith.serving import ledger, lmdb_env
 from monolith.serving.ledger import Cards, Head, Held, LogLimits, Look, Version, Writer
 from monolith.serving.lmdb_transaction import Transaction
@@ -37,9 +37,13 @@ class LmdbStore(Store):
         self._limits = limits
         self._create = create
         self._owner = ""
+        in_child(self._disown)
         self._payload = "float32"  # of the card that this store was taken over with
         self._opened: lmdb_env.Environment | None = None
-        self._lock = threading.Lock()
+
+    def _disown(self) -> None:
+        """One process writes: a forked child is fenced, unless it takes over."""
+        self._owner = ""
 
     def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
         """See ``Store``. A folder holds one model: ConfigError for another's card."""
@@ -111,7 +115,7 @@ class LmdbStore(Store):
         """See ``Store``: looks for a new transaction every few milliseconds."""
         deadline = time.monotonic() + timeout_s
         while True:
-            seen = self._environment().lmdb.info()["last_txnid"]
+            seen = self._last_transaction()
             found = self._deltas_now(after)
             if found or time.monotonic() >= deadline:
                 return found
@@ -119,10 +123,10 @@ class LmdbStore(Store):
 
     def close(self) -> None:
         """See ``Store``."""
-        with self._lock:
+        with lmdb_env.registry():
             environment, self._opened = self._opened, None
-        if environment is not None:
-            lmdb_env.release(self._directory, environment)
+            if environment is not None:
+                lmdb_env.release(self._directory, environment)
 
     def _deltas_now(self, after: Version) -> list[PublishedDelta]:
         with self._transaction() as txn:
@@ -133,9 +137,13 @@ class LmdbStore(Store):
 
     def _await_write(self, seen: int, deadline: float) -> None:
         """Return once somebody committed after transaction ``seen``, or at the deadline."""
-        environment = self._environment()
-        while environment.lmdb.info()["last_txnid"] == seen and time.monotonic() < deadline:
+        while self._last_transaction() == seen and time.monotonic() < deadline:
             time.sleep(POLL_S)
+
+    def _last_transaction(self) -> int:
+        environment = self._environment()
+        with lmdb_env.translated(self.url):
+            return environment.last_transaction()
 
     def _filled(self, head: Head) -> Head:
         if head.version.sequence == 0:
@@ -156,14 +164,16 @@ class LmdbStore(Store):
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[Transaction]:
         environment = self._environment()
-        with lmdb_env.translated(self.url):
+        with lmdb_env.translated(self.url), environment.in_use():
             if write:
                 environment.lmdb.reader_check()  # a killed reader's slot would keep old pages for ever
             with environment.lmdb.begin(write=write) as txn:
                 yield Transaction(environment, txn, self.url)
 
     def _environment(self) -> lmdb_env.Environment:
-        with self._lock:
+        if (opened := self._opened) is not None:
+            return opened
+        with lmdb_env.registry():
             if self._opened is None:
                 self._opened = lmdb_env.acquire(self._directory, create=self._create)
             return self._opened

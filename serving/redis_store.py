@@ -14,6 +14,7 @@ from redis.exceptions import WatchError
 
 from monolith.card import ModelCard
 from monolith.errors import UnavailableError
+from monolith.forks import in_child
 from monolith.serving import ledger
 from monolith.serving.ledger import Cards, Head, Held, LogEntry, LogLimits, Writer
 from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
@@ -37,7 +38,12 @@ class RedisStore(RedisReader):
         super().__init__(connect(address, timeout_s), Keys(model), url=url, timeout_s=timeout_s)
         self._limits = limits
         self._owner = ""
+        in_child(self._disown)
         self._payload = "float32"  # of the card that this store was taken over with
+
+    def _disown(self) -> None:
+        """One process writes: a forked child is fenced, unless it takes over."""
+        self._owner = ""
 
     def take_over(self, card: ModelCard, graph: bytes = b"", generation: int | None = None) -> Held:
         """See ``Store``."""

@@ -9,6 +9,9 @@
 ``memory`` mode holds the whole model and follows the store: look-ups take microseconds, no lock, and go on while the
 store is away. ``direct`` mode holds nothing and reads the store for every question. In both, one answer comes from one
 version: all tables and the dense weights as of one delta.
+
+A replica that was opened before a fork is the child's own one there: with the first question it loads the model anew
+(which that question waits for) and follows by itself. Cheaper is to open it after the fork.
 """
 
 from __future__ import annotations
@@ -64,6 +67,9 @@ class _Memory:
 
     def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
         loaded = self._follower.loaded
+        if loaded is None:
+            self._follower.revive()
+            loaded = self._follower.loaded
         if loaded is None:
             raise UnavailableError(
                 f"the replica of {self._url} has no model yet: {self._follower.trouble or 'it is being loaded'}"

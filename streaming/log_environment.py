@@ -2,7 +2,8 @@
 
 LMDB allows an environment to be opened once in a process. Readers and writers of one folder get the same one here, and
 take turns within the process (a transaction is short); between processes LMDB lets readers run beside the one writer.
-After a fork the child opens its own.
+A fork waits for transactions to end, since LMDB cannot be used across one, and the child opens its own environment when
+it first needs one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.forks import ForkGate
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,7 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 _TXN_AT = 144  # where a head page of LMDB 0.9, data version 1, holds the number of its transaction
 _HEAD_LOOKS = 10
 
-_open: dict[tuple[int, Path], LogEnvironment] = {}
-_registry = threading.Lock()
+_open: dict[Path, LogEnvironment] = {}
 
 
 class LogEnvironment:
@@ -41,22 +42,51 @@ class LogEnvironment:
     def __init__(self, path: Path, *, sync: bool, map_bytes: int) -> None:
         self.path = path
         self.sync = sync
+        self._map_bytes = map_bytes
         self._users = 0
         self._turn = threading.RLock()
+        self._gate = ForkGate(self._forked)
+        self._cut = False  # by a fork, in a transaction
+        self._env: Any = self._opened()
+
+    def _opened(self) -> Any:
         with self._errors("open"):
-            self._env = lmdb.open(str(path), map_size=map_bytes, sync=sync, max_readers=512)
+            self._env = lmdb.open(str(self.path), map_size=self._map_bytes, sync=self.sync, max_readers=512)
         try:
             with self._errors("open"):
                 self._env.reader_check()  # slots of killed readers, which would pin old pages
-                _check_heads(path / "data.mdb", self._env.stat()["psize"])
+                _check_heads(self.path / "data.mdb", self._env.stat()["psize"])
                 self._stretch()
         except BaseException:
             self._env.close()
+            self._env = None
             raise
+        return self._env
+
+    def _forked(self, quiet: bool) -> None:
+        """In the child, let the parent's go. Within a transaction that would end the parent's, so it stays, unused."""
+        self._turn = threading.RLock()
+        if quiet and self._env is not None:
+            self._env.close()
+            self._env = None
+        self._cut |= not quiet
+
+    @contextmanager
+    def _in_turn(self, action: str) -> Iterator[None]:
+        """One transaction in the process at a time, and no fork in between."""
+        with self._turn, self._gate, self._errors(action):
+            if self._cut:
+                raise UnavailableError(
+                    f"cannot {action} the log {self.path}: this process was forked in the middle of a transaction: "
+                    f"open logs after the fork, or start processes with `spawn`"
+                )
+            if self._env is None:
+                self._opened()
+            yield
 
     def read(self, work: Callable[[Any], T]) -> T:
         """Run ``work`` on a read transaction: one consistent moment of the log."""
-        with self._turn, self._errors("read"), self._begin(write=False) as txn:
+        with self._in_turn("read"), self._begin(write=False) as txn:
             return work(txn)
 
     def write(self, work: Callable[[Any], T]) -> T:
@@ -64,7 +94,7 @@ class LogEnvironment:
 
         Waits for the writers of other processes. A map that is too small grows, and ``work`` runs again.
         """
-        with self._turn, self._errors("append"):
+        with self._in_turn("append"):
             while True:
                 try:
                     with self._begin(write=True) as txn:
@@ -123,11 +153,31 @@ class LogEnvironment:
 
     def release(self) -> None:
         """One user less; the last one closes the environment."""
-        with _registry:
+        with _registry():
             self._users -= 1
             if self._users == 0:
-                _open.pop((os.getpid(), self.path), None)
-                self._env.close()
+                _open.pop(self.path, None)
+                if self._env is not None and not self._cut:
+                    self._env.close()
+
+
+class _Registry:
+    """Who opens and closes environments: one thread at a time, and no fork in between."""
+
+    def __init__(self) -> None:
+        self._gate = ForkGate(self._forked)
+        self._forked(True)
+
+    def _forked(self, _quiet: bool) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock, self._gate:
+            yield
+
+
+_registry = _Registry()
 
 
 def _check_heads(file: Path, page_bytes: int) -> None:
@@ -153,11 +203,10 @@ def acquire(folder: Path, *, sync: bool | None = None, map_bytes: int = FIRST_MA
     log open without sync.
     """
     path = folder.resolve()
-    key = (os.getpid(), path)
-    with _registry:
-        environment = _open.get(key)
+    with _registry():
+        environment = _open.get(path)
         if environment is None:
-            environment = _open[key] = LogEnvironment(path, sync=sync is not False, map_bytes=map_bytes)
+            environment = _open[path] = LogEnvironment(path, sync=sync is not False, map_bytes=map_bytes)
         elif sync and not environment.sync:
             raise ConfigError(f"the log {path} is open in this process with sync=0, so it cannot be opened with sync=1")
         environment._users += 1

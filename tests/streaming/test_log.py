@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -393,3 +394,35 @@ def test_flipped_bit_anywhere_in_the_file_is_harmless_or_a_corrupt_error(tmp_pat
     reader = python(code, tmp_path / "log", tmp_path / "copy")
     refused = int(reader.communicate(timeout=60)[0])
     assert 0 < refused < 300
+
+
+def test_a_log_goes_on_in_a_forked_child_and_in_its_parent(tmp_path):
+    log = EventLog(tmp_path / "log", create=True)
+    log.append([(b"k", b"parent", 1)])
+    child = os.fork()
+    if child == 0:
+        log.append([(b"k", b"child", 2)])
+        os._exit(0 if log.extents()[0].end == 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    log.append([(b"k", b"parent again", 3)])
+    assert log.extents()[0].end == 3
+    log.close()
+
+
+def test_a_fork_within_a_logs_transaction_refuses_the_child_and_not_the_parent(tmp_path, monkeypatch):
+    monkeypatch.setattr("monolith.forks.WAIT_S", 0.01)
+    log = EventLog(tmp_path / "log", create=True)
+
+    def forks(txn):
+        child = os.fork()
+        if child == 0:
+            try:
+                log.extents()
+            except UnavailableError as error:
+                os._exit(0 if "forked in the middle" in str(error) else 1)
+            os._exit(2)
+        return os.waitpid(child, 0)[1]
+
+    assert log._environment.read(forks) == 0
+    assert log.append([(b"k", b"v", 1)]) == {0: 1}
+    log.close()
