@@ -22,6 +22,7 @@ from monolith.errors import CorruptError, InputError
 
 CONTENT_TYPE = "application/x-monolith"
 BODY_VERSION = 1
+MAX_NAME_BYTES = 2**16 - 1
 
 _REQUEST = struct.Struct("<4sHHII")
 _RESPONSE = struct.Struct("<4sHHIIQQ")
@@ -40,8 +41,10 @@ class LookupAnswer:
 
 
 def encode_request(name: str, ids: Ids) -> bytes:
-    """A look-up of ``ids`` (n,) in table or feature ``name``."""
-    raw = name.encode()
+    """A look-up of ``ids`` (n,) in table or feature ``name``. Raises InputError for too long a name."""
+    raw = name.encode("utf-8", "replace")  # a lone surrogate is in no name that a server knows
+    if len(raw) > MAX_NAME_BYTES:
+        raise InputError(f"the name {name[:40]!r}... has {len(raw)} bytes, at most {MAX_NAME_BYTES} are allowed")
     header = _REQUEST.pack(b"MLKQ", BODY_VERSION, len(raw), len(ids), 0)
     return header + raw + bytes(-len(raw) % 8) + np.ascontiguousarray(ids, "<i8").tobytes()
 

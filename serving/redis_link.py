@@ -73,7 +73,7 @@ def translated(where: str) -> Iterator[None]:
         if str(error).startswith("WRONGTYPE"):
             raise CorruptError(f"{where} has a key of another kind ({error}): use an empty database") from error
         raise UnavailableError(f"{where} refuses a command ({error}): see the server's log") from error
-    except (exceptions.RedisError, OSError) as error:
+    except (exceptions.RedisError, OSError, UnicodeError) as error:  # the last for a name that no host can have
         raise UnavailableError(
             f"{where} does not answer ({error}): is the server running, is the URL right?"
         ) from error

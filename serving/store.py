@@ -177,7 +177,10 @@ def open_store(url: str, model: str | None = None, *, create: bool = True) -> St
     ``create=False`` never makes a folder: reading from a missing one raises UnavailableError. Raises ConfigError for a
     URL that cannot be.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:  # half an IPv6 address
+        raise ConfigError(f"store {_without_password(url)!r} cannot be read ({error}): {_ALLOWED}") from error
     if parts.scheme == "lmdb":
         return _open_lmdb(url, parts, model, create)
     if parts.scheme == "redis":
@@ -190,7 +193,7 @@ def _open_lmdb(url: str, parts: SplitResult, model: str | None, create: bool) ->
 
     options = _options(url, parts, _OPTIONS)
     directory = unquote(parts.netloc + parts.path)
-    if not directory.strip("/"):
+    if not directory.strip("/") or "\0" in directory:
         raise ConfigError(f"store {url!r} names no folder: {_ALLOWED}")
     return LmdbStore(Path(directory), url=url, model=model, limits=_limits(url, options), create=create)
 

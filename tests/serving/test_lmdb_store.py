@@ -289,6 +289,9 @@ def test_a_store_of_a_later_format_is_refused(connect, model):
     [
         "lmdb://",
         "lmdb:///",
+        "lmdb:///a\0b",
+        "lmdb://[",
+        "redis://[::1",
         "lmdb:///x?color=red",
         "lmdb:///x?log_deltas=-1",
         "lmdb:///x?log_mb=many",

@@ -33,6 +33,13 @@ def test_missing_weights_are_named(graph):
         Predictor(graph, FEATURES, "here").predict(vectors, {"w:scale": np.ones(1, np.float32)})
 
 
+def test_weights_of_another_shape_are_corrupt(graph):
+    vectors = {name: np.ones((2, 4), np.float32) for name in FEATURES}
+    weights = {"w:scale": np.ones((3, 3), np.float32), "w:bias": np.ones(1, np.float32)}
+    with pytest.raises(CorruptError, match="graph of here cannot be run on its weights and 2 samples"):
+        Predictor(graph, FEATURES, "here").predict(vectors, weights)
+
+
 def test_one_graph_serves_many_versions_of_the_weights(graph):
     predictor = Predictor(graph, FEATURES, "here")
     vectors = {name: np.ones((1, 4), np.float32) for name in FEATURES}

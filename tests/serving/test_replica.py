@@ -114,6 +114,28 @@ def test_a_job_that_ignores_unknown_features_takes_an_events_own(recommender, sa
 
 
 @MODES
+def test_values_that_are_no_list_of_them_are_refused(open_replica, mode):
+    replica = open_replica(mode)
+    for name, values in (("user", 5), ("user", [[1], [2, 3]]), ("tags", 5), ("tags", [[[]]]), ("nothing", None)):
+        with pytest.raises(InputError):
+            replica.lookup(name, values)
+    for samples in ([5], ["user"], [[("user", 1)]], [None]):
+        with pytest.raises(InputError, match="sample 0"):
+            replica.predict(samples)
+
+
+def test_status_never_raises(open_replica, recommender):
+    from monolith.serving import ledger
+
+    replica = open_replica("direct")
+    with recommender.store._transaction(write=True) as txn:
+        txn.put("head", ledger.seal(b"{}")[:-1] + b"x")
+    status = replica.status()
+    assert not status.ready
+    assert "checksum" in status.trouble
+
+
+@MODES
 def test_a_probability_that_is_no_number_is_refused(open_replica, recommender, samples, mode):
     nan = np.array([np.nan], np.float32)
     recommender.dense = lambda: save({"scale": nan, "bias": nan})

@@ -216,10 +216,81 @@ def test_a_server_that_is_another_one_is_corrupt(in_thread):
                 client.version()
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", ""])
+BAD_URLS = [
+    "localhost:8000", "ftp://host", "http://", "", "http://h:abc", "http://h:99999", "http://h:-1", "http://[::1",
+    "//h", "http://a\0b", "http://" + "a" * 80, "http://a..b", "http://ü..x", "http://" + "a" * 70_000, None, 5,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", BAD_URLS, ids=lambda url: repr(url)[:20])
 def test_a_server_url_that_cannot_be_is_a_config_error(url):
     with pytest.raises(ConfigError, match="is not http://HOST:PORT"):
         Client(url)
+
+
+def test_a_proxy_of_the_environment_that_cannot_be_is_a_config_error(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "nonsense://proxy")
+    with pytest.raises(ConfigError, match="HTTP_PROXY"):
+        Client("http://host:8000")
+
+
+def test_what_is_no_question_is_refused_before_it_is_sent():
+    with Client("http://localhost:1", retries=0) as client:
+        for samples in ([{"user": object()}], [{"user": "\ud800"}], object()):
+            with pytest.raises(InputError, match="no JSON"):
+                client.predict(samples)
+        for values in ([[1], [2, 3]], 5):
+            with pytest.raises(InputError, match="takes a list of values"):
+                client.lookup("user", values)
+        with pytest.raises(InputError, match="at most 65535 are allowed"):
+            client.lookup("u" * 70_000, [1])
+    with pytest.raises(InputError, match="closed"):
+        client.lookup("user", [1])
+
+
+ANOTHER_SERVERS = [
+    b"Content-Length: 2\r\n\r\n[]",
+    b"Content-Length: 2\r\n\r\n{}",
+    b'Content-Length: 22\r\n\r\n{"probabilities": "no"}',
+    b"Content-Length: 4\r\nContent-Encoding: gzip\r\n\r\nabcd",
+    b"Content-Length: 3\r\n\r\n\xff\xfe\xfd",
+]
+
+
+@pytest.mark.parametrize("answer", ANOTHER_SERVERS)
+def test_an_answer_of_another_kind_is_corrupt(in_thread, answer):
+    with bind("127.0.0.1", 0) as listener:
+        listener.listen()
+
+        def serve_once() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + answer)
+            connection.close()
+
+        in_thread(serve_once)
+        with (
+            Client(f"http://127.0.0.1:{listener.getsockname()[1]}", retries=0) as client,
+            pytest.raises(CorruptError, match="the answer of"),
+        ):
+            client.predict([{}])
+
+
+def test_a_damaged_store_is_words_at_every_path(start_server, recommender, url):
+    from monolith.serving import ledger
+
+    address = start_server(Replica.open(url, "demo", "direct"), mode="direct")
+    with recommender.store._transaction(write=True) as txn:
+        txn.put("head", ledger.seal(b"{}")[:-1] + b"x")
+    assert "checksum" in httpx.get(f"{address}/ready").json()["error"]
+    assert httpx.get(f"{address}/ready").status_code == httpx.get(f"{address}/version").status_code == 503
+    assert "checksum" in refused(address, "/lookup", 500, json={"name": "user", "values": [1]})
+    assert "checksum" in refused(address, "/predict", 500, json={"samples": [{}]})
+    assert "monolith_replica_ready 0.0" in httpx.get(f"{address}/metrics").text
+
+
+def test_a_path_that_is_none_is_told_the_paths_that_are(address):
+    assert "POST /lookup and /predict" in httpx.get(f"{address}/nothing").json()["error"]
 
 
 def test_a_port_in_use_is_a_config_error_that_names_it(url):
@@ -230,7 +301,7 @@ def test_a_port_in_use_is_a_config_error_that_names_it(url):
             serve(url, "demo", port=port)
 
 
-@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0)])
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70_000), ("no.such.host.invalid", 0), ("a..b", 0)])
 def test_an_address_that_cannot_be_is_a_config_error(url, host, port):
     with pytest.raises(ConfigError, match="cannot listen on"):
         serve(url, "demo", host=host, port=port)
