@@ -1,4 +1,4 @@
-# The only commands anyone needs to know: help, dev, check, test, fuzz, demo, bench. Everything goes into .venv.
+# The only commands anyone needs to know: help, dev, check, test, fuzz, chaos, demo, bench. Everything goes into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -6,11 +6,14 @@ BIN := $(VENV)/bin
 DATA ?= ml-100k
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= $(shell date +%s)
+CHAOS_SECONDS ?= 600
+CHAOS_SEED ?= $(shell date +%s)
+CHAOS_ON ?= both
 PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*.* tables/native/optimizers/*)
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check format test fuzz demo bench clean
+.PHONY: help dev check format test fuzz chaos demo bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +56,10 @@ test: dev ## every test that can run on this machine; a skip says what it needs
 fuzz: dev ## feed damaged table files to the reader (FUZZ_SECONDS=60, FUZZ_SEED=N to repeat a run)
 	MONOLITH_FUZZ_SECONDS=$(FUZZ_SECONDS) MONOLITH_FUZZ_SEED=$(FUZZ_SEED) \
 	  $(BIN)/python -X faulthandler -m pytest -q -s --timeout=0 tests/tables/test_file_fuzz.py
+
+chaos: dev ## kills, power cuts, full disks on a running job, then all is compared (CHAOS_SECONDS=600, CHAOS_SEED=N, CHAOS_ON=log)
+	PYTHONPATH=tests/chaos:tests/service $(BIN)/python -m chaos \
+	  --seconds $(CHAOS_SECONDS) --seed $(CHAOS_SEED) --on $(CHAOS_ON)
 
 demo: dev ## the whole system on real data, without any server (DATA=synthetic for a generated stream)
 	$(BIN)/python -m monolith demo --data $(DATA)

@@ -2,9 +2,10 @@
 
 The folder::
 
-    FOLDER/disk/      streams, state and store: what has a power cut (a small tmpfs where one may be mounted)
-    FOLDER/trace      what `power.c` wrote down since the last cut
-    FOLDER/*.log      what the processes said
+    FOLDER/small/disk/   streams, state and store: what has a power cut; `small` is a tmpfs where one may be mounted
+    FOLDER/trace         what `power.c` wrote down since the last cut
+    FOLDER/backup/       a state folder as it was once
+    FOLDER/*.log         what the processes said
 
 A process that ends by itself, with anything but what the fault at hand allows, ends the run: `ChaosError`.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from typing import Any
 import chaos_events
 import yaml
 from power_cut import Disk, build
+from servers import KafkaBroker, RedisServer
 
 from monolith.commands.compare import compare_snapshots
 from monolith.commands.demo_processes import free_port
@@ -44,6 +47,8 @@ from monolith.training.status import Status, read_status
 
 PATIENCE_S = 120.0  # for a process to come to where it must
 MODEL = "chaos"
+SMALL_MIB = 512
+PATHS = [str(Path(__file__).parent)]  # where the producer is found
 
 
 class ChaosError(Exception):
@@ -60,7 +65,7 @@ class Process:
     environment: dict[str, str]
     still: Callable[[], AbstractContextManager[None]]  # the moments in which it may be killed (`Disk.still`)
     may_end: bool = False  # 0 is no surprise
-    started: int = 0
+    excuse: str = ""  # what it may say to end with 1, in this life
     child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +81,7 @@ class Process:
                 self.child = subprocess.Popen(
                     self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
                 )
-            self.started += 1
+            self.excuse = ""
 
     def kill(self) -> None:
         """SIGKILL, also of a stopped one; nothing if it does not run."""
@@ -112,6 +117,11 @@ class Process:
         self.child = None
         return code
 
+    def is_excused(self, code: int) -> bool:
+        """Whether it may end so."""
+        last = self.tail().rpartition("\n")[2]
+        return (self.may_end and code == 0) or (code == 1 and bool(self.excuse) and self.excuse in last)
+
     def tail(self) -> str:
         """Its last words."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:]) if self.log.exists() else ""
@@ -122,11 +132,14 @@ class World:
 
     def __init__(self, folder: Path, seed: int, events: int, rate: float, servers: Servers | None = None) -> None:
         self.folder, self.seed, self.events, self.rate = folder, seed, events, rate
-        self.root = folder / "disk"
-        self.root.mkdir(parents=True)
+        self.small = folder / "small"
+        self.small.mkdir(parents=True)
+        self.has_small_disk = _mount(self.small)
+        self.root = self.small / "disk"
+        self.root.mkdir()
+        self.backup = folder / "backup"
         self.servers = servers
         self.disk = Disk(self.root, folder / "trace")
-        self.has_own_disk = False
         self.port = free_port()
         self.job = folder / "job.yaml"
         self.job.write_text(yaml.safe_dump(job(self.root, servers)))
@@ -134,7 +147,7 @@ class World:
         self.store = str(self.settings.store)
         self.state = Path(self.settings.state)
         shim = self.disk.environment(build(folder))
-        environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | shim
+        environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)} | shim
         urls = (str(self.settings.input.features), str(self.settings.input.actions))
         words = {
             "trainer": ["monolith", "train", str(self.job), "--quiet"],
@@ -164,7 +177,7 @@ class World:
         """Raise `ChaosError` if a process ended by itself."""
         for process in self.processes.values():
             code = process.ended()
-            if code is not None and not (process.may_end and code == 0):
+            if code is not None and not process.is_excused(code):
                 raise ChaosError(f"{process.name} ended with {code}:\n{process.tail()}")
 
     def status(self) -> Status | None:
@@ -218,9 +231,7 @@ class World:
             process.kill()
         if self.servers is not None:
             self.servers.redis.kill()
-        self.disk.follow()
-        if unseen := self.disk.differences():
-            raise ChaosError(f"the shim did not see what was written to {unseen}")
+        self._follow()
         before = _sizes(self.root)
         worst = rng.random() < 0.3
         self.disk.cut(None if worst else rng)
@@ -231,6 +242,35 @@ class World:
         else:
             self._check_acknowledged()
         return f"power cut, {'nothing' if worst else 'some'} of what was not synced is left: {lost} files differ"
+
+    def _follow(self) -> None:
+        self.disk.follow()
+        if unseen := self.disk.differences():
+            raise ChaosError(f"the shim did not see what was written to {unseen}")
+
+    def restore_state(self) -> bool:
+        """Put the backup of the state folder in its place, with the trainer dead; False where there is none yet."""
+        if not self.backup.exists():
+            return False
+        for process in self.processes.values():
+            process.kill()
+        self._follow()
+        shutil.rmtree(self.state)
+        shutil.copytree(self.backup, self.state)
+        self.disk.begin_again()
+        return True
+
+    def back_up_state(self) -> None:
+        """Copy the state folder as it is at one moment, while the trainer runs."""
+        with self.disk.still():
+            shutil.rmtree(self.backup, ignore_errors=True)
+            shutil.copytree(self.state, self.backup)
+
+    def remove(self, folder: Path) -> None:
+        """Take a folder away from under whoever has it open."""
+        program = "import shutil, sys; shutil.rmtree(sys.argv[1])"
+        environment = {**os.environ, **self.trainer.environment}
+        subprocess.run([sys.executable, "-c", program, str(folder)], env=environment, check=True)
 
     def _check_acknowledged(self) -> None:
         """What the producer was told is durable is there."""
@@ -348,17 +388,37 @@ class World:
             raise ChaosError(f"left over: {alive} {[str(path) for path in odd]}")
         return f"no process and no file is left over; {_megabytes(self.root)} on disk"
 
-    def close(self) -> None:
-        """Kill everything."""
+    def close(self, *, keep: bool) -> None:
+        """Kill everything; with ``keep`` the files stay where they can be looked at."""
         for process in self.processes.values():
             process.kill()
+        if self.has_small_disk:
+            if keep:
+                subprocess.run(["cp", "-a", "--sparse=always", self.root, self.folder / "left"], check=False)
+            subprocess.run(["umount", str(self.small)], check=False)
 
 
 class Servers:
-    """A broker and a Redis that the run may kill."""
+    """A broker and a Redis of the run's own, which it may kill."""
 
-    def __init__(self, kafka: Any, redis: Any) -> None:
-        self.kafka, self.redis = kafka, redis
+    def __init__(self, folder: Path, kafka_home: Path) -> None:
+        for name in ("kafka", "redis"):
+            (folder / name).mkdir(parents=True)
+        self.kafka = KafkaBroker(kafka_home / "libs", folder / "kafka")
+        self.redis = RedisServer(shutil.which("redis-server") or "redis-server", folder / "redis")
+        self.kafka.format()
+        self.start()
+
+    def start(self) -> None:
+        """Start what does not run."""
+        for server in (self.kafka, self.redis):
+            server.kill()
+            server.start()
+
+    def close(self) -> None:
+        """Kill both."""
+        self.kafka.kill()
+        self.redis.kill()
 
 
 def job(root: Path, servers: Servers | None) -> dict[str, Any]:
@@ -402,6 +462,12 @@ def job(root: Path, servers: Servers | None) -> dict[str, Any]:
             "keep_journal": True,
         },
     }
+
+
+def _mount(folder: Path) -> bool:
+    """A file system of its own, small enough to be filled; False where one may not be mounted."""
+    options = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_MIB}m", "tmpfs", str(folder)]
+    return os.geteuid() == 0 and subprocess.run(options, capture_output=True, check=False).returncode == 0
 
 
 def _sizes(root: Path) -> dict[str, tuple[int, int]]:

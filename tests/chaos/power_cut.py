@@ -202,6 +202,10 @@ class Disk:
         for entry in list(self.root.iterdir()):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         write_tree(self.root, tree)
+        self.begin_again()
+
+    def begin_again(self) -> None:
+        """Take everything in the folder as it is for durable. Call it while none of the processes runs."""
         self.trace.write_bytes(b"")
         self._nodes, self._read = {}, 0
         self._tree = self._load(self.root)
