@@ -3,7 +3,8 @@
 The source reads all partitions of the topic, whatever other consumers do: it is assigned, not subscribed. It stands
 where it is told to and reads committed records only. `KafkaSource.commit` sets the offsets of the group named after the
 job, for lag tools; nothing here reads them. A broker that is away, and a topic to come, are waited for and said, never
-raised.
+raised. Records and partitions that are gone are a DataLossError, or skipped, as `on_data_loss` says. No error of the
+Kafka client leaves this module as such.
 
 Options: ``partitions=N`` (1), ``replication=N`` (the broker's default) and ``retention_ms=N`` (-1: for ever). With any
 of them the sink creates the topic where there is none. A record's time of ingestion is the broker's stamp if the topic
@@ -16,11 +17,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError
+from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
 from kafka.structs import OffsetAndMetadata
 
 from monolith.errors import ConfigError, DataLossError, UnavailableError
@@ -46,6 +48,7 @@ class _Partition:
     end: int
     ready: deque[Record] = field(default_factory=deque)
     ready_bytes: int = 0
+    gone: bool = False  # the topic has no such partition any more
 
     @property
     def position(self) -> int:
@@ -87,6 +90,7 @@ class KafkaSource:
         self._next_try = 0.0
         self._heard_at = 0.0
         self._warned = False
+        self._loss: KafkaError | None = None  # heard of, and not settled yet
         self._waiting = Waiting(self.name, "the broker does not answer")
         self._ready()
 
@@ -103,13 +107,13 @@ class KafkaSource:
                 self._consumer = self._connect()
             return self._meet_topic()
         except KafkaError as error:
-            self._waiting.say(f"the broker does not answer ({type(error).__name__})")
+            self._say(error)
             return False
         finally:
             self._next_try = time.monotonic() + _RETRY_S
 
     def _connect(self) -> Any:
-        return KafkaConsumer(
+        consumer = KafkaConsumer(
             **self._place.connection(),
             group_id=self._group,
             enable_auto_commit=False,
@@ -118,6 +122,9 @@ class KafkaSource:
             allow_auto_create_topics=False,
             metadata_max_age_ms=_METADATA_MS,
         )
+        # kafka-python 3.0.12 takes the option and does not pass it on: asking for a deleted topic would make it anew.
+        consumer._cluster.config["allow_auto_create_topics"] = False
+        return consumer
 
     def _meet_topic(self) -> bool:
         """Learn the partitions that are new, each at its wanted offset or its beginning."""
@@ -148,29 +155,52 @@ class KafkaSource:
         """Tell a quiet topic from a broker that is away."""
         if time.monotonic() < self._heard_at + _SILENCE_S:
             return
-        topics = [self._topic(partition) for partition in self._partitions]
+        topics = [self._topic(name) for name, partition in self._partitions.items() if not partition.gone]
         try:
             ends = self._consumer.end_offsets(topics, timeout_ms=_ASK_MS)
         except KafkaError as error:
-            self._waiting.say(f"the broker does not answer ({type(error).__name__})")
+            self._say(error)
             return
         for topic, end in ends.items():
             self._partitions[topic.partition].end = end
         self._heard_at = time.monotonic()
         self._waiting.over()
 
+    def _say(self, error: KafkaError) -> None:
+        known = isinstance(error, UnknownTopicOrPartitionError)
+        why = "the topic is gone" if known else f"the broker does not answer ({type(error).__name__})"
+        self._waiting.say(why)
+
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def partitions(self) -> list[int]:
-        """See `Source`."""
+        """See `Source`. Raises DataLossError for one that the topic does not have any more."""
         if self._ready():
-            names = self._consumer.partitions_for_topic(self._place.topic)  # from memory; refreshed in the background
-            if names and len(names) > len(self._partitions):
-                try:
+            try:
+                names = self._consumer.partitions_for_topic(
+                    self._place.topic
+                )  # from memory, refreshed in the background
+                if names and not names <= self._partitions.keys():
                     self._meet_topic()
-                except KafkaError as error:
-                    log.warning("new partitions of %s are not read yet: %s", self.name, error)
+            except KafkaError as error:
+                names = None
+                self._say(error)
+            if names:
+                self._part_with(self._partitions.keys() - names)
         return sorted(self._partitions)
+
+    def _part_with(self, missing: Collection[int]) -> None:
+        """The topic was made anew with fewer partitions: those that are missing have come to their end."""
+        for name, partition in self._partitions.items():
+            if partition.gone == (name in missing):
+                continue
+            text = f"{self.name}, partition {name}: it is gone with what follows on offset {partition.fetched}"
+            if name in missing and not self._skip:
+                raise DataLossError(f"{text}; was the topic made anew? on_data_loss: skip goes on without it")
+            if name in missing:
+                log.warning("data loss, going on without the partition: %s", text)
+                partition.end = partition.fetched
+            partition.gone = name in missing
 
     def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:
         """See `Source`."""
@@ -192,20 +222,21 @@ class KafkaSource:
         partition that was paused and resumed.
         """
         room = {p for p, partition in self._partitions.items() if partition.ready_bytes < _AHEAD_BYTES}
-        self._read(room.union(asked))
         try:
+            if self._loss is not None:
+                self._settle(self._loss)
+            self._read({name for name in room.union(asked) if not self._partitions[name].gone})
             batches = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+            for rows in batches.values():
+                for row in rows:
+                    self._partitions[row.partition].push(_record(row))
+            self._note(came=bool(batches))
         except (OffsetOutOfRangeError, LogTruncationError) as error:
-            self._on_loss(error)
-            return
+            self._loss = error  # the next call settles it, or the one after, should the broker not answer
         except KafkaError as error:
             if not error.retriable:
                 raise UnavailableError(f"{self.name} cannot be read: {error!r}") from error
-            batches = {}
-        for rows in batches.values():
-            for row in rows:
-                self._partitions[row.partition].push(_record(row))
-        self._note(came=bool(batches))
+            self._ask_after_silence()
 
     def _read(self, reading: set[int]) -> None:
         if reading == self._reading:
@@ -233,27 +264,35 @@ class KafkaSource:
             times = [partition.ready[0].event_time_ms for partition in self._partitions.values() if partition.ready]
             warn_of_retention(self._place, min(times))
 
-    def _on_loss(self, error: Exception) -> None:
-        """The next offset of some partition is gone: go to the earliest that is there, if that is the policy."""
-        topics = [self._topic(partition) for partition in sorted(self._reading)]
-        begins = self._consumer.beginning_offsets(topics)
-        ends = self._consumer.end_offsets(topics)
-        if isinstance(error, LogTruncationError):
-            lost = list(error.divergent_offsets)
-        else:
-            lost = [t for t in topics if not begins[t] <= self._partitions[t.partition].fetched <= ends[t]]
-        for topic in lost:
-            partition, begin = self._partitions[topic.partition], begins[topic]
-            text = (
-                f"{self.name}, partition {topic.partition}: offset {partition.fetched} is gone, the broker has {begin} "
-                f"to {ends[topic]}"
-            )
-            if not self._skip:
-                raise DataLossError(f"{text}; on_data_loss: skip goes on at {begin}") from error
-            log.warning("data loss, going on at the earliest: %s", text)
-            self.skipped += max(0, begin - partition.fetched)
-            partition.fetched = begin
-            self._consumer.seek(topic, begin)
+    def _settle(self, loss: KafkaError) -> None:
+        """The next offset of some partition is gone: go to the earliest that is there, if that is the policy.
+
+        Raises KafkaError if the broker does not say what it has; ``loss`` is then still to be settled.
+        """
+        topics = [self._topic(name) for name in sorted(self._reading) if not self._partitions[name].gone]
+        begins = self._consumer.beginning_offsets(topics, timeout_ms=_ASK_MS)
+        ends = self._consumer.end_offsets(topics, timeout_ms=_ASK_MS)
+        truncated = loss.divergent_offsets if isinstance(loss, LogTruncationError) else {}
+        for topic in topics:
+            fetched, begin = self._partitions[topic.partition].fetched, begins[topic]
+            if topic in truncated:  # an unclean election: what stood behind the place was replaced
+                known = truncated[topic]
+                self._lose(topic, begin if known is None else max(begin, known.offset), (begin, ends[topic]), loss)
+            elif not begin <= fetched <= ends[topic]:
+                self._lose(topic, begin, (begin, ends[topic]), loss)
+        self._loss = None
+
+    def _lose(self, topic: Any, go_on: int, held: tuple[int, int], loss: KafkaError) -> None:
+        """Go on at offset ``go_on`` of a partition that holds ``held``, or raise DataLossError."""
+        partition = self._partitions[topic.partition]
+        where = f"{self.name}, partition {topic.partition}"
+        text = f"{where}: offset {partition.fetched} is gone, the broker has {held[0]} to {held[1]}"
+        if not self._skip:
+            raise DataLossError(f"{text}; on_data_loss: skip goes on at {go_on}") from loss
+        log.warning("data loss, going on at %d: %s", go_on, text)
+        self.skipped += max(0, go_on - partition.fetched)
+        partition.fetched = go_on
+        self._consumer.seek(topic, go_on)
 
     def position(self) -> dict[int, int]:
         """See `Source`."""
@@ -281,7 +320,10 @@ class KafkaSource:
         if self._group is None or not self._partitions:
             return
         offsets = {self._topic(partition): OffsetAndMetadata(offset, "", -1) for partition, offset in positions.items()}
-        self._consumer.commit_async(offsets, callback=self._committed)
+        try:
+            self._consumer.commit_async(offsets, callback=self._committed)
+        except KafkaError as error:
+            self._committed(offsets, error)
 
     def _committed(self, _offsets: object, answer: object) -> None:
         if isinstance(answer, Exception):
@@ -293,7 +335,8 @@ class KafkaSource:
             consumer, self._consumer = self._consumer, None
             self._partitions, self._reading = {}, set()
             self._next_try = float("inf")
-            consumer.close(autocommit=False, timeout_ms=_ASK_MS)
+            with suppress(KafkaError):  # a broker that is away loses nothing by it
+                consumer.close(autocommit=False, timeout_ms=_ASK_MS)
 
 
 def _record(row: Any) -> Record:

@@ -76,6 +76,7 @@ class KafkaSink:
                 acks="all",
                 enable_idempotence=True,
                 linger_ms=5,
+                max_request_size=_MOST_BYTES,
                 max_block_ms=_DELIVERY_MS,
                 delivery_timeout_ms=_DELIVERY_MS,
             )

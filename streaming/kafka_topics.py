@@ -83,7 +83,7 @@ def retention_of(place: KafkaPlace) -> Retention | None:
         return None
     finally:
         admin.close()
-    found = {key: entry["value"] for by_name in answer.values() for key, entry in by_name[place.topic].items()}
+    found = {key: entry["value"] for by_name in answer.values() for key, entry in by_name.get(place.topic, {}).items()}
     max_age_ms = int(found.get("retention.ms", -1))
     return Retention(None if max_age_ms < 0 else max_age_ms, found.get("message.timestamp.type") != "LogAppendTime")
 

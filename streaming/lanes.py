@@ -71,7 +71,9 @@ class Lane:
         return len(self.ready) < most and self.ready_bytes < AHEAD_BYTES and not at_stop
 
     def push(self, item: Ready) -> None:
-        """Add what was just polled."""
+        """Add what was just polled. A stream that was made anew, and is gone on with, begins at a lower offset."""
+        if not self.ready:
+            self.position = min(self.position, item.record.offset)
         self.ready.append(item)
         self.ready_bytes += len(item.record.value or b"")
 
