@@ -12,18 +12,23 @@ Which columns mean what is said in the URL:
     threshold=X       with ``label``: 1 where the column is at least X. With ``action``: only such rows are actions
     name=WORD         with ``action`` and ``threshold``: the action's name instead of the column's value
 
+Rows are read in the order of the file: sort them by time. Rows that are not sorted are trained as they come, whatever
+their times, and one warning says so; none is refused for being ahead of the others.
+
 Neither ``label`` nor ``action``: rows become feature events. There is one partition, and the offset is the row number.
 A row's time of ingestion is its event time. A null feature is a missing one.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,6 +37,8 @@ from monolith.errors import ConfigError, CorruptError
 from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
 from monolith.streaming.codec import encode
 from monolith.streaming.source import StreamUrl
+
+log = logging.getLogger(__name__)
 
 _OPTIONS = ("time", "unit", "request", "item", "features", "label", "action", "threshold", "name")
 _BATCH_ROWS = 4096
@@ -71,6 +78,8 @@ class ParquetSource:
             _check_columns(url, file)
         self._end: int = sum(file.metadata.num_rows for file in self._files)
         self._position = 0
+        self._last_ms = -1  # of the row before
+        self._is_sorted = True  # as far as it was read
         self._records: Iterator[Record] | None = None
 
     def partitions(self) -> list[int]:
@@ -110,11 +119,29 @@ class ParquetSource:
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=self._rows.columns.names()):
             skip = min(max(0, offset - row), batch.num_rows)
             rows = _with_times_in_ms(batch.slice(skip), self._rows.columns.time, self._rows.unit)
+            self._look_at_order(rows.column(self._rows.columns.time), row + skip)
             for number, values in enumerate(rows.to_pylist(), start=row + skip):
                 record = self._rows.record(number, values)
                 if record is not None:
                     yield record
             row += batch.num_rows
+
+    def _look_at_order(self, times: pa.Array, first: int) -> None:
+        """Warn once if the rows from number ``first`` on are not in order of time."""
+        ms = times.to_numpy()
+        rows = np.flatnonzero(ms >= 0)  # the others have no time
+        if not self._is_sorted or not len(rows):
+            return
+        behind = np.flatnonzero(np.diff(ms[rows], prepend=self._last_ms) < 0)
+        if len(behind):
+            row = rows[behind[0]]
+            log.warning(
+                "%s is not in order of time: row %d is of %d ms, the one before it of a later time. The rows are "
+                "trained in the order of the file; sort it by the column %r to have them trained as they happened",
+                *(self.name, first + row, ms[row], self._rows.columns.time),
+            )
+            self._is_sorted = False
+        self._last_ms = int(ms[rows[-1]])
 
     def position(self) -> dict[int, int]:
         """See `Source`."""
@@ -124,6 +151,7 @@ class ParquetSource:
         """See `Source`."""
         if 0 in positions:
             self._position = positions[0]
+            self._last_ms = -1
             self._records = None
 
     def end_position(self) -> dict[int, int]:

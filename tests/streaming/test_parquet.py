@@ -185,3 +185,33 @@ def test_flipped_byte_in_the_data_is_corrupt(tmp_path, flip):
     flip(path, 3000)
     with pytest.raises(CorruptError, match=r"t\.parquet"):
         open_source(f"parquet://{path}?time=t&item=i").poll(2000, 0.0)
+
+
+def test_unsorted_rows_are_told_once_with_the_first_of_them(ratings, caplog):
+    events(f"parquet://{ratings}?time=timestamp&item=movie")
+    assert caplog.text.count("is not in order of time: row 1 is of 50 ms") == 1
+    assert "sort it by the column 'timestamp'" in caplog.text
+
+
+@pytest.mark.parametrize("times", [[1, 1, 2, 3], [1, None, 2, 3], [None, 1, 2, 2]])
+def test_sorted_rows_need_no_warning_though_some_have_no_time(tmp_path, caplog, times):
+    pq.write_table(pa.table({"t": times, "item": ["a"] * 4}), tmp_path / "x.parquet", row_group_size=2)
+    source = open_source(f"parquet://{tmp_path}/x.parquet?time=t&item=item")
+    assert len(source.poll(3, 0.0) + source.poll(3, 0.0)) == 4
+    source.seek({0: 0})
+    source.poll(9, 0.0)
+    assert caplog.text == ""
+
+
+def test_unsorted_rows_are_all_trained(tmp_path, make_job, open_reader, drain):
+    """Whatever their times, which are years apart: a file says nothing of when its rows were written."""
+    year_ms, rows = 365 * 86_400_000, 300
+    times = [10**12 + (i * 7919 % rows) * year_ms // 10 for i in range(rows)]
+    pq.write_table(
+        pa.table({"t": times, "item": ["a"] * rows, "user": list(range(rows)), "y": [1] * rows}), tmp_path / "x"
+    )
+    url = f"parquet://{tmp_path}/x?time=t&item=item&features=user&label=y"
+    reader = open_reader(make_job(input={"features": None, "actions": None, "samples": url}))
+    samples = [sample for step in drain(reader) for sample in step.samples]
+    assert sorted(sample.features["user"] for sample in samples) == list(range(rows))
+    assert reader.progress().dead_letters == {}
