@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from monolith.config import JobConfig
+from monolith.config.advice import advice
 from monolith.config.changes import check_changes
 from monolith.config.kept_job import keep_job, read_kept_job
 from monolith.disk import make_folder, remedy
@@ -43,6 +44,8 @@ def open_trainer(
 
     With ``replay`` the steps are those of that journal folder, which is only read, and no more.
     """
+    for sentence in advice(job):
+        log.warning("%s", sentence)
     state = Path(job.state)
     try:
         make_folder(state)
