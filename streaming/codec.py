@@ -4,7 +4,8 @@ An event is one MessagePack or JSON map; the first byte tells which (``{`` is ne
 map). `encode` and `decode` know nothing of the job. `FeatureDecoder` holds a record against it and names, for
 everything that cannot be trained on, a short reason for the dead letter and the metric:
 
-    empty  malformed  unknown_version  unknown_type  missing_field  field_type  wrong_stream  implausible_time  future
+    empty  malformed  unknown_version  unknown_type  missing_field  field_type  wrong_stream  time_unit
+    implausible_time  future
     unknown_feature  feature_type  feature_range  feature_weight  label  rate
 """
 
@@ -18,6 +19,7 @@ from monolith.config import JobConfig
 from monolith.echo import shown
 from monolith.errors import EventError
 from monolith.events import EVENT_VERSION, ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
+from monolith.streaming.units import looks_finer, to_ms, unit_detail
 from monolith.tables.features import FeatureEncoder, card_features
 
 Stream = Literal["features", "actions", "samples"]
@@ -118,6 +120,7 @@ class FeatureDecoder:
         self._read = frozenset(job.feature_names())
         self._encoder = FeatureEncoder(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
         self._max_future_ms = round(job.input.max_future_s * 1000)
+        self._config = job.input
 
     def decode(self, record: Record, stream: Stream) -> Event:
         """The record's event, holding only features that the job reads.
@@ -130,12 +133,23 @@ class FeatureDecoder:
         if type(event) is not _EVENT_OF[stream]:
             kind = type(event).__name__.removesuffix("Event").lower()
             raise EventError("wrong_stream", f"{kind} events do not belong into the stream of {stream}")
+        event = self._in_ms(event, stream)
         self._check_time(event.event_time_ms, record.ingestion_time_ms)
         if isinstance(event, SampleEvent):
             _check_label(event)
         return event if isinstance(event, ActionEvent) else self._known_features(event)
 
+    def _in_ms(self, event: Event, stream: Stream) -> Event:
+        """``event`` with its time in ms; rows of Parquet come so."""
+        config = self._config
+        url = getattr(config, stream) or config.samples or ""
+        if config.time_unit == "ms" or url.startswith("parquet://"):
+            return event
+        return msgspec.structs.replace(event, event_time_ms=to_ms(event.event_time_ms, config.time_unit))
+
     def _check_time(self, event_time_ms: int, ingestion_time_ms: int) -> None:
+        if self._config.check_time_unit and looks_finer(event_time_ms):
+            raise EventError("time_unit", unit_detail(event_time_ms))
         if not 0 <= event_time_ms <= MAX_EVENT_TIME_MS:
             raise EventError(
                 "implausible_time",

@@ -15,17 +15,28 @@ from monolith.streaming.lanes import Lane
 class Cut:
     """Counts and clocks as they would be after the step."""
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
+    def __init__(self, lanes: Sequence[Lane], agree: int) -> None:
+        """``agree``: see `LaneClock`."""
         self.lanes = lanes
         self.counts = dict.fromkeys(lanes, 0)
-        self.clocks = {lane: lane.clock_ms for lane in lanes}
         self.records = 0
+        self._agree = agree
 
     def take(self, lane: Lane) -> None:
         """One more record of ``lane``."""
-        self.clocks[lane] = max(self.clocks[lane], lane.ready[self.counts[lane]].time_ms)
         self.counts[lane] += 1
         self.records += 1
+
+    def clock_ms(self, lane: Lane) -> int:
+        """A time that the clock of ``lane`` will have reached."""
+        newest: list[int] = []
+        for i in range(self.counts[lane] - 1, -1, -1):
+            time_ms = lane.ready[i].time_ms
+            if time_ms != WATERMARK_START:
+                newest.append(time_ms)
+            if len(newest) == 2 * self._agree - 1:
+                break
+        return lane.clock.after(reversed(newest), self._agree)
 
     def end(self, lane: Lane) -> int:
         """Where ``lane`` stands after the step."""
@@ -36,30 +47,34 @@ class Cut:
         return lane.stop is not None and self.end(lane) >= lane.stop
 
 
-def cut_oldest(lanes: Sequence[Lane], most: int) -> Cut:
-    """Up to ``most`` records, the oldest event times first, so that the lanes stay together in event time."""
-    cut = Cut(lanes)
+def cut_oldest(lanes: Sequence[Lane], most: int, agree: int) -> Cut:
+    """Up to ``most`` records, the oldest event times first, so that the lanes stay together in event time.
+
+    A record that is ahead of the newest that its lane has ready keeps those behind it waiting no longer than that one.
+    """
+    cut = Cut(lanes, agree)
     limits = [lane.takeable() for lane in lanes]
-    heads = [(lane.ready[0].time_ms, i) for i, lane in enumerate(lanes) if limits[i]]
+    newest = [lane.ready[-1].time_ms if lane.ready else WATERMARK_START for lane in lanes]
+    heads = [(min(lane.ready[0].time_ms, newest[i]), i) for i, lane in enumerate(lanes) if limits[i]]
     heapq.heapify(heads)
     while heads and cut.records < most:
         _, i = heads[0]
         lane = lanes[i]
         cut.take(lane)
         if cut.counts[lane] < limits[i]:
-            heapq.heapreplace(heads, (lane.ready[cut.counts[lane]].time_ms, i))
+            heapq.heapreplace(heads, (min(lane.ready[cut.counts[lane]].time_ms, newest[i]), i))
         else:
             heapq.heappop(heads)
     return cut
 
 
-def cut_slowest(lanes: Sequence[Lane], most: int, idle: Collection[Lane]) -> Cut:
+def cut_slowest(lanes: Sequence[Lane], most: int, idle: Collection[Lane], agree: int) -> Cut:
     """Up to ``most`` records, but only of the lanes that hold the watermark: the others have run ahead far enough."""
-    cut = Cut(lanes)
+    cut = Cut(lanes, agree)
     limits = {lane: lane.takeable() for lane in lanes}
     while cut.records < most:
         holding = [lane for lane in lanes if lane not in idle and not cut.done(lane)]
-        slowest = min(holding, key=lambda lane: cut.clocks[lane], default=None)
+        slowest = min(holding, key=cut.clock_ms, default=None)
         if slowest is None or cut.counts[slowest] >= limits[slowest]:
             break
         cut.take(slowest)
@@ -69,14 +84,20 @@ def cut_slowest(lanes: Sequence[Lane], most: int, idle: Collection[Lane]) -> Cut
 def watermark_after(cut: Cut, idle: Collection[Lane], out_of_order_ms: int, before_ms: int) -> int:
     """Up to which event time everything has been seen after ``cut``; never less than ``before_ms``.
 
-    The lanes that are neither idle nor at their end hold it: another record of theirs may be as old as the newest,
-    less ``out_of_order_ms``. Where none holds it, it is the newest event time of all; where all have ended,
-    WATERMARK_END.
+    The lanes that are neither idle nor at their end hold it: another record of theirs may be as old as their clock,
+    less ``out_of_order_ms``. Where all are silent, those that have a clock hold it: silence alone tells no time. Where
+    all have ended, WATERMARK_END.
     """
     if cut.lanes and all(cut.done(lane) for lane in cut.lanes):
         return WATERMARK_END
-    holding = [cut.clocks[lane] for lane in cut.lanes if lane not in idle and not cut.done(lane)]
-    if not holding:
-        return max(before_ms, *cut.clocks.values())
-    slowest = min(holding)
+    if is_silent(cut, idle):
+        clocks = [lane.clock.ms for lane in cut.lanes if lane.clock.known and not cut.done(lane)]
+    else:
+        clocks = [cut.clock_ms(lane) for lane in cut.lanes if lane not in idle and not cut.done(lane)]
+    slowest = min(clocks, default=WATERMARK_START)
     return before_ms if slowest == WATERMARK_START else max(before_ms, slowest - out_of_order_ms - 1)
+
+
+def is_silent(cut: Cut, idle: Collection[Lane]) -> bool:
+    """Whether every lane is idle or at its end."""
+    return all(lane in idle or cut.done(lane) for lane in cut.lanes)

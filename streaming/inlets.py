@@ -9,7 +9,7 @@ from monolith.errors import ConfigError
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
 from monolith.streaming.lanes import Inlet
-from monolith.streaming.source import open_source
+from monolith.streaming.source import open_source, parse_url
 
 
 def open_inlets(job: JobConfig, decoder: FeatureDecoder | None = None) -> list[Inlet]:
@@ -27,7 +27,8 @@ def open_inlets(job: JobConfig, decoder: FeatureDecoder | None = None) -> list[I
     try:
         for name, url in urls.items():
             source = open_source(url, wait=job.input.follow, on_data_loss=job.input.on_data_loss, group=job.name)
-            inlets.append(Inlet(name, names.index(name), source, decoder))
+            in_order = parse_url(url).scheme != "parquet"  # rows of a file may be in any order
+            inlets.append(Inlet(name, names.index(name), source, decoder, in_order=in_order))
     except BaseException:
         for inlet in inlets:
             inlet.source.close()

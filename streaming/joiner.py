@@ -19,13 +19,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import msgspec
 import xxhash
 
 from monolith.config import JoinConfig
-from monolith.errors import CorruptError, VersionError
 from monolith.events import (
     WATERMARK_END,
     WATERMARK_START,
@@ -38,8 +36,16 @@ from monolith.events import (
     SampleEvent,
 )
 from monolith.streaming.codec import decode, encode
-
-JOINER_VERSION = 1
+from monolith.streaming.joiner_state import (
+    JOINER_VERSION,
+    JoinCounters,
+    JoinerState,
+    Key,
+    Parked,
+    Pending,
+    Waiting,
+    decode_joiner_state,
+)
 
 # Bytes of Python objects around a payload, measured with tracemalloc on 64-bit CPython 3.11 (tests hold them).
 PENDING_BYTES = 700
@@ -50,66 +56,7 @@ PAYLOAD_FACTOR = 4  # a decoded event against its encoded bytes
 _SAMPLING_SEED = 0x6D6F6E6F  # fixed: the draw must be the same in every run
 _DEADLINE, _PARKED, _FORGET = 0, 1, 2  # timers of one instant fire in this order, after its records
 
-Key = tuple[str, str]
 OnShown = Callable[[int, FeatureEvent | SampleEvent], None]
-
-
-class Pending(NamedTuple):
-    """A record on its way to its order time."""
-
-    order_ms: int
-    stream: int
-    partition: int
-    offset: int
-    ingestion_ms: int
-    bytes: int
-    event: Event
-
-
-class _Waiting(msgspec.Struct, array_like=True, gc=False):
-    """A key whose features came. ``features`` is MessagePack, empty once they are not needed any more."""
-
-    event_time_ms: int
-    partition: int
-    offset: int
-    deadline_ms: int
-    forget_ms: int
-    open: bool  # neither positive nor negative yet
-    positive: bool
-    features: bytes
-
-
-class _Parked(msgspec.Struct, array_like=True, gc=False):
-    """An action that waits for its features."""
-
-    event: ActionEvent
-    ingestion_ms: int
-    partition: int
-    offset: int
-    expire_ms: int
-
-
-class JoinCounters(msgspec.Struct, kw_only=True):
-    """What became of the events since the run's first step."""
-
-    positives: int = 0
-    negatives: int = 0
-    late: int = 0  # positives after their window, whatever the policy made of them
-    sampled_out: int = 0  # negatives that negative sampling dropped
-    passed: int = 0  # samples that came joined
-    duplicate_features: int = 0
-    duplicate_actions: int = 0
-    unmatched_actions: int = 0  # no features within early_s
-    ignored_actions: int = 0  # not one of positive_actions
-
-
-class _State(msgspec.Struct, array_like=True):
-    version: int
-    newest_ingestion_ms: int
-    counters: JoinCounters
-    pending: list[tuple[int, int, int, int, int, int, bytes]]
-    waiting: list[tuple[str, str, _Waiting]]
-    parked: list[tuple[str, str, _Parked]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +87,13 @@ class Joiner:
         self.counters = JoinCounters()
         self.late_actions: list[LateAction] = []  # with policy dead_letter; whoever takes them clears the list
         self._pending: list[Pending] = []
-        self._waiting: dict[Key, _Waiting] = {}
-        self._parked: dict[Key, _Parked] = {}
+        self._waiting: dict[Key, Waiting] = {}
+        self._parked: dict[Key, Parked] = {}
         self._timers: list[tuple[int, int, int, int, Key]] = []  # (time, kind, partition, offset, key)
         self._samples: list[Sample] = []
         self._newest_ingestion_ms = WATERMARK_START
+        self._timed_ms = WATERMARK_END  # the timers up to here have fired before any record behind it is released
+        self._newest_ms = WATERMARK_END
         self.pending_bytes = 0
         self.held_bytes = 0
 
@@ -161,27 +110,43 @@ class Joiner:
         self.pending_bytes += size
         self._newest_ingestion_ms = max(self._newest_ingestion_ms, record.ingestion_time_ms)
 
+    def pending_ms(self) -> int:
+        """The order time of the next record that waits; WATERMARK_END if none does."""
+        return self._pending[0].order_ms if self._pending else WATERMARK_END
+
     def due_ms(self) -> int:
         """The watermark from which on `advance` has something to do; WATERMARK_END if nothing waits."""
-        record_ms = self._pending[0].order_ms if self._pending else WATERMARK_END
-        timer_ms = self._timers[0][0] if self._timers else WATERMARK_END
-        return min(record_ms, timer_ms)
+        return min(self.pending_ms(), self._timers[0][0] if self._timers else WATERMARK_END)
 
-    def advance(self, watermark_ms: int) -> list[Sample]:
+    def advance(
+        self, watermark_ms: int, *, released_ms: int = WATERMARK_START, newest_ms: int = WATERMARK_END
+    ) -> list[Sample]:
         """Work off everything up to ``watermark_ms`` and return the samples that it makes, in order.
 
+        Records up to ``released_ms`` are then worked off as well, but no timer: no window ends before the watermark.
+        No sample is given a later event time than ``newest_ms``, which is what the streams' clocks have reached.
         WATERMARK_END also ends every window and drops what is parked: nothing waits any more.
         """
+        self._newest_ms = newest_ms
         if watermark_ms == WATERMARK_END:
+            self._timed_ms = newest_ms
             self._work_off(max((item.order_ms for item in self._pending), default=WATERMARK_START))
             self._end_windows()
         else:
             self._work_off(watermark_ms)
+            self._timed_ms = watermark_ms
+            while self.pending_ms() <= released_ms:
+                self._release(heapq.heappop(self._pending))
+        self._timed_ms = WATERMARK_END
         samples, self._samples = self._samples, []
         return samples
 
     def _work_off(self, until_ms: int) -> None:
-        """Records and timers up to ``until_ms``, by time; a timer waits for the records of its instant."""
+        """Records and timers up to ``until_ms``, by time; a timer waits for the records of its instant.
+
+        What is remembered for duplicates is forgotten up to ``_timed_ms`` only: a time ahead must not clear it.
+        """
+        kept: list[tuple[int, int, int, int, Key]] = []
         while self._pending or self._timers:
             record_ms = self._pending[0].order_ms if self._pending else WATERMARK_END
             timer_ms = self._timers[0][0] if self._timers else WATERMARK_END
@@ -189,8 +154,12 @@ class Joiner:
                 break
             if record_ms <= timer_ms:
                 self._release(heapq.heappop(self._pending))
+            elif timer_ms > self._timed_ms and self._timers[0][1] == _FORGET:
+                kept.append(heapq.heappop(self._timers))
             else:
                 self._fire(heapq.heappop(self._timers))
+        for timer in kept:
+            heapq.heappush(self._timers, timer)
 
     def _end_windows(self) -> None:
         """Fire the timers of open windows and parked actions, in order, and keep those of the duplicates' memory."""
@@ -207,6 +176,8 @@ class Joiner:
     def _release(self, item: Pending) -> None:
         self.pending_bytes -= item.bytes
         event = item.event
+        if item.order_ms > self._timed_ms:
+            self._catch_up((event.request_id, event.item_id), item.order_ms)
         if isinstance(event, ActionEvent):
             self._act(item, event)
         elif isinstance(event, FeatureEvent):
@@ -217,13 +188,24 @@ class Joiner:
             sample = Sample(
                 event.request_id,
                 event.item_id,
-                event.event_time_ms,
+                min(event.event_time_ms, self._newest_ms),
                 item.ingestion_ms,
                 event.features,
                 event.label,
                 event.rate,
             )
             self._samples.append(sample)
+
+    def _catch_up(self, key: Key, order_ms: int) -> None:
+        """Do what timers of ``key`` alone would have done before ``order_ms``, in a place where timers stand still."""
+        parked, entry = self._parked.get(key), self._waiting.get(key)
+        if parked is not None and parked.expire_ms < order_ms:
+            self._unpark(key)
+            self.counters.unmatched_actions += 1
+        if entry is not None and entry.open and entry.deadline_ms < order_ms:
+            self._negative_sample(key, entry)
+        if entry is not None and not entry.open and entry.forget_ms < order_ms:
+            self._forget(key, entry)
 
     def _show(self, item: Pending, event: FeatureEvent) -> None:
         key = (event.request_id, event.item_id)
@@ -234,9 +216,7 @@ class Joiner:
         deadline_ms = max(event.event_time_ms + self._window_ms, item.order_ms)
         forget_ms = max(event.event_time_ms + self._dedup_ms, deadline_ms)
         features = msgspec.msgpack.encode(event.features)
-        entry = _Waiting(
-            event.event_time_ms, item.partition, item.offset, deadline_ms, forget_ms, True, False, features
-        )
+        entry = Waiting(event.event_time_ms, item.partition, item.offset, deadline_ms, forget_ms, True, False, features)
         self._waiting[key] = entry
         self.held_bytes += _waiting_bytes(key, entry)
         self._timer(forget_ms, _FORGET, entry, key)
@@ -249,6 +229,8 @@ class Joiner:
 
     def _tell(self, event: FeatureEvent | SampleEvent) -> None:
         if self._on_shown is not None:
+            if event.event_time_ms > self._newest_ms:
+                event = msgspec.structs.replace(event, event_time_ms=self._newest_ms)
             self._on_shown(len(self._samples), event)
 
     def _act(self, item: Pending, event: ActionEvent) -> None:
@@ -270,12 +252,12 @@ class Joiner:
         if key in self._parked:
             self.counters.duplicate_actions += 1
             return
-        parked = _Parked(event, item.ingestion_ms, item.partition, item.offset, item.order_ms + self._early_ms)
+        parked = Parked(event, item.ingestion_ms, item.partition, item.offset, item.order_ms + self._early_ms)
         self._parked[key] = parked
         self.held_bytes += _parked_bytes(key)
         self._timer(parked.expire_ms, _PARKED, parked, key)
 
-    def _late_positive(self, key: Key, entry: _Waiting, item: Pending, event: ActionEvent) -> None:
+    def _late_positive(self, key: Key, entry: Waiting, item: Pending, event: ActionEvent) -> None:
         self.counters.late += 1
         if self._late == "emit":
             self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=True)
@@ -286,7 +268,7 @@ class Joiner:
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
-    def _positive_sample(self, key: Key, entry: _Waiting, order_ms: int, ingestion_ms: int, *, late: bool) -> None:
+    def _positive_sample(self, key: Key, entry: Waiting, order_ms: int, ingestion_ms: int, *, late: bool) -> None:
         self.counters.positives += 1
         self._emit(key, entry, ingestion_ms, label=1.0, late=late)
         entry.open, entry.positive = False, True
@@ -296,7 +278,7 @@ class Joiner:
             entry.forget_ms = forget_ms
             self._timer(forget_ms, _FORGET, entry, key)
 
-    def _negative_sample(self, key: Key, entry: _Waiting) -> None:
+    def _negative_sample(self, key: Key, entry: Waiting) -> None:
         entry.open = False
         if xxhash.xxh3_64_intdigest("\0".join(key).encode(), _SAMPLING_SEED) < self._keep_below:
             self.counters.negatives += 1
@@ -306,17 +288,18 @@ class Joiner:
         if self._late != "emit":
             self._drop_features(entry)
 
-    def _emit(self, key: Key, entry: _Waiting, ingestion_ms: int, *, label: float, late: bool) -> None:
+    def _emit(self, key: Key, entry: Waiting, ingestion_ms: int, *, label: float, late: bool) -> None:
         features: dict[str, FeatureValue] = msgspec.msgpack.decode(entry.features)
-        self._samples.append(Sample(*key, entry.event_time_ms, ingestion_ms, features, label, self._rate, late))
+        event_time_ms = min(entry.event_time_ms, self._newest_ms)
+        self._samples.append(Sample(*key, event_time_ms, ingestion_ms, features, label, self._rate, late))
 
-    def _drop_features(self, entry: _Waiting) -> None:
+    def _drop_features(self, entry: Waiting) -> None:
         self.held_bytes -= len(entry.features)
         entry.features = b""
 
     # --- timers ------------------------------------------------------------------------------------------------------
 
-    def _timer(self, time_ms: int, kind: int, owner: _Waiting | _Parked, key: Key) -> None:
+    def _timer(self, time_ms: int, kind: int, owner: Waiting | Parked, key: Key) -> None:
         heapq.heappush(self._timers, (time_ms, kind, owner.partition, owner.offset, key))
 
     def _fire(self, timer: tuple[int, int, int, int, Key]) -> None:
@@ -325,14 +308,17 @@ class Joiner:
         owner = (self._parked if kind == _PARKED else self._waiting).get(key)
         if owner is None or (owner.partition, owner.offset) != (partition, offset):
             return
-        if isinstance(owner, _Parked):
+        if isinstance(owner, Parked):
             self._unpark(key)
             self.counters.unmatched_actions += 1
         elif kind == _DEADLINE and owner.open:
             self._negative_sample(key, owner)
         elif kind == _FORGET and owner.forget_ms == time_ms:
-            del self._waiting[key]
-            self.held_bytes -= _waiting_bytes(key, owner)
+            self._forget(key, owner)
+
+    def _forget(self, key: Key, entry: Waiting) -> None:
+        del self._waiting[key]
+        self.held_bytes -= _waiting_bytes(key, entry)
 
     def _unpark(self, key: Key) -> None:
         del self._parked[key]
@@ -343,7 +329,7 @@ class Joiner:
     def state(self) -> bytes:
         """Everything that waits and every counter; equal joiners give equal bytes."""
         pending = [(*item[:6], encode(item.event)) for item in sorted(self._pending, key=lambda item: item[:4])]
-        state = _State(
+        state = JoinerState(
             JOINER_VERSION,
             self._newest_ingestion_ms,
             self.counters,
@@ -355,7 +341,7 @@ class Joiner:
 
     def restore(self, data: bytes) -> None:
         """Be what gave ``data``. Raises VersionError or CorruptError, and is then as before."""
-        state = _decode_state(data)
+        state = decode_joiner_state(data)
         self.counters = state.counters
         self._newest_ingestion_ms = state.newest_ingestion_ms
         self._pending = [Pending(*row[:6], decode(row[6])) for row in state.pending]
@@ -374,17 +360,7 @@ class Joiner:
         self.held_bytes += sum(_parked_bytes(key) for key in self._parked)
 
 
-def _decode_state(data: bytes) -> _State:
-    try:
-        version = msgspec.msgpack.decode(data)[0]
-        if version != JOINER_VERSION:
-            raise VersionError(f"the joiner's state is of version {version!r}, this build reads {JOINER_VERSION}")
-        return msgspec.msgpack.decode(data, type=_State)
-    except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
-        raise CorruptError(f"the joiner's state cannot be read: {error}") from None
-
-
-def _waiting_bytes(key: Key, entry: _Waiting) -> int:
+def _waiting_bytes(key: Key, entry: Waiting) -> int:
     return WAITING_BYTES + len(key[0]) + len(key[1]) + len(entry.features)
 
 

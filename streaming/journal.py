@@ -62,6 +62,7 @@ class Journal:
         self._synced = False
         self._durable_bytes = 0  # of the newest file: what is on the disk, or was there before this process
         self._has_marks = True  # of the newest file: it is of a version that has marks
+        self._is_outdated = False  # the newest file is of an older version: the next step begins another
         self._marked_step = 0  # the newest one that this process marked
         self._failure = ""  # not empty: a sync failed, and nothing may be built on this journal any more
         self._lock = None if read_only else _lock(folder)
@@ -109,7 +110,7 @@ class Journal:
         for entry, end in read_frames(segment):  # noqa: B007
             if entry is not None:
                 self._follow_on(entry, segment)
-        self._has_marks = head.has_marks
+        self._has_marks, self._is_outdated = head.has_marks, head.is_outdated
         torn = segment.stat().st_size - end
         if not torn:
             return
@@ -133,7 +134,7 @@ class Journal:
         self._refuse_after_failure()
         assert self._file is not None, "the journal was opened read only"
         assert entry.step == self.last_step + 1, f"step {entry.step} does not follow on {self.last_step}"
-        if self._file.tell() >= self._segment_bytes or not self._has_marks:
+        if self._file.tell() >= self._segment_bytes or self._is_outdated:
             self.sync()
             self._begin_segment(entry.step)
         self._synced = False
@@ -186,7 +187,8 @@ class Journal:
             raise UnavailableError(f"cannot begin the step journal {path}: {error}; {remedy(error)}") from error
         if self._file is not None:
             self._file.close()
-        self._file, self._durable_bytes, self._has_marks = file, file.seek(0, os.SEEK_END), True
+        self._file, self._durable_bytes = file, file.seek(0, os.SEEK_END)
+        self._has_marks, self._is_outdated = True, False
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None

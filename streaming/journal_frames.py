@@ -20,9 +20,10 @@ from pathlib import Path
 import msgspec
 
 from monolith.errors import CorruptError, VersionError
+from monolith.events import WATERMARK_START
 
-JOURNAL_VERSION = 2
-_WITHOUT_MARKS = 1  # the version before, which is still read
+JOURNAL_VERSION = 3  # files of the versions before, 1 without marks and 2 without `StepEntry.agree`, are read as well
+_WITHOUT_MARKS = 1
 
 _MAGIC = b"MNLJRNL1"
 _HEAD = struct.Struct("<8sII")
@@ -40,6 +41,8 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     step: int
     ends: Positions  # after the step, by stream and partition
     watermark_ms: int
+    released_ms: int = WATERMARK_START  # records up to this order time do not wait for the watermark: all is silent
+    agree: int = 1  # so many records of a partition move its clock, see `LaneClock`
     publish: bool = False
     ended: bool = False  # nothing comes after it
     idle: dict[str, list[int]] = {}  # partitions that did not hold the watermark
@@ -58,6 +61,11 @@ class Head(msgspec.Struct, frozen=True):
     def has_marks(self) -> bool:
         """Whether marks of what is durable are among its frames."""
         return self.version != _WITHOUT_MARKS
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether a step of this build may not be written to the file."""
+        return self.version < JOURNAL_VERSION
 
 
 def encode_head(lineage: str, first_step: int) -> bytes:
@@ -96,9 +104,8 @@ def read_head(segment: Path) -> tuple[Head, int]:
         head = msgspec.msgpack.decode(body, type=Head)
     except msgspec.DecodeError as error:
         raise VersionError(f"{segment}: the head is not one that this build knows: {error}") from None
-    if head.version not in (_WITHOUT_MARKS, JOURNAL_VERSION):
-        known = f"{_WITHOUT_MARKS} and {JOURNAL_VERSION}"
-        raise VersionError(f"{segment} is of version {head.version}, this build reads {known}")
+    if not 1 <= head.version <= JOURNAL_VERSION:
+        raise VersionError(f"{segment} is of version {head.version}, this build reads 1 to {JOURNAL_VERSION}")
     return head, _HEAD.size + length
 
 

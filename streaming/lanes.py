@@ -1,18 +1,20 @@
 """Lanes: what was polled of each partition and is not in a step yet.
 
-A source is read ahead by up to a step's worth; a lane stands where the *steps* stand. Its clock, the largest event time
-that steps took from it, moves with the steps too, so it is the same in a re-run.
+A source is read ahead by up to a step's worth; a lane stands where the *steps* stand. Its clock, and the records that
+it holds because they are too far ahead of that clock, move with the steps too, so they are the same in a re-run.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from monolith.errors import EventError
 from monolith.events import WATERMARK_START, Event, Record
+from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
 from monolith.streaming.source import Source
@@ -33,6 +35,20 @@ class Ready:
         return WATERMARK_START if isinstance(self.event, EventError) else self.event.event_time_ms
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A record that a step took, too far ahead of its lane's clock to be believed yet."""
+
+    record: Record
+    event: Event
+    number: int  # of the record in its lane, counted as `Lane.seen`
+
+    @property
+    def time_ms(self) -> int:
+        """Event time."""
+        return self.event.event_time_ms
+
+
 @dataclass(slots=True, eq=False)
 class Lane:
     """One partition of one stream."""
@@ -42,7 +58,11 @@ class Lane:
     partition: int
     position: int  # the next offset that a step takes
     polled: int  # the next offset that the source hands out
-    clock_ms: int = WATERMARK_START
+    in_order: bool = True  # False: the stream has no order in time, and nothing of it is held or refused
+    clock: LaneClock = field(default_factory=LaneClock)
+    seen: int = 0  # records with an event that steps took
+    misdated: int = 0  # records whose time was in another unit
+    held: list[Held] = field(default_factory=list)  # in order of offset
     stop: int | None = None  # the offset at which the lane ends; None: it goes on
     heard_at: float = 0.0  # wall clock of the last record
     ready: deque[Ready] = field(default_factory=deque)
@@ -77,6 +97,10 @@ class Lane:
         self.ready.append(item)
         self.ready_bytes += len(item.record.value or b"")
 
+    def before(self, end: int) -> Iterator[Ready]:
+        """The ready records before offset ``end``."""
+        return takewhile(lambda item: item.record.offset < end, self.ready)
+
     def take(self, end: int) -> list[Ready]:
         """Move to offset ``end`` and return the records before it."""
         taken = []
@@ -91,8 +115,12 @@ class Lane:
 class Inlet:
     """One input stream of the job: its source, and a lane for each partition that is known."""
 
-    def __init__(self, name: StreamName, number: int, source: Source, decoder: FeatureDecoder) -> None:
+    def __init__(
+        self, name: StreamName, number: int, source: Source, decoder: FeatureDecoder, *, in_order: bool = True
+    ) -> None:
+        """``in_order``: whether the stream's records come, by and large, in the order of their event times."""
         self.name = name
+        self._in_order = in_order
         self.number = number
         self.source = source
         self.lanes: dict[int, Lane] = {}
@@ -100,7 +128,7 @@ class Inlet:
 
     def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
         """A lane for a partition that has none, standing at ``position``."""
-        lane = Lane(self.name, self.number, partition, position, position)
+        lane = Lane(self.name, self.number, partition, position, position, self._in_order)
         self.lanes[partition] = lane
         if seek:
             self.source.seek({partition: position})
@@ -125,14 +153,15 @@ class Inlet:
         records = self.source.poll(most, timeout_s, asked)
         for record in records:
             lane = self.lanes[record.partition]
-            lane.push(Ready(record, self._decode(record)))
+            lane.push(Ready(record, self.decode(record)))
             lane.heard_at = clock()
         positions = self.source.position()
         for partition in asked:
             self.lanes[partition].polled = positions[partition]
         return bool(records)
 
-    def _decode(self, record: Record) -> Event | EventError:
+    def decode(self, record: Record) -> Event | EventError:
+        """The record's event, or why it has none."""
         try:
             return self._decoder.decode(record, self.name)
         except EventError as error:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from monolith.config import JobConfig
 from monolith.errors import ConfigError
-from monolith.events import WATERMARK_END
-from monolith.streaming.cutting import Cut, cut_oldest, cut_slowest, watermark_after
+from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.streaming.cutting import Cut, cut_oldest, cut_slowest, is_silent, watermark_after
 from monolith.streaming.journal import Positions, StepEntry
 from monolith.streaming.lanes import Inlet, Lane
 
@@ -30,6 +30,7 @@ class Standing:
     watermark_ms: int
     held_bytes: int  # by the joiner
     due_ms: int  # the watermark that lets go of the next thing that waits
+    pending_ms: int  # order time of the next record that waits
     unpublished: bool  # samples were made since the last publish
 
 
@@ -40,7 +41,9 @@ class LiveCutter:
         self._input, self._join, self._train = job.input, job.join, job.train
         self._inlets = inlets
         self._clock = clock
+        self._agree = job.input.jump_records
         self._out_of_order_ms = round(job.input.max_out_of_order_s * 1000)
+        self._max_jump_ms = round(job.input.max_jump_s * 1000)
         self._begins: Positions = {}
         self._stops: Positions = {}
         self._linger_until: float | None = None
@@ -113,13 +116,17 @@ class LiveCutter:
         ended = watermark_ms == WATERMARK_END
         publish = ended or (standing.unpublished and now - self._last_publish >= self._train.publish_every_s)
         behind = any(not lane.ready and lane not in caught_up and not lane.done for lane in lanes)
-        lets_go = not cut.records and watermark_ms >= standing.due_ms
+        released_ms = self._released_ms(lanes) if is_silent(cut, idle) and not ended else WATERMARK_START
+        waiting_ms = min([standing.pending_ms, *(held.time_ms for lane in lanes for held in lane.held)])
+        lets_go = not cut.records and (watermark_ms >= standing.due_ms or released_ms >= waiting_ms)
         if not (publish or lets_go or self._is_full(cut, behind, now)):
             return None
         return StepEntry(
             step=standing.step + 1,
             ends={i.name: {p: cut.end(lane) for p, lane in sorted(i.lanes.items())} for i in self._inlets},
             watermark_ms=watermark_ms,
+            released_ms=released_ms,
+            agree=self._agree,
             publish=publish,
             ended=ended,
             idle=_by_stream(idle),
@@ -133,10 +140,16 @@ class LiveCutter:
             step=standing.step + 1,
             ends={i.name: {p: lane.position for p, lane in sorted(i.lanes.items())} for i in self._inlets},
             watermark_ms=standing.watermark_ms,
+            agree=self._agree,
             publish=True,
             begins=self._begins,
             stop_at=self._stops,
         )
+
+    def _released_ms(self, lanes: list[Lane]) -> int:
+        """The order time up to which silence lets records go: all that are within reach of the newest clock."""
+        newest_ms = max(lane.clock.ms for lane in lanes)
+        return WATERMARK_END - 1 if newest_ms == WATERMARK_START else newest_ms + self._max_jump_ms
 
     def written(self, entry: StepEntry) -> None:
         """``entry`` is in the journal: go on from there."""
@@ -150,11 +163,11 @@ class LiveCutter:
         limit = self._join.max_bytes
         before, self._crowded_bytes = self._crowded_bytes, None
         if held_bytes <= _CROWDED * limit:
-            return cut_oldest(lanes, self._train.step_records)
+            return cut_oldest(lanes, self._train.step_records, self._agree)
         if before is not None and held_bytes > max(limit, before):
             raise self._does_not_fit(held_bytes)
         self._crowded_bytes = held_bytes
-        return cut_slowest(lanes, self._train.step_records, idle)
+        return cut_slowest(lanes, self._train.step_records, idle, self._agree)
 
     def _does_not_fit(self, held_bytes: int) -> ConfigError:
         return ConfigError(

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from monolith.errors import CorruptError, VersionError
+from monolith.errors import CorruptError, EventError, VersionError
+from monolith.events import Record
+from monolith.streaming.clock import LaneClock
+from monolith.streaming.lanes import Held, Inlet, Lane
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # version 1, whose lanes have position, clock and stop only, is read as well
+
+
+class HeldState(msgspec.Struct, array_like=True):
+    """A record that is too far ahead of its lane's clock to be believed yet."""
+
+    number: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    event_time_ms: int  # the record's own stamp
+    ingestion_time_ms: int
 
 
 class LaneState(msgspec.Struct, array_like=True):
@@ -15,6 +29,10 @@ class LaneState(msgspec.Struct, array_like=True):
     position: int
     clock_ms: int
     stop: int | None
+    recent: list[int] = []
+    seen: int = 0
+    misdated: int = 0
+    held: list[HeldState] = []
 
 
 class ReaderState(msgspec.Struct, array_like=True):
@@ -31,12 +49,40 @@ class ReaderState(msgspec.Struct, array_like=True):
     letters: bytes
 
 
+def lane_state(lane: Lane) -> LaneState:
+    """What a snapshot keeps of ``lane``."""
+    held = [
+        HeldState(
+            x.number, x.record.offset, x.record.key, x.record.value, x.record.event_time_ms, x.record.ingestion_time_ms
+        )
+        for x in lane.held
+    ]
+    return LaneState(lane.position, lane.clock.ms, lane.stop, list(lane.clock.recent), lane.seen, lane.misdated, held)
+
+
+def restore_lane(inlet: Inlet, partition: int, state: LaneState) -> None:
+    """Give ``inlet`` the lane that ``state`` was kept of."""
+    lane = inlet.add_lane(partition, state.position, seek=True)
+    lane.clock, lane.stop = LaneClock(state.clock_ms, state.recent), state.stop
+    lane.seen, lane.misdated = state.seen, state.misdated
+    for kept in state.held:
+        stamps = kept.event_time_ms, kept.ingestion_time_ms
+        record = Record(kept.key, kept.value, *stamps, partition, kept.offset)
+        event = inlet.decode(record)
+        if isinstance(event, EventError):
+            raise CorruptError(
+                f"the record {inlet.name}/{partition}/{kept.offset} was fit for the job when it was held, now it is "
+                f"not: {event}; set back the settings of the job's features and input"
+            )
+        lane.held.append(Held(record, event, kept.number))
+
+
 def decode_reader_state(data: bytes) -> ReaderState:
     """Raises VersionError or CorruptError."""
     try:
         version = msgspec.msgpack.decode(data)[0]
-        if version != STATE_VERSION:
-            raise VersionError(f"the reader's state is of version {version!r}, this build reads {STATE_VERSION}")
+        if not (isinstance(version, int) and 1 <= version <= STATE_VERSION):
+            raise VersionError(f"the reader's state is of version {version!r}, this build reads 1 to {STATE_VERSION}")
         return msgspec.msgpack.decode(data, type=ReaderState)
     except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
         raise CorruptError(f"the reader's state cannot be read: {error}") from None

@@ -19,20 +19,30 @@ from typing import Literal
 import msgspec
 
 from monolith.config import JobConfig
-from monolith.echo import shown
-from monolith.errors import ConfigError, CorruptError, EventError
-from monolith.events import WATERMARK_END, WATERMARK_START, Record, Sample
-from monolith.streaming.codec import encode
+from monolith.errors import ConfigError, CorruptError
+from monolith.events import WATERMARK_END, WATERMARK_START, Sample
 from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.gate import Gate
 from monolith.streaming.inlets import open_inlets
-from monolith.streaming.joiner import JoinCounters, Joiner, OnShown
+from monolith.streaming.joiner import Joiner, OnShown
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
-from monolith.streaming.lanes import Inlet, Lane, Ready
+from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
-from monolith.streaming.reader_state import STATE_VERSION, LaneState, ReaderState, decode_reader_state
+from monolith.streaming.progress import Progress
+from monolith.streaming.reader_state import (
+    STATE_VERSION,
+    LaneState,
+    ReaderState,
+    decode_reader_state,
+    lane_state,
+    restore_lane,
+)
 from monolith.streaming.step_digest import StepDigest
+from monolith.streaming.watch import Watch
 
 log = logging.getLogger(__name__)
+
+UNDATED_MS = 0  # the event time of samples that come out, by silence or at an end, before any partition has a clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +56,6 @@ class Step:
     records: int  # read from the streams in this step
     ended: bool  # nothing comes after it
     digest: bytes = b""  # of what it was made from: the journal entry and the records
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far the job is, for people and metrics."""
-
-    step: int
-    records: int  # in steps since the run's first
-    lag: int  # records in the streams that no step has taken
-    watermark_ms: int
-    watermark_lag_ms: int  # wall clock less watermark; 0 before the first event
-    waiting_bytes: int  # what the joiner holds
-    skipped: int  # offsets lost and passed over by this process
-    joined: JoinCounters
-    dead_letters: dict[str, int]  # by reason, since the run's first step
-    positions: Positions
-    ends: Positions
 
 
 class StepReader:
@@ -91,7 +84,8 @@ class StepReader:
         self._replay_only = replay_only
         self._clock = clock
         self._joiner = Joiner(job.join, on_shown)
-        self._out_of_order_ms = round(job.input.max_out_of_order_s * 1000)
+        self._gate = Gate(job.input, self._joiner, letters)
+        self._watch = Watch()
         self._step = 0
         self._records = 0
         self._watermark_ms = WATERMARK_START
@@ -210,6 +204,7 @@ class StepReader:
                 return self._nothing_more()
             entry = self._cutter.cut(self._standing())
             if entry is not None:
+                self._gate.check_units(self._inlets, entry)
                 self._write(entry)
                 return self._run(entry)
             rest_s = deadline - time.monotonic()
@@ -230,8 +225,14 @@ class StepReader:
         return self._run(entry)
 
     def _standing(self) -> Standing:
+        joiner = self._joiner
         return Standing(
-            self._step, self._watermark_ms, self._joiner.total_bytes, self._joiner.due_ms(), self._unpublished
+            step=self._step,
+            watermark_ms=self._watermark_ms,
+            held_bytes=joiner.total_bytes,
+            due_ms=joiner.due_ms(),
+            pending_ms=joiner.pending_ms(),
+            unpublished=self._unpublished,
         )
 
     def _write(self, entry: StepEntry) -> None:
@@ -253,37 +254,26 @@ class StepReader:
                 taken = lane.take(end)
                 made_from.add(taken)
                 for item in taken:
-                    self._feed(lane, item)
+                    self._gate.take(lane, item, entry.agree)
                 records += len(taken)
-        samples = self._joiner.advance(entry.watermark_ms)
-        self._bury_late_actions()
+        lanes, ended = self._lanes(), entry.watermark_ms == WATERMARK_END
+        if ended:
+            newest_ms = self._gate.end(lanes, entry.agree)
+        else:
+            self._gate.settle(lanes, max(entry.watermark_ms, entry.released_ms))
+            newest_ms = max((lane.clock.ms for lane in lanes), default=WATERMARK_START)
+        samples = self._joiner.advance(
+            entry.watermark_ms, released_ms=entry.released_ms, newest_ms=max(newest_ms, UNDATED_MS)
+        )
+        self._gate.bury_late_actions()
         self._letters.flush()
-        newest_ms = max((lane.clock_ms for lane in self._lanes()), default=WATERMARK_START)
-        ended = entry.watermark_ms == WATERMARK_END
         self._watermark_ms = max(self._watermark_ms, newest_ms) if ended else entry.watermark_ms
+        self._watch.look(lanes, entry, records, self._clock())
         self._step, self._ended = entry.step, entry.ended
         self._records += records
         self._unpublished = (self._unpublished or bool(samples)) and not entry.publish
         is_last = entry.ended or last
         return Step(entry.step, samples, self._watermark_ms, entry.publish, records, is_last, made_from.digest())
-
-    def _feed(self, lane: Lane, item: Ready) -> None:
-        if isinstance(item.event, EventError):
-            self._letters.add(lane.stream, item.record, item.event.reason, item.event.detail)
-            return
-        # No later record of the lane is given an older order time, so none can be overtaken by the watermark.
-        order_ms = max(item.time_ms, lane.clock_ms - self._out_of_order_ms)
-        lane.clock_ms = max(lane.clock_ms, item.time_ms)
-        self._joiner.add(item.record, item.event, lane.number, order_ms)
-
-    def _bury_late_actions(self) -> None:
-        for late in self._joiner.late_actions:
-            event = late.event
-            record = Record(None, encode(event), event.event_time_ms, late.ingestion_ms, late.partition, late.offset)
-            shown_item = f"{shown(event.request_id)}/{shown(event.item_id)}"
-            detail = f"{shown(event.action)} of {shown_item} came after join.window_s"
-            self._letters.add("actions", record, "late_positive", detail)
-        self._joiner.late_actions.clear()
 
     def _lanes(self) -> list[Lane]:
         return [inlet.lanes[partition] for inlet in self._inlets for partition in sorted(inlet.lanes)]
@@ -298,8 +288,7 @@ class StepReader:
         self._journal.sync()
         self._committable = self._positions()
         lanes: dict[str, dict[int, LaneState]] = {
-            inlet.name: {p: LaneState(x.position, x.clock_ms, x.stop) for p, x in sorted(inlet.lanes.items())}
-            for inlet in self._inlets
+            inlet.name: {p: lane_state(lane) for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets
         }
         state = ReaderState(
             STATE_VERSION,
@@ -332,8 +321,7 @@ class StepReader:
         for inlet in self._inlets:
             inlet.lanes = {}
             for partition, kept in state.lanes[inlet.name].items():
-                lane = inlet.add_lane(partition, kept.position, seek=True)
-                lane.clock_ms, lane.stop = kept.clock_ms, kept.stop
+                restore_lane(inlet, partition, kept)
         self._step, self._records, self._watermark_ms = state.step, state.records, state.watermark_ms
         self._ended, self._unpublished = state.ended, state.unpublished
         self._letters.restore(state.letters, self._positions())
@@ -358,6 +346,15 @@ class StepReader:
         """Records in the streams that no step has taken yet, as last heard of."""
         return sum(inlet.lag() for inlet in self._inlets)
 
+    def troubles(self) -> dict[str, float]:
+        """What people should look at: `Progress.held`, `jumps`, `stalled_s`, and ``dead_letters.REASON`` by reason."""
+        return {
+            "held": sum(len(lane.held) for lane in self._lanes()),
+            "jumps": self._gate.jumps,
+            "stalled_s": self._watch.stalled_s(self._clock()),
+            **{f"dead_letters.{reason}": count for reason, count in sorted(self._letters.counts.items())},
+        }
+
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""
         known = self._watermark_ms != WATERMARK_START
@@ -371,6 +368,9 @@ class StepReader:
             skipped=sum(inlet.source.skipped for inlet in self._inlets),
             joined=msgspec.structs.replace(self._joiner.counters),
             dead_letters=dict(self._letters.counts),
+            held=sum(len(lane.held) for lane in self._lanes()),
+            jumps=self._gate.jumps,
+            stalled_s=self._watch.stalled_s(self._clock()),
             positions=self._positions(),
             ends={inlet.name: inlet.source.end_position() for inlet in self._inlets},
         )

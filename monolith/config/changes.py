@@ -30,6 +30,10 @@ DECIDING = (
     "dense_optimizer",
     "input.max_out_of_order_s",
     "input.max_future_s",
+    "input.jump_records",
+    "input.max_jump_s",
+    "input.time_unit",
+    "input.check_time_unit",
     "input.unknown_features",
     "train.batch_size",
     "train.sweep_rows",
@@ -115,6 +119,8 @@ def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tupl
 
 
 def _is_way_on(key: str, change: tuple[Any, Any]) -> bool:
+    if key in ("input.time_unit", "input.check_time_unit"):  # a stream that is refused for its unit has trained nothing
+        return change[0] in ("ms", True)
     return key.endswith(".on_nonfinite") and change[0] == "raise"
 
 

@@ -35,6 +35,10 @@ class InputConfig(_Section, frozen=True):
     idle_s: NonNegative = 0.5  # a caught-up partition without records for this long stops holding the watermark
     max_out_of_order_s: NonNegative = 0.0  # how far a partition's event times may run behind its latest
     max_future_s: NonNegative = 600.0  # further ahead of its ingestion time than this: dead letter
+    jump_records: Count = 8  # n: a partition's clock is what n of its last 2n - 1 records have reached; 1: the newest
+    max_jump_s: Positive = 2592000.0  # 30 days; further ahead of that clock, and no n agree: dead letter
+    time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # of the events' event_time_ms; parquet:// has its own unit=
+    check_time_unit: bool = True  # times that are a date of our time in another unit, and none in ms: dead letter
     on_data_loss: Literal["stop", "skip"] = "stop"
     unknown_features: Literal["dead_letter", "ignore"] = "dead_letter"
 

@@ -27,19 +27,29 @@ class Status(msgspec.Struct, kw_only=True):
     metrics: dict[str, Any]
     tables: dict[str, dict[str, Any]]
     samples_per_s: float = 0.0  # over the last seconds
+    troubles: dict[str, float] = {}  # of the streams, see `StepReader.troubles`
     updated_ms: int = 0
     pid: int = 0
 
 
 class StatusFile:
-    """Writes `Status` to ``path`` at most once in ``every_s``; ``observers`` see each one as well."""
+    """Writes `Status` to ``path`` at most once in ``every_s``; ``observers`` see each one as well.
+
+    ``troubles`` is asked for the status's ``troubles`` each time.
+    """
 
     def __init__(
-        self, path: Path, *, every_s: float = 1.0, observers: list[Callable[[Status], None]] | None = None
+        self,
+        path: Path,
+        *,
+        every_s: float = 1.0,
+        observers: list[Callable[[Status], None]] | None = None,
+        troubles: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.path = path
         self.every_s = every_s
         self.observers = observers or []
+        self._troubles = troubles
         self._last: tuple[float, int] | None = None
         self._next = 0.0
 
@@ -53,6 +63,7 @@ class StatusFile:
         if self._last is not None and now > self._last[0]:
             status.samples_per_s = (status.samples - self._last[1]) / (now - self._last[0])
         self._last, self._next = (now, status.samples), now + self.every_s
+        status.troubles = self._troubles()
         status.updated_ms, status.pid = time.time_ns() // 1_000_000, os.getpid()
         scratch = self.path.with_suffix(".tmp")
         try:

@@ -25,6 +25,14 @@ def test_a_run_that_raise_stopped_may_go_on_under_another_policy(parse, setting,
     assert list(check_changes(job_json(parse()), parse(sets=[setting]), pending=3)) == [key]
 
 
+@pytest.mark.parametrize("setting", ["input.time_unit=s", "input.check_time_unit=false"])
+def test_a_stream_that_was_refused_for_its_unit_may_go_on_in_another(parse, setting):
+    """Its steps trained nothing, and without it the job stops at the same place for ever."""
+    assert list(check_changes(job_json(parse()), parse(sets=[setting]), pending=3)) == [setting.split("=")[0]]
+    with pytest.raises(ConfigError, match="3 journalled steps"):
+        check_changes(job_json(parse(sets=[setting])), parse(), pending=3)
+
+
 def test_the_way_back_is_a_change_of_bits_like_any_other(parse):
     old = job_json(parse(sets=["tables.user.on_nonfinite=clip"]))
     with pytest.raises(ConfigError, match="on_nonfinite was 'clip', now 'raise', but 3 journalled steps"):

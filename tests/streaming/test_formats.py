@@ -50,15 +50,16 @@ def test_keys_of_a_log(tmp_path):
 def test_file_of_a_journal(tmp_path):
     journal = Journal(tmp_path)
     journal.append(
-        StepEntry(step=1, ends={"features": {0: 5}}, watermark_ms=9, publish=True, begins={"features": {0: 2}})
+        StepEntry(step=1, ends={"features": {0: 5}}, watermark_ms=9, agree=8, publish=True, begins={"features": {0: 2}})
     )
-    head = msgspec.msgpack.encode({"version": 1, "lineage": journal.lineage, "first_step": 1})
+    head = msgspec.msgpack.encode({"version": 3, "lineage": journal.lineage, "first_step": 1})
     length = struct.pack("<I", len(head))
     body = msgspec.msgpack.encode(
         {
             "step": 1,
             "ends": {"features": {0: 5}},
             "watermark_ms": 9,
+            "agree": 8,
             "publish": True,
             "begins": {"features": {0: 2}},
         }

@@ -173,7 +173,7 @@ def test_whatever_sectors_a_power_cut_leaves_of_entries_that_were_not_synced_the
 
 def test_journal_of_version_1_is_read_and_gone_on_from_in_a_file_of_this_version(tmp_path, flip):
     frames = [journal_frames.encode_entry(entry(step)) for step in (1, 2, 3)]
-    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x02", b"version\x01")
+    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x03", b"version\x01")
     body = old[16:]
     old = old[:12] + zlib.crc32(old[8:12] + body).to_bytes(4, "little") + body + b"".join(frames)
     path = tmp_path / "000000000001.journal"
@@ -195,7 +195,7 @@ def test_journal_of_version_1_is_read_and_gone_on_from_in_a_file_of_this_version
 
 
 def test_journal_of_version_1_without_a_step_becomes_one_of_this_version(tmp_path):
-    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x02", b"version\x01")
+    old = journal_frames.encode_head("0123456789abcdef", 1).replace(b"version\x03", b"version\x01")
     path = tmp_path / "000000000001.journal"
     path.write_bytes(old[:12] + zlib.crc32(old[8:12] + old[16:]).to_bytes(4, "little") + old[16:])
     written(tmp_path, 2).close()

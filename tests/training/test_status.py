@@ -43,3 +43,8 @@ def test_disk_that_refuses_costs_the_report_and_not_the_training(tmp_path, monke
 def test_folder_that_is_gone_costs_the_report_and_not_the_training(tmp_path):
     StatusFile(tmp_path / "gone" / "status.json").write(status())
     assert not (tmp_path / "gone").exists()
+
+
+def test_troubles_of_the_streams_are_told(tmp_path):
+    StatusFile(tmp_path / "status.json", troubles=lambda: {"held": 3, "dead_letters.ahead": 2}).write(status())
+    assert read_status(tmp_path / "status.json").troubles == {"held": 3, "dead_letters.ahead": 2}

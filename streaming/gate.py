@@ -1,0 +1,185 @@
+"""The gate between the lanes and the joiner: a record with a wrong event time costs at most itself.
+
+What a step takes from a lane comes through here, in order, and is a function of the lane's records alone:
+
+- A record within `input.max_jump_s` of its lane's clock goes on to the joiner, where it waits until the watermark has
+  reached its time.
+- A record further ahead is *held* in its lane. It goes on when the clock comes within reach, or the watermark reaches
+  its time. If the lane's next records contradict it, or the stream ends, it is refused: a dead letter, ``ahead``.
+- Before a lane has a clock all its records are held, and go on as above.
+- A record that is in another unit than the job says is refused: ``time_unit``.
+
+A held record keeps nothing else waiting: in the joiner too it would only wait for its time. At most
+``2 * input.jump_records - 2`` records of a lane are held.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from monolith.config import InputConfig
+from monolith.echo import shown
+from monolith.errors import ConfigError, EventError
+from monolith.events import WATERMARK_END, WATERMARK_START, Event, Record
+from monolith.streaming.clock import end_of
+from monolith.streaming.codec import encode
+from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.joiner import Joiner
+from monolith.streaming.journal import StepEntry
+from monolith.streaming.lanes import Held, Inlet, Lane, Ready
+from monolith.streaming.units import looks_like_seconds, unit_detail
+
+log = logging.getLogger(__name__)
+
+
+class Gate:
+    """Owned by one `StepReader`, as are the joiner and the dead letters that it feeds."""
+
+    def __init__(self, config: InputConfig, joiner: Joiner, letters: DeadLetters) -> None:
+        self._config, self._joiner, self._letters = config, joiner, letters
+        self._out_of_order_ms = round(config.max_out_of_order_s * 1000)
+        self._max_jump_ms = round(config.max_jump_s * 1000)
+        self.jumps = 0  # times that a lane's clock moved by more than max_jump_s, in this process
+
+    def take(self, lane: Lane, item: Ready, agree: int) -> None:
+        """The next record of ``lane``; ``agree`` of its records move its clock."""
+        record, event = item.record, item.event
+        if not isinstance(event, EventError) and not self._is_in_seconds(lane, event.event_time_ms):
+            self._date(lane, record, event, agree)
+            return
+        error = event if isinstance(event, EventError) else _in_seconds(event)
+        lane.misdated += error.reason == "time_unit"
+        self._letters.add(lane.stream, record, error.reason, error.detail)
+
+    def _is_in_seconds(self, lane: Lane, time_ms: int) -> bool:
+        """Whether a time must be in seconds: it looks like them, and not like the lane's times so far."""
+        if not (self._config.check_time_unit and looks_like_seconds(time_ms)):
+            return False
+        near_ms = lane.clock.ms if lane.clock.known or not lane.clock.recent else lane.clock.recent[-1]
+        return abs(time_ms - near_ms) > self._max_jump_ms
+
+    def _date(self, lane: Lane, record: Record, event: Event, agree: int) -> None:
+        time_ms, before_ms = event.event_time_ms, lane.clock.ms
+        lane.clock.push(time_ms, agree)
+        lane.seen += 1
+        if time_ms <= self._limit_ms(lane):
+            # No later record of the lane is given an older order time, so none can be overtaken by the watermark.
+            order_ms = max(time_ms, lane.clock.ms - self._out_of_order_ms)
+            self._joiner.add(record, event, lane.number, order_ms)
+        else:
+            self._hold(lane, Held(record, event, lane.seen))
+        if before_ms != WATERMARK_START and lane.clock.ms - before_ms > self._max_jump_ms:
+            self._tell_jump(lane, before_ms)
+        if lane.held:
+            self._judge(lane, agree)
+
+    def _limit_ms(self, lane: Lane) -> int:
+        """Up to which time the lane's records are believed."""
+        if not lane.in_order:
+            return WATERMARK_END
+        return lane.clock.ms + self._max_jump_ms if lane.clock.known else WATERMARK_START
+
+    def _hold(self, lane: Lane, held: Held) -> None:
+        if lane.clock.known and not lane.held:
+            log.warning(
+                "event far ahead of its partition is held at=%s/%d/%d event_time_ms=%d clock_ms=%d ahead_s=%.0f: "
+                "input.max_jump_s allows %g, input.jump_records=%d records that agree would move the clock",
+                *(lane.stream, lane.partition, held.record.offset, held.time_ms, lane.clock.ms),
+                *((held.time_ms - lane.clock.ms) / 1000, self._config.max_jump_s, self._config.jump_records),
+            )
+        lane.held.append(held)
+
+    def _judge(self, lane: Lane, agree: int) -> None:
+        """Let go of what the clock came up to, and refuse what it did not in as many records as it looks at."""
+        limit_ms = self._limit_ms(lane)
+        self._let_go(lane, limit_ms)
+        if lane.clock.known:
+            out = [held for held in lane.held if lane.seen - held.number >= 2 * agree - 1]
+            self._refuse(lane, out)
+
+    def _let_go(self, lane: Lane, until_ms: int) -> None:
+        if any(held.time_ms <= until_ms for held in lane.held):
+            for held in lane.held:
+                if held.time_ms <= until_ms:
+                    self._joiner.add(held.record, held.event, lane.number, held.time_ms)
+            lane.held = [held for held in lane.held if held.time_ms > until_ms]
+
+    def _refuse(self, lane: Lane, out: Sequence[Held]) -> None:
+        for held in out:
+            ahead_s = (held.time_ms - lane.clock.ms) / 1000
+            detail = (
+                f"event_time_ms {held.time_ms} is {ahead_s:.0f} s ahead of its partition's clock, {lane.clock.ms}; "
+                f"input.max_jump_s allows {self._config.max_jump_s:g}, and no {self._config.jump_records} records "
+                f"agreed on it (input.jump_records)"
+            )
+            self._letters.add(lane.stream, held.record, "ahead", detail)
+        if out:
+            lane.held = [held for held in lane.held if held not in out]
+
+    def check_units(self, inlets: Sequence[Inlet], entry: StepEntry) -> None:
+        """Look at a step that is to be written down, for streams that are in another unit from their beginning.
+
+        Raises ConfigError for one whose first ``input.jump_records`` records, or all that it has, are so.
+        """
+        for inlet in inlets:
+            lanes = list(inlet.lanes.values())
+            if any(lane.seen for lane in lanes):
+                continue
+            taken = [item for lane in lanes for item in lane.before(entry.ends[inlet.name][lane.partition])]
+            wrong = [error for item in taken if (error := self._unit_error(lanes[0], item)) is not None]
+            count = len(wrong) + sum(lane.misdated for lane in lanes)
+            enough = entry.ended or count >= self._config.jump_records
+            if (
+                wrong
+                and enough
+                and all(self._unit_error(lanes[0], x) or isinstance(x.event, EventError) for x in taken)
+            ):
+                raise ConfigError(f"{inlet.source.name}: all of its {count} records so far: {wrong[0].detail}")
+
+    def _unit_error(self, lane: Lane, item: Ready) -> EventError | None:
+        if isinstance(item.event, EventError):
+            return item.event if item.event.reason == "time_unit" else None
+        return _in_seconds(item.event) if self._is_in_seconds(lane, item.time_ms) else None
+
+    def settle(self, lanes: Sequence[Lane], until_ms: int) -> None:
+        """The step's records are taken: what is held up to ``until_ms`` goes on, its time has come."""
+        for lane in lanes:
+            self._let_go(lane, until_ms)
+
+    def end(self, lanes: Sequence[Lane], agree: int) -> int:
+        """The streams have ended: what is still ahead of a clock is refused, and goes on where that clock is young.
+
+        A clock that has not seen ``2 * agree - 1`` records yet may itself be wrong: a few that are behind hold it back.
+        Returns the newest time that the streams reached.
+        """
+        for lane in lanes:
+            if lane.clock.known and lane.seen >= 2 * agree - 1:
+                self._refuse(lane, list(lane.held))
+            self._let_go(lane, WATERMARK_END)
+        newest_ms = max((lane.clock.ms for lane in lanes), default=WATERMARK_START)
+        if newest_ms != WATERMARK_START:
+            return newest_ms
+        return end_of((time_ms for lane in lanes for time_ms in lane.clock.recent), self._max_jump_ms)
+
+    def bury_late_actions(self) -> None:
+        """Write what the joiner found late, where the job has such positives go to the dead letters."""
+        for late in self._joiner.late_actions:
+            event = late.event
+            record = Record(None, encode(event), event.event_time_ms, late.ingestion_ms, late.partition, late.offset)
+            shown_item = f"{shown(event.request_id)}/{shown(event.item_id)}"
+            detail = f"{shown(event.action)} of {shown_item} came after join.window_s"
+            self._letters.add("actions", record, "late_positive", detail)
+        self._joiner.late_actions.clear()
+
+    def _tell_jump(self, lane: Lane, before_ms: int) -> None:
+        self.jumps += 1
+        log.warning(
+            "a partition's clock jumps at=%s/%d from_ms=%d to_ms=%d by_s=%.0f: as many records agree as "
+            "input.jump_records asks for; rows may expire by it",
+            *(lane.stream, lane.partition, before_ms, lane.clock.ms, (lane.clock.ms - before_ms) / 1000),
+        )
+
+
+def _in_seconds(event: Event) -> EventError:
+    return EventError("time_unit", unit_detail(event.event_time_ms))
