@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = f"lmdb://{folder}/store"
         publish(url, options.rows)
-        server = subprocess.Popen([sys.executable, "-c", SERVE, url], stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen([sys.executable, "-P", "-c", SERVE, url], stdout=subprocess.PIPE, text=True)
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
@@ -196,7 +196,7 @@ def beside_senders(address: str, options: argparse.Namespace) -> None:
     phases: dict[bool, list[dict[str, Times]]] = {False: [], True: []}
     for _ in range(options.rounds):
         phases[False].append(probe(address, options.seconds))
-        command = [sys.executable, __file__, "--send", address, "--senders", str(options.senders)]
+        command = [sys.executable, "-P", __file__, "--send", address, "--senders", str(options.senders)]
         sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert sender.stdout is not None

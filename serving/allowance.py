@@ -69,4 +69,5 @@ class Share:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._allowance.give_back(self._taken)
+        if self._taken:
+            self._allowance.give_back(self._taken)

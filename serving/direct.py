@@ -15,7 +15,7 @@ from monolith.errors import UnavailableError
 from monolith.forks import in_child
 from monolith.serving.inference import Gather, Gathered, Inference, Request
 from monolith.serving.ledger import Version
-from monolith.serving.pieces import Pieces
+from monolith.serving.pieces import Pieces, at_once, finished
 from monolith.serving.predictor import Weights, load_weights
 from monolith.serving.store import Found, Ids, Reading, Store, Values
 from monolith.tables.tail import tail_name, tail_numbers
@@ -42,6 +42,10 @@ class Direct:
         """In a forked child: a graph that another thread may have been running is not touched, nor freed."""
         _inherited.append(self._inference)
         self._inference = None
+
+    def ask(self, question: Callable[[Inference, Gather], _T]) -> _T:
+        """``answer`` to a question of one piece."""
+        return finished(self.answer(lambda inference, gather: at_once(lambda: question(inference, gather))))
 
     def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
         """The question's answer, from one version. UnavailableError if the store is away or changes all the time."""

@@ -7,7 +7,7 @@ version, and scored piece by piece.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ Values = npt.NDArray[np.float32]
 Request = tuple[str, Ids]  # table, ids (n,)
 Sample = Mapping[str, FeatureValue]
 
+_BAGS = (list, dict)
 PIECE_SAMPLES = 256
 PIECE_VALUES = 4096  # or one sample's
 
@@ -82,17 +83,19 @@ class Inference:
         gathered = gather([self._request(name, values)], False)
         return Rows(gathered.version, gathered.rows[0])
 
-    def predict(self, samples: Sequence[Sample], gather: Gather) -> Pieces[Prediction]:
-        """One probability a sample, whose missing features count as empty.
+    def predict(self, samples: Iterable[Sequence[Sample]], gather: Gather) -> Pieces[Prediction]:
+        """One probability a sample, whose missing features count as empty. Samples come some at a time.
 
         Raises InputError for a bad sample, and for one whose probability is not a number.
         """
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
-        encoded = []
-        for first, last in _cut(samples):
-            encoded.append(self._encode(samples[first:last], first))
-            yield
+        encoded, before = [], 0
+        for some in samples:
+            for first, last in _cut(some, before):
+                encoded.append(self._encode(some[first:last], before + first))
+                yield
+            before += len(some)
         gathered = gather([self._joined(name, encoded) for name in self._features], True)
         scores, starts = [np.zeros(0, np.float32)], dict.fromkeys(self._features, 0)
         for bags in encoded:
@@ -161,13 +164,19 @@ class Inference:
         return feature.table, salted(name, ids) if feature.salted else ids
 
 
-def _cut(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) of each piece of ``samples``. Raises InputError for what is no mapping."""
+def _cut(samples: Sequence[Sample], before: int) -> Iterator[tuple[int, int]]:
+    """First and last (exclusive) of each piece of ``samples``. Raises InputError for what is no mapping.
+
+    ``before`` is how many samples of the request came before.
+    """
     first, values = 0, 0
     for number, sample in enumerate(samples):
         if not isinstance(sample, Mapping):
-            raise InputError(f"sample {number} is {sample!r:.80}, not a mapping from feature to value")
-        values += sum(len(value) if isinstance(value, list | dict) else 1 for value in sample.values())
+            raise InputError(f"sample {before + number} is {sample!r:.80}, not a mapping from feature to value")
+        values += len(sample)
+        for value in sample.values():
+            if isinstance(value, _BAGS):
+                values += len(value)
         if number - first + 1 == PIECE_SAMPLES or values >= PIECE_VALUES:
             yield first, number + 1
             first, values = number + 1, 0

@@ -7,13 +7,13 @@ before anything is made of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import msgspec
 
 from monolith.config.job import ServeConfig
 from monolith.errors import InputError
-from monolith.serving.pieces import Pieces
 
 _T = TypeVar("_T")
 
@@ -45,6 +45,10 @@ _PREDICT = '{"samples": [{"user": 17, "movie": 50}]}'
 _lookup = msgspec.json.Decoder(LookupQuestion)
 _predict = msgspec.json.Decoder(_PredictBody)
 _sample = msgspec.json.Decoder(Sample)
+_samples = msgspec.json.Decoder(list[Sample])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+PIECE_BYTES = 16 * 2**10  # or one sample's
 
 
 def decode_lookup(data: bytes, limits: ServeConfig) -> LookupQuestion:
@@ -57,8 +61,8 @@ def decode_lookup(data: bytes, limits: ServeConfig) -> LookupQuestion:
     return question
 
 
-def decode_samples(data: bytes, limits: ServeConfig) -> Pieces[list[Sample]]:
-    """A prediction's samples, one piece each. Raises as ``decode_lookup`` does, naming the sample."""
+def decode_samples(data: bytes, limits: ServeConfig) -> Iterator[list[Sample]]:
+    """A prediction's samples, some at a time. Raises as ``decode_lookup`` does, naming the sample."""
     if _has_more(b",", limits.max_values - 1, data):
         raise TooLargeError(
             f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
@@ -66,19 +70,52 @@ def decode_samples(data: bytes, limits: ServeConfig) -> Pieces[list[Sample]]:
         )
     raws = _decoded(_predict, data, _PREDICT, "the body").samples
     check_rows(len(raws), limits)
-    if data.count(b":") > 1 + sum(bytes(raw).count(b":") for raw in raws):  # a sample's own are its matter
+    first, colons = 0, 1  # that of `samples`
+    while first < len(raws):
+        texts = _piece(raws, first)
+        yield _decoded_piece(texts, first, limits)
+        first += len(texts)
+        colons += sum(text.count(b":") for text in texts)
+    if colons != data.count(b":"):
         raise InputError("the body has the key `samples` twice: send it once")
-    samples = []
-    for number, raw in enumerate(raws):
-        samples.append(_decoded_sample(bytes(raw), number, limits))
-        yield
-    return samples
 
 
 def check_rows(rows: int, limits: ServeConfig) -> None:
     """Raise TooLargeError for more ids or samples than a request may have."""
     if rows > limits.max_rows:
         raise TooLargeError(f"{rows} rows in one request, at most {limits.max_rows} are allowed: split it")
+
+
+def _piece(raws: list[msgspec.Raw], first: int) -> list[bytes]:
+    """The texts of some samples from number ``first`` on."""
+    texts: list[bytes] = []
+    size = 0
+    while first + len(texts) < len(raws) and size < PIECE_BYTES:
+        texts.append(bytes(raws[first + len(texts)]))
+        size += len(texts[-1])
+    return texts
+
+
+def _decoded_piece(texts: list[bytes], first: int, limits: ServeConfig) -> list[Sample]:
+    """Some samples: together if nothing is wrong with them, else one by one, to say which."""
+    together = b"[" + b",".join(texts) + b"]"
+    if together.count(b",") < limits.max_sample_values:
+        try:
+            samples = _samples.decode(together)
+            if together.count(b":") == sum(map(_pairs, samples)):
+                return samples
+        except _UNREADABLE:
+            pass
+    return [_decoded_sample(text, number, limits) for number, text in enumerate(texts, first)]
+
+
+def _pairs(sample: Sample) -> int:
+    """Keys in a sample."""
+    pairs = len(sample)
+    for value in sample.values():
+        if isinstance(value, dict):
+            pairs += len(value)
+    return pairs
 
 
 def _decoded_sample(raw: bytes, number: int, limits: ServeConfig) -> Sample:
@@ -89,15 +126,14 @@ def _decoded_sample(raw: bytes, number: int, limits: ServeConfig) -> Sample:
             "in one sample: send the newest, or the heaviest"
         )
     sample = _decoded(_sample, raw, _PREDICT, where)
-    pairs = len(sample) + sum(len(value) for value in sample.values() if isinstance(value, dict))
-    _refuse_repeated_keys(raw, pairs, where)
+    _refuse_repeated_keys(raw, _pairs(sample), where)
     return sample
 
 
 def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes, example: str, where: str) -> _T:
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"{where} cannot be read: {error}; it should be like {example}") from error
 
 

@@ -17,7 +17,7 @@ A replica that was opened before a fork is the child's own one there: with the f
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, TypeVar
@@ -26,10 +26,10 @@ from monolith.card import ModelCard
 from monolith.errors import ConfigError, MonolithError, UnavailableError
 from monolith.events import FeatureValue
 from monolith.serving.direct import Direct
-from monolith.serving.follower import Follower, Freshness
+from monolith.serving.follower import Follower, Freshness, Loaded
 from monolith.serving.inference import Gather, Ids, Inference, Prediction, Rows, Values
 from monolith.serving.ledger import Version
-from monolith.serving.pieces import Pieces, at_once, finished
+from monolith.serving.pieces import Pieces, finished
 from monolith.serving.store import Store, open_store
 
 _LOOK_AGAIN_S = 0.05  # in direct mode, which follows nothing
@@ -55,6 +55,8 @@ class ReplicaStatus:
 class _Source(Protocol):
     """Where answers come from."""
 
+    def ask(self, question: Callable[[Inference, Gather], _T]) -> _T: ...
+
     def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]: ...
 
 
@@ -65,16 +67,20 @@ class _Memory:
         self._follower = follower
         self._url = url
 
+    def ask(self, question: Callable[[Inference, Gather], _T]) -> _T:
+        loaded = self._follower.loaded or self._revived()
+        return question(loaded.inference, loaded.memory.gather)
+
     def answer(self, question: Callable[[Inference, Gather], Pieces[_T]]) -> Pieces[_T]:
-        loaded = self._follower.loaded
-        if loaded is None:
-            self._follower.revive()
-            loaded = self._follower.loaded
-        if loaded is None:
+        return self.ask(question)
+
+    def _revived(self) -> Loaded:
+        self._follower.revive()
+        if self._follower.loaded is None:
             raise UnavailableError(
                 f"the replica of {self._url} has no model yet: {self._follower.trouble or 'it is being loaded'}"
             )
-        return (yield from question(loaded.inference, loaded.memory.gather))
+        return self._follower.loaded
 
 
 class Replica:
@@ -117,31 +123,31 @@ class Replica:
 
     def read(self, name: str, values: Sequence[FeatureValue] | Ids) -> Rows:
         """``lookup``, with the version that the rows are of."""
-        return self._ask(lambda inference, gather: inference.lookup(name, values, gather))
+        return self._source.ask(lambda inference, gather: inference.lookup(name, values, gather))
 
     def predict(self, samples: Samples) -> Prediction:
         """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
 
         Raises InputError for an unknown feature, a value of the wrong type, or a model without a graph.
         """
-        return finished(self.predicting(samples))
+        return finished(self.predicting(lambda: [samples]))
 
-    def predicting(self, samples: Samples) -> Pieces[Prediction]:
-        """``predict`` in pieces, for a server that has others to answer in between; still of one version."""
-        return self._source.answer(lambda inference, gather: inference.predict(samples, gather))
+    def predicting(self, samples: Callable[[], Iterable[Samples]]) -> Pieces[Prediction]:
+        """``predict`` in pieces, for a server that has others to answer in between; still of one version.
+
+        ``samples`` hands them out some at a time, from the first one again at every call.
+        """
+        return self._source.answer(lambda inference, gather: inference.predict(samples(), gather))
 
     def card(self) -> ModelCard:
         """The card of the model that answers now."""
-        return self._ask(lambda inference, _: inference.card)
+        return self._source.ask(lambda inference, _: inference.card)
 
     def version(self) -> Version:
         """What an answer would be of now."""
         if self._follower is None:
             return self._store.version()
-        return self._ask(lambda _, gather: gather((), False).version)
-
-    def _ask(self, question: Callable[[Inference, Gather], _T]) -> _T:
-        return finished(self._source.answer(lambda inference, gather: at_once(lambda: question(inference, gather))))
+        return self._source.ask(lambda _, gather: gather((), False).version)
 
     def status(self) -> ReplicaStatus:
         """How it is doing; never raises."""

@@ -18,6 +18,7 @@ The event loop itself does what takes microseconds: look-ups of some ids in memo
 
 from __future__ import annotations
 
+import gc
 import logging
 import resource
 import signal
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 JSON = "application/json"
 PATHS = "POST /lookup and /predict, GET /health, /ready, /version and /metrics"
 SPARE_FILES = 64  # besides connections: the store, logs, libraries
-TURN_S = 0.0005  # see ``_threads_take_short_turns``
+TURN_S = 0.0005  # see ``_no_long_pauses``
 BYTES_PER_ROW = 1024  # of a request's body, at most: ``max_rows`` times this is the longest body that is read
 VALUE_BYTES = 64  # of memory that a value of a prediction takes besides its row: an object, an id, a weight
 JSON_FLOAT_BYTES = 20
@@ -118,8 +119,9 @@ class ReplicaServer:
         if kind == body.CONTENT_TYPE:
             name, ids = body.decode_request(data)
             check_rows(len(ids), self._settings)
-            work = at_once(lambda: self._binary_rows(name, ids, share))
-            return await self._run(work, request, small=len(ids) <= SMALL_LOOKUP)
+            if len(ids) <= SMALL_LOOKUP and not self._in_threads:
+                return self._binary_rows(name, ids, share)
+            return await self._run(at_once(lambda: self._binary_rows(name, ids, share)), request, small=False)
         question = self._json_question(data, share)
         rows = await self._run(question, request, small=len(data) <= SMALL_JSON_BYTES)
         text = _json_rows(rows[0], rows[1])
@@ -147,10 +149,11 @@ class ReplicaServer:
         values = min(data.count(b",") + 1, self._settings.max_values)
         dim = max(self._replica.card().tables.values(), default=0)
         share.grow(values * (VALUE_BYTES + 4 * dim))
-        samples = yield from decode_samples(data, self._settings)
-        prediction = yield from self._replica.predicting(cast(Samples, samples))
+        prediction = yield from self._replica.predicting(
+            lambda: cast(Iterator[Samples], decode_samples(data, self._settings))
+        )
         result = {"probabilities": prediction.probabilities.tolist()}
-        return _Answer(_json(result | _version_fields(prediction.version)), len(samples))
+        return _Answer(_json(result | _version_fields(prediction.version)), len(prediction.probabilities))
 
     async def _run(self, work: Pieces[T], request: Request, *, small: bool) -> T:
         if small and not self._in_threads:
@@ -165,14 +168,11 @@ class ReplicaServer:
     async def _read(self, request: Request, share: Share) -> bytes:
         """The body, as long as it is not longer than any good request's."""
         longest = self._settings.max_rows * BYTES_PER_ROW
-        refusal = _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
-        if int(request.headers.get("content-length", 0)) > longest:
-            raise refusal
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > longest:
-                raise refusal
+                raise _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
             share.grow(len(part))
             parts.append(part)
         return b"".join(parts)
@@ -246,7 +246,7 @@ def serve(
         listener.listen()  # so that whoever is told the address can connect at once
         if on_listening is not None:
             on_listening(address)
-        with _signals_only_end_the_server(), _threads_take_short_turns():
+        with _signals_only_end_the_server(), _no_long_pauses():
             make_server(replica, mode=mode, settings=settings).run(sockets=[listener])
 
 
@@ -265,13 +265,20 @@ def _make_room_for(connections: int) -> None:
 
 
 @contextmanager
-def _threads_take_short_turns() -> Iterator[None]:
-    """The event loop waits for the GIL after every system call, and for Python's 5 ms where a worker computes."""
+def _no_long_pauses() -> Iterator[None]:
+    """Of the event loop: not for the GIL, and not for the garbage of others.
+
+    The loop lets the GIL go with every system call, and waits Python's 5 ms for it where a worker computes. A
+    collection goes through all objects, and those that were imported will never be garbage.
+    """
     before = sys.getswitchinterval()
     sys.setswitchinterval(TURN_S)
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(before)
 
 
@@ -331,10 +338,13 @@ def _address(listener: socket.socket) -> str:
 
 def _content_type(request: Request, *allowed: str) -> str:
     """The request's content type; none counts as JSON. Raises _RefusedError for another one, and for a packed body."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding != "identity":
-        raise _RefusedError(415, f"content encoding {encoding!r:.80}: send the body as it is, without one")
-    kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    headers = dict(request.scope["headers"])
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity":
+        raise _RefusedError(
+            415, f"content encoding {encoding.decode('latin-1')!r:.80}: send the body as it is, without one"
+        )
+    kind: str = headers.get(b"content-type", JSON.encode()).partition(b";")[0].strip().lower().decode("latin-1")
     if kind in allowed:
         return kind
     raise _RefusedError(415, f"content type {kind!r:.80}, allowed are {' and '.join(allowed)}")

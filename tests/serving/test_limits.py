@@ -56,7 +56,7 @@ def metric(address: str, name: str) -> float:
 def test_a_prediction_in_many_pieces_has_the_probabilities_of_its_samples(replica, recommender, monkeypatch):
     monkeypatch.setattr(inference, "PIECE_SAMPLES", 7)
     samples = [*many(60), {}, {"tags": ["new"] * 5000}, {"tags": {"new": 2.0, "odd": -1.0}}]
-    work = replica.predicting(samples)
+    work = replica.predicting(lambda: [samples])
     pieces = sum(1 for _ in work)
     assert pieces >= 2 * 9
     expected = recommender.probabilities(samples)
@@ -71,7 +71,7 @@ def test_a_prediction_is_of_one_version_whatever_is_published_between_its_pieces
     samples = many(40)
     expected = {}
     with Replica.open(url, "demo", mode) as replica:
-        work = replica.predicting(samples)
+        work = replica.predicting(lambda: [samples])
         while True:
             expected[recommender.sequence] = recommender.probabilities(samples)
             try:
@@ -176,4 +176,4 @@ def test_a_packed_body_is_415_and_says_how_to_send_it(start_server, replica):
 
 
 def test_finished_work_is_the_answer(replica):
-    assert finished(replica.predicting([])).probabilities.shape == (0,)
+    assert finished(replica.predicting(list)).probabilities.shape == (0,)

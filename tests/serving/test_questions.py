@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from monolith.config.job import ServeConfig
 from monolith.errors import InputError
-from monolith.serving.pieces import finished
 from monolith.serving.questions import TooLargeError, decode_lookup, decode_samples
 
 LIMITS = ServeConfig(max_rows=3, max_values=8, max_sample_values=5)
@@ -18,7 +17,8 @@ ODD = 'a,b:c"d\\,\\'  # everything that means something outside a string
 
 
 def samples(text: str | bytes, limits: ServeConfig = LIMITS):
-    return finished(decode_samples(text.encode() if isinstance(text, str) else text, limits))
+    pieces = decode_samples(text.encode() if isinstance(text, str) else text, limits)
+    return [sample for piece in pieces for sample in piece]
 
 
 def body(*samples) -> bytes:

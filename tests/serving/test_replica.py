@@ -106,11 +106,11 @@ def test_a_job_that_ignores_unknown_features_takes_an_events_own(recommender, sa
     card = msgspec.structs.replace(recommender.card, ignore_unknown=True)
     inference = Inference(card, recommender.store.graph(), "here")
     known, more = (
-        finished(inference.predict(rows, gather)) for rows in (samples, [s | {"colour": "red"} for s in samples])
+        finished(inference.predict([rows], gather)) for rows in (samples, [s | {"colour": "red"} for s in samples])
     )
     assert np.array_equal(known.probabilities, more.probabilities)
     with pytest.raises(InputError, match=r"sample 0: .*takes an integer"):
-        finished(inference.predict([{"user": "one", "colour": 3}], gather))
+        finished(inference.predict([[{"user": "one", "colour": 3}]], gather))
 
 
 @MODES
