@@ -9,7 +9,8 @@ namespace {
 
 constexpr std::size_t kWorthThreads = 8192;  // ids of a batch
 
-// Calls work(0) to work(count - 1), on several threads if so many ids are worth it.
+// Calls work(0) to work(count - 1), on several threads if so many ids are worth it. Each table adds parts of its own to
+// what the threads have to do.
 template <class Work>
 void each_of(std::size_t count, std::size_t ids, const Work& work) {
   if (ids >= kWorthThreads) return in_parallel(static_cast<unsigned>(count), work);
@@ -28,12 +29,15 @@ void Collection::forward(std::vector<FeatureBatch>& batch, Times times, Steps& s
   steps.of_table.resize(tables_.size());
   // A score function is called by the thread that came here: from another one it could wait for what this one holds.
   const bool scored = std::any_of(tables_.begin(), tables_.end(), [](const Table* table) { return table->scored(); });
-  each_of(tables_.size(), scored ? 0 : ids_of(batch),
-          [&](std::size_t table) { tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table]); });
+  const std::size_t ids = ids_of(batch);
+  each_of(tables_.size(), scored ? 0 : ids, [&](std::size_t table) {
+    tables_[table]->forward(parts_of(table, batch), times, steps.of_table[table], scored ? 0 : ids);
+  });
 }
 
 void Collection::lookup(std::vector<FeatureBatch>& batch) const {
-  each_of(tables_.size(), ids_of(batch), [&](std::size_t table) { tables_[table]->lookup(parts_of(table, batch)); });
+  const std::size_t ids = ids_of(batch);
+  each_of(tables_.size(), ids, [&](std::size_t table) { tables_[table]->lookup(parts_of(table, batch), ids); });
 }
 
 std::optional<std::pair<std::size_t, std::size_t>> Collection::backward(const PartGradients& grads,

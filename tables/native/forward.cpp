@@ -80,22 +80,39 @@ class Pooler {
   std::size_t sample_, last_, id_, left_ = 0;
 };
 
-// Samples [first, last) of a part, and their ids [id, end).
-struct Share {
-  std::size_t first, last, id, end;
-};
-
-std::vector<Share> shares(const Part& part, unsigned count) {
-  std::vector<Share> shares;
+// The part in `count` pieces of about as many samples.
+void cut(const Part& part, unsigned count, std::vector<Piece>& pieces) {
   std::size_t sample = 0, id = 0;
   for (unsigned k = 1; k <= count; ++k) {
-    Share share{sample, part.samples * k / count, id, 0};
-    for (; sample < share.last; ++sample)
+    Piece piece{&part, sample, part.samples * k / count, id, 0};
+    for (; sample < piece.last; ++sample)
       id += part.lengths == nullptr ? 1 : static_cast<std::size_t>(part.lengths[sample]);
-    share.end = id;
-    shares.push_back(share);
+    piece.end = id;
+    pieces.push_back(piece);
   }
-  return shares;
+}
+
+// Calls work(piece) for all pieces of the parts that are `wanted`, on as many threads as their ids are worth: a large
+// part is cut, small ones that follow on one another go together.
+template <class Wanted, class ForPiece>
+void each_piece(const Parts& parts, std::size_t call_ids, Wanted wanted, ForPiece work) {
+  const std::size_t ids = ids_of(parts);
+  const unsigned runs = groups_for(ids, call_ids);
+  std::vector<Piece> pieces;
+  for (const Part& part : parts) {
+    const std::size_t worth = part.count == 0 ? 0 : (part.count * runs + ids - 1) / ids;
+    if (wanted(part)) cut(part, std::max(static_cast<unsigned>(worth), 1u), pieces);
+  }
+  std::vector<std::size_t> ends;  // of each run of pieces
+  for (std::size_t k = 0, taken = 0; k < pieces.size(); ++k) {
+    taken += pieces[k].end - pieces[k].id;
+    if (k + 1 != pieces.size() && taken * runs < ids) continue;
+    ends.push_back(k + 1);
+    taken = 0;
+  }
+  in_parallel(static_cast<unsigned>(ends.size()), [&](unsigned run) {
+    for (std::size_t k = run == 0 ? 0 : ends[run - 1]; k < ends[run]; ++k) work(pieces[k]);
+  });
 }
 
 }  // namespace
@@ -106,23 +123,26 @@ void Table::observe(const std::int64_t* ids, std::size_t n, Times times, Runs ru
   part.count = part.samples = n;
   part.runs = runs;
   const Writing writing(writer_);
-  observe_and_read({part}, times, own_step_);
+  observe_and_read({part}, times, own_step_, n);
 }
 
-void Table::forward(const Parts& parts, Times times, Step& step) {
+void Table::forward(const Parts& parts, Times times, Step& step, std::size_t call_ids) {
   const Writing writing(writer_);
-  observe_and_read(parts, times, step);
+  observe_and_read(parts, times, step, call_ids);
 }
 
-void Table::observe_and_read(const Parts& parts, Times times, Step& step) {
+void Table::observe_and_read(const Parts& parts, Times times, Step& step, std::size_t call_ids) {
   if (times.given()) set_clock(latest(parts, times));
-  step.begin(parts, groups_for(ids_of(parts)), rows_.shared() != 0);
+  step.begin(parts, groups_for(ids_of(parts), call_ids), rows_.shared() != 0);
   in_parallel(static_cast<unsigned>(step.by_hash()), [&](unsigned group) {
     for_dim(options_.dim, [&](auto dim) { observe_known(parts, times, step, step.groups()[group], dim); });
   });
   const std::size_t absent = observe_others(parts, times, step);
-  for (std::size_t k = 0; k < parts.size(); ++k)
-    if (parts[k].pooled() && parts[k].out != nullptr) pool(parts[k], step.rows_at().data() + step.features()[k].begin);
+  const auto pooled = [](const Part& part) { return part.pooled() && part.out != nullptr; };
+  each_piece(parts, call_ids, pooled, [&](const Piece& piece) {
+    const Row* const rows = step.rows_at().data() + step.features()[piece.part - parts.data()].begin;
+    for_dim(options_.dim, [&](auto dim) { pool(piece, rows, dim); });
+  });
   evict(step);
   step.end(rows_, cutoff_, absent, true);
   statistics_.observed += step.size();
@@ -250,20 +270,15 @@ std::size_t Table::read_admitted(const Parts& parts, std::vector<Deferred>& all,
   return absent;
 }
 
-// The part's vectors, its ids having the `rows`.
-void Table::pool(const Part& part, const Row* rows) const {
-  const std::vector<Share> all = shares(part, groups_for(part.count));
-  in_parallel(static_cast<unsigned>(all.size()), [&](unsigned number) {
-    const Share& share = all[number];
-    for_dim(options_.dim, [&](auto dim) {
-      std::vector<float> scratch(options_.dim);
-      Pooler pooler(part, dim, share.first, share.last, share.id);
-      for (std::size_t i = share.id; i < share.end; ++i) {
-        if (i + kAhead < share.end) rows_.fetch_row(rows[i + kAhead], Need::values);
-        pooler.add(rows_.values(rows[i], scratch.data()));
-      }
-    });
-  });
+// The vectors of a piece of a part whose ids have the `rows`.
+template <class Dim>
+void Table::pool(const Piece& piece, const Row* rows, Dim dim) const {
+  std::vector<float> scratch(options_.dim);
+  Pooler pooler(*piece.part, dim, piece.first, piece.last, piece.id);
+  for (std::size_t i = piece.id; i < piece.end; ++i) {
+    if (i + kAhead < piece.end) rows_.fetch_row(rows[i + kAhead], Need::values);
+    pooler.add(rows_.values(rows[i], scratch.data()));
+  }
 }
 
 void pool_rows(const Part& part, const float* rows, std::size_t dim) {
@@ -273,27 +288,25 @@ void pool_rows(const Part& part, const float* rows, std::size_t dim) {
   });
 }
 
-void Table::lookup(const Parts& parts) const {
-  for (const Part& part : parts) {
-    const std::vector<Share> all = shares(part, groups_for(part.count));
-    in_parallel(static_cast<unsigned>(all.size()), [&](unsigned number) {
-      const Share& share = all[number];
-      for_dim(options_.dim, [&](auto dim) {
-        if (!part.pooled())
-          return read(part, share.id, share.end, [&](const Found& found) {
-            copy(found, share.end - share.id, dim,
-                 [out = part.out + share.id * part.stride, stride = part.stride](std::size_t i) {
-                   return out + i * stride;
-                 });
-          });
-        std::vector<float> scratch(options_.dim);
-        Pooler pooler(part, dim, share.first, share.last, share.id);
-        read(part, share.id, share.end, [&](const Found& found) {
-          for (std::size_t k = 0; k < found.count; ++k) pooler.add(rows_.values(found.rows[k], scratch.data()));
-        });
-      });
+void Table::lookup(const Parts& parts, std::size_t call_ids) const {
+  const auto all = [](const Part&) { return true; };
+  each_piece(parts, call_ids, all,
+             [&](const Piece& piece) { for_dim(options_.dim, [&](auto dim) { read(piece, dim); }); });
+}
+
+template <class Dim>
+void Table::read(const Piece& piece, Dim dim) const {
+  const Part& part = *piece.part;
+  if (!part.pooled())
+    return read(part, piece.id, piece.end, [&](const Found& found) {
+      copy(found, piece.end - piece.id, dim,
+           [out = part.out + piece.id * part.stride, stride = part.stride](std::size_t i) { return out + i * stride; });
     });
-  }
+  std::vector<float> scratch(options_.dim);
+  Pooler pooler(part, dim, piece.first, piece.last, piece.id);
+  read(part, piece.id, piece.end, [&](const Found& found) {
+    for (std::size_t k = 0; k < found.count; ++k) pooler.add(rows_.values(found.rows[k], scratch.data()));
+  });
 }
 
 // Calls with(found) for the ids [begin, end) of the part, by blocks, in turns.

@@ -32,6 +32,12 @@ struct Part {  // one feature of a batch
 
 using Parts = std::vector<Part>;
 
+// Samples [first, last) of a part, and their ids [id, end).
+struct Piece {
+  const Part* part;
+  std::size_t first, last, id, end;
+};
+
 inline std::size_t ids_of(const Parts& parts) {
   std::size_t ids = 0;
   for (const Part& part : parts) ids += part.count;

@@ -6,9 +6,12 @@
 
 namespace monolith {
 
-unsigned groups_for(std::size_t ids) {
+unsigned groups_for(std::size_t ids, std::size_t of) {
   constexpr std::size_t kWorthAThread = 4096;
-  return static_cast<unsigned>(std::clamp<std::size_t>(ids / kWorthAThread, 1, crew_threads()));
+  constexpr std::size_t kAThread = 2;  // groups in all, so that threads end at about the same time
+  const std::size_t threads = crew_threads();
+  const std::size_t share = of <= ids ? threads : std::min(threads, (kAThread * threads * ids + of - 1) / of);
+  return static_cast<unsigned>(std::clamp<std::size_t>(ids / kWorthAThread, 1, std::max<std::size_t>(share, 1)));
 }
 
 void Group::begin(const Parts& parts, unsigned number, unsigned groups) {

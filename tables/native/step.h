@@ -22,8 +22,9 @@
 
 namespace monolith {
 
-// How many groups a call of so many ids is worth.
-unsigned groups_for(std::size_t ids);
+// How many groups so many ids of a call are worth. `of` is how many ids the call has in all its tables: a table that
+// has few of them is one group, since other tables are there to be worked on beside it.
+unsigned groups_for(std::size_t ids, std::size_t of);
 
 // An occurrence of an id without a row, and the number of the shared row that it reads.
 struct Shared {

@@ -106,7 +106,7 @@ class Table {
 
   // Where memory or disk has no room for a row, it throws: ids before that one are observed, and the table is whole.
   void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
-  void lookup(const Parts& parts) const;
+  void lookup(const Parts& parts, std::size_t call_ids = 0) const;
   // Returns the position of a gradient that holds NaN or a size the optimizer does not bear if the policy is to raise
   // (then nothing was changed), else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);
@@ -114,7 +114,9 @@ class Table {
   // A training step in two calls: forward() is observe() and lookup(), backward() is apply_gradients() of the same ids,
   // bit for bit, whatever was called between. A step is of this table only, and of one thread at a time. Times are by
   // sample. What backward() returns is a position over all parts.
-  void forward(const Parts& parts, Times times, Step& step);
+  //
+  // `call_ids` is how many ids the call has in all its tables, if this is not the only one.
+  void forward(const Parts& parts, Times times, Step& step, std::size_t call_ids = 0);
   std::int64_t backward(Step& step, const PartGradients& grads, Times times);
 
   // backward() in its two halves, under writing(): for several tables that change together, or not at all.
@@ -201,7 +203,7 @@ class Table {
 
     std::uint64_t hash() const { return group->hash(i); }
   };
-  void observe_and_read(const Parts& parts, Times times, Step& step);
+  void observe_and_read(const Parts& parts, Times times, Step& step, std::size_t call_ids);
   template <class Dim>
   void observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim);
   void see(const Found& found, Times times, const Step& step, const Step::Feature& feature, Group& group);
@@ -211,7 +213,10 @@ class Table {
   void copy(const Found& found, std::size_t end, Dim dim, Place place) const;
   std::size_t observe_others(const Parts& parts, Times times, Step& step);
   std::size_t read_admitted(const Parts& parts, std::vector<Deferred>& all, Step& step);
-  void pool(const Part& part, const Row* rows) const;
+  template <class Dim>
+  void pool(const Piece& piece, const Row* rows, Dim dim) const;
+  template <class Dim>
+  void read(const Piece& piece, Dim dim) const;
   template <class With>
   void read(const Part& part, std::size_t begin, std::size_t end, With with) const;
 

@@ -55,7 +55,7 @@ std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads,
   Part part;
   part.ids = ids;
   part.count = part.samples = n;
-  own_step_.begin({part}, groups_for(n), rows_.shared() != 0);
+  own_step_.begin({part}, groups_for(n, n), rows_.shared() != 0);
   return collect_and_apply(own_step_, {{grads, options_.dim}}, times);
 }
 

@@ -25,3 +25,4 @@ std::vector<Test> table_tests();
 std::vector<Test> step_tests();
 std::vector<Test> policy_tests();
 std::vector<Test> thread_tests();
+std::vector<Test> crew_tests();

@@ -120,6 +120,23 @@ def test_threads_change_no_bit(crew, seed, tmp_path):
     compare(seed, 9000, 6000, tmp_path)
 
 
+@pytest.mark.parametrize("large", [0, 1, 3])
+def test_threads_change_no_bit_where_one_feature_has_nearly_all_ids(crew, large, tmp_path):
+    """Its table's groups are worked on beside the other tables."""
+    rng, same = np.random.default_rng(large), np.random.default_rng(large)
+    together, apart = Collection(tables(rng), OUTPUTS), OneByOne(tables(same))
+    for k in range(3):
+        lengths = [np.full(1500, 30 if i == large else 1, np.int32) for i in range(len(OUTPUTS))]
+        bags = [Bag(rng.integers(0, 9000, int(n.sum())), n) for n in lengths]
+        times = k * 1500 + rng.integers(0, 3000, 1500)
+        whole = rng.normal(size=(1500, sum(together.dims))).astype(np.float32)
+        grads: list[np.ndarray | None] = [*np.split(whole, np.cumsum(together.dims)[:-1], axis=1)]
+        step = together.forward(bags, times)
+        np.testing.assert_array_equal(step.vectors, apart.step(bags, times, grads))
+        step.apply_gradients(grads)
+    assert files(together.tables, tmp_path / "together") == files(apart.tables, tmp_path / "apart")
+
+
 def test_lookup_reads_what_forward_read_and_changes_nothing(crew, tmp_path):
     rng = np.random.default_rng(3)
     collection = Collection(tables(rng), OUTPUTS)

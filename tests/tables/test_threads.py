@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pytest
 
 from monolith.tables import Table, TableConfig, absent, admission, eviction, expiry, initializers, optimizers
 
@@ -123,3 +127,39 @@ def test_reader_beside_a_writer_changes_no_bit(state_of):
     train(alone, 30, 4)
     run_beside(lambda: train(beside, 30, 4), [lambda: beside.lookup(IDS), beside.stats, beside.rows])
     assert state_of(alone) == state_of(beside)
+
+
+HELPERS = """
+import os, time
+import numpy as np
+from monolith.tables import Table, TableConfig, set_threads
+from monolith.tables.collection import Collection, Output
+from monolith.tables.features import Bag
+
+def running():
+    return len(os.listdir("/proc/self/task"))
+
+def train(ids):
+    tables = {name: Table(TableConfig(name=name, dim=2)) for name in ("a", "b", "c")}
+    collection = Collection(tables, [Output(name, name, name) for name in tables])
+    step = collection.forward([Bag(np.arange(n), np.ones(n, np.int32)) for n in (ids, ids, ids)], 0)
+    step.apply_gradients([np.ones((ids, 2), np.float32)] * 3)
+
+train(200_000)
+alone = running()
+for threads in range(2, 17):
+    set_threads(threads)
+    for ids in (3_000, 5_000, 4_096 * threads):
+        train(ids)
+assert running() == alone + 15, (running(), alone)
+set_threads(3)
+deadline = time.monotonic() + 60
+while running() > alone + 2 and time.monotonic() < deadline:
+    train(5_000)
+assert running() == alone + 2, (running(), alone)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc, where threads can be counted")
+def test_there_are_as_many_threads_as_were_asked_for_however_many_tables_came_and_went():
+    subprocess.run([sys.executable, "-c", HELPERS], check=True, timeout=120)
