@@ -227,7 +227,7 @@ def test_rates_thresholds_and_times_to_live_may_change(tmp_path):
     new = np.array([10**6])
     opened.observe(new)
     assert opened.lookup(new).any()
-    assert opened.stats().counters == 0
+    assert opened.stats().counters == table.stats().counters > 0  # for a rule that counts again
     assert opened.stats().rows == table.stats().rows + 1
 
 
