@@ -42,7 +42,7 @@ class PackedRows:
         words = (form.width + self._padding) // _WORD
         absent = HashedTail(rows=tail_rows) if tail_rows else AbsentZeros()
         config = TableConfig(name=owner_of(name), dim=words, admission=Never(), optimizer=SGD(), absent=absent)
-        self._words = Table(config)
+        self._words = Table(config, tombstones=None)  # nobody asks a replica for deltas
 
     def lookup(self, ids: Ids) -> Values:
         """(n, dim) values, zeros for ids that neither have nor share a row."""

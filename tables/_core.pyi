@@ -112,6 +112,7 @@ class Table:
         policies: list[Policy],
         eviction: Eviction,
         tail: Tail,
+        tombstones: int | None,
         folder: str,
         reserve_bytes: int,
     ) -> None: ...

@@ -20,6 +20,7 @@ from monolith.tables.hashing import table_key
 from monolith.tables.optimizer_options import Rule, native_optimizer, optimizer_rules, row_layout
 from monolith.tables.policy_options import check_limit, native_eviction, native_policies, native_tail, policy_rules
 
+LEAST_TOMBSTONES = 1 << 15  # of 32 bytes: a table that is smaller than they are may have that many
 _MAX_DIM = 1 << 16
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -38,7 +39,7 @@ def checked(config: TableConfig) -> TableConfig:
     return config
 
 
-def native_table(config: TableConfig, reserve_bytes: int = 0) -> _core.Table:
+def native_table(config: TableConfig, reserve_bytes: int = 0, tombstones: int | None = LEAST_TOMBSTONES) -> _core.Table:
     """An empty native table for a checked config. Raises ConfigError for a folder that takes no files, and OSError.
 
     ``reserve_bytes`` bounds its rows; 0: twice the machine's memory, or the disk of its file where that is more.
@@ -54,6 +55,7 @@ def native_table(config: TableConfig, reserve_bytes: int = 0) -> _core.Table:
         policies=native_policies(config),
         eviction=native_eviction(config),
         tail=native_tail(config),
+        tombstones=tombstones,
         folder=_folder(config),
         reserve_bytes=reserve_bytes,
     )

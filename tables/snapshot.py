@@ -32,6 +32,7 @@ FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
 VERSION = 3  # what is written; older ones are read
 BUCKETS = 1024
+UPPERS_A_BUCKET = 2**32 // BUCKETS  # upper halves of the hashes of its ids
 
 Bucket = dict[str, npt.NDArray[Any]]
 
@@ -77,7 +78,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sequence: int  # the open one
     floor: int  # deltas can start from here on
     clock_ms: int
-    sweep_cursor: int
+    open_forgotten: bool = False  # those that went in the open sequence are not all known either: the next cut's floor
+    sweep_cursor: int  # the bucket in which the next sweep starts
+    sweep_offset: int = 0  # and how many upper halves of hashes from the bucket's first
     steps: int = 0  # apply_gradients calls since the table was made; version 1 did not count them
     eviction_cursor: int = 0  # the upper half of the hash at which the next sample starts
     state_floats: int  # words of optimizer state a row
@@ -178,6 +181,9 @@ def _json(header: Header) -> bytes:
     """The header, sorted; what came to the config later and is not used is left out, for builds that do not know it."""
     fields = msgspec.to_builtins(header)
     config = fields["config"]
+    for later in ("open_forgotten", "sweep_offset"):
+        if not fields[later]:
+            del fields[later]
     del config["memory"]  # where the rows lay while they were trained says nothing about them
     for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
         if optimizer["clip_global_norm"] is None:
@@ -334,6 +340,7 @@ def _limits(header: Header) -> Iterator[tuple[str, int, int, int]]:
     yield "floor", header.floor, 0, header.sequence - 1
     yield "clock_ms", header.clock_ms, WATERMARK_START, WATERMARK_END - 1
     yield "sweep_cursor", header.sweep_cursor, 0, BUCKETS - 1
+    yield "sweep_offset", header.sweep_offset, 0, UPPERS_A_BUCKET - 1
     yield "eviction_cursor", header.eviction_cursor, 0, 2**32 - 1
     yield "steps", header.steps, 0, _UINT64
     yield "state_floats", header.state_floats, 0, _UINT32

@@ -35,7 +35,7 @@ from monolith.tables.arguments import (
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.optimizer_options import with_steps
-from monolith.tables.options import check_same_rows, checked, native_table
+from monolith.tables.options import LEAST_TOMBSTONES, check_same_rows, checked, native_table
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.policy_options import policy_names, renumbered
 from monolith.tables.stats import TableStats
@@ -59,12 +59,19 @@ _FORMER_STATISTICS = ("expired", "counter_halvings")  # of versions 1 and 2
 
 
 class Table:
-    """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be."""
+    """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be.
 
-    def __init__(self, config: TableConfig) -> None:
+    For deltas it remembers the ids whose rows went, in the last 4,096 sequences and of at most one for every other row,
+    or ``tombstones`` where that is more; beyond it forgets the oldest sequences, and a delta from before them is a
+    GapError. With None it remembers no id: of a replica that nobody asks for deltas.
+    """
+
+    def __init__(self, config: TableConfig, *, tombstones: int | None = LEAST_TOMBSTONES) -> None:
         self.config = with_steps(checked(config), "table")
+        if tombstones is not None:
+            checked_count(tombstones, 0, 2**40, "tombstones")
         # Of this package only.
-        self.native = native_table(self.config)
+        self.native = native_table(self.config, tombstones=tombstones)
         self.policies = Policies(self.config)
         self.writer = threading.RLock()  # for what takes several native calls; each of those is safe by itself
         self._spare_steps: list[_core.Step] = []  # their memory serves later steps
@@ -173,10 +180,12 @@ class Table:
                 self.native.advance(checked_time(watermark_ms, "watermark_ms"))
 
     def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
-        """Remove the expired rows of the next ``buckets`` of the 1,024 buckets, in turn; how many that were.
+        """Remove expired rows, and counters that decayed to nothing, as far as ``buckets`` of the 1,024 buckets reach.
 
-        With ``max_rows`` it ends with the bucket in which so many rows were looked at: bounded work, whatever the size
-        of the table. Each makes a tombstone, which the next delta carries. Counters that decayed to nothing go as well.
+        The next sweep goes on where this one ended. It ends behind the ``max_rows``-th row or counter that it looked
+        at, if it gets there: bounded work, whatever the size of the table. (Rows are looked at where a rule lets them
+        expire, counters where they have a half-life.) Each row that went makes a tombstone, which the next delta
+        carries. Returns how many rows went.
         """
         with self.writer:
             return self.native.sweep(
@@ -185,7 +194,7 @@ class Table:
             )
 
     def cut(self) -> int:
-        """Close the current sequence and return its number. Tombstones of 4,096 sequences before it are forgotten."""
+        """Close the current sequence and return its number. Tombstones from 4,096 sequences before it are forgotten."""
         with self.writer:
             checked_count(self.sequence, 1, _MAX_SEQUENCE, "sequence")
             return self.native.cut()
@@ -196,7 +205,7 @@ class Table:
         Its ``sequence`` is the one closed last. Rows that expired and were not swept yet are in it, their tombstones
         follow with the sweep: so what a replica holds depends on its sequence alone, whichever deltas it came by. It
         costs by the rows written if ``since`` is the sequence closed last or the one before, else a look through the
-        table. Raises GapError where the tombstones since then are no longer all known, and
+        table. Raises GapError where the tombstones since then are no longer all known (the image is always there), and
         InputError for a ``since`` that was not closed yet.
         """
         with self.writer:
@@ -271,9 +280,11 @@ class Table:
             header = snapshot.Header(
                 config=self.config,
                 sequence=now.sequence,
-                floor=now.floor,
+                floor=min(now.floor, now.sequence - 1),
+                open_forgotten=now.floor == now.sequence,
                 clock_ms=now.clock_ms,
-                sweep_cursor=now.sweep_cursor,
+                sweep_cursor=now.sweep_cursor // snapshot.UPPERS_A_BUCKET,
+                sweep_offset=now.sweep_cursor % snapshot.UPPERS_A_BUCKET,
                 steps=now.steps,
                 eviction_cursor=now.eviction_cursor,
                 state_floats=self.native.state_floats,
@@ -282,7 +293,13 @@ class Table:
             return snapshot.write(Path(folder), header, self._buckets())
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], config: TableConfig | None = None) -> Table:
+    def open(
+        cls,
+        folder: str | os.PathLike[str],
+        config: TableConfig | None = None,
+        *,
+        tombstones: int | None = LEAST_TOMBSTONES,
+    ) -> Table:
         """The table that was saved in ``folder``, under its own config or a changed one.
 
         Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids or optimizer kind, there is no
@@ -296,7 +313,7 @@ class Table:
             else:
                 check_same_rows(saved, config, str(file.path))
                 config = with_steps(config, "table", saved)
-            table = cls(config or saved)
+            table = cls(config or saved, tombstones=tombstones)
             table._restore(file)
         return table
 
@@ -331,9 +348,9 @@ class Table:
                 self.native.import_bucket(number, bucket)
         clockwork = _core.Clockwork(
             header.sequence,
-            header.floor,
+            header.sequence if header.open_forgotten else header.floor,
             header.clock_ms,
-            header.sweep_cursor,
+            header.sweep_cursor * snapshot.UPPERS_A_BUCKET + header.sweep_offset,
             header.steps,
             header.eviction_cursor,
         )

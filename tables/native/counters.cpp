@@ -32,10 +32,10 @@ void Counters::forget(std::uint64_t hash) {
   if (Counter* known = counters_.find(hash)) counters_.erase(known);
 }
 
-void Counters::sweep(std::size_t bucket, std::int64_t clock) {
-  if (half_life_ms_ == 0) return;
+void Counters::sweep(const HashRange& range, std::int64_t clock) {
+  if (!decays()) return;
   // Only what has decayed to nothing goes; a count that is still there keeps its own time, and decays exactly.
-  recount(bucket, [&](Counter& counter) { return left(counter, clock) != 0; });
+  recount(range.bucket(), [&](Counter& counter) { return !range.contains(counter.hash) || left(counter, clock) != 0; });
 }
 
 // Of each count one goes of what is left at time t, so that it decays on as if it had been one less all along.

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "decay.h"
+#include "hash_range.h"
 #include "segment.h"
 
 namespace monolith {
@@ -37,7 +38,8 @@ class Counters {
   // Counts one more occurrence at event time t and returns how many that makes.
   std::uint32_t count(std::uint64_t hash, std::int64_t t);
   void forget(std::uint64_t hash);
-  void sweep(std::size_t bucket, std::int64_t clock);  // drops counters that decayed to zero
+  bool decays() const { return half_life_ms_ != 0; }
+  void sweep(const HashRange& range, std::int64_t clock);  // drops counters that decayed to zero
   // A counter of a snapshot. It is kept where the rule, which may be another now, does not count, and beyond a bound
   // that was lowered. Where policies that counted apart now count together, an id may come twice: its larger count
   // stays.

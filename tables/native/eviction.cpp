@@ -47,8 +47,11 @@ void Table::evict(const Step& current) {
       fetch(rows_.homes().of(sample[i].hash));
       tombstones_.fetch(sample[i].hash);
     }
-    WriterTurn turn(turnstile_);
-    for (std::size_t i = 0; i < count; ++i) remove(sample[i].hash, sample[i].row, Reason::evicted);
+    {
+      WriterTurn turn(turnstile_);
+      for (std::size_t i = 0; i < count; ++i) remove(sample[i].hash, sample[i].row, Reason::evicted);
+    }
+    tombstones_.keep_within(rows_.size());  // a limit that was lowered may take most of the table
     hashes_passed = 0;
   }
 }

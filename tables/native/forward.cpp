@@ -144,6 +144,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step, std::s
     for_dim(options_.dim, [&](auto dim) { pool(piece, rows, dim); });
   });
   evict(step);
+  tombstones_.keep_within(rows_.size());
   step.end(rows_, cutoff_, absent, true);
   statistics_.observed += step.size();
 }

@@ -23,8 +23,9 @@ std::uint32_t Table::close_sequence() {
   std::swap(touched_last_, touched_now_);
   touched_now_.clear();
   sequence_ = closed + 1;
-  if (closed > Tombstones::kKept) floor_ = std::max(floor_, closed - Tombstones::kKept);
-  tombstones_.drop_through(floor_);
+  if (closed > Tombstones::kKept) tombstones_.drop_through(closed - Tombstones::kKept);
+  if (!tombstones_.kept()) tombstones_.drop_through(sequence_);
+  tombstones_.keep_within(rows_.size());
   return closed;
 }
 
@@ -119,7 +120,7 @@ void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const f
     WriterTurn turn(turnstile_);
     for (const auto& [hash, row] : stale) remove(hash, row, Reason::image);
   }
-  floor_ = sequence;
+  tombstones_.set_floor(sequence);
   close_sequence();
 }
 

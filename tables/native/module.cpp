@@ -1,9 +1,11 @@
 // Python bindings: monolith.tables._core. Arguments are checked in Python (monolith/tables/table.py), which gives
 // errors their words; what arrives here is contiguous and of the right dtype and shape. Every call releases the GIL.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <string>
 #include <system_error>
 
@@ -353,8 +355,8 @@ NB_MODULE(_core, m) {
       "__init__",
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Initializer& initializer,
          const std::string& on_nonfinite, double max_gradient, const std::string& values,
-         const std::vector<Policy>& policies, const Eviction& eviction, const Tail& tail, const std::string& folder,
-         std::size_t reserve_bytes) {
+         const std::vector<Policy>& policies, const Eviction& eviction, const Tail& tail,
+         std::optional<std::size_t> tombstones, const std::string& folder, std::size_t reserve_bytes) {
         const Policy& own = policies.at(0);
         new (self) Table(TableOptions{dim,
                                       key,
@@ -370,10 +372,11 @@ NB_MODULE(_core, m) {
                                       own.lifetime.age_ms,
                                       {policies.begin() + 1, policies.end()},
                                       eviction,
-                                      tail});
+                                      tail,
+                                      tombstones});
       },
       "dim"_a, "key"_a, "optimizer"_a, "initializer"_a, "on_nonfinite"_a, "max_gradient"_a, "storage"_a, "policies"_a,
-      "eviction"_a, "tail"_a, "folder"_a, "reserve_bytes"_a);
+      "eviction"_a, "tail"_a, "tombstones"_a.none(), "folder"_a, "reserve_bytes"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

@@ -24,6 +24,11 @@ RowOptions row_options(const TableOptions& options) {
           uses,        !options.features.empty(), options.tail.rows};
 }
 
+bool any_expires(const std::vector<Policy>& policies) {
+  return std::any_of(policies.begin(), policies.end(),
+                     [](const Policy& policy) { return policy.lifetime.idle_ms != 0 || policy.lifetime.age_ms != 0; });
+}
+
 std::deque<Counters> counters_of(const std::vector<Policy>& policies) {
   std::deque<Counters> counters;
   for (std::size_t i = 0; i < policies.size(); ++i)
@@ -37,9 +42,11 @@ Table::Table(const TableOptions& options)
     : options_(options),
       largest_(std::visit([](const auto& rule) { return largest_gradient(rule); }, options.optimizer)),
       policies_(policies_of(options)),
+      rows_expire_(any_expires(policies_)),
       rows_(row_options(options)),
       cutoffs_(policies_.size()),
       counters_(counters_of(policies_)),
+      tombstones_(options.tombstones),
       row_limit_(options.eviction.row_limit(rows_.stride())),
       first_values_(options.dim) {
   start_tail();
@@ -48,17 +55,6 @@ Table::Table(const TableOptions& options)
 void Table::advance(std::int64_t clock_ms) {
   const Writing writing(writer_);
   set_clock(clock_ms);
-}
-
-std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
-  const Writing writing(writer_);
-  std::uint64_t removed = 0, looked_at = 0;
-  for (std::size_t i = 0; i < std::min(buckets, kBuckets) && looked_at < max_rows; ++i) {
-    looked_at += rows_.bucket_size(sweep_cursor_);
-    removed += sweep_bucket(sweep_cursor_);
-    sweep_cursor_ = (sweep_cursor_ + 1) % kBuckets;
-  }
-  return removed;
 }
 
 void Table::set_clock(std::int64_t clock_ms) {
@@ -171,30 +167,16 @@ void Table::touch(Row row, std::uint64_t hash) {
   touched_now_.add(hash, rows_.size());
 }
 
-std::uint64_t Table::sweep_bucket(std::size_t bucket) {
-  for (Counters& counters : counters_) counters.sweep(bucket, clock_ms_);
-  if (cutoff_ == INT64_MIN) return 0;
-  std::vector<std::pair<std::uint64_t, Row>> gone;
-  rows_.each(bucket, [&](std::uint64_t hash, Row row) {
-    if (expired(row)) gone.emplace_back(hash, row);
-  });
-  if (gone.empty()) return 0;
-  WriterTurn turn(turnstile_);
-  for (const auto& [hash, row] : gone) remove(hash, row, expiry_of(row));
-  statistics_.swept += gone.size();
-  return gone.size();
-}
-
 Clockwork Table::clockwork() const {
   const Writing writing(writer_);
-  return {sequence_, floor_, clock_ms_, sweep_cursor_, steps_, eviction_cursor_};
+  return {sequence_, tombstones_.floor(), clock_ms_, sweep_cursor_, steps_, eviction_cursor_};
 }
 
 void Table::set_clockwork(const Clockwork& clockwork) {
   const Writing writing(writer_);
   WriterTurn turn(turnstile_);
   sequence_ = clockwork.sequence;
-  floor_ = clockwork.floor;
+  tombstones_.set_floor(clockwork.floor);
   clock_ms_ = clockwork.clock_ms;
   set_cutoffs();
   sweep_cursor_ = clockwork.sweep_cursor;

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "eviction.h"
 #include "global_norm.h"
 #include "gradient_sums.h"
+#include "hash_range.h"
 #include "initializer.h"
 #include "optimizers/optimizer.h"
 #include "parts.h"
@@ -57,6 +59,7 @@ struct TableOptions {
   std::vector<Policy> features = {};  // policies 1, 2, ...; 0 is the table's own
   Eviction eviction = {};
   Tail tail = {};
+  std::optional<std::size_t> tombstones = Tombstones::kLeast;  // kept whatever the rows; none: no deltas are asked for
 };
 
 enum class Reason { idle, age, evicted, delta, image };  // why a row went
@@ -125,7 +128,8 @@ class Table {
   void apply(const Step& step, Times times);
 
   void advance(std::int64_t clock_ms);
-  // Returns the rows removed. Goes through `buckets` buckets, but ends with the one in which max_rows were looked at.
+  // Returns the rows removed. Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or
+  // counter that was looked at, and those whose hashes have the same upper half.
   std::uint64_t sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
 
   std::uint32_t cut();
@@ -193,7 +197,10 @@ class Table {
   void score(std::vector<Candidate>& sample) const;
   void score_by_function(std::vector<Candidate>& sample) const;
   void touch(Row row, std::uint64_t hash);
-  std::uint64_t sweep_bucket(std::size_t bucket);
+  std::uint64_t first_looks(HashRange& range, std::uint64_t most) const;
+  std::uint64_t sweep_rows(HashRange range);
+  template <class Visit>
+  void each_in(HashRange range, Visit visit) const;
 
   struct Deferred {  // the i-th occurrence of a group, at its place in the call
     std::size_t position;
@@ -245,6 +252,7 @@ class Table {
   const TableOptions options_;
   const float largest_;  // size of a gradient
   const std::vector<Policy> policies_;
+  const bool rows_expire_;
   mutable WriterMutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
 
@@ -262,8 +270,8 @@ class Table {
   GlobalNorm global_norm_;
   std::uint64_t nonfinite_ = 0;         // what collect() found
   Touched touched_now_, touched_last_;  // in the open sequence, and in the one closed last
-  std::uint32_t sequence_ = 1, floor_ = 0;
-  std::uint32_t sweep_cursor_ = 0;
+  std::uint32_t sequence_ = 1;
+  std::uint32_t sweep_cursor_ = 0;     // the upper half of the hash that the next sweep starts at
   const std::uint64_t row_limit_;      // 0: none
   std::uint32_t eviction_cursor_ = 0;  // the upper half of the hash that the next sample starts at
   std::uint64_t steps_ = 0;

@@ -116,7 +116,7 @@ void counters_stay_within_their_bound() {
     CHECK(counters.size() <= 3);
   }
   CHECK(counted > 0 && counters.decrements() > 0 && counters.decrements() <= 20000 / 4);
-  counters.sweep(0, INT64_MAX);
+  counters.sweep(HashRange::from(0, HashRange::kBucket), INT64_MAX);
   CHECK(counters.size() == 0);
 }
 

@@ -43,6 +43,18 @@ def test_absent_and_removed_rows_read_as_zeros(payload):
     assert np.allclose(rows.lookup(np.array([2], np.int64)), [[5, 6, 7]], atol=0.01)
 
 
+def test_replica_remembers_no_removed_id():
+    """Nobody asks a replica for deltas, and it holds each table twice."""
+    form = RowFormat("float32", 3)
+    rows, one = PackedRows("user", form), form.pack(np.ones((1, 3), np.float32))
+    rows.apply(packed_table(form, [0], one))
+    before = rows.bytes_held()
+    for n in range(1, 300):
+        removed = [n - 1, *range(10**6 + 100 * n, 10**6 + 100 * n + 100)]  # held, and never held
+        rows.apply(packed_table(form, [n], one, base=n, sequence=n + 1, removed=removed))
+    assert rows.bytes_held() < before + 50_000
+
+
 def test_eight_bits_take_less_memory_than_float32():
     held = {}
     for payload in ("float32", "int8_rowwise"):

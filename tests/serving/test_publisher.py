@@ -6,6 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from monolith.errors import CorruptError, FencedError, GapError, UnavailableError
@@ -13,6 +14,7 @@ from monolith.serving import publisher as publisher_module
 from monolith.serving.ledger import Held, Look
 from monolith.serving.publisher import Published, Publisher
 from monolith.serving.store import open_store
+from monolith.tables import eviction
 
 
 class FlakyStore:
@@ -209,6 +211,26 @@ def test_a_trainer_that_forgot_the_tombstones_sends_an_image(publisher, store, m
 
     assert publisher.publish(3, forgetful) == Published("applied", 3)
     assert served(store, model) == model.states[3]
+
+
+def test_store_that_was_away_while_a_table_forgot_what_went_gets_an_image(start_recommender, samples, caplog):
+    """More rows came and went than the table remembers: the rows that the store has and the table lacks go as well."""
+    recommender = start_recommender("run-1", eviction=eviction.LRU(max_rows=500))
+    recommender.learn(samples)
+    recommender.publish()
+    user = recommender.tables["user"]
+    for first in range(100, 40_100, 500):  # no publish gets through meanwhile
+        user.observe(np.arange(first, first + 500), event_time_ms=5_000 + first)
+    with caplog.at_level(logging.WARNING):
+        assert recommender.publish().outcome == "applied"
+    assert "sending an image instead of a delta" in caplog.text
+    held = recommender.store.image().delta.tables
+    assert {name: table.ids.tolist() for name, table in held.items()} == {
+        name: table.rows()[0].tolist() for name, table in recommender.tables.items()
+    }
+    assert len(held["user"].ids) <= 500
+    recommender.learn(samples)
+    assert recommender.publish().outcome == "applied"
 
 
 def test_drain_waits_out_the_trouble(publisher, store, model, clock):

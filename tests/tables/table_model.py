@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, optimizers, reference
 
 KEPT_SEQUENCES = 4096  # for which tombstones are known
+LEAST_TOMBSTONES = 40  # that a table of a pair keeps, however few rows it has; by default there are more
 BEFORE_TIME = -(2**63)
 
 Times = Sequence[int | None]  # of each id; None: the clock's
@@ -90,7 +90,7 @@ class Model:
     clock: int = BEFORE_TIME
     sequence: int = 1
     floor: int = 0  # deltas can start from here on
-    cursor: int = 0
+    cursor: int = 0  # the upper half of the hash that the next sweep starts at
     eviction_cursor: int = 0
     steps: int = 0
     happened: dict[str, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
@@ -137,6 +137,7 @@ class Model:
             self.observe_one(i, self.clock if t is None else t, feature)
         if ids:
             self.evict({i for i in ids if i in self.rows})
+            self.forget_removed()
 
     def observe_one(self, i: int, t: int, feature: str | None) -> None:
         if i in self.rows and not self.live(i):
@@ -237,8 +238,18 @@ class Model:
 
     def remove(self, i: int, reason: str) -> None:
         del self.rows[i]
-        self.tombstones[i] = self.sequence
+        if self.sequence > self.floor:
+            self.tombstones[i] = self.sequence
         self.happened[reason] += 1
+
+    def forget_removed(self) -> None:
+        """Whole sequences, the oldest first, as long as there are more tombstones than one for every other row."""
+        while len(self.tombstones) > max(LEAST_TOMBSTONES, len(self.rows) // 2):
+            self.forget_through(min(self.tombstones.values()))
+
+    def forget_through(self, sequence: int) -> None:
+        self.floor = max(self.floor, sequence)
+        self.tombstones = {i: mark for i, mark in self.tombstones.items() if mark > self.floor}
 
     def evict(self, kept: set[int]) -> None:
         limit, passed = getattr(self.config.eviction, "max_rows", None), 0
@@ -277,28 +288,39 @@ class Model:
         return i % 5 + uses + (float(row.last_seen) - float(row.admitted)) / 1024, 0, id_hash(i)
 
     def sweep(self, buckets: int, max_rows: int) -> int:
-        sizes = [0] * 1024
-        for i in self.rows:
-            sizes[bucket(i)] += 1
-        looked = accumulate(sizes[(self.cursor + k) % 1024] for k in range(buckets))
-        buckets = next((k for k, n in enumerate(looked, 1) if n >= max_rows), buckets)
-        chosen = {(self.cursor + k) % 1024 for k in range(buckets)}
-        self.cursor = (self.cursor + buckets) % 1024
-        gone = [i for i in self.rows if bucket(i) in chosen and not self.live(i)]
+        start, span = self.cursor, buckets << 22
+
+        def passed(i: int) -> bool:
+            return (upper(i) - start) % 2**32 < span
+
+        looked = sorted((upper(i) - start) % 2**32 for i in self.to_look_at() if passed(i))
+        if len(looked) >= max_rows:
+            span = looked[max_rows - 1] + 1
+        self.cursor = (start + span) % 2**32
+        gone = [i for i in self.rows if passed(i) and not self.live(i)]
         for i in gone:
             self.remove(i, self.expiry_of(i))
         self.happened["swept"] += len(gone)
         for key, counter in [*self.counters.items()]:
-            half_life = getattr(self.rules(key[0]).admission, "half_life_s", None)
-            if bucket(key[1]) in chosen and not decayed(*counter, self.clock, half_life):
+            if passed(key[1]) and not decayed(*counter, self.clock, self.half_life(key[0])):
                 del self.counters[key]
+        self.forget_removed()
         return len(gone)
+
+    def to_look_at(self) -> list[int]:
+        """Rows where some can expire, and counters that decay."""
+        rules = [self.config.expiry, *(self.rules(feature).expiry for feature in self.config.per_feature)]
+        rows = self.rows if any(not isinstance(rule, expiry.Forever) for rule in rules) else ()
+        return [*rows, *(i for owner, i in self.counters if self.half_life(owner))]
+
+    def half_life(self, feature: str | None) -> float | None:
+        return getattr(self.rules(feature).admission, "half_life_s", None)
 
     # --- what leaves ---
 
     def cut(self) -> int:
-        self.floor = max(self.floor, self.sequence - KEPT_SEQUENCES)
-        self.tombstones = {i: mark for i, mark in self.tombstones.items() if mark > self.floor}
+        self.forget_through(max(0, self.sequence - KEPT_SEQUENCES))
+        self.forget_removed()
         self.sequence += 1
         return self.sequence - 1
 

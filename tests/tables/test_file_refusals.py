@@ -55,6 +55,7 @@ def header_with(**values: Any) -> Callable[[Parts], None]:
         ({"floor": 4}, "header's floor is 4; allowed: 0 to 3"),
         ({"clock_ms": 2**63 - 1}, "header's clock_ms is 9223372036854775807"),
         ({"sweep_cursor": 1024}, "header's sweep_cursor is 1024; allowed: 0 to 1023"),
+        ({"sweep_offset": 2**22}, "header's sweep_offset is 4194304; allowed: 0 to 4194303"),
         ({"eviction_cursor": 2**32}, "header's eviction_cursor is 4294967296; allowed: 0 to 4294967295"),
         ({"steps": 2**64}, "header's steps is 18446744073709551616"),
         ({"state_floats": -1}, "header's state_floats is -1"),
