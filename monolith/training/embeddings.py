@@ -1,19 +1,19 @@
 """Collisionless tables as a torch module: ids in, pooled vectors out, the tables' own optimizers run in backward.
 
 ``EmbeddingBagCollection`` takes the place of torchrec's class of the same name. The rows live in the native tables and
-are no torch parameters: ``parameters()`` and ``state_dict()`` hold none of them (snapshots do), and a torch optimizer
-never touches them.
+are no torch parameters: ``parameters()`` and ``state_dict()`` hold none of them (snapshots do; ``state_dict`` warns),
+and a torch optimizer never touches them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from monolith.config import TableConfig
@@ -21,25 +21,28 @@ from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
 from monolith.tables.collection import Collection, Output
 from monolith.tables.features import Bag, is_salted
-from monolith.training.jagged import bags_of, batch_size
+from monolith.training.compiled import Place, pooled
+from monolith.training.jagged import EventTimes, bags_of, batch_size, event_times
 from monolith.training.lookup import LookupStep, Matrix, Vectors, WeightGradients
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-EventTimes = int | npt.NDArray[np.int64] | torch.Tensor | None
-
 
 class EmbeddingBagCollection(torch.nn.Module):
     """Pooled vectors of every feature of ``tables``.
 
-    A forward in training mode is a step: the ids are observed (clock, counts, admission), looked up and pooled.
-    Its backward applies one optimizer step per unique id of a table, on the sum of the id's gradients over all features
-    of the table, added in order of occurrence (features in declared order, then position). Each forward is a step of
-    its own: after two forwards and one backward over both, autograd applies the later one first. A second
-    backward through the same forward raises InputError. Under ``no_grad`` a forward observes and updates nothing.
-    A forward in eval mode only reads: it creates, counts and moves nothing.
+    A forward in training mode is a step: the ids are observed (clock, counts, admission), looked up and pooled, under
+    ``no_grad`` as well, as BatchNorm's running statistics are. Its backward applies one optimizer step per unique id of
+    a table, on the sum of the id's gradients over all features of the table, added in order of occurrence (features in
+    declared order, then position). Each forward is a step of its own: after two forwards and one backward over both,
+    autograd applies the later one first. A second backward through the same forward raises InputError. Under
+    ``no_grad`` there is no backward, so no value changes. A forward in eval mode only reads: it creates, counts and
+    moves nothing, and its vectors have no gradients.
+
+    ``to``, ``double``, ``half`` and ``cuda`` change what the vectors come out as; rows stay float32 in main memory.
+    ``forward`` can be compiled and exported whole. ``docs/torch.md`` has what else differs from other torch modules.
 
     A gradient with NaN, infinity or a size that its optimizer does not bear, or a sum of gradients that comes to that,
     raises NonFiniteError before any table of the collection is changed, if the policy of its table is ``raise``.
@@ -54,6 +57,8 @@ class EmbeddingBagCollection(torch.nn.Module):
         self.outputs = _outputs(tables)
         self._collection = Collection({config.name: Table(config) for config in tables}, self.outputs)
         self._features = list(dict.fromkeys(out.feature for out in self.outputs))
+        self._place = Place(self._collection, self._features)
+        self._cast: tuple[torch.device, torch.dtype] | None = None  # None: vectors come out as the tables give them
         self._anchor = torch.zeros(0, requires_grad=True)  # gives the fused lookup a gradient to be asked for
 
     @property
@@ -66,6 +71,7 @@ class EmbeddingBagCollection(torch.nn.Module):
         if {name: table.dim for name, table in tables.items()} != {c.name: c.dim for c in self.configs}:
             raise ConfigError(f"tables {sorted(tables)} are not those of the collection, {sorted(self.tables)}")
         self._collection = Collection({config.name: tables[config.name] for config in self.configs}, self.outputs)
+        self._place.collection = self._collection
 
     @property
     def dims(self) -> dict[str, int]:
@@ -81,19 +87,31 @@ class EmbeddingBagCollection(torch.nn.Module):
         """
         from torchrec.sparse.jagged_tensor import KeyedTensor  # who has a KeyedJaggedTensor has paid for this import
 
-        bags = bags_of(features, self._features)
-        weights = features.weights_or_none()
-        differentiable = weights is not None and weights.requires_grad
-        offsets = dict(zip(features.keys(), features.offset_per_key(), strict=False)) if differentiable else {}
-        weight_of = {
-            name: weights[offsets[name] : offsets[name] + len(bags[name].ids)] for name in self._features if offsets
-        }
         dims = self.dims
-        values = self._pooled(Matrix, bags, event_time_ms, weight_of)
+        values = self._values(features, event_time_ms)
         return KeyedTensor(keys=list(dims), length_per_key=list(dims.values()), values=values)
+
+    def _values(self, features: KeyedJaggedTensor, event_time_ms: EventTimes) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            times = torch.as_tensor(event_time_ms) if isinstance(event_time_ms, np.ndarray) else event_time_ms
+            return self._as_asked(pooled(self._place, self._anchor, features, times, training=self.training))
+        bags = bags_of(features, self._features)
+        weight_of = {}
+        weights = features.weights_or_none()
+        if weights is not None and weights.requires_grad:
+            begins = dict(zip(features.keys(), features.offset_per_key(), strict=False))
+            weights = weights.cpu()
+            weight_of = {name: weights[begins[name] :][: len(bags[name].ids)] for name in self._features}
+        matrix: torch.Tensor = self._pooled(Matrix, bags, event_time_ms, weight_of)
+        return matrix
 
     def forward_bags(self, bags: Mapping[str, Bag], event_time_ms: EventTimes = None) -> dict[str, torch.Tensor]:
         """The same, from bags: output name -> (batch, dim) float32. The trainer's way, without torchrec."""
+        if torch.compiler.is_compiling():  # bags are NumPy's: this part stays outside of the graph
+            from monolith.training import untraced
+
+            result: dict[str, torch.Tensor] = untraced.forward_bags(self, bags, event_time_ms)
+            return result
         vectors = self._pooled(Vectors, bags, event_time_ms, {})
         if isinstance(vectors, torch.Tensor):
             vectors = vectors.split(self._collection.dims, dim=1)  # type: ignore[no-untyped-call]
@@ -107,18 +125,24 @@ class EmbeddingBagCollection(torch.nn.Module):
         weight_of: Mapping[str, torch.Tensor],
     ) -> Any:
         """What ``function`` gives; without gradients, the (batch, sum of dims) matrix."""
-        times = _event_times(event_time_ms, batch_size(bags, self._features))
+        times = event_times(event_time_ms, batch_size(bags, self._features))
         in_order = [bags[out.feature] for out in self.outputs]
         if not self.training:
-            return torch.from_numpy(self._collection.lookup(in_order))
+            return self._as_asked(torch.from_numpy(self._collection.lookup(in_order)))
         step = self._collection.forward(in_order, times)
         if not torch.is_grad_enabled():
-            return torch.from_numpy(step.vectors)
+            return self._as_asked(torch.from_numpy(step.vectors))
         weights = [weight_of[out.feature] for out in self.outputs] if weight_of else []
         lookup = LookupStep(
             step, self._collection.dims, WeightGradients(self._collection, in_order) if weights else None
         )
-        return function.apply(lookup, self._anchor, *weights)  # type: ignore[no-untyped-call]
+        vectors = function.apply(lookup, self._anchor, *weights)  # type: ignore[no-untyped-call]
+        if self._cast is None:
+            return vectors
+        return tuple(map(self._as_asked, vectors)) if isinstance(vectors, tuple) else self._as_asked(vectors)
+
+    def _as_asked(self, vectors: torch.Tensor) -> torch.Tensor:
+        return vectors if self._cast is None else vectors.to(*self._cast)
 
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """The tables as torchrec describes them; ``num_embeddings`` is the number of rows now (at least 1)."""
@@ -141,13 +165,54 @@ class EmbeddingBagCollection(torch.nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the vectors come out: the CPU."""
-        return torch.device("cpu")
+        """Where the vectors come out: on the CPU, unless ``to`` said something else."""
+        return torch.device("cpu") if self._cast is None else self._cast[0]
+
+    # --- what torch does to every module ------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """How ``to``, ``double``, ``cuda`` and the like reach a module."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        to = fn(torch.zeros(0, device=self.device, dtype=None if self._cast is None else self._cast[1]))
+        self._cast = None if (to.device.type, to.dtype) == ("cpu", torch.float32) else (to.device, to.dtype)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Raises InputError for False: rows are no parameters, and ``eval`` is what freezes them."""
+        if not requires_grad:
+            raise InputError(
+                "requires_grad_(False) cannot freeze a collection, whose rows are no parameters: call eval() on it, "
+                "then it only reads; or give its tables `admission: {kind: never}` to keep new ids out"
+            )
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if any(map(len, self.tables.values())):
+            warnings.warn(f"a state dict holds no rows of {self._described()}: {_SAVING}", stacklevel=2)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        if not any(map(len, self.tables.values())):
+            warnings.warn(f"a state dict brings no rows, and {self._described()} are empty: {_SAVING}", stacklevel=2)
+
+    def _described(self) -> str:
+        return f"the tables {sorted(self.tables)}"
+
+    def _replicate_for_data_parallel(self) -> Self:
+        raise ConfigError(
+            "nn.DataParallel would step the same tables from several threads in an order of chance: run the collection "
+            "outside of it, on the whole batch, and give DataParallel the part of the model behind it"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(
-            "a collection holds native tables and cannot be copied or pickled: use Table.save and Table.open"
-        )
+        raise TypeError(f"a collection holds native tables and cannot be copied or pickled. {_SAVING}")
+
+
+_SAVING = (
+    "Save each with Table.save(folder); to go on, replace_tables({name: Table.open(folder), ...}); the dense weights "
+    "are in the state dict of the rest of the model"
+)
 
 
 def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
@@ -162,15 +227,3 @@ def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
         for table in tables
         for name in table.feature_names()
     ]
-
-
-def _event_times(times: EventTimes, batch: int) -> int | npt.NDArray[np.int64] | None:
-    if times is None or isinstance(times, int):
-        return times
-    array = np.asarray(times)
-    if array.shape != (batch,) or array.dtype != np.int64:
-        raise InputError(
-            f"event_time_ms is {array.dtype} of shape {array.shape}: it must be one int, None, or int64 of shape "
-            f"({batch},), a time for each sample of the batch"
-        )
-    return array

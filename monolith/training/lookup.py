@@ -56,7 +56,7 @@ class Vectors(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         """Apply the gradients to the tables; torch gets only the weights' gradients."""
-        return (None, None, *_applied(ctx.lookup, [None if grad is None else grad.numpy() for grad in grads]))
+        return (None, None, *applied(ctx.lookup, [None if grad is None else grad.numpy() for grad in grads]))
 
 
 class Matrix(torch.autograd.Function):
@@ -72,11 +72,16 @@ class Matrix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Apply the gradients to the tables."""
-        columns = np.cumsum(ctx.lookup.dims)[:-1]
-        return (None, None, *_applied(ctx.lookup, np.split(grad.numpy(), columns, axis=1)))
+        return (None, None, *applied(ctx.lookup, columns_of(grad, ctx.lookup.dims)))
 
 
-def _applied(lookup: LookupStep, grads: Sequence[np.ndarray[Any, Any] | None]) -> list[torch.Tensor | None]:
+def columns_of(grad: torch.Tensor, dims: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+    """The gradient (batch, sum of dims) of each output, (batch, dim)."""
+    return np.split(grad.numpy(), np.cumsum(dims)[:-1], axis=1)
+
+
+def applied(lookup: LookupStep, grads: Sequence[np.ndarray[Any, Any] | None]) -> list[torch.Tensor | None]:
+    """Apply the outputs' gradients to the tables; the gradient of each output's weights, none if nobody asked."""
     weight_grads = lookup.weights.of(grads) if lookup.weights else []
     lookup.step.apply_gradients(grads)
     return weight_grads
