@@ -42,6 +42,8 @@ def remedy(error: Exception) -> str:
     code = error.errno if isinstance(error, OSError) else None
     if code is None:
         code = next((number for number in _REMEDIES if os.strerror(number) in str(error)), None)
+    if code == errno.EIO and not isinstance(error, OSError):
+        return f"{_REMEDIES[code]}; LMDB says the same of a disk that became full: see that there is room"
     return _REMEDIES.get(code or 0, "see that the disk is there and can be written")
 
 

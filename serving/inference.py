@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.card import CardFeature, ModelCard
+from monolith.echo import shown
 from monolith.errors import EventError, InputError
 from monolith.events import FeatureValue
 from monolith.serving.ledger import Version
@@ -139,13 +140,13 @@ class Inference:
         feature = self._features.get(name)
         if name not in self.card.tables and feature is None:
             known = sorted({*self.card.tables, *self._features})
-            raise InputError(f"model {self.card.model!r} has no table or feature {name!r}, it has {known}")
+            raise InputError(f"model {self.card.model!r} has no table or feature {shown(name)}, it has {known}")
         if name in self.card.tables and not (feature and feature.salted):
             ids = _as_ids(values)
             if ids is not None:
                 return name, ids
         if feature is None:
-            raise InputError(f"table {name!r} takes a list of 64-bit integer ids, not {values!r:.80}")
+            raise InputError(f"table {name!r} takes a list of 64-bit integer ids, not {shown(values)}")
         return self._salt(name, self._encode_each(feature, values))
 
     def _encode_each(self, feature: CardFeature, values: Sequence[FeatureValue] | Ids) -> Ids:
@@ -153,7 +154,7 @@ class Inference:
         try:
             listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
         except TypeError as error:
-            raise InputError(f"feature {feature.name!r} takes a list of values, not {values!r:.80}") from error
+            raise InputError(f"feature {feature.name!r} takes a list of values, not {shown(values)}") from error
         if None in listed:
             raise InputError(f"feature {feature.name!r}: value {listed.index(None)} is null, which has no row")
         samples = [{feature.name: [value] if feature.bag else value} for value in listed]

@@ -16,8 +16,8 @@ from typing import Any
 
 import lmdb
 
-from monolith.disk import make_folder, sync_folder
-from monolith.errors import CorruptError, UnavailableError, VersionError
+from monolith.disk import make_folder, remedy, sync_folder
+from monolith.errors import CorruptError, DurabilityError, UnavailableError, VersionError
 from monolith.forks import ForkGate
 
 # Address space, not disk: the file is as long as its pages, and no process has to be told when it grows.
@@ -131,10 +131,13 @@ def translated(where: str) -> Iterator[None]:
         raise VersionError(f"{where} was written by another version of LMDB ({error}): use an empty folder") from error
     except _DAMAGE as error:
         raise CorruptError(f"{where} is damaged ({error}): empty the folder and restart the trainer") from error
-    except (lmdb.Error, OSError) as error:
-        raise UnavailableError(
-            f"{where} cannot be used ({error}): check the disk's space and the folder's rights; what it held is kept"
+    except lmdb.PanicError as error:  # a head was not written; LMDB refuses all else until the folder is opened anew
+        raise DurabilityError(
+            f"{where} cannot be used any more ({error}): the disk failed under a write before. What it held is kept: "
+            f"start this process again"
         ) from error
+    except (lmdb.Error, OSError) as error:
+        raise UnavailableError(f"{where} cannot be used ({error}); what it held is kept; {remedy(error)}") from error
 
 
 def _prepare(path: Path, create: bool) -> None:

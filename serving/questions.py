@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from monolith.config.job import ServeConfig
+from monolith.echo import clipped
 from monolith.errors import InputError
 
 _T = TypeVar("_T")
@@ -134,7 +135,7 @@ def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes, example: str, where
     try:
         return decoder.decode(data)
     except _UNREADABLE as error:
-        raise InputError(f"{where} cannot be read: {error}; it should be like {example}") from error
+        raise InputError(f"{where} cannot be read: {clipped(str(error), 200)}; it should be like {example}") from error
 
 
 def _has_more(mark: bytes, limit: int, data: bytes) -> bool:

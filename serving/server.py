@@ -41,6 +41,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from monolith.config.job import ServeConfig
+from monolith.echo import clipped
 from monolith.errors import ConfigError, InputError, MonolithError, UnavailableError
 from monolith.serving import body, metrics
 from monolith.serving.allowance import Allowance, Share
@@ -388,8 +389,8 @@ def _error(error: Exception) -> Response:
     else:
         status = 503 if isinstance(error, UnavailableError) else 500
     if status == 500:
-        log.error("request failed: %s", error)
-    response = _json({"error": str(error)}, status)
+        log.error("request failed: %s", clipped(str(error)))
+    response = _json({"error": clipped(str(error))}, status)
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

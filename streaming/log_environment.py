@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.disk import remedy
+from monolith.errors import ConfigError, CorruptError, DurabilityError, UnavailableError
 from monolith.forks import ForkGate
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_MAP_BYTES = 16 * 2**20
-_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.PanicError)
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 _TXN_AT = 144  # where a head page of LMDB 0.9, data version 1, holds the number of its transaction
 _HEAD_LOOKS = 10
@@ -135,21 +136,23 @@ class LogEnvironment:
         """LMDB's errors as ours."""
         try:
             yield
+        except lmdb.PanicError as error:  # a head was not written; LMDB refuses all else until the log is opened anew
+            raise DurabilityError(
+                f"cannot {action} the log {self.path}: {error}; the disk failed under an append before. What was "
+                f"appended earlier is there: start this process again"
+            ) from error
         except _DAMAGE as error:
             raise CorruptError(f"cannot {action} the log {self.path}: LMDB says {error}; restore its files") from error
         except lmdb.Error as error:
-            if _says(error, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise UnavailableError(
-                    f"cannot {action} the log {self.path}: {error}; the disk is full, nothing was written; "
-                    f"make room and try again"
-                ) from error
             if action == "open" and not _says(
                 error, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE
             ):
                 raise CorruptError(f"cannot open the log {self.path}: {error}; restore its files") from error
-            raise UnavailableError(f"cannot {action} the log {self.path}: {error}; nothing was written") from error
+            raise UnavailableError(
+                f"cannot {action} the log {self.path}: {error}; nothing was written; {remedy(error)}"
+            ) from error
         except OSError as error:
-            raise UnavailableError(f"cannot {action} the log {self.path}: {error}") from error
+            raise UnavailableError(f"cannot {action} the log {self.path}: {error}; {remedy(error)}") from error
 
     def release(self) -> None:
         """One user less; the last one closes the environment."""

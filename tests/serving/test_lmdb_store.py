@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import textwrap
 
+import lmdb
 import numpy as np
 import pytest
 
-from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.errors import ConfigError, CorruptError, DurabilityError, UnavailableError
+from monolith.serving.lmdb_env import translated
 from monolith.serving.store import open_store
 
 
@@ -196,7 +199,7 @@ def test_a_full_disk_is_unavailable_and_loses_nothing(folder, scripted, model):
         try:
             store.apply(delta(1, 2, 50_000), held.generation, "run")
         except UnavailableError as error:
-            print("unavailable", "space" in str(error), store.image().delta.sequence, flush=True)
+            print("unavailable", "there is room" in str(error), store.image().delta.sequence, flush=True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         store.apply(delta(1, 2, 50_000), held.generation, "run")
         print(store.image().delta.sequence, len(store.image().delta.tables["user"].ids))
@@ -327,5 +330,21 @@ def test_ids_of_every_sign_come_back_in_order(connect, scripted):
 
 def test_folder_that_cannot_be_made_is_unavailable_by_name(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UnavailableError, match=r"file/store.* cannot be used .*check the disk's space and the folder"):
+    with pytest.raises(UnavailableError, match=r"file/store.* cannot be used .*choose another folder"):
         open_store(f"lmdb://{tmp_path}/file/store", "demo").version()
+
+
+def test_store_whose_head_the_disk_did_not_take_wants_a_new_process():
+    with (
+        pytest.raises(DurabilityError, match=r"cannot be used any more .*start this process again"),
+        translated("there"),
+    ):
+        raise lmdb.PanicError("mdb_txn_begin: MDB_PANIC: Update of meta page failed or environment had fatal error")
+
+
+@pytest.mark.parametrize(("code", "advice"), [(errno.ENOSPC, "make room"), (errno.EACCES, "give it the right")])
+def test_store_that_the_disk_refuses_says_what_helps_against_that_very_error(code, advice):
+    refused = pytest.raises(UnavailableError, match=f"what it held is kept; .*{advice}")
+    with refused as error, translated("there"):
+        raise lmdb.DiskError(f"mdb_txn_commit: {os.strerror(code)}")
+    assert ("room" in str(error.value)) == (code == errno.ENOSPC)

@@ -138,3 +138,15 @@ def test_any_bytes_are_read_or_refused_by_an_input_error(text):
             read(text)
         except InputError:
             continue
+
+
+def test_what_is_wrong_is_told_shortly_however_long_what_was_sent_is():
+    huge = "x" * 1_000_000
+    for sent in (
+        {"name": "t", "values": [], huge: 1},
+        {"name": "t", "values": [[huge]]},
+        {"name": [huge], "values": []},
+    ):
+        with pytest.raises(InputError, match="it should be like") as refused:
+            decode_lookup(json.dumps(sent).encode(), LIMITS)
+        assert len(str(refused.value)) < 400

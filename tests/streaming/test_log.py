@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 
+import lmdb
 import pytest
 
-from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
+from monolith.errors import (
+    ConfigError,
+    CorruptError,
+    DataLossError,
+    DurabilityError,
+    UnavailableError,
+    VersionError,
+)
 from monolith.streaming.log import EventLog, partition_of
 from monolith.streaming.source import open_sink, open_source
 
@@ -328,7 +337,7 @@ def test_full_disk_writes_nothing_and_the_log_goes_on_when_there_is_room(tmp_pat
         timeout=60,
     )
     assert run.returncode == 0, run.stderr
-    assert "the disk is full, nothing was written" in run.stderr
+    assert "nothing was written; the file may not grow further: raise the limit of the process" in run.stderr
     values = read_all(open_source(f"log://{tmp_path}/log"))
     assert len(values) == int(run.stdout) + 1
     assert (values[0], values[-1]) == (b"first", b"last")
@@ -425,4 +434,31 @@ def test_a_fork_within_a_logs_transaction_refuses_the_child_and_not_the_parent(t
 
     assert log._environment.read(forks) == 0
     assert log.append([(b"k", b"v", 1)]) == {0: 1}
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [(errno.ENOSPC, "make room"), (errno.EACCES, "give it the right"), (errno.EIO, "reports a fault")],
+)
+def test_error_of_the_disk_is_told_with_what_helps_against_it(tmp_path, monkeypatch, code, advice):
+    log = EventLog(tmp_path / "log", create=True)
+
+    def refuse(_: object) -> None:
+        raise lmdb.DiskError(f"mdb_txn_commit: {os.strerror(code)}")
+
+    with pytest.raises(UnavailableError, match=f"cannot append the log .*; nothing was written; .*{advice}") as refused:
+        log._environment.write(refuse)
+    assert ("room" in str(refused.value)) == (code != errno.EACCES)  # LMDB says EIO of a full disk as well
+    log.close()
+
+
+def test_log_whose_head_the_disk_did_not_take_is_not_called_damaged_but_wants_a_new_process(tmp_path):
+    log = EventLog(tmp_path / "log", create=True)
+
+    def panic(_: object) -> None:
+        raise lmdb.PanicError("mdb_txn_begin: MDB_PANIC: Update of meta page failed or environment had fatal error")
+
+    with pytest.raises(DurabilityError, match="start this process again"):
+        log._environment.write(panic)
     log.close()
