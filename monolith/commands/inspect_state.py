@@ -39,9 +39,13 @@ def _state(path: Path) -> Iterator[str]:
     from monolith.config.kept_job import read_kept_job
     from monolith.training.snapshot import Snapshots
 
-    yield from _journal(path / "journal")
-    snapshots = Snapshots(path / "snapshots")
-    faults = yield from _each_snapshot(snapshots)
+    snapshots, faults = Snapshots(path / "snapshots"), []
+    try:
+        yield from _journal(path / "journal")
+    except MonolithError as error:
+        faults.append(str(error))
+        yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
+    faults += yield from _each_snapshot(snapshots)
     yield from _unfinished(path, snapshots)
     for stranger in snapshots.strangers():
         yield f"{stranger} is no snapshot and not the trainer's: {size(bytes_below(stranger))}"

@@ -106,9 +106,8 @@ def test_sync_of_the_journal_that_fails_once_ends_the_process_and_the_restart_ma
     assert "Input/output error" in ended.stderr
     assert kit.run("train", job).returncode == 0
     assert same_bits(kit.folder / "calm/state", kit.folder / "failing/state")
-    assert (
-        kit.run("inspect", f"lmdb://{kit.folder}/failing/store", "--against", kit.folder / "calm/state").returncode == 0
-    )
+    compared = kit.run("inspect", f"lmdb://{kit.folder}/failing/store", "--against", kit.folder / "failing/state")
+    assert compared.returncode == 0, compared.stdout
 
 
 @pytest.mark.timeout(300)
