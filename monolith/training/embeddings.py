@@ -125,6 +125,11 @@ class EmbeddingBagCollection(torch.nn.Module):
         weight_of: Mapping[str, torch.Tensor],
     ) -> Any:
         """What ``function`` gives; without gradients, the (batch, sum of dims) matrix."""
+        if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
+            raise InputError(
+                "torch.jit.trace, which torch.onnx.export(dynamo=False) uses, would take the example's vectors for "
+                "constants: use torch.export, or trace the part of the model behind the collection"
+            )
         times = event_times(event_time_ms, batch_size(bags, self._features))
         in_order = [bags[out.feature] for out in self.outputs]
         if not self.training:
@@ -174,6 +179,11 @@ class EmbeddingBagCollection(torch.nn.Module):
         """How ``to``, ``double``, ``cuda`` and the like reach a module."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         to = fn(torch.zeros(0, device=self.device, dtype=None if self._cast is None else self._cast[1]))
+        if to.device.type == "cpu" and to.is_shared():  # type: ignore[no-untyped-call]
+            raise InputError(
+                "share_memory() cannot share a collection: each process would train rows of its own. Train in one "
+                "process, with set_threads, or put the rest of the model in shared memory"
+            )
         self._cast = None if (to.device.type, to.dtype) == ("cpu", torch.float32) else (to.device, to.dtype)
         return self
 

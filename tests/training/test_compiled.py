@@ -15,7 +15,7 @@ from torchrec.models.deepfm import SimpleDeepFMNN
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith.config import TableConfig
-from monolith.config.table import Adagrad, Adam, MinCount
+from monolith.config.table import SGD, Adagrad, Adam, MinCount
 from monolith.errors import InputError
 from monolith.tables.features import Bag
 from monolith.training import compiled
@@ -132,6 +132,21 @@ def test_weights_of_ids_get_the_gradient_of_the_eager_model():
         torch.testing.assert_close(grads[0], grads[1])
         assert grads[0].any()
         assert state(twin) == state(eager)
+
+
+def test_a_feature_of_two_tables_gives_its_weights_both_gradients():
+    tables = [TableConfig(name=name, dim=4, features=["user"], optimizer=SGD(lr=0.1)) for name in ("wide", "deep")]
+    grads, rows = [], []
+    for compile_it in (False, True):
+        collection = EmbeddingBagCollection(tables)
+        batch = jagged(1, weighted=True)
+        run = torch.compile(collection, backend="aot_eager", fullgraph=True) if compile_it else collection
+        (run(batch).values() ** 2).sum().backward()
+        grads.append(batch.weights().grad)
+        rows.append([table.rows()[1].tobytes() for table in collection.tables.values()])
+    torch.testing.assert_close(grads[0], grads[1])
+    assert grads[0].any()
+    assert rows[0] == rows[1]
 
 
 def test_event_times_move_the_clocks_and_new_ones_need_no_new_graph():

@@ -176,3 +176,28 @@ def test_retained_graph_refuses_its_second_backward_and_another_forward_goes_on(
     before = rows(collection)
     collection.forward_bags({"user": bag([[1]])})["user"].sum().backward()
     assert rows(collection)[1].tobytes() == (before[1] - np.float32(1)).tobytes()
+
+
+def test_sharing_memory_between_processes_is_refused(collection):
+    with pytest.raises(InputError, match="each process would train rows of its own"):
+        torch.nn.Sequential(collection).share_memory()
+
+
+def test_tracing_is_refused_since_it_would_take_vectors_for_constants(bag, collection):
+    class OfTensor(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + collection.forward_bags({"user": bag([[1]])})["user"]
+
+    with pytest.raises(InputError, match=r"use torch\.export"):
+        torch.jit.trace(OfTensor(), torch.ones(1, 4))
+
+
+def test_gradients_that_are_only_asked_for_step_nothing(bag, collection):
+    """As `torch.autograd.grad` leaves every parameter's `grad` alone."""
+    linear, before = torch.nn.Linear(4, 1), rows(collection)
+    loss = linear(collection.forward_bags({"user": bag([[1]])})["user"]).sum()
+    torch.autograd.grad(loss, linear.weight, retain_graph=True)
+    loss.backward(inputs=[linear.weight], retain_graph=True)
+    assert rows(collection).tobytes() == before.tobytes()
+    loss.backward()
+    assert rows(collection)[1].tobytes() != before[1].tobytes()
