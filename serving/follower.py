@@ -19,6 +19,7 @@ from monolith.serving.wire import PublishedDelta
 
 log = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 1.0  # how often it is asked when the trainer was last heard of
 WAIT_S = 0.5  # how long one wait for deltas takes, and so how soon `stop` is heard
 FIRST_BACK_OFF_S = 0.05
 MAX_BACK_OFF_S = 2.0
@@ -53,9 +54,11 @@ class Follower:
         self.applied = 0  # deltas
         self.images = 0  # loaded, the first one included
         self.trouble: str | None = None  # why the last try failed, None when it did not
+        self.alive_ms = 0  # wall time at which the trainer was last heard of, 0: never
         self._store = store
         self._ages_ms: deque[float] = deque(maxlen=FRESHNESS_SAMPLES)
         self._contact = time.monotonic()
+        self._next_look = 0.0
         self._back_off_s = 0.0
         self._stopped = False
         self._forked = False  # in a child that has not begun to follow
@@ -134,6 +137,7 @@ class Follower:
                 self._failed(error)
 
     def _step(self) -> None:
+        self._look()
         loaded = self.loaded
         if loaded is None or self._reload:
             self._load()
@@ -143,6 +147,11 @@ class Follower:
         for published in deltas:
             self._take(loaded, published)
         self._reload = False
+
+    def _look(self) -> None:
+        if time.monotonic() >= self._next_look:
+            self.alive_ms = max(self.alive_ms, self._store.look().alive_ms)
+            self._next_look = time.monotonic() + LOOK_EVERY_S
 
     def _load(self) -> None:
         image = self._store.image()

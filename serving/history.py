@@ -34,26 +34,29 @@ def is_awaited(held: Held, history: History | None) -> bool:
     return history.digest(held.sequence) is None and history.sequence < held.sequence <= history.reach
 
 
-def difference(held: Held, history: History | None) -> str | None:
+def difference(held: Held, history: History | None, where: str) -> str | None:
     """Why the store's sequence is not this trainer's, or cannot be told to be; None if it is, or has yet to be made.
 
     A trainer without a history believes the number.
     """
+    if held.sequence and held.fault:
+        return held.fault
     if history is None or not held.sequence or is_awaited(held, history):
         return None
     made = history.digest(held.sequence)
     if made == held.digest:
         return None
+    holds = f"{where} holds sequence {held.sequence}"
     if held.sequence > history.reach:
         return (
-            f"holds sequence {held.sequence}, the step journal ends at sequence {history.reach}: the state folder is "
-            f"older than the store, or a part of the journal was lost"
+            f"{holds}, the step journal ends at sequence {history.reach}: the state folder is older than the store, "
+            f"or a part of the journal was lost"
         )
     if made is None:
-        return f"holds sequence {held.sequence}, too long ago to tell whether this trainer made it"
+        return f"{holds}, too long ago to tell whether this trainer made it"
     if not held.digest:
-        return f"holds sequence {held.sequence} of a build that did not write what it was made from"
+        return f"{holds} of a build that did not write what it was made from"
     return (
-        f"holds sequence {held.sequence} made from other steps than this trainer's: the state folder was restored from "
-        f"a backup, or steps were run again with other records or settings"
+        f"{holds} made from other steps than this trainer's: the state folder was restored from a backup, or steps "
+        f"were run again with other records or settings"
     )

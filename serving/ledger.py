@@ -6,7 +6,9 @@ and asks for the same ones; a store has only to run it and the write in one atom
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,8 +17,11 @@ import xxhash
 
 from monolith.card import CARD_VERSION, ModelCard
 from monolith.errors import CorruptError, FencedError, GapError, InputError, VersionError
+from monolith.serving.content import Contents, differs, lost
 from monolith.serving.packed import PackedDelta
 from monolith.serving.payload import RowFormat, check_payload
+
+log = logging.getLogger(__name__)
 
 FLOAT32_FORMAT = 1  # what older builds read as well
 PAYLOAD_FORMAT = 2  # rows of another payload, which the head names
@@ -32,6 +37,9 @@ class Held:
     sequence: int  # 0: send an image
     lineage: str  # under which to publish: that of the card, or the revision of it that the store holds
     digest: str = ""  # of what the store holds; empty where whoever wrote it gave none
+    fault: str | None = (
+        None  # why what the store holds is not what its head says; None: it is, as far as a look can tell
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class Look:
 
     version: Version
     digest: str
+    fault: str | None = None  # as in ``Held``
+    alive_ms: int = 0  # wall time at which the trainer that may write was last heard of; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +83,20 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     payload: str = "float32"  # of the rows that are held
     version: Version = Version()
     digest: str = ""  # what the version was made from, by the trainer's history; empty: the writer gave none
+    contents: Contents | None = None  # of the tables that are held; None: the writer, an older build, did not count
 
     def row_format(self, table: str, where: str) -> RowFormat:
         """How the rows of ``table`` are stored. Raises InputError with the tables there are."""
         if table not in self.tables:
             raise InputError(f"{where} has no table {table!r}, it has {sorted(self.tables)}")
         return RowFormat(self.payload, self.tables[table])
+
+
+class Beat(msgspec.Struct, frozen=True):
+    """A sign of life from a trainer that has nothing to publish."""
+
+    owner: str  # its take-over
+    alive_ms: int  # wall time
 
 
 class LogEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -125,6 +143,29 @@ def adopted(card: ModelCard, held: ModelCard | None) -> ModelCard:
     if held is None or held.lineage.partition(".")[0] != card.lineage:
         return card
     return held if msgspec.structs.replace(held, lineage=card.lineage) == card else card
+
+
+def alive_ms(head: Head, sealed_beat: bytes | None, where: str) -> int:
+    """When the trainer that may write was last heard of: it published, or gave a beat. A damaged beat is none."""
+    published_ms = head.version.published_ms
+    try:
+        beat = Beat("", 0) if sealed_beat is None else unseal_json(sealed_beat, Beat, f"the beat of {where}")
+    except CorruptError as error:
+        log.warning("a sign of the trainer's life cannot be read: %s", error)
+        return published_ms
+    return max(published_ms, beat.alive_ms) if beat.owner == head.owner else published_ms
+
+
+def fault_of(counts: Mapping[str, int], head: Head, where: str) -> str | None:
+    """Why a store with so many rows in its tables is not what its head says, None if it may be."""
+    reason = lost(counts, head.contents)
+    return f"{where} {reason}; the trainer sends an image when it looks, within seconds" if reason else None
+
+
+def check_contents(seen: Contents, head: Head, where: str) -> None:
+    """Raise CorruptError unless all rows, as they were read, are those that the head tells of."""
+    if reason := differs(seen, head.contents):
+        raise CorruptError(f"{where} {reason}; the trainer sends an image when it looks, within seconds")
 
 
 def held_sequence(head: Head, held_card: ModelCard | None, card: ModelCard) -> int:
@@ -191,8 +232,8 @@ def tables_of(delta: PackedDelta) -> dict[str, int]:
     return {name: table.format.dim for name, table in delta.tables.items()}
 
 
-def advance(head: Head, lineage: str, delta: PackedDelta, published_ms: int) -> Head:
-    """The head after ``delta`` was applied."""
+def advance(head: Head, lineage: str, delta: PackedDelta, published_ms: int, contents: Contents | None) -> Head:
+    """The head after ``delta`` was applied, which leaves ``contents``."""
     image = f"{head.owner}-{delta.sequence}" if delta.base_sequence == 0 else head.version.image
     version = Version(
         generation=head.generation,
@@ -205,7 +246,13 @@ def advance(head: Head, lineage: str, delta: PackedDelta, published_ms: int) -> 
     )
     form = FLOAT32_FORMAT if delta.payload == "float32" else PAYLOAD_FORMAT
     return msgspec.structs.replace(
-        head, format=form, tables=tables_of(delta), payload=delta.payload, version=version, digest=delta.digest
+        head,
+        format=form,
+        tables=tables_of(delta),
+        payload=delta.payload,
+        version=version,
+        digest=delta.digest,
+        contents=contents,
     )
 
 

@@ -3,11 +3,15 @@
 LMDB forbids opening a folder twice in one process, so stores share an environment and the last one closes it. It
 forbids using an environment across a fork too: a fork waits for transactions to end, and the child opens its own
 environment when it first needs one. Where one does not end (somebody iterates over rows), the child is refused.
+
+A folder that was removed, or replaced by another, is noticed by its files' numbers: LMDB itself would go on in files
+that nobody else sees any more.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,14 +36,15 @@ class Environment:
     """An open folder with its three databases: ``meta``, ``rows`` and ``log``. For use within ``in_use``."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.path = directory
         self._gate = ForkGate(self._forked)
         self._cut = False  # by a fork, in a transaction
         self.users = 0
         self._open()
 
     def _open(self) -> None:
-        self.lmdb = _open(self._directory)
+        self.lmdb = _open(self.path)
+        self._files = _identities(self.path)
         self.meta = self.lmdb.open_db(b"meta")
         self.rows = self.lmdb.open_db(b"rows")
         self.log = self.lmdb.open_db(b"log")
@@ -57,7 +62,7 @@ class Environment:
         with self._gate:
             if self._cut:
                 raise UnavailableError(
-                    f"{self._directory} was being read or written when this process was forked, so LMDB cannot be used "
+                    f"{self.path} was being read or written when this process was forked, so LMDB cannot be used "
                     "for it here: open stores after the fork, or start processes with `spawn`"
                 )
             if self.lmdb is None:
@@ -75,6 +80,19 @@ class Environment:
         """The last call."""
         if self.lmdb is not None and not self._cut:
             self.lmdb.close()
+
+    def is_current(self) -> bool:
+        """Whether its files are still the ones in the folder, and not removed, or replaced by others."""
+        return _identities(self.path) == self._files
+
+
+def _identities(directory: Path) -> list[tuple[int, int]] | None:
+    """Device and number of the two files; None where one is missing."""
+    try:
+        found = [os.stat(directory / name) for name in ("data.mdb", "lock.mdb")]
+    except OSError:
+        return None
+    return [(file.st_dev, file.st_ino) for file in found]
 
 
 _open_environments: dict[Path, Environment] = {}
@@ -104,7 +122,7 @@ def acquire(directory: Path, *, create: bool) -> Environment:
     path = directory.resolve()
     with registry(), translated(str(directory)):
         environment = _open_environments.get(path)
-        if environment is None:
+        if environment is None or not environment.is_current():
             _prepare(path, create)
             environment = _open_environments[path] = Environment(path)
             if create:
@@ -113,12 +131,17 @@ def acquire(directory: Path, *, create: bool) -> Environment:
         return environment
 
 
-def release(directory: Path, environment: Environment) -> None:
-    """Give it back; the last user closes it."""
+def release(environment: Environment) -> None:
+    """Give it back; the last user closes it.
+
+    One whose files are gone is left to whoever still reads from it: it is closed with its last transaction.
+    """
     with registry():
         environment.users -= 1
-        if environment.users == 0:
-            del _open_environments[directory.resolve()]
+        if environment.users or _open_environments.get(environment.path) is not environment:
+            return
+        del _open_environments[environment.path]
+        if environment.is_current():
             environment.close()
 
 

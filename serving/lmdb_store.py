@@ -6,22 +6,26 @@ A delta is one write transaction and a reading is one read transaction, so both 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from monolith.card import ModelCard
-from monolith.errors import ConfigError, UnavailableError
+from monolith.errors import ConfigError, GapError, UnavailableError
 from monolith.forks import in_child
 from monolith.serving import ledger, lmdb_env
-from monolith.serving.ledger import Cards, Head, Held, LogLimits, Look, Version, Writer
+from monolith.serving.ledger import Beat, Cards, Head, Held, LogLimits, Look, Version, Writer
+from monolith.serving.lmdb_beat import BeatFile
 from monolith.serving.lmdb_transaction import Transaction
 from monolith.serving.packed import pack_delta
 from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.store import Ids, Image, Model, Reading, Store, image_of
 from monolith.serving.wire import PublishedDelta, encode
 from monolith.tables.delta import ModelDelta
+
+log = logging.getLogger(__name__)
 
 POLL_S = 0.005  # LMDB wakes nobody: a follower looks for a new transaction this often (a look costs about 1 us)
 MAX_DELTAS_A_CALL = 64
@@ -40,6 +44,7 @@ class LmdbStore(Store):
         in_child(self._disown)
         self._payload = "float32"  # of the card that this store was taken over with
         self._opened: lmdb_env.Environment | None = None
+        self._beat_file = BeatFile(directory, url)
 
     def _disown(self) -> None:
         """One process writes: a forked child is fenced, unless it takes over."""
@@ -53,11 +58,12 @@ class LmdbStore(Store):
             self._check_model(card)
             owner = self._owner if generation is not None and self._owner else ledger.new_owner()
             head, card = ledger.claim(txn.head(), owner, generation, self.url), ledger.adopted(card, held_card)
+            sequence, fault = ledger.held_sequence(head, held_card, card), txn.fault(head)
             txn.put("head", ledger.seal_json(head))
             txn.put("next_card", ledger.seal_json(card))
             txn.put("next_graph", ledger.seal(graph))
         self._owner, self._payload = owner, card.payload
-        return Held(head.generation, ledger.held_sequence(head, held_card, card), card.lineage, head.digest)
+        return Held(head.generation, sequence, card.lineage, head.digest, fault)
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one write transaction, on the disk when it returns."""
@@ -68,10 +74,13 @@ class LmdbStore(Store):
             head, cards = txn.head(), Cards(txn.card(), txn.card("next_card"))
             if not ledger.accepts(head, Writer(self._owner, generation, lineage), cards, packed, self.url):
                 return False
-            txn.put("head", ledger.seal_json(ledger.advance(head, lineage, packed, published.published_ms)))
+            if packed.base_sequence and (fault := txn.fault(head)):
+                raise GapError(fault)
+            contents = txn.write_rows(packed, head.contents)
+            after = ledger.advance(head, lineage, packed, published.published_ms, contents)
+            txn.put("head", ledger.seal_json(after))
             txn.put("dense", ledger.seal(delta.dense))
             txn.promote()
-            txn.write_rows(packed)
             txn.append(packed, data, self._limits)
         return True
 
@@ -84,7 +93,12 @@ class LmdbStore(Store):
         """See ``Store``."""
         with self._transaction() as txn:
             head = txn.head()
-            return Look(head.version, head.digest)
+            fault = txn.fault(head)
+        return Look(head.version, head.digest, fault, ledger.alive_ms(head, self._beat_file.read(), self.url))
+
+    def beat(self) -> None:
+        """See ``Store``: a small file, for a transaction would cost a sync every second."""
+        self._beat_file.write(ledger.seal_json(Beat(self._owner, time.time_ns() // 1_000_000)))
 
     def model(self) -> Model:
         """See ``Store``."""
@@ -101,6 +115,8 @@ class LmdbStore(Store):
         """See ``Store``: one read transaction."""
         with self._transaction() as txn:
             head = self._filled(txn.head())
+            if fault := txn.fault(head):
+                raise UnavailableError(fault)
             rows = {table: txn.read(head, table, ids) for table, ids in requests.items()}
             return Reading(head.version, rows, txn.model().dense if dense else None)
 
@@ -126,7 +142,7 @@ class LmdbStore(Store):
         with lmdb_env.registry():
             environment, self._opened = self._opened, None
             if environment is not None:
-                lmdb_env.release(self._directory, environment)
+                lmdb_env.release(environment)
 
     def _deltas_now(self, after: Version) -> list[PublishedDelta]:
         with self._transaction() as txn:
@@ -171,9 +187,18 @@ class LmdbStore(Store):
                 yield Transaction(environment, txn, self.url)
 
     def _environment(self) -> lmdb_env.Environment:
-        if (opened := self._opened) is not None:
+        opened = self._opened
+        if opened is not None and opened.is_current():
             return opened
+        del opened
         with lmdb_env.registry():
+            self._let_go_of_stale()  # nothing here may hold on to it: where only one file is new, LMDB sees the other
             if self._opened is None:
                 self._opened = lmdb_env.acquire(self._directory, create=self._create)
             return self._opened
+
+    def _let_go_of_stale(self) -> None:
+        if self._opened is not None and not self._opened.is_current():
+            log.warning("the folder was removed or replaced, opening what is there now store=%s", self.url)
+            lmdb_env.release(self._opened)
+            self._opened = None

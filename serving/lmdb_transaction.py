@@ -18,6 +18,7 @@ import numpy as np
 from monolith.card import ModelCard
 from monolith.errors import CorruptError, UnavailableError
 from monolith.serving import ledger
+from monolith.serving.content import Content, Contents, of_stored
 from monolith.serving.ledger import Head, LogEntry, LogLimits
 from monolith.serving.lmdb_env import Environment
 from monolith.serving.packed import PackedDelta, PackedTable
@@ -80,17 +81,37 @@ class Transaction:
 
     # --- rows ---
 
-    def write_rows(self, delta: PackedDelta) -> None:
-        """Put the delta's rows and take its removed ids away; an image empties everything first."""
+    def write_rows(self, delta: PackedDelta, before: Contents | None) -> Contents | None:
+        """Put the delta's rows and take its removed ids away; an image empties everything first.
+
+        Returns what the tables hold then; ``before`` is what they held, None where nobody knows.
+        """
+        if delta.base_sequence == 0:
+            self._txn.drop(self._environment.rows, delete=False)
+            before = {name: Content() for name in delta.tables}
+        moves = {name: self._write_table(n, delta.tables[name], delta) for n, name in enumerate(sorted(delta.tables))}
+        return None if before is None else {name: before[name] + move for name, move in moves.items()}
+
+    def _write_table(self, number: int, table: PackedTable, delta: PackedDelta) -> Content:
+        """By how much the table's content changes."""
         rows, image = self._environment.rows, delta.base_sequence == 0
-        if image:
-            self._txn.drop(rows, delete=False)
+        ids, packed = _in_key_order(table)
+        keys, stored = _keys(number, ids), pack_rows(ids, packed)
         with self._txn.cursor(db=rows) as cursor:
-            for number, name in enumerate(sorted(delta.tables)):
-                ids, packed = _in_key_order(delta.tables[name])
-                cursor.putmulti(zip(_keys(number, ids), pack_rows(ids, packed), strict=True), append=image)
-                for key in _keys(number, delta.tables[name].removed):
-                    self._txn.delete(key, db=rows)
+            replaced = [] if image else [row for _, row in cursor.getmulti(keys)]
+            cursor.putmulti(zip(keys, stored, strict=True), append=image)
+        popped = [self._txn.pop(key, db=rows) for key in _keys(number, table.removed)]
+        return of_stored(stored) - of_stored([*replaced, *(row for row in popped if row is not None)])
+
+    def fault(self, head: Head) -> str | None:
+        """Why the rows are not those that the head tells of. LMDB counts all tables' rows together, at no cost."""
+        if head.contents is None:
+            return None
+        told = sum(content.rows for content in head.contents.values())
+        seen = self._txn.stat(self._environment.rows)["entries"]
+        if seen == told:
+            return None
+        return f"{self._where} has {seen} rows, its head tells of {told}: the trainer sends an image when it looks"
 
     def read(self, head: Head, table: str, ids: Ids) -> tuple[Values, Found]:
         """Values (n, dim), zeros for absent ids, and which were found (n,)."""
@@ -104,30 +125,43 @@ class Transaction:
 
     def chunks(self, head: Head, table: str) -> Iterator[tuple[Ids, Packed]]:
         """Every row of a table in key order, ``CHUNK_ROWS`` at a time."""
+        for ids, packed, _ in self._stored_chunks(head, table):
+            yield ids, packed
+
+    def _stored_chunks(self, head: Head, table: str) -> Iterator[tuple[Ids, Packed, list[bytes]]]:
+        """The same, and behind each chunk its rows as they are stored, whose checksums were found right."""
         form = head.row_format(table, self._where)
         prefix = _prefix(sorted(head.tables).index(table))
         with self._txn.cursor(db=self._environment.rows) as cursor:
             items = _items_below(cursor, prefix)
             while chunk := list(islice(items, CHUNK_ROWS)):
+                stored = [row for _, row in chunk]
                 ids = unpack_keys([key[_NUMBER_BYTES:] for key, _ in chunk], self._place(table))
-                yield ids, unpack_rows(ids, [row for _, row in chunk], form, self._place(table))
+                yield ids, unpack_rows(ids, stored, form, self._place(table)), stored
 
     def all_rows(self, head: Head) -> dict[str, PackedTable]:
-        """Every table's rows as an image. Raises CorruptError when their number is not the one that LMDB keeps."""
-        tables = {name: self._table_image(head, name) for name in head.tables}
+        """Every table's rows as an image. Raises CorruptError when they are not those that the head tells of."""
+        tables, contents = {}, {}
+        for name in head.tables:
+            tables[name], contents[name] = self._table_image(head, name)
         seen = sum(len(table.ids) for table in tables.values())
         kept = self._txn.stat(self._environment.rows)["entries"]
         if seen != kept:
             raise CorruptError(f"{self._where} keeps {kept} rows, {seen} can be read: empty it, restart the trainer")
+        ledger.check_contents(contents, head, self._where)
         return tables
 
-    def _table_image(self, head: Head, table: str) -> PackedTable:
+    def _table_image(self, head: Head, table: str) -> tuple[PackedTable, Content]:
         form = head.row_format(table, self._where)
-        chunks = list(self.chunks(head, table))
+        chunks, content = [], Content()
+        for ids, packed, stored in self._stored_chunks(head, table):
+            chunks.append((ids, packed))
+            content += of_stored(stored)
         ids = np.concatenate([np.zeros(0, np.int64), *(ids for ids, _ in chunks)])
         packed = np.concatenate([np.zeros((0, form.width), np.uint8), *(packed for _, packed in chunks)])
         order = np.argsort(ids, kind="stable")
-        return PackedTable(0, head.version.sequence, ids[order], packed[order], np.zeros(0, np.int64), form)
+        none = np.zeros(0, np.int64)
+        return PackedTable(0, head.version.sequence, ids[order], packed[order], none, form), content
 
     def _place(self, table: str) -> str:
         return f"{self._where}, table {table!r}"

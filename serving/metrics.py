@@ -88,6 +88,14 @@ class _ReplicaCollector(Collector):
         status = self._replica.status()
         yield _gauge("ready", "1 if the replica can answer", float(status.ready))
         yield _gauge("stale_seconds", "How long the store has not answered, 0 while it does", status.stale_ms / 1e3)
+        ages = (
+            ("published_age_seconds", "Since the trainer handed over what is served", status.age.published_ms),
+            ("event_age_seconds", "Since the event time that is served", status.age.event_ms),
+            ("trainer_age_seconds", "Since the trainer was last heard of", status.age.trainer_ms),
+        )
+        for name, help_text, age_ms in ages:
+            if age_ms is not None:
+                yield _gauge(name, help_text, age_ms / 1e3)
         yield _gauge("deltas_applied", "Deltas applied since the start", status.applied)
         yield _gauge("images_loaded", "Loads of a whole image since the start", status.images)
         if status.version is not None:

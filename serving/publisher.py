@@ -61,6 +61,7 @@ class Publisher:
         self._pause_s = 0.0
         self._next_try = 0.0
         self._next_look = 0.0
+        self._next_beat = 0.0
 
     @property
     def held_sequence(self) -> int:
@@ -110,6 +111,17 @@ class Publisher:
         if self.held_sequence < sequence:
             self.publish(sequence, make_delta)
 
+    def beat(self) -> None:
+        """Now and then let replicas know that the trainer lives, whether or not it has something to publish."""
+        now = time.monotonic()
+        if self._held is None or now < max(self._next_beat, self._next_try):
+            return
+        self._next_beat = now + LOOK_EVERY_S
+        try:
+            self._store.beat()
+        except UnavailableError as error:
+            self._defer(error, lost_s=time.monotonic() - now)
+
     def _still_held(self) -> bool:
         """False if the store lost or exchanged what it held. A store that does not answer is given the benefit."""
         try:
@@ -118,7 +130,7 @@ class Publisher:
             self._defer(error, lost_s=0.0)
             return True
         held, version = self._held, look.version
-        if held is None or version.sequence != held.sequence or version.generation > held.generation:
+        if look.fault or held is None or version.sequence != held.sequence or version.generation > held.generation:
             return False
         return not held.sequence or (version.lineage, look.digest) == (held.lineage, held.digest)
 
@@ -184,9 +196,9 @@ class Publisher:
         self._held = None
         held = self._claim(self._card)
         self._awaited = is_awaited(held, self._history)
-        if reason := difference(held, self._history):
+        if reason := difference(held, self._history, self._store.url):
             card = msgspec.structs.replace(self._card, lineage=new_revision(self._card.lineage))
-            log.warning("the store gets an image, as revision %s: %s %s", card.lineage, self._store.url, reason)
+            log.warning("the store gets an image, as revision %s: %s", card.lineage, reason)
             held = self._claim(card)
         self._held = held
         return held

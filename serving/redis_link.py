@@ -3,6 +3,7 @@
 Keys of model M all begin with ``{M}:`` (the braces keep a model in one slot of a cluster):
 
 ``head card graph dense next_card next_graph log_index``  strings, sealed as in LMDB
+``beat``               a string, sealed: when the trainer was last heard of while it published nothing
 ``rows:TABLE``         a hash: the row's key -> the row
 ``log``                a stream: entry ``SEQUENCE-0`` with one field ``delta``, the encoded delta
 ``pulse``              a stream of one small entry, renewed by every write: what followers wait on

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from monolith.card import ModelCard
-from monolith.errors import CorruptError, GapError, UnavailableError
+from monolith.errors import ConfigError, CorruptError, GapError, UnavailableError
 from monolith.serving import ledger
+from monolith.serving.content import of_rows
 from monolith.serving.ledger import Head, Look, Version
 from monolith.serving.packed import PackedTable
 from monolith.serving.payload import Packed, RowFormat
@@ -22,6 +23,7 @@ from monolith.serving.wire import PublishedDelta, decode
 SCAN_ROWS = 5_000  # a round trip
 IMAGE_TRIES = 10
 MAX_DELTAS_A_CALL = 64
+UNKNOWN_POLICY = "unknown"
 MAX_BLOCK_S = 1.0  # a store that was emptied and filled again wakes nobody; this bounds the wait
 
 _PARTS = ("head", "card", "graph", "dense")
@@ -42,10 +44,30 @@ class RedisReader(Store):
             return ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url).version
 
     def look(self) -> Look:
-        """See ``Store``."""
+        """See ``Store``: the head, then the head again with the tables' lengths."""
+        sealed = self._keys.of("head")
         with translated(self.url):
-            head = ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url)
-        return Look(head.version, head.digest)
+            names = list(ledger.unseal_head(self._redis.get(sealed), self.url).tables)
+            with self._redis.pipeline() as pipe:
+                pipe.mget(sealed, self._keys.of("beat"))
+                for name in names:
+                    pipe.hlen(self._keys.rows(name))
+                (sealed_head, beat), *counts = pipe.execute()
+        head = ledger.unseal_head(sealed_head, self.url)
+        told = list(head.tables) == names  # else an image with other tables came in between
+        fault = self._lost(head, names, counts) if told else None
+        return Look(head.version, head.digest, fault, ledger.alive_ms(head, beat, self.url))
+
+    def eviction_policy(self) -> str:
+        """The server's maxmemory-policy, or ``UNKNOWN_POLICY`` where it does not tell this user."""
+        try:
+            with translated(self.url):
+                return str(self._redis.info("memory").get("maxmemory_policy", UNKNOWN_POLICY))
+        except (ConfigError, UnavailableError):  # forbidden, or away: then the next call says so
+            return UNKNOWN_POLICY
+
+    def _lost(self, head: Head, names: Sequence[str], counts: Sequence[int]) -> str | None:
+        return ledger.fault_of(dict(zip(names, counts, strict=True)), head, self.url)
 
     def model(self) -> Model:
         """See ``Store``: one MGET."""
@@ -76,8 +98,14 @@ class RedisReader(Store):
             pipe.mget([self._keys.of(part) for part in ("head", "dense")[: 1 + dense]])
             for name in asked:
                 pipe.hmget(self._keys.rows(name), pack_keys(requests[name]))
+            for name in asked:
+                pipe.hlen(self._keys.rows(name))
             (sealed_head, *sealed_dense), *answers = pipe.execute()
         head = self._filled(sealed_head)
+        counts, answers = answers[len(asked) :], answers[: len(asked)]
+        known = [name for name in asked if name in head.tables]
+        if fault := self._lost(head, known, [counts[asked.index(name)] for name in known]):
+            raise UnavailableError(fault)
         stored = dict(zip(asked, answers, strict=True))
         rows = {name: self._unpack(head, name, ids, stored.get(name, [])) for name, ids in requests.items()}
         return Reading(head.version, rows, self._unseal(sealed_dense[0], "dense") if dense else None)
@@ -176,28 +204,19 @@ class RedisReader(Store):
         with translated(self.url), self._redis.pipeline() as pipe:
             pipe.mget([self._keys.of(part) for part in _PARTS])
             pipe.xrange(self._keys.of("log"), min=f"{start.sequence + 1}-0")
-            for name in scanned:
-                pipe.hlen(self._keys.rows(name))
-            parts, entries, *counts = pipe.execute()
-        model = self._model_of(parts)
+            parts, entries = pipe.execute()
+        model, head = self._model_of(parts), ledger.unseal_head(parts[0], self.url)
         version = model.version
         since = [self._decode(*entry).delta for entry in entries]
         ledger.check_reach(start, version, since[0].base_sequence if since else None, self.url)
         rows = {name: overlaid(scanned[name], [delta.tables[name] for delta in since]) for name in scanned}
-        self._check_counts(rows, counts)
+        ledger.check_contents({name: of_rows(*table) for name, table in rows.items()}, head, self.url)
         none = np.zeros(0, np.int64)
         tables = {
             name: PackedTable(0, version.sequence, ids, packed, none, before.row_format(name, self.url))
             for name, (ids, packed) in rows.items()
         }
         return image_of(model, tables, before.payload)
-
-    def _check_counts(self, tables: Mapping[str, tuple[Ids, Packed]], counts: Sequence[int]) -> None:
-        for (name, (ids, _)), kept in zip(tables.items(), counts, strict=True):
-            if len(ids) != kept:
-                raise CorruptError(
-                    f"{self._place(name)} has {kept} rows, its log tells of {len(ids)}: empty it, restart the trainer"
-                )
 
     def _place(self, table: str) -> str:
         return f"{self.url}, table {table!r}"

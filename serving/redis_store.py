@@ -6,23 +6,28 @@ at all if another trainer moved the head meanwhile.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 from redis.exceptions import WatchError
 
 from monolith.card import ModelCard
-from monolith.errors import UnavailableError
+from monolith.errors import GapError, UnavailableError
 from monolith.forks import in_child
 from monolith.serving import ledger
-from monolith.serving.ledger import Cards, Head, Held, LogEntry, LogLimits, Writer
+from monolith.serving.content import Content, Contents, of_rows, of_stored
+from monolith.serving.ledger import Beat, Cards, Head, Held, LogEntry, LogLimits, Writer
 from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
 from monolith.serving.redis_link import Keys, connect, translated
-from monolith.serving.redis_reader import RedisReader
+from monolith.serving.redis_reader import UNKNOWN_POLICY, RedisReader
 from monolith.serving.rows import pack_keys, pack_rows
 from monolith.serving.wire import PublishedDelta, encode
 from monolith.tables.delta import ModelDelta
+
+log = logging.getLogger(__name__)
 
 CHUNK_ROWS = 1_000  # a command
 STAGE_TTL_S = 3600
@@ -40,6 +45,7 @@ class RedisStore(RedisReader):
         self._owner = ""
         in_child(self._disown)
         self._payload = "float32"  # of the card that this store was taken over with
+        self._policy = "noeviction"  # the last one that was found
 
     def _disown(self) -> None:
         """One process writes: a forked child is fenced, unless it takes over."""
@@ -51,15 +57,16 @@ class RedisStore(RedisReader):
 
         def step(pipe: Any, head: Head) -> Held:
             claimed, held_card = ledger.claim(head, owner, generation, self.url), self._cards(pipe).held
-            adopted = ledger.adopted(card, held_card)
+            adopted, fault = ledger.adopted(card, held_card), self._fault(pipe, head)
             pipe.multi()
             pipe.set(self._keys.of("head"), ledger.seal_json(claimed))
             pipe.set(self._keys.of("next_card"), ledger.seal_json(adopted))
             pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
             sequence = ledger.held_sequence(claimed, held_card, adopted)
-            return Held(claimed.generation, sequence, adopted.lineage, claimed.digest)
+            return Held(claimed.generation, sequence, adopted.lineage, claimed.digest, fault)
 
         held = self._write(step)
+        self._warn_of_eviction()
         self._owner, self._payload = owner, card.payload
         return held
 
@@ -76,12 +83,20 @@ class RedisStore(RedisReader):
         def step(pipe: Any, head: Head) -> bool:
             if not accepted(pipe, head):
                 return False
-            self._queue_delta(pipe, head, ledger.advance(head, lineage, packed, published.published_ms), packed, data)
+            contents = self._contents_after(pipe, head, packed)
+            after = ledger.advance(head, lineage, packed, published.published_ms, contents)
+            self._queue_delta(pipe, head, after, packed, data)
             return True
 
         if delta.base_sequence == 0 and self._write(accepted):
             self._stage(packed)
         return self._write(step)
+
+    def beat(self) -> None:
+        """See ``Store``."""
+        sealed = ledger.seal_json(Beat(self._owner, time.time_ns() // 1_000_000))
+        with translated(self.url):
+            self._redis.set(self._keys.of("beat"), sealed)
 
     def _cards(self, pipe: Any) -> Cards:
         sealed = pipe.mget(self._keys.of("card"), self._keys.of("next_card"))
@@ -100,6 +115,50 @@ class RedisStore(RedisReader):
                     except WatchError:  # redis-py says so for a connection lost here, too
                         continue
         raise UnavailableError(f"{self.url} was written by others or lost {WRITE_TRIES} times in a row: try again")
+
+    def _contents_after(self, pipe: Any, head: Head, delta: PackedDelta) -> Contents | None:
+        """What the tables will hold. Asks for the rows that the delta replaces or removes: their checksums go.
+
+        Raises GapError if the store no longer has all its rows. Nobody else writes them between here and EXEC, which
+        happens only if the head is the same.
+        """
+        if delta.base_sequence == 0:
+            return {name: of_rows(table.ids, table.packed) for name, table in delta.tables.items()}
+        if fault := self._fault(pipe, head):
+            raise GapError(fault)
+        if head.contents is None:
+            return None
+        return {name: head.contents[name] + self._move(pipe, name, table) for name, table in delta.tables.items()}
+
+    def _move(self, pipe: Any, name: str, table: PackedTable) -> Content:
+        """By how much a table's content changes."""
+        keys, gone = pack_keys(np.concatenate([table.ids, table.removed])), Content()
+        for start in range(0, len(keys), CHUNK_ROWS):
+            stored = pipe.hmget(self._keys.rows(name), keys[start : start + CHUNK_ROWS])
+            gone += of_stored([row for row in stored if row is not None])
+        return of_rows(table.ids, table.packed) - gone
+
+    def _fault(self, pipe: Any, head: Head) -> str | None:
+        if head.contents is None:
+            return None
+        return ledger.fault_of({name: pipe.hlen(self._keys.rows(name)) for name in head.tables}, head, self.url)
+
+    def _warn_of_eviction(self) -> None:
+        """Say, once for each policy that is found, that the server may throw rows away."""
+        policy = self.eviction_policy()
+        if policy == self._policy:
+            return
+        self._policy = policy
+        if policy.startswith("allkeys"):
+            log.warning(
+                "%s has maxmemory-policy %s: when memory runs out, it throws away whole tables, and replicas that "
+                "start then have no model until the trainer sends an image again. Set it to noeviction (or to "
+                "volatile-lru: a model's keys have no time to live), or give the model a server of its own",
+                self.url,
+                policy,
+            )
+        elif policy == UNKNOWN_POLICY:
+            log.info("%s does not tell its maxmemory-policy (INFO is forbidden): see that it is noeviction", self.url)
 
     def _queue_delta(self, pipe: Any, before: Head, after: Head, delta: PackedDelta, data: bytes) -> None:
         """Queue all that a delta changes; nothing of it happens until EXEC."""

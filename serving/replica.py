@@ -33,10 +33,32 @@ from monolith.serving.pieces import Pieces, finished
 from monolith.serving.store import Store, open_store
 
 _LOOK_AGAIN_S = 0.05  # in direct mode, which follows nothing
+_END_OF_TIME_MS = 2**62  # of watermarks: beyond, or below zero, stand words and not times
 
 Mode = Literal["memory", "direct"]
 Samples = Sequence[Mapping[str, FeatureValue]]
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Age:
+    """How old things are by this machine's clock, in ms; None where nothing is known."""
+
+    published_ms: float | None = None  # since the trainer handed over the version that is served
+    event_ms: float | None = None  # since the event time up to which that version has seen all
+    trainer_ms: float | None = None  # since the trainer was last heard of: it published, or said that it lives
+
+
+def _age(version: Version | None, alive_ms: int) -> Age:
+    now_ms = time.time_ns() / 1e6
+
+    def since(time_ms: int) -> float | None:
+        return max(0.0, now_ms - time_ms) if 0 < time_ms < _END_OF_TIME_MS else None
+
+    if version is None or not version.sequence:
+        return Age(trainer_ms=since(alive_ms))
+    heard_ms = max(version.published_ms, alive_ms)
+    return Age(since(version.published_ms), since(version.watermark_ms), since(heard_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +69,7 @@ class ReplicaStatus:
     version: Version | None  # None: nothing loaded yet
     stale_ms: float  # how long the store has not answered, 0 while it does; answers are at most this much behind
     trouble: str | None  # why the last contact with the store failed
+    age: Age  # of what is served, and of the last sign of the trainer's life
     freshness: Freshness | None  # None in direct mode, and before the first delta
     applied: int  # deltas
     images: int  # loads of the whole image; more than one: there was a gap, or a new run
@@ -151,22 +174,31 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         """How it is doing; never raises."""
+        if self._follower is None:
+            return self._direct_status()
         follower = self._follower
         try:
-            version, trouble = self.version(), None
-        except MonolithError as error:  # a damaged store, a user whom it refuses: it cannot answer, and says why
-            version, trouble = None, str(error)
-        if follower is None:
-            return ReplicaStatus(bool(version and version.sequence), version, 0.0, trouble, None, 0, 0)
+            version: Version | None = self.version()
+        except MonolithError:  # nothing is loaded yet: `trouble` says why
+            version = None
         return ReplicaStatus(
             ready=version is not None,
             version=version,
             stale_ms=follower.stale_ms(),
             trouble=follower.trouble,
+            age=_age(version, follower.alive_ms),
             freshness=follower.freshness(),
             applied=follower.applied,
             images=follower.images,
         )
+
+    def _direct_status(self) -> ReplicaStatus:
+        try:
+            look = self._store.look()
+        except MonolithError as error:  # a damaged store, a user whom it refuses: it cannot answer, and says why
+            return ReplicaStatus(False, None, 0.0, str(error), Age(), None, 0, 0)
+        ready = bool(look.version.sequence) and look.fault is None
+        return ReplicaStatus(ready, look.version, 0.0, look.fault, _age(look.version, look.alive_ms), None, 0, 0)
 
     def freshness(self) -> Freshness | None:
         """Quantiles of ingestion-to-readable; None before the first delta, and in direct mode."""

@@ -31,7 +31,7 @@ def pack_keys(ids: Ids) -> list[bytes]:
 
 def pack_rows(ids: Ids, packed: Packed) -> list[bytes]:
     """One stored value a row of ``packed`` (n, width)."""
-    checked = np.hstack([packed, _checks(ids, packed).view(np.uint8).reshape(-1, CHECK_BYTES)])
+    checked = np.hstack([packed, checks(ids, packed).view(np.uint8).reshape(-1, CHECK_BYTES)])
     return _cut(checked.tobytes(), checked.shape[1])
 
 
@@ -53,7 +53,7 @@ def unpack_rows(ids: Ids, stored: Sequence[bytes], form: RowFormat, where: str) 
         )
     checked = np.frombuffer(b"".join(stored), np.uint8).reshape(-1, size)
     body, written = checked[:, :-CHECK_BYTES], np.ascontiguousarray(checked[:, -CHECK_BYTES:]).view("<u4").ravel()
-    if (wrong := np.flatnonzero(_checks(ids, body) != written)).size:
+    if (wrong := np.flatnonzero(checks(ids, body) != written)).size:
         raise CorruptError(f"{where}: row {ids[wrong[0]]} fails its checksum, its bytes have changed: {_REMEDY}")
     return np.ascontiguousarray(body)
 
@@ -61,7 +61,7 @@ def unpack_rows(ids: Ids, stored: Sequence[bytes], form: RowFormat, where: str) 
 _REMEDY = "empty the store and start the trainer, which then sends a new image"
 
 
-def _checks(ids: Ids, body: Packed) -> npt.NDArray[np.uint32]:
+def checks(ids: Ids, body: Packed) -> npt.NDArray[np.uint32]:
     """CRC-32 of each row's key and packed bytes, (n,)."""
     keys = ids.astype(">i8").view(np.uint8).reshape(-1, KEY_BYTES)
     rows = _cut(np.hstack([keys, body]).tobytes(), KEY_BYTES + body.shape[1])

@@ -50,7 +50,7 @@ from monolith.serving.inference import Ids, Rows
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, at_once, finished
 from monolith.serving.questions import TooLargeError, check_rows, decode_lookup, decode_samples
-from monolith.serving.replica import Mode, Replica, Samples
+from monolith.serving.replica import Age, Mode, Replica, Samples
 from monolith.serving.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -206,9 +206,12 @@ class ReplicaServer:
 
     async def _ready(self, _: Request) -> Response:
         status = await run_in_threadpool(self._replica.status)
-        if status.ready:
-            return _json({"status": "ready", "stale_ms": status.stale_ms})
-        return _json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
+        about = {"stale_ms": status.stale_ms, "age": asdict(status.age)}
+        if not status.ready:
+            return _json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
+        if too_old := _too_old(status.age, self._settings.max_age_s):
+            return _json({"error": too_old, **about}, 503)
+        return _json({"status": "ready", **about})
 
     async def _version(self, _: Request) -> Response:
         status = await run_in_threadpool(self._replica.status)
@@ -361,6 +364,17 @@ def _json_rows(name: str, rows: Rows) -> Pieces[_Answer]:
         yield
     result = {"name": name, "dim": dim, "rows": msgspec.Raw(b"[" + b",".join(texts) + b"]")}
     return _Answer(_json(result | _version_fields(rows.version)), count)
+
+
+def _too_old(age: Age, max_age_s: float | None) -> str | None:
+    """Why a replica that could answer should not be asked, None if it may be."""
+    if max_age_s is None or (age.trainer_ms is not None and age.trainer_ms <= 1e3 * max_age_s):
+        return None
+    heard = "never" if age.trainer_ms is None else f"{age.trainer_ms / 1e3:.1f} s ago"
+    return (
+        f"the trainer was last heard of {heard}, serve.max_age_s allows {max_age_s:g} s: see that it runs and reaches "
+        f"the store. Questions are answered still"
+    )
 
 
 def _version_fields(version: Version) -> dict[str, Any]:

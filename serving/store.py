@@ -103,7 +103,14 @@ class Store(Protocol):
 
     @abstractmethod
     def look(self) -> Look:
-        """What is held, and what it was made from. Cheap: for asking every second."""
+        """What is held, what it was made from, whether its rows are all there, and when its trainer was last heard of.
+
+        Cheap: for asking every second.
+        """
+
+    @abstractmethod
+    def beat(self) -> None:
+        """Say that the trainer lives which took the store over through this object. Cheap: for every second."""
 
     @abstractmethod
     def model(self) -> Model:

@@ -107,6 +107,7 @@ class ServeConfig(_Section, frozen=True):
     head_timeout_s: Positive = 10.0  # from a connection, or a request's first byte, to the end of its header
     body_timeout_s: Positive = 30.0  # from there to the end of its body
     answer_timeout_s: Positive = 30.0  # for the client to take an answer
+    max_age_s: Positive | None = None  # since the trainer was last heard of, from which on /ready is 503; None: never
 
 
 class JobConfig(_Section, frozen=True):

@@ -106,6 +106,9 @@ class Publisher(Protocol):
     def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
         """In quiet times: see that the store still has ``sequence``."""
 
+    def beat(self) -> None:
+        """Let replicas know that the trainer lives; called often."""
+
     def drain(self, timeout_s: float) -> bool:
         """Wait until the store has the last sequence."""
 
@@ -159,6 +162,8 @@ class Trainer:
                     self.advance(step)
             elif self._clean and self.publisher is not None:
                 self.publisher.tend(self.sequence, self._delta)
+            if self.publisher is not None:
+                self.publisher.beat()
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)

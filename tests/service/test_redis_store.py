@@ -174,7 +174,7 @@ def test_nothing_of_an_applied_image_expires(connect, redis_server, model):
         ),
         (lambda r: r.hset("{demo}:rows:user", (2).to_bytes(8, "big"), bytes(16)), r"row 2 fails its checksum"),
         (lambda r: r.hset("{demo}:rows:user", b"key", bytes(16)), r"key is not 8 bytes"),
-        (lambda r: r.hdel("{demo}:rows:user", (2).to_bytes(8, "big")), None),
+        (lambda r: r.hdel("{demo}:rows:user", (2).to_bytes(8, "big")), r"lost or gained rows: table 'user' has 4 of 5"),
         (lambda r: r.setrange("{demo}:dense", 9, b"?"), r"the dense of .* fails its checksum"),
         (lambda r: r.setrange("{demo}:card", 9, b"?"), r"the model card of .* fails its checksum"),
         (lambda r: r.setrange("{demo}:head", 9, b"?"), r"the head of .* fails its checksum"),
@@ -187,11 +187,8 @@ def test_damage_is_named(connect, redis_server, model, damage, message):
     generation = store.take_over(model.card, b"graph").generation
     store.apply(model.delta(0), generation, model.lineage)
     damage(redis_server.client())
-    if message is None:  # a row that was taken away whole cannot be told from one that was removed
-        assert served(store, model) == {key: row for key, row in model.states[3].items() if key != 2}
-    else:
-        with pytest.raises(CorruptError, match=message):
-            store.image()
+    with pytest.raises(CorruptError, match=message):
+        store.image()
 
 
 def test_a_damaged_log_entry_is_named(connect, redis_server, model):

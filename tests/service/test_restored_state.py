@@ -170,9 +170,8 @@ def test_pending_steps_that_lost_records_send_an_image(run, caplog):
 
 
 def test_pending_steps_made_again_with_another_setting_send_an_image(run):
-    """Where `job.json` is gone, nothing refuses the change."""
-    run.go(5)
-    run.go(15, snapshot=False)
+    """Where `job.json` is gone and there is no snapshot, nothing refuses the change."""
+    run.go(20, snapshot=False)
     held = run.version()
     (run.state / "job.json").unlink()
     run.go(settings=("tables.user.optimizer.lr=0.5",))
@@ -226,8 +225,8 @@ def test_snapshot_of_the_version_before_has_no_history_and_means_one_image(run):
     assert run.is_exact()
 
 
-def test_replay_that_publishes_to_the_runs_own_store_sends_nothing_until_it_is_beyond(run):
-    run.go(12)
+def test_replay_that_publishes_to_the_runs_own_store_sends_nothing(run):
+    run.go()
     held = run.version()
     again = (f"state={run.kit.folder / 'again'}",)
     run.go(settings=again, replay=run.state / "journal")
@@ -236,7 +235,7 @@ def test_replay_that_publishes_to_the_runs_own_store_sends_nothing_until_it_is_b
 
 
 def test_replay_with_another_setting_sends_an_image(run):
-    run.go(12)
+    run.go()
     held = run.version()
     (run.state / "job.json").unlink()
     again = (f"state={run.kit.folder / 'again'}", "tables.user.optimizer.lr=0.5")

@@ -172,7 +172,7 @@ def test_card_and_graph_become_visible_with_the_first_delta(connect, scripted):
     first, second = connect(), connect()
     filled(first, old)
     held = second.take_over(new.card, b"new graph")
-    assert (held.sequence, held.lineage) == (0, "old")
+    assert (held.sequence, held.lineage) == (0, "new")
     assert (first.card(), first.graph()) == (old.card, b"graph")
     assert second.apply(new.delta(0), held.generation, "new")
     assert (first.card(), first.graph()) == (new.card, b"new graph")

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from monolith.errors import ConfigError, CorruptError, GapError, InputError, UnavailableError
 from monolith.serving.follower import Follower
 from monolith.serving.inference import Gathered, Inference
-from monolith.serving.ledger import Version
+from monolith.serving.ledger import Look, Version
 from monolith.serving.packed import pack_delta
 from monolith.serving.pieces import finished
 from monolith.serving.predictor import load_weights
@@ -301,6 +301,9 @@ class ScriptedStore:
         delta = pack_delta(self._model.delta(0, self.newest), "float32")
         version = Version(generation=1, sequence=self.newest, lineage=self._model.lineage, image="i")
         return Image(Model(version, self._model.card, b"", delta.dense), delta)
+
+    def look(self) -> Look:
+        return Look(Version(sequence=self.newest), "")
 
     def deltas(self, after: Version, timeout_s: float) -> list[PublishedDelta]:
         if not self._deliveries:

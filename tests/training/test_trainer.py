@@ -94,6 +94,7 @@ class Rows:
     held_sequence: int = 0
     rows: dict[str, dict[int, bytes]] = field(default_factory=dict)
     seen: list[tuple[int, int]] = field(default_factory=list)
+    beats: int = 0
 
     def publish(self, sequence, make_delta):
         if sequence <= self.held_sequence:
@@ -110,6 +111,9 @@ class Rows:
 
     def tend(self, sequence, make_delta):
         self.publish(sequence, make_delta)
+
+    def beat(self):
+        self.beats += 1
 
     def drain(self, timeout_s):
         return True
@@ -260,6 +264,14 @@ def test_a_run_that_had_ended_brings_a_store_that_lacks_it_up_to_date_at_its_nex
     again.restore(Snapshots(tmp_path).newest())
     again.run()
     assert store.seen == [(0, 2)]
+
+
+def test_every_turn_of_the_loop_gives_a_sign_of_life(tmp_path):
+    """Busy or quiet, and also while rows changed that no publish is due for."""
+    store = Rows()
+    one = trainer(tmp_path, QuietSteps(made_steps(5).steps, store), store)
+    one.run()
+    assert store.beats == 5 + 3 + 1  # steps, quiet turns, the end
 
 
 def test_positions_are_committed_after_a_snapshot_only(tmp_path):
