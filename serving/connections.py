@@ -77,10 +77,32 @@ class Connections:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        self.unsent_bytes = sum(connection.look(now) for connection in list(self._open))
-        self._looking = bool(self._open)
-        if self._looking:
-            loop.call_later(self._look_s, self._look, loop)
+        self._looking = False
+        try:
+            self.unsent_bytes = sum(connection.look(now) for connection in list(self._open))
+        finally:  # whatever one connection does, the others are looked at again
+            if self._open:
+                self._looking = True
+                loop.call_later(self._look_s, self._look, loop)
+
+
+class _Outlet:
+    """A transport that swallows what is written for a client that has gone.
+
+    uvloop raises for that between a connection's end and the moment at which the protocol hears of the end.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """To the client, if there is one."""
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
 
 
 class Connection(HttpToolsProtocol):
@@ -102,6 +124,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """As uvicorn does, if there is room."""
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, _Outlet(transport))
         self._begin("head")
         if not self._all.add(self):
             most = self._all.settings.max_connections

@@ -17,6 +17,7 @@ import pytest
 from monolith.config.job import ServeConfig
 from monolith.serving.body import CONTENT_TYPE, encode_request
 from monolith.serving.client import Client
+from monolith.serving.connections import _Outlet
 from monolith.serving.replica import Replica
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: replica\r\n"
@@ -218,6 +219,34 @@ def test_clients_that_go_away_cost_a_count_and_no_log_line(serve, connect, wait_
     wait_until(lambda: metric(address, 'requests_abandoned_total{endpoint="predict"}') == 4, "the count")
     wait_until(lambda: metric(address, "connections ") == 1, "the end of all connections but this one")
     assert caplog.records == []
+
+
+def test_an_answer_to_one_that_has_just_gone_costs_no_log_line(serve, connect, wait_until, caplog):
+    address, place = serve(PATIENT)
+    question = HEAD + b'Content-Length: 26\r\n\r\n{"samples": [{"user": 1}]}'
+    for _ in range(200):  # some are answered between the end of the connection and the word of that end
+        connection = connect(place)
+        connection.sendall(question)
+        connection.shutdown(socket.SHUT_WR)
+        connection.close()
+    wait_until(lambda: metric(address, "connections ") == 1, "the end of all connections but this one")
+    assert caplog.records == []
+
+
+def test_a_write_to_a_closed_connection_is_swallowed():
+    class Closed:
+        def is_closing(self):
+            return True
+
+        def write(self, data):
+            raise RuntimeError("the handler is closed")
+
+        def get_write_buffer_size(self):
+            return 7
+
+    outlet = _Outlet(Closed())
+    outlet.write(b"x")
+    assert outlet.get_write_buffer_size() == 7
 
 
 def test_one_that_takes_its_time_within_the_limits_is_served(serve, connect):
