@@ -102,14 +102,21 @@ class Publisher:
         A store that restarts empty while nothing is published would else stay empty until the next event. As with
         `publish`, the tables must stand at ``sequence``. Raises FencedError when another trainer took over.
         """
+        if self.lacks(sequence):
+            self.publish(sequence, make_delta)
+
+    def lacks(self, sequence: int) -> bool:
+        """Whether a look at the store, now and then, found that ``sequence`` is not there, or no longer whole.
+
+        False where it is too early to look again, or the store does not answer.
+        """
         now = time.monotonic()
         if now < max(self._next_look, self._next_try):
-            return
+            return False
         self._next_look = now + LOOK_EVERY_S
         if not self._still_held():
             self._held = None
-        if self.held_sequence < sequence:
-            self.publish(sequence, make_delta)
+        return self.held_sequence < sequence
 
     def beat(self) -> None:
         """Now and then let replicas know that the trainer lives, whether or not it has something to publish."""

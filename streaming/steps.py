@@ -213,7 +213,7 @@ class StepReader:
             wait_s = min(WAIT_S, rest_s)
 
     def closing_step(self) -> Step | None:
-        """A last step, which takes no record and publishes, for a trainer that is told to stop.
+        """A step that takes no record and publishes: for a trainer that is told to stop, or whose store lost its rows.
 
         None where the journal has steps that are to be run again first, and in a replay, which adds no step. When it
         returns, the entry is durable. Raises UnavailableError as `next` does.

@@ -106,6 +106,9 @@ class Publisher(Protocol):
     def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
         """In quiet times: see that the store still has ``sequence``."""
 
+    def lacks(self, sequence: int) -> bool:
+        """Whether the store was found to lack ``sequence``; called often."""
+
     def beat(self) -> None:
         """Let replicas know that the trainer lives; called often."""
 
@@ -160,8 +163,8 @@ class Trainer:
                 ended = step.ended
                 if step.number > self.step:  # else it only says that the streams are at their end
                     self.advance(step)
-            elif self._clean and self.publisher is not None:
-                self.publisher.tend(self.sequence, self._delta)
+            elif self.publisher is not None:
+                self._tend(self.publisher)
             if self.publisher is not None:
                 self.publisher.beat()
             if time.monotonic() >= self._next_snapshot:
@@ -189,6 +192,13 @@ class Trainer:
             f"(known to be there: {held or 'nothing'}). Nothing is lost, {self.snapshots.path(self.step)} has it all: "
             f"start the same command again when the store is back, it trains nothing anew and publishes the rest"
         )
+
+    def _tend(self, publisher: Publisher) -> None:
+        """In quiet times: see that the store still has everything. Where rows changed since, that takes a cut first."""
+        if self._clean:
+            publisher.tend(self.sequence, self._delta)
+        elif publisher.lacks(self.sequence) and (step := self.steps.closing_step()) is not None:
+            self.advance(step)
 
     def _publish_last(self, publisher: Publisher) -> None:
         """See that the store has all that the snapshot to come will hold; give up after `STOP_S` and a last try."""

@@ -112,6 +112,9 @@ class Rows:
     def tend(self, sequence, make_delta):
         self.publish(sequence, make_delta)
 
+    def lacks(self, sequence):
+        return self.held_sequence < sequence
+
     def beat(self):
         self.beats += 1
 
@@ -255,6 +258,19 @@ def test_a_store_that_lost_everything_in_a_quiet_time_gets_it_back(tmp_path):
     one.run()
     assert store.held_sequence == one.sequence == 2
     assert store.seen == [(0, 1), (1, 2), (0, 2)]
+
+
+def test_a_store_that_lost_everything_while_rows_wait_for_a_publish_gets_them_by_a_step_of_their_own(tmp_path):
+    store = Rows()
+    one = trainer(tmp_path, QuietSteps(made_steps(5).steps, store), store)  # the steps 4 and 5 publish nothing
+    one.run()
+    assert store.seen == [(0, 1), (0, 2)]
+    assert store.held_sequence == one.sequence == 2
+    assert one.snapshots.steps() == [6]
+    for name, table in one.learner.tables.items():
+        delta = table.delta(0)
+        rows = {key: row.tobytes() for key, row in zip(delta.ids.tolist(), delta.values, strict=True)}
+        assert rows == store.rows[name]
 
 
 def test_a_run_that_had_ended_brings_a_store_that_lacks_it_up_to_date_at_its_next_start(tmp_path):
