@@ -115,6 +115,27 @@ def test_a_bad_json_body_is_400_and_says_why(address):
         assert re.search(message, error), error
 
 
+ODD_BODIES = [
+    b"", b"\0", b"null", b"[" * 100_000, b'{"samples": [{"a": ' + b"[" * 100_000, b'{"samples": [{"user": NaN}]}',
+    b'{"name": "user", "values": [' + b"9" * 5000 + b"]}", b'{"samples": [{"user": 1' + b"0" * 400 + b"}]}",
+    b'{"samples": [{"user": 1, "user": 2}]}', b'{"name": "user", "name": "user", "values": []}', b"\x1f\x8b\x08\0",
+    b'{"samples": [{"tags": ["\xff"]}]}', b'{"samples": [{"tags": ["\\ud800', b"MLKQ\x01\0\xff\xff\xff\xff\xff\xff",
+]  # fmt: skip
+
+
+def test_odd_bodies_are_4xx_in_words_whatever_they_say_they_are(address, caplog):
+    with httpx.Client() as client:
+        for content in ODD_BODIES:
+            for path in ("/lookup", "/predict"):
+                for kind in ("application/json", CONTENT_TYPE, "text/plain", "\xe9", ""):
+                    answer = client.post(
+                        address + path, content=content, headers={"Content-Type": kind.encode("latin-1")}
+                    )
+                    assert 400 <= answer.status_code < 500, (content[:40], path, kind, answer.text)
+                    assert answer.json()["error"]
+    assert caplog.records == []
+
+
 def test_a_bad_binary_body_is_400_and_says_why(address):
     good = encode_request("user", np.arange(3))
     for content in (b"", good[:-8], good + bytes(4), b"JUNK" + good[4:]):
