@@ -338,6 +338,7 @@ class Table:
             )
         if unknown := sorted(set(header.statistics) - {*_STATISTICS, *_FORMER_STATISTICS}):
             raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
+        self.native.reserve(sum(entry.rows for entry in file.directory))
         policy_of = renumbered(policy_names(header.config), policy_names(self.config))
         for number in range(snapshot.BUCKETS):
             bucket = file.bucket(number)

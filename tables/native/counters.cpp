@@ -14,18 +14,18 @@ std::uint32_t Counters::count(std::uint64_t hash, std::int64_t t) {
   }
   const std::size_t bucket = bucket_of(hash);
   if (counters_[bucket].size() < bound_)
-    counters_.insert({hash, t, 1});
+    counters_.insert(hash, {0, t, 1});
   else
     decrement(bucket, t);
   return 1;
 }
 
-void Counters::restore(const Counter& counter) {
-  Counter* const known = counters_.find(counter.hash);
+void Counters::restore(std::uint64_t hash, std::int64_t last_ms, std::uint32_t count) {
+  Counter* const known = counters_.find(hash);
   if (known == nullptr)
-    counters_.insert(counter);
-  else if (std::pair(known->count, known->last_ms) < std::pair(counter.count, counter.last_ms))
-    *known = counter;
+    counters_.insert(hash, {0, last_ms, count});
+  else if (std::pair(known->count, known->last_ms) < std::pair(count, last_ms))
+    *known = {known->key, last_ms, count};
 }
 
 void Counters::forget(std::uint64_t hash) {
@@ -35,7 +35,8 @@ void Counters::forget(std::uint64_t hash) {
 void Counters::sweep(const HashRange& range, std::int64_t clock) {
   if (!decays()) return;
   // Only what has decayed to nothing goes; a count that is still there keeps its own time, and decays exactly.
-  recount(range.bucket(), [&](Counter& counter) { return !range.contains(counter.hash) || left(counter, clock) != 0; });
+  recount(range.bucket(),
+          [&](Counter& counter) { return left(counter, clock) != 0 || !range.contains(counters_.hash_of(counter)); });
 }
 
 // Of each count one goes of what is left at time t, so that it decays on as if it had been one less all along.
@@ -54,7 +55,7 @@ template <class Recount>
 void Counters::recount(std::size_t bucket, Recount recount) {
   std::vector<std::uint64_t> gone;
   counters_[bucket].each([&](Counter& counter) {
-    if (!recount(counter)) gone.push_back(counter.hash);
+    if (!recount(counter)) gone.push_back(counters_.hash_of(counter));
   });
   for (const std::uint64_t hash : gone) counters_.erase(counters_.find(hash));
 }

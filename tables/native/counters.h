@@ -17,12 +17,12 @@
 namespace monolith {
 
 struct Counter {
-  std::uint64_t hash;
+  std::uint64_t key;     // of its id's hash
   std::int64_t last_ms;  // event time of the latest occurrence, which the count is of
   std::uint32_t count;   // 0: an empty entry
 
   bool empty() const { return count == 0; }
-  static Counter none() { return {kLastHash, 0, 0}; }
+  static Counter none() { return {kLastKey, 0, 0}; }
 };
 
 struct CounterLimits {
@@ -43,12 +43,14 @@ class Counters {
   // A counter of a snapshot. It is kept where the rule, which may be another now, does not count, and beyond a bound
   // that was lowered. Where policies that counted apart now count together, an id may come twice: its larger count
   // stays.
-  void restore(const Counter& counter);
+  void restore(std::uint64_t hash, std::int64_t last_ms, std::uint32_t count);
   void clear() { counters_.clear(); }
 
   const Segment<Counter>& operator[](std::size_t bucket) const { return counters_[bucket]; }
+  std::uint64_t hash_of(const Counter& counter) const { return counters_.hash_of(counter); }
   std::size_t size() const { return counters_.size(); }
   std::size_t bytes() const { return counters_.bytes(); }
+  std::uint64_t passed() const { return counters_.passed(); }
   std::uint64_t decrements() const { return decrements_; }  // times that all counts of a bucket went down by one
 
  private:

@@ -44,7 +44,7 @@ void Table::evict(const Step& current) {
     score(sample);
     std::nth_element(sample.begin(), sample.begin() + (count - 1), sample.end());
     for (std::size_t i = 0; i < count; ++i) {
-      fetch(rows_.homes().of(sample[i].hash));
+      rows_.fetch_entry(sample[i].hash);
       tombstones_.fetch(sample[i].hash);
     }
     {
@@ -58,19 +58,21 @@ void Table::evict(const Step& current) {
 
 // The next rows from the cursor on that are not of the step. Those that have expired go at once.
 std::vector<Candidate> Table::next_sample(const Step& current, std::uint64_t& hashes_passed) {
-  std::vector<std::pair<std::uint32_t, Row>> met;
+  std::vector<HashAndRow> met;
   met.reserve(Eviction::kSample);
   const std::uint32_t start = eviction_cursor_;
   const auto walk_to = [&](std::uint32_t first, std::uint64_t end) {  // where to go on
     std::uint64_t next = end;
-    rows_.walk(first, [&](std::uint32_t upper, Row row) {
-      const bool full = met.size() >= Eviction::kSample && met.back().first != upper;  // one upper half stays together
+    rows_.walk_to_sample(std::uint64_t{first} << 32, [&](std::uint64_t hash, Row row) {
+      const std::uint64_t upper = hash >> 32;
+      // One upper half stays together.
+      const bool full = met.size() >= Eviction::kSample && met.back().hash >> 32 != upper;
       if (upper >= end) return false;
       if (full) {
         next = upper;
         return false;
       }
-      met.emplace_back(upper, row);
+      met.push_back({hash, row});
       rows_.fetch_row(row, Need::tail);
       return true;
     });
@@ -83,8 +85,8 @@ std::vector<Candidate> Table::next_sample(const Step& current, std::uint64_t& ha
 
   std::vector<Candidate> sample, gone;
   sample.reserve(met.size());
-  for (const auto& [upper, row] : met) {
-    const Candidate candidate{0, 0, rows_.hash(upper, row), row};
+  for (const auto& [hash, row] : met) {
+    const Candidate candidate{0, 0, hash, row};
     if (expired(row))
       gone.push_back(candidate);
     else if (!current.contains(rows_, candidate.hash, row))

@@ -232,7 +232,7 @@ std::size_t Table::observe_others(const Parts& parts, Times times, Step& step) {
     const std::size_t end = std::min(all.size(), k + kChangesATurn);
     WriterTurn turn(turnstile_);
     for (; k < end; ++k) {
-      if (k + kAhead < all.size()) fetch(rows_.homes().of(all[k + kAhead].hash()));
+      if (k + kAhead < all.size()) rows_.fetch_entry(all[k + kAhead].hash());
       feature = step.feature_at(all[k].position, feature);
       const std::size_t sample = step.sample_at(all[k].position, step.features()[feature]);
       const std::uint32_t policy = parts[feature].policy_at(all[k].position - step.features()[feature].begin);

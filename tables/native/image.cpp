@@ -79,10 +79,9 @@ std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
   if (since != 0 && since + 2 >= sequence_ && touched_now_.complete() && (!last_too || touched_last_.complete())) {
     changed = listed(last_too);
   } else {
-    for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
-      rows_.each(bucket, [&](std::uint64_t hash, Row row) {
-        if (rows_.mark(row) > since) changed.emplace_back(id_of(hash), row);
-      });
+    rows_.each([&](std::uint64_t hash, Row row) {
+      if (rows_.mark(row) > since) changed.emplace_back(id_of(hash), row);
+    });
   }
   std::sort(changed.begin(), changed.end());
   changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
@@ -105,12 +104,15 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
 
 void Table::apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n) {
   const Writing writing(writer_);
-  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
-    rows_.each(bucket, [&](std::uint64_t, Row row) { rows_.set_mark(row, 0); });
+  rows_.each([&](std::uint64_t, Row row) { rows_.set_mark(row, 0); });
   for (Counters& counters : counters_) counters.clear();
   tombstones_.clear();
   touched_now_.clear();
   sequence_ = sequence;
+  {
+    WriterTurn turn(turnstile_);
+    rows_.reserve(n);
+  }
   upsert(ids, values, n);
   for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) {
     std::vector<std::pair<std::uint64_t, Row>> stale;
@@ -190,7 +192,7 @@ BucketImage Table::export_bucket(std::size_t bucket) const {
   export_tail(bucket, image);
   std::vector<std::pair<std::int64_t, std::uint32_t>> tombstones;
   tombstones_[bucket].each([&](const Tombstone& tombstone) {
-    tombstones.emplace_back(id_of(tombstone.hash), static_cast<std::uint32_t>(tombstone.mark));
+    tombstones.emplace_back(id_of(tombstones_.hash_of(tombstone)), static_cast<std::uint32_t>(tombstone.mark));
   });
   std::sort(tombstones.begin(), tombstones.end());
   for (const auto& [id, mark] : tombstones) {
@@ -217,17 +219,24 @@ void Table::export_rows(std::size_t bucket, BucketImage& image) const {
 }
 
 void Table::export_counters(std::size_t bucket, BucketImage& image) const {
-  std::vector<std::pair<Counter, std::uint32_t>> all;
-  for (std::uint32_t policy = 0; policy < counters_.size(); ++policy)
-    counters_[policy][bucket].each([&](const Counter& counter) { all.emplace_back(counter, policy); });
-  std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
-    return std::pair(id_of(a.first.hash), a.second) < std::pair(id_of(b.first.hash), b.second);
-  });
-  for (const auto& [counter, policy] : all) {
-    image.counter_ids.push_back(id_of(counter.hash));
-    image.counter_last_ms.push_back(counter.last_ms);
-    image.counts.push_back(counter.count);
-    if (counters_.size() > 1) image.counter_policies.push_back(policy);
+  struct Exported {
+    std::int64_t id;
+    std::uint32_t policy;
+    Counter counter;
+  };
+  std::vector<Exported> all;
+  for (std::uint32_t policy = 0; policy < counters_.size(); ++policy) {
+    const Counters& counters = counters_[policy];
+    counters[bucket].each(
+        [&](const Counter& counter) { all.push_back({id_of(counters.hash_of(counter)), policy, counter}); });
+  }
+  std::sort(all.begin(), all.end(),
+            [](const Exported& a, const Exported& b) { return std::pair(a.id, a.policy) < std::pair(b.id, b.policy); });
+  for (const Exported& each : all) {
+    image.counter_ids.push_back(each.id);
+    image.counter_last_ms.push_back(each.counter.last_ms);
+    image.counts.push_back(each.counter.count);
+    if (counters_.size() > 1) image.counter_policies.push_back(each.policy);
   }
 }
 
@@ -250,10 +259,17 @@ void Table::import_tail(std::size_t bucket, const BucketImage& image) {
   }
 }
 
+void Table::reserve(std::size_t rows) {
+  const Writing writing(writer_);
+  WriterTurn turn(turnstile_);
+  rows_.reserve(rows);
+}
+
 void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
   const Writing writing(writer_);
   WriterTurn turn(turnstile_);
   for (std::size_t i = 0; i < image.ids.size(); ++i) {
+    if (i + kBlock < image.ids.size()) rows_.fetch_entry(hash_of(image.ids[i + kBlock]));
     const std::uint64_t hash = hash_of(image.ids[i]);
     const Row row = rows_.add(hash);
     rows_.write(row, &image.values[i * options_.dim], chance(hash, 0));
@@ -267,8 +283,8 @@ void Table::import_bucket(std::size_t bucket, const BucketImage& image) {
   }
   for (std::size_t i = 0; i < image.counter_ids.size(); ++i) {
     const std::uint32_t policy = image.counter_policies.empty() ? 0 : image.counter_policies[i];
-    const Counter counter{hash_of(image.counter_ids[i]), image.counter_last_ms[i], image.counts[i]};
-    counters_[policies_[policy].counters].restore(counter);
+    counters_[policies_[policy].counters].restore(hash_of(image.counter_ids[i]), image.counter_last_ms[i],
+                                                  image.counts[i]);
   }
   for (std::size_t i = 0; i < image.tombstone_ids.size(); ++i)
     tombstones_.add(hash_of(image.tombstone_ids[i]), image.tombstone_marks[i]);

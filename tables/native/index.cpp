@@ -16,10 +16,22 @@ Index::Index(std::size_t reserve_bytes, std::size_t least_bytes, const std::stri
   start_growing();
 }
 
-void Index::Homes::of(const std::uint64_t* hashes, std::size_t n, const IndexEntry** homes) const {
+void Index::Homes::of(const std::uint64_t* keys, std::size_t n, const IndexEntry** homes) const {
   with_simd([=, self = *this] {
-    for (std::size_t i = 0; i < n; ++i) homes[i] = self.of(hashes[i]);
+    for (std::size_t i = 0; i < n; ++i) homes[i] = self.of(keys[i]);
   });
+}
+
+void Index::reserve(std::size_t count) {
+  if (size_ != 0 || count < limit_) return;
+  const std::uint64_t before = homes_.lines;
+  homes_.lines = static_cast<std::uint64_t>(static_cast<double>(count) / (kLoad * kLine)) + 1;
+  try {
+    start_growing();
+  } catch (...) {
+    homes_.lines = before;
+    throw;
+  }
 }
 
 void Index::make_room() {
@@ -27,14 +39,14 @@ void Index::make_room() {
   range_.ensure((end_ + 1) * sizeof(IndexEntry));
 }
 
-void Index::insert(std::uint64_t hash, Row row) {
+void Index::insert(std::uint64_t key, Row row) {
   make_room();
-  place({code_of(hash), row});
+  place({code_of(key), row});
   ++size_;
 }
 
-void Index::erase(std::uint64_t hash, Row row) {
-  auto* hole = const_cast<IndexEntry*>(find_entry(hash, [row](Row found) { return found == row; }));
+void Index::erase(std::uint64_t key, Row row) {
+  auto* hole = const_cast<IndexEntry*>(find_entry(key, [row](Row found) { return found == row; }));
   for (IndexEntry* next = hole + 1; !next->empty() && homes_.at(next->code) < next; ++hole, ++next) *hole = *next;
   *hole = {0, kNoRow};
   --size_;
@@ -48,6 +60,7 @@ void Index::place(IndexEntry added) {
   ensure(gap + 1 + kLine);
   std::move_backward(homes_.entries + at, homes_.entries + gap, homes_.entries + gap + 1);
   homes_.entries[at] = added;
+  passed_ += gap - home;
 }
 
 void Index::ensure(std::size_t entries) {

@@ -234,11 +234,13 @@ void bind_snapshots(nb::class_<Table>& table) {
             self.import_bucket(number, image);
           },
           "number"_a, "bucket"_a)
+      .def("reserve", &Table::reserve, "rows"_a, nb::call_guard<Release>())
       .def("clockwork", &Table::clockwork, nb::call_guard<Release>())
       .def("set_clockwork", &Table::set_clockwork, "clockwork"_a, nb::call_guard<Release>())
       .def("statistics", &Table::statistics, nb::call_guard<Release>())
       .def("set_statistics", &Table::set_statistics, "statistics"_a, nb::call_guard<Release>())
       .def("sizes", &Table::sizes, nb::call_guard<Release>())
+      .def("passed", &Table::passed, nb::call_guard<Release>())
       .def_prop_ro("state_floats", &Table::state_floats)
       .def_prop_ro("row_bytes", &Table::row_bytes);
 }
@@ -384,6 +386,7 @@ NB_MODULE(_core, m) {
   m.def("result", &result, "size"_a);
   m.def("pool", &pool, "rows"_a.noconvert(), "lengths"_a.noconvert(), "weights"_a.noconvert(), "mean"_a,
         "out"_a.noconvert());
+  m.def("set_order_seed", &SecretOrder::set_seed, "seed"_a);
   m.def("salted", &salted, "ids"_a.noconvert(), "salt"_a);
   m.def("tail_numbers", &tail_numbers, "ids"_a.noconvert(), "rows"_a);
 }

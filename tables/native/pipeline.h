@@ -95,18 +95,18 @@ class Pipeline {
     const auto [begin, end] = ids(block);
     const std::size_t at = begin % kRing, n = end - begin;
     hashes_[block % kBlocks] = source_(begin, n, room_ + at);
-    rows_.homes().of(hashes_[block % kBlocks], n, home_ + at);
+    rows_.order().index_keys(hashes_[block % kBlocks], n, keys_ + at);
+    rows_.homes().of(keys_ + at, n, home_ + at);
     for (std::size_t i = at; i < at + n; ++i) fetch(home_[i]);
     if (from_disk_) ask_for_lines(block);
   }
   [[gnu::noinline]] void search(std::size_t block) {
-    const std::uint64_t* const hashes = hashes_[block % kBlocks];
     std::uint8_t* const going_on = going_on_[block % kBlocks];
     std::uint32_t count = 0;
     const auto [begin, end] = ids(block);
     for (std::size_t k = 0; k < end - begin; ++k) {
       bool goes_on;
-      row_[begin % kRing + k] = Index::search(home_[begin % kRing + k], hashes[k], goes_on);
+      row_[begin % kRing + k] = Index::search(home_[begin % kRing + k], keys_[begin % kRing + k], goes_on);
       going_on[count] = static_cast<std::uint8_t>(k);
       count += goes_on;
     }
@@ -130,7 +130,7 @@ class Pipeline {
   [[gnu::noinline]] void settle(std::size_t block) {
     for (std::uint32_t j = 0; j < count_[block % kBlocks]; ++j) {
       const std::size_t k = going_on_[block % kBlocks][j], i = block * kBlock % kRing + k;
-      row_[i] = Index::search_on(home_[i], hashes_[block % kBlocks][k]);
+      row_[i] = Index::search_on(home_[i], keys_[i]);
       rows_.fetch_row(row_[i], need_, from_disk_);
     }
   }
@@ -140,7 +140,8 @@ class Pipeline {
     const auto [begin, end] = ids(block);
     for (std::size_t k = 0; k < end - begin; ++k) {
       Row& row = row_[begin % kRing + k];
-      if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(hashes[k])) row = rows_.find(hashes[k]);
+      if (row != kNoRow && view.lower_half(row) != static_cast<std::uint32_t>(keys_[begin % kRing + k]))
+        row = rows_.find(hashes[k]);
     }
   }
 
@@ -163,6 +164,7 @@ class Pipeline {
   std::uint64_t changes_ = ~std::uint64_t{0};  // what was searched holds as long as no rows come or go
   const std::uint64_t* hashes_[kBlocks];       // each block's: in room_, or where the source has them
   std::uint64_t room_[kRing];
+  std::uint64_t keys_[kRing];
   const IndexEntry* home_[kRing];
   Row row_[kRing];
   std::uint8_t going_on_[kBlocks][kBlock];  // places in the block

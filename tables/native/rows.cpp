@@ -86,20 +86,70 @@ void RowView::write(Row row, const float* values, std::uint64_t chance) const {
 }
 
 Row Rows::add(std::uint64_t hash) {
+  const std::uint64_t key = order_.index_key(hash);
   ++changes_;
   index_.make_room();  // what may throw comes before the first change
   const Row row = pool_.acquire();
-  index_.insert(hash, row);
-  set_lower_half(row, static_cast<std::uint32_t>(hash));
+  index_.insert(key, row);
+  set_lower_half(row, static_cast<std::uint32_t>(key));
   ++bucket_sizes_[bucket_of(hash)];
+  note(hash);
   return row;
 }
 
 void Rows::remove(std::uint64_t hash, Row row) {
   ++changes_;
-  index_.erase(hash, row);
+  index_.erase(order_.index_key(hash), row);
   pool_.release(row);
   --bucket_sizes_[bucket_of(hash)];
+  note(hash);
+}
+
+// In the lists of rows by hash.
+void Rows::note(std::uint64_t hash) {
+  listed_.changed(hash);
+  sampled_.changed(hash);
+}
+
+// So that the stretch has the rows from the hash on as they are now.
+void Rows::bring_up(Stretch& stretch, std::uint64_t hash) const {
+  if (!stretch.covers(bucket_of(hash)))
+    list(stretch, bucket_of(hash));
+  else if (stretch.has_changed_from(hash))
+    stretch.update([this](std::uint64_t changed) { return find(changed); });
+}
+
+void Rows::list(Stretch& stretch, std::size_t first) const {
+  if (size() <= Stretch::kRows) first = 0;
+  std::size_t end = first, count = 0;
+  while (end < kBuckets && count < Stretch::kRows) count += bucket_sizes_[end++];
+  const std::vector<IndexEntry> entries = entries_of(first, end, count);
+  std::vector<HashAndRow> rows;
+  rows.reserve(count);
+  const auto take = [&](std::uint64_t hash, Row row) { rows.push_back({hash, row}); };
+  FetchedAhead ahead(*this, take);
+  for (std::size_t i = 0; i < count; ++i) ahead(~entries[i].code, entries[i].row);
+  ahead.finish();
+  stretch.take(first, end, rows);
+}
+
+// The entries of the buckets [first, end), which are `count`, and one more.
+std::vector<IndexEntry> Rows::entries_of(std::size_t first, std::size_t end, std::size_t count) const {
+  constexpr std::uint64_t kSlabs = SecretOrder::kSlabs, kSlabsAhead = 16;
+  std::vector<IndexEntry> entries(count + 1);
+  IndexEntry* next = entries.data();
+  if (index_.size() < 2 * kSlabs) {  // most slabs have none of them
+    index_.each([&](std::uint32_t upper, Row row) {
+      *next = {~upper, row};
+      next += SecretOrder::bucket_of_upper(upper) - first < end - first;
+    });
+    return entries;
+  }
+  for (std::uint64_t slab = 0; slab < kSlabs; ++slab) {
+    fetch(homes().at(~SecretOrder::first_upper((slab + kSlabsAhead) % kSlabs, first)));
+    next = index_.copy_between(SecretOrder::first_upper(slab, first), SecretOrder::last_upper(slab, end), next);
+  }
+  return entries;
 }
 
 }  // namespace monolith

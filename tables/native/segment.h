@@ -1,14 +1,14 @@
-// One index segment: open addressing with linear probing, entries kept in the order of their hashes.
+// One index segment: open addressing with linear probing, entries kept in the order of their keys.
 //
-// The home of a hash is `hash * capacity / 2^64`, which rises with the hash, so a segment is a sorted array with gaps.
-// That makes a probe one comparison an entry, lets a miss stop early, turns growth into one sequential pass with no
-// need for powers of two, and makes the layout a function of the keys alone. There is no wrap-around: some slack
-// follows the last home, and its last entry is always empty. Where hashes crowd (ids can be made up so that they do),
-// runs get long and the slack doubles; memory stays in proportion to the number of entries.
+// A key is a hash in a secret order (`secret_order.h`), with the bucket on top. Its home is `key * capacity / 2^64`,
+// which rises with the key, so a segment is a sorted array with gaps. That makes a probe one comparison an entry, lets
+// a miss stop early, and turns growth into one sequential pass with no need for powers of two. There is no wrap-around:
+// some slack follows the last home, and its last entry is always empty. Keys cannot be chosen, so runs stay short; the
+// slack doubles where they do not, and memory stays in proportion to the number of entries.
 //
-// An Entry has a `hash`, `empty()`, and all-zero payload when empty. Empty entries hold the largest hash, so that the
+// An Entry has a `key`, `empty()`, and all-zero payload when empty. Empty entries hold the largest key, so that the
 // probe needs no second test. Homes lie at every fourth entry, where a memory line of the index begins: four in five
-// searches end in that line, 98 in 100 in that or the next. So a search counts the smaller hashes of both without a
+// searches end in that line, 98 in 100 in that or the next. So a search counts the smaller keys of both without a
 // branch (a mispredicted one costs more), and both are fetched ahead. Not thread safe: the table takes turns.
 #pragma once
 
@@ -20,10 +20,11 @@
 #include <new>
 
 #include "hash.h"
+#include "secret_order.h"
 
 namespace monolith {
 
-constexpr std::uint64_t kLastHash = ~std::uint64_t{0};
+constexpr std::uint64_t kLastKey = ~std::uint64_t{0};
 constexpr double kLoad = 0.8;     // full enough to grow
 constexpr double kGrowth = 1.25;  // small steps: 16-byte entries at load 0.64-0.8 cost 20-25 bytes a row, not 20-40
 constexpr std::size_t kLine = 4;  // entries between homes
@@ -37,27 +38,30 @@ class Segment {
   Segment(const Segment&) = delete;
   Segment& operator=(const Segment&) = delete;
 
-  // Where the search for `hash` starts: for prefetching.
-  const Entry* home(std::uint64_t hash) const { return entries_ + home_index(hash); }
+  // Where the search for `key` starts: for prefetching.
+  const Entry* home(std::uint64_t key) const { return entries_ + home_index(key); }
 
-  const Entry* find(std::uint64_t hash) const {
-    const Entry* entry = at_or_after(home(hash), hash);
-    return entry->hash == hash && !entry->empty() ? entry : nullptr;
+  const Entry* find(std::uint64_t key) const {
+    const Entry* entry = at_or_after(home(key), key);
+    return entry->key == key && !entry->empty() ? entry : nullptr;
   }
-  Entry* find(std::uint64_t hash) { return const_cast<Entry*>(const_cast<const Segment*>(this)->find(hash)); }
+  Entry* find(std::uint64_t key) { return const_cast<Entry*>(const_cast<const Segment*>(this)->find(key)); }
 
-  // Adds `added`, whose hash must not be present. Pointers to entries end here; `stagger` is in [0, 1).
-  void insert(const Entry& added, double stagger) {
+  // Adds `added`, whose key must not be present. Pointers to entries end here; `stagger` is in [0, 1). Returns how many
+  // entries it went past or moved, growth apart.
+  std::size_t insert(const Entry& added, double stagger) {
     reserve(size_ + 1, stagger);
-    while (!place(added)) rebuild(capacity_, slack_doublings_ + 1);
+    std::size_t passed = 0;
+    while (!place(added, passed)) rebuild(capacity_, slack_doublings_ + 1);
     ++size_;
+    return passed;
   }
 
   // Removes an entry that find() returned, moving the entries behind it towards their homes. Pointers to entries end
   // here as well: memory that is mostly empty is given back.
   void erase(Entry* gone) {
     Entry* hole = gone;
-    for (Entry* next = hole + 1; !next->empty() && home(next->hash) < next; ++hole, ++next) *hole = *next;
+    for (Entry* next = hole + 1; !next->empty() && home(next->key) < next; ++hole, ++next) *hole = *next;
     *hole = Entry::none();
     --size_;
     if (size_ == 0)
@@ -79,7 +83,7 @@ class Segment {
     slack_doublings_ = 0;
   }
 
-  // Calls visit(entry) for every entry, in the order of hashes. It must neither insert nor erase.
+  // Calls visit(entry) for every entry, in the order of keyes. It must neither insert nor erase.
   template <class Visit>
   void each(Visit visit) const {
     for (const Entry *entry = entries_, *end = entries_ + allocated(); entry != end; ++entry)
@@ -104,29 +108,31 @@ class Segment {
   }
   std::size_t allocated() const { return entries_ == nothing ? kNear : total(capacity_, slack_doublings_); }
 
-  std::size_t home_index(std::uint64_t hash) const {  // the top 10 bits are the same in the whole segment
-    return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << 10) * capacity_) >> 64) / kLine * kLine;
+  std::size_t home_index(std::uint64_t key) const {  // the top 10 bits are the same in the whole segment
+    return static_cast<std::size_t>((static_cast<unsigned __int128>(key << 10) * capacity_) >> 64) / kLine * kLine;
   }
 
-  // The first entry from `home` on whose hash is not smaller.
-  static const Entry* at_or_after(const Entry* home, std::uint64_t hash) {
+  // The first entry from `home` on whose key is not smaller.
+  static const Entry* at_or_after(const Entry* home, std::uint64_t key) {
     std::size_t smaller = 0;
-    for (std::size_t i = 0; i < kNear; ++i) smaller += home[i].hash < hash;
+    for (std::size_t i = 0; i < kNear; ++i) smaller += home[i].key < key;
     const Entry* entry = home + smaller;
     if (smaller == kNear)
-      while (entry->hash < hash) ++entry;
+      while (entry->key < key) ++entry;
     return entry;
   }
 
   // False: the entries up to the end are taken, and the segment must grow first.
-  bool place(const Entry& added) {
-    Entry* at = entries_ + home_index(added.hash);
-    while (at->hash < added.hash) ++at;
+  bool place(const Entry& added, std::size_t& passed) {
+    Entry* const home = entries_ + home_index(added.key);
+    Entry* at = home;
+    while (at->key < added.key) ++at;
     Entry* gap = at;
     while (!gap->empty()) ++gap;
     if (gap + 1 == entries_ + allocated()) return false;
     std::move_backward(at, gap, gap + 1);
     *at = added;
+    passed = static_cast<std::size_t>(gap - home);
     return true;
   }
 
@@ -164,7 +170,7 @@ class Segment {
     std::size_t next = 0;
     bool fits = true;
     old.each([&](const Entry& entry) {
-      next = std::max(next, home_index(entry.hash));
+      next = std::max(next, home_index(entry.key));
       fits = fits && next + 1 < count;
       if (fits) entries_[next++] = entry;
     });
@@ -182,17 +188,19 @@ class Segment {
 template <class Entry>
 class Buckets {
  public:
-  const Entry* home(std::uint64_t hash) const { return segments_[bucket_of(hash)].home(hash); }
-  const Entry* find(std::uint64_t hash) const { return segments_[bucket_of(hash)].find(hash); }
-  Entry* find(std::uint64_t hash) { return segments_[bucket_of(hash)].find(hash); }
+  const Entry* home(std::uint64_t hash) const { return segments_[bucket_of(hash)].home(order_.segment_key(hash)); }
+  const Entry* find(std::uint64_t hash) const { return segments_[bucket_of(hash)].find(order_.segment_key(hash)); }
+  Entry* find(std::uint64_t hash) { return segments_[bucket_of(hash)].find(order_.segment_key(hash)); }
+  std::uint64_t hash_of(const Entry& entry) const { return order_.hash_of_segment_key(entry.key); }
 
-  void insert(const Entry& added) {
-    const std::size_t bucket = bucket_of(added.hash);
-    segments_[bucket].insert(added, stagger(bucket));
+  void insert(std::uint64_t hash, Entry added) {  // whose key comes from the hash
+    const std::size_t bucket = bucket_of(hash);
+    added.key = order_.segment_key(hash);
+    passed_ += segments_[bucket].insert(added, stagger(bucket));
     ++size_;
   }
   void erase(Entry* entry) {
-    segments_[bucket_of(entry->hash)].erase(entry);
+    segments_[bucket_of(entry->key)].erase(entry);
     --size_;
   }
 
@@ -205,6 +213,7 @@ class Buckets {
   const Segment<Entry>& operator[](std::size_t bucket) const { return segments_[bucket]; }
 
   std::size_t size() const { return size_; }
+  std::uint64_t passed() const { return passed_; }  // entries that insertions went past or moved so far
   std::size_t bytes() const {
     std::size_t sum = sizeof(segments_);
     for (const auto& segment : segments_) sum += segment.bytes();
@@ -214,8 +223,10 @@ class Buckets {
  private:
   static double stagger(std::size_t bucket) { return static_cast<double>(bucket) / kBuckets; }
 
+  const SecretOrder order_;
   Segment<Entry> segments_[kBuckets];
   std::size_t size_ = 0;
+  std::uint64_t passed_ = 0;
 };
 
 }  // namespace monolith

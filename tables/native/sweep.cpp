@@ -44,15 +44,16 @@ std::uint64_t Table::first_looks(HashRange& range, std::uint64_t most) const {
   std::vector<std::uint32_t> uppers;
   uppers.reserve(static_cast<std::size_t>(all));
   if (rows_expire_)
-    rows_.walk(static_cast<std::uint32_t>(range.begin), [&](std::uint32_t upper, Row) {
-      if (upper >= range.end || uppers.size() >= most) return false;
-      uppers.push_back(upper);
+    rows_.walk(range.begin << 32, [&](std::uint64_t hash, Row) {
+      if (hash >> 32 >= range.end || uppers.size() >= most) return false;
+      uppers.push_back(static_cast<std::uint32_t>(hash >> 32));
       return true;
     });
   for (const Counters& counters : counters_)
     if (counters.decays())
       counters[bucket].each([&](const Counter& counter) {
-        if (range.contains(counter.hash)) uppers.push_back(static_cast<std::uint32_t>(counter.hash >> 32));
+        const std::uint64_t hash = counters.hash_of(counter);
+        if (range.contains(hash)) uppers.push_back(static_cast<std::uint32_t>(hash >> 32));
       });
   if (uppers.size() < most) return uppers.size();
   const auto last = uppers.begin() + static_cast<std::ptrdiff_t>(most - 1);
@@ -84,18 +85,18 @@ std::uint64_t Table::sweep_rows(HashRange range) {
 // Calls visit(hash, row) for the rows of a part of a bucket, which are fetched by then.
 template <class Visit>
 void Table::each_in(HashRange range, Visit visit) const {
-  std::vector<std::pair<std::uint32_t, Row>> met;
-  rows_.walk(static_cast<std::uint32_t>(range.begin), [&](std::uint32_t upper, Row row) {
-    if (upper >= range.end) return false;
-    met.emplace_back(upper, row);
+  std::vector<HashAndRow> met;
+  rows_.walk(range.begin << 32, [&](std::uint64_t hash, Row row) {
+    if (hash >> 32 >= range.end) return false;
+    met.push_back({hash, row});
     return true;
   });
   DiskWatch disk(rows_.in_file());
   bool from_disk = false;
   for (std::size_t i = 0; i < met.size() + kAhead; ++i) {
     if (i % kAhead == 0) from_disk = disk.reads(kAhead);
-    if (i < met.size()) rows_.fetch_row(met[i].second, Need::tail, from_disk);
-    if (i >= kAhead) visit(rows_.hash(met[i - kAhead].first, met[i - kAhead].second), met[i - kAhead].second);
+    if (i < met.size()) rows_.fetch_row(met[i].row, Need::tail, from_disk);
+    if (i >= kAhead) visit(met[i - kAhead].hash, met[i - kAhead].row);
   }
 }
 

@@ -219,7 +219,15 @@ Sizes Table::sizes() const {
           rows_.index_bytes(),
           bytes_counters,
           tombstones_.bytes(),
-          own_step_.bytes() + sums_bytes + global_norm_.bytes() + touched_now_.bytes() + touched_last_.bytes()};
+          own_step_.bytes() + sums_bytes + global_norm_.bytes() + touched_now_.bytes() + touched_last_.bytes() +
+              rows_.list_bytes()};
+}
+
+std::uint64_t Table::passed() const {
+  const Writing writing(writer_);
+  std::uint64_t passed = rows_.passed() + tombstones_.passed();
+  for (const Counters& counters : counters_) passed += counters.passed();
+  return passed;
 }
 
 }  // namespace monolith

@@ -146,6 +146,7 @@ class Table {
   DeltaArrays tail_delta(std::uint32_t since) const;
   void write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n);
 
+  void reserve(std::size_t rows);  // so many will come: an empty table makes its index for them
   BucketImage export_bucket(std::size_t bucket) const;
   void import_bucket(std::size_t bucket, const BucketImage& image);  // into a bucket that is empty
   Clockwork clockwork() const;
@@ -154,6 +155,8 @@ class Table {
   Statistics statistics() const;
   void set_statistics(const Statistics& statistics);
   Sizes sizes() const;
+  // Entries that insertions into the index, the counters and the tombstones went past or moved so far: their work.
+  std::uint64_t passed() const;
   std::size_t state_floats() const { return rows_.state_floats(); }
   std::size_t dim() const { return options_.dim; }
   std::size_t policies() const { return policies_.size(); }

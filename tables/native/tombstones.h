@@ -18,11 +18,11 @@
 namespace monolith {
 
 struct Tombstone {
-  std::uint64_t hash;
+  std::uint64_t key;   // of its id's hash
   std::uint64_t mark;  // the sequence it was made in; 0: an empty entry
 
   bool empty() const { return mark == 0; }
-  static Tombstone none() { return {kLastHash, 0}; }
+  static Tombstone none() { return {kLastKey, 0}; }
 };
 
 class Tombstones {
@@ -39,7 +39,7 @@ class Tombstones {
     if (Tombstone* known = tombstones_.find(hash))
       known->mark = mark;
     else
-      tombstones_.insert({hash, mark});
+      tombstones_.insert(hash, {0, mark});
     by_mark_[mark].push_back(hash);
     ++listed_;
   }
@@ -94,6 +94,8 @@ class Tombstones {
   }
 
   const Segment<Tombstone>& operator[](std::size_t bucket) const { return tombstones_[bucket]; }
+  std::uint64_t hash_of(const Tombstone& tombstone) const { return tombstones_.hash_of(tombstone); }
+  std::uint64_t passed() const { return tombstones_.passed(); }
   std::size_t size() const { return tombstones_.size(); }
   std::size_t bytes() const {
     std::size_t listed = by_mark_.size() * (sizeof(*by_mark_.begin()) + 4 * sizeof(void*));  // with the map's nodes
@@ -113,7 +115,7 @@ class Tombstones {
     by_mark_.clear();
     for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
       tombstones_[bucket].each([&](const Tombstone& tombstone) {
-        by_mark_[static_cast<std::uint32_t>(tombstone.mark)].push_back(tombstone.hash);
+        by_mark_[static_cast<std::uint32_t>(tombstone.mark)].push_back(hash_of(tombstone));
       });
     listed_ = tombstones_.size();
   }

@@ -11,11 +11,11 @@ using namespace monolith;
 namespace {
 
 struct Entry {
-  std::uint64_t hash;
+  std::uint64_t key;
   std::uint64_t row;  // 0: an empty entry
 
   bool empty() const { return row == 0; }
-  static Entry none() { return {kLastHash, 0}; }
+  static Entry none() { return {kLastKey, 0}; }
 };
 
 using Expected = std::map<std::uint64_t, std::uint64_t>;
@@ -24,7 +24,7 @@ void check_equal(const Segment<Entry>& segment, const Expected& expected) {
   CHECK(segment.size() == expected.size());
   auto next = expected.begin();
   segment.each([&](const Entry& entry) {
-    CHECK(next != expected.end() && entry.hash == next->first && entry.row == next->second);
+    CHECK(next != expected.end() && entry.key == next->first && entry.row == next->second);
     ++next;
   });
   CHECK(next == expected.end());
@@ -67,14 +67,14 @@ void segment_is_a_sorted_map(bool crowded) {
 
 void both_ends_of_the_hash_range_are_keys() {
   Buckets<Entry> buckets;
-  for (const std::uint64_t hash : {std::uint64_t{0}, kLastHash, kLastHash - 1}) {
+  for (const std::uint64_t hash : {std::uint64_t{0}, kLastKey, kLastKey - 1}) {
     CHECK(buckets.find(hash) == nullptr);
-    buckets.insert({hash, 7});
+    buckets.insert(hash, {0, 7});
     CHECK(buckets.find(hash)->row == 7);
   }
-  buckets.erase(buckets.find(kLastHash));
-  CHECK(buckets.find(kLastHash) == nullptr);
-  CHECK(buckets.find(kLastHash - 1) != nullptr);
+  buckets.erase(buckets.find(kLastKey));
+  CHECK(buckets.find(kLastKey) == nullptr);
+  CHECK(buckets.find(kLastKey - 1) != nullptr);
   CHECK(buckets.size() == 2);
 }
 
@@ -92,7 +92,7 @@ void segments_do_not_all_grow_at_once() {
   std::size_t largest_jump = 0;
   for (int step = 0; step < 600; ++step) {
     const std::size_t before = buckets.bytes();
-    for (int i = 0; i < 500; ++i) buckets.insert({random(), 1});
+    for (int i = 0; i < 500; ++i) buckets.insert(random(), {0, 1});
     if (step > 200) largest_jump = std::max(largest_jump, buckets.bytes() - before);
   }
   CHECK(largest_jump < buckets.bytes() / 20);
