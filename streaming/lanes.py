@@ -65,6 +65,7 @@ class Lane:
     held: list[Held] = field(default_factory=list)  # in order of offset
     stop: int | None = None  # the offset at which the lane ends; None: it goes on
     heard_at: float = 0.0  # wall clock of the last record
+    woken_at: float = 0.0  # wall clock of the end of a silence of all lanes, if this one was not idle before it
     ready: deque[Ready] = field(default_factory=deque)
     ready_bytes: int = 0
 

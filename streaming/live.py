@@ -48,11 +48,12 @@ class LiveCutter:
         self._stops: Positions = {}
         self._linger_until: float | None = None
         self._last_publish = clock()
+        self._heard_at = self._last_publish  # the newest record of all lanes
         self._crowded_bytes: int | None = None  # held before the last step, if that one was cut in a crowd
 
     def start(self, *, ended: bool) -> None:
         """The clock begins to count. ``ended``: the run came to its end before; what was appended since is new."""
-        self._last_publish = self._clock()
+        self._last_publish = self._heard_at = self._clock()
         for lane in self._lanes():
             lane.heard_at = self._last_publish
             lane.stop = None if ended else lane.stop
@@ -109,8 +110,9 @@ class LiveCutter:
             return None
         now = self._clock()
         lanes = self._lanes()
+        self._notice_end_of_silence(lanes)
         caught_up = {inlet.lanes[partition] for inlet in self._inlets for partition in inlet.caught_up()}
-        idle = {lane for lane in caught_up if now - lane.heard_at >= self._input.idle_s}
+        idle = {x for x in caught_up if now - max(x.heard_at, x.woken_at) >= self._input.idle_s}
         cut = self._choose(lanes, idle, standing.held_bytes)
         watermark_ms = watermark_after(cut, idle, self._out_of_order_ms, standing.watermark_ms)
         ended = watermark_ms == WATERMARK_END
@@ -145,6 +147,18 @@ class LiveCutter:
             begins=self._begins,
             stop_at=self._stops,
         )
+
+    def _notice_end_of_silence(self, lanes: list[Lane]) -> None:
+        """If a record is the first after a silence of all lanes, those that were not idle before have their time again.
+
+        Else the lane that wakes first would move the watermark away from those whose records come a moment later.
+        """
+        newest = max(lane.heard_at for lane in lanes)
+        if newest - self._heard_at >= self._input.idle_s:
+            for lane in lanes:
+                if self._heard_at - lane.heard_at < self._input.idle_s:
+                    lane.woken_at = newest
+        self._heard_at = newest
 
     def _released_ms(self, lanes: list[Lane]) -> int:
         """The order time up to which silence lets records go: all that are within reach of the newest clock."""

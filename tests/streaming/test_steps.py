@@ -86,6 +86,41 @@ def test_watermark_is_held_by_the_slowest_partition(streams, open_reader, make_j
     assert reader.next(0.0).watermark_ms == 30_000 - 1
 
 
+def test_lane_that_wakes_first_after_a_silence_leaves_the_others_their_time(streams, open_reader, make_job, clock):
+    """The features of 100 s come a moment before their actions, and the window is 10 s."""
+    streams = streams()
+    reader = open_reader(make_job(input={"jump_records": 1}))
+    for round_ in range(3):
+        first = 1 + 100 * round_
+        for i in range(100):
+            streams.show(f"r{first + i}", first + i)
+        steps = list(iter(lambda: reader.next(0.0), None))
+        clock.tick(0.2)
+        for i in range(100):
+            streams.act(f"r{first + i}", first + i)
+        steps += iter(lambda: reader.next(0.0), None)
+        clock.tick(5.0)
+        steps += iter(lambda: reader.next(0.0), None)
+        assert all_labels(steps) == [(f"r{first + i}", 1.0) for i in range(100)]
+    assert reader.progress().joined.late == 0
+
+
+def test_partition_that_was_idle_before_a_silence_is_idle_after_it(streams, open_reader, make_job, clock):
+    streams = streams(2)
+    for partition in (0, 1):
+        streams.show(f"a{partition}", 1, partition=partition)
+        streams.act(f"a{partition}", 1, partition=partition)
+    reader = open_reader(make_job(input={"jump_records": 1}))
+    for second in range(2, 6):  # each after a silence; partition 1 gives no more
+        assert reader.next(0.0) is not None
+        clock.tick(5.0)
+        streams.show(f"a{second}", second)
+        streams.act(f"a{second}", second)
+    while reader.next(0.0):
+        pass
+    assert reader.progress().watermark_ms == 5_000 - 1
+
+
 def test_watermark_never_goes_back(streams, open_reader, make_job, clock):
     streams = streams()
     streams.show("a", 100)
