@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from monolith.events import WATERMARK_START
 from monolith.serving.replica import Replica
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -101,7 +102,8 @@ class _ReplicaCollector(Collector):
         if status.version is not None:
             yield _gauge("generation", "Generation of the trainer that wrote what is served", status.version.generation)
             yield _gauge("sequence", "Sequence that is served", status.version.sequence)
-            yield _gauge("watermark_seconds", "Event time that is served", status.version.watermark_ms / 1e3)
+            if status.version.watermark_ms != WATERMARK_START:  # published before any partition had a clock
+                yield _gauge("watermark_seconds", "Event time that is served", status.version.watermark_ms / 1e3)
         if status.freshness is not None:
             freshness = GaugeMetricFamily(
                 "monolith_replica_freshness_seconds",

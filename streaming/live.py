@@ -187,7 +187,8 @@ class LiveCutter:
         return ConfigError(
             f"what waits for its label takes {held_bytes:,} bytes, join.max_bytes allows {self._join.max_bytes:,}: "
             f"raise join.max_bytes, or lower join.window_s ({self._join.window_s:g}), join.dedup_s "
-            f"({self._join.dedup_s:g}) or input.max_out_of_order_s ({self._input.max_out_of_order_s:g})"
+            f"({self._join.dedup_s:g}) or input.max_out_of_order_s ({self._input.max_out_of_order_s:g}); where many events are ahead of their time, "
+            f"lower input.max_jump_s ({self._input.max_jump_s:g})"
         )
 
     def _is_full(self, cut: Cut, behind: bool, now: float) -> bool:
