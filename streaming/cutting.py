@@ -81,20 +81,22 @@ def cut_slowest(lanes: Sequence[Lane], most: int, idle: Collection[Lane], agree:
     return cut
 
 
-def watermark_after(cut: Cut, idle: Collection[Lane], out_of_order_ms: int, before_ms: int) -> int:
+def watermark_after(cut: Cut, idle: Collection[Lane], out_of_order_ms: int, before_ms: int, silent_ms: int = 0) -> int:
     """Up to which event time everything has been seen after ``cut``; never less than ``before_ms``.
 
     The lanes that are neither idle nor at their end hold it: another record of theirs may be as old as their clock,
-    less ``out_of_order_ms``. Where all are silent, those that have a clock hold it: silence alone tells no time. Where
-    all have ended, WATERMARK_END.
+    less ``out_of_order_ms``. Where all are silent, for ``silent_ms`` of wall time, those that have a clock hold it, the
+    slowest of them as far as it would have come by now, were it live, but no further than the newest clock. Where all
+    have ended, WATERMARK_END.
     """
     if cut.lanes and all(cut.done(lane) for lane in cut.lanes):
         return WATERMARK_END
     if is_silent(cut, idle):
         clocks = [lane.clock.ms for lane in cut.lanes if lane.clock.known and not cut.done(lane)]
+        slowest = min(min(clocks) + silent_ms, max(clocks)) if clocks else WATERMARK_START
     else:
         clocks = [cut.clock_ms(lane) for lane in cut.lanes if lane not in idle and not cut.done(lane)]
-    slowest = min(clocks, default=WATERMARK_START)
+        slowest = min(clocks, default=WATERMARK_START)
     return before_ms if slowest == WATERMARK_START else max(before_ms, slowest - out_of_order_ms - 1)
 
 

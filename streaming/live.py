@@ -114,7 +114,8 @@ class LiveCutter:
         caught_up = {inlet.lanes[partition] for inlet in self._inlets for partition in inlet.caught_up()}
         idle = {x for x in caught_up if now - max(x.heard_at, x.woken_at) >= self._input.idle_s}
         cut = self._choose(lanes, idle, standing.held_bytes)
-        watermark_ms = watermark_after(cut, idle, self._out_of_order_ms, standing.watermark_ms)
+        silent_ms = round((now - self._heard_at) * 1000)
+        watermark_ms = watermark_after(cut, idle, self._out_of_order_ms, standing.watermark_ms, silent_ms)
         ended = watermark_ms == WATERMARK_END
         publish = ended or (standing.unpublished and now - self._last_publish >= self._train.publish_every_s)
         behind = any(not lane.ready and lane not in caught_up and not lane.done for lane in lanes)
@@ -187,8 +188,8 @@ class LiveCutter:
         return ConfigError(
             f"what waits for its label takes {held_bytes:,} bytes, join.max_bytes allows {self._join.max_bytes:,}: "
             f"raise join.max_bytes, or lower join.window_s ({self._join.window_s:g}), join.dedup_s "
-            f"({self._join.dedup_s:g}) or input.max_out_of_order_s ({self._input.max_out_of_order_s:g}); where many events are ahead of their time, "
-            f"lower input.max_jump_s ({self._input.max_jump_s:g})"
+            f"({self._join.dedup_s:g}) or input.max_out_of_order_s ({self._input.max_out_of_order_s:g}); where many "
+            f"events are ahead of their time, lower input.max_jump_s ({self._input.max_jump_s:g})"
         )
 
     def _is_full(self, cut: Cut, behind: bool, now: float) -> bool:
