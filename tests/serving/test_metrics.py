@@ -8,13 +8,13 @@ import pytest
 
 from monolith.events import WATERMARK_START
 from monolith.serving.metrics import ServerMetrics
+from monolith.serving.replica import Age
 
 
 def exposed(watermark_ms: int) -> str:
     version = SimpleNamespace(generation=1, sequence=2, watermark_ms=watermark_ms)
-    status = SimpleNamespace(ready=True, stale_ms=0.0, applied=0, images=1, version=version, freshness=None)
-    text = ServerMetrics(SimpleNamespace(status=lambda: status)).text()
-    return text.decode() if isinstance(text, bytes) else text
+    status = SimpleNamespace(ready=True, stale_ms=0.0, applied=0, images=1, age=Age(), version=version, freshness=None)
+    return ServerMetrics(SimpleNamespace(status=lambda: status)).text().decode()
 
 
 @pytest.mark.parametrize(("watermark_ms", "there"), [(1_700_000_000_000, True), (WATERMARK_START, False)])
