@@ -117,7 +117,7 @@ def test_serve_answers_over_http_and_stops_on_sigterm(trained):
 
 
 def test_sigterm_ends_a_following_run_with_a_snapshot_and_exit_0(kit):
-    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_000)
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_100)
     daemon = kit.spawn("train", kit.job("live", input={"follow": True}))
     status = kit.folder / "live/state/status.json"
     kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.samples > 900, "the log to be read")
@@ -128,7 +128,7 @@ def test_sigterm_ends_a_following_run_with_a_snapshot_and_exit_0(kit):
 
 def test_store_of_a_run_that_sigterm_ended_is_of_the_moment_of_its_snapshot(kit):
     """Also where deltas leave so seldom that samples were waiting for one."""
-    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_000)
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_100)
     job = kit.job("live", input={"follow": True}, train={"publish_every_s": 3600})
     daemon = kit.spawn("train", job)
     status = kit.folder / "live/state/status.json"
