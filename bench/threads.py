@@ -99,6 +99,7 @@ def timed(gathering: Gathering, threads: int, repeats: int) -> np.ndarray:
     for repeat in range(repeats + WARM_UP):
         for which in (0, 1) if repeat % 2 else (1, 0):
             set_threads((1, threads)[which])
+            gathering.run()  # the first call makes the threads
             times[repeat, which] = gathering.run()
     set_threads(1)
     return times[WARM_UP:]
