@@ -88,6 +88,21 @@ def make_folder(folder: Path) -> None:
         sync_folder(folder.parent)
 
 
+def reserve(path: Path, size: int, mode: int = 0o644) -> None:
+    """Have the file ``path``, made where it is missing, own room for its first ``size`` bytes; what it holds stays.
+
+    Writing to a hole of a mapped file ends the process (SIGBUS) where the disk is full; so holes are filled before.
+    Raises OSError.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_size < size or found.st_blocks * 512 < size:
+            os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
 def bytes_below(path: Path) -> int:
     """Room in bytes, as the disk counts it, of a file or of a whole folder; what vanishes meanwhile takes none."""
     try:

@@ -20,7 +20,7 @@ from typing import Any
 
 import lmdb
 
-from monolith.disk import make_folder, remedy, sync_folder
+from monolith.disk import make_folder, remedy, reserve, sync_folder
 from monolith.errors import CorruptError, DurabilityError, UnavailableError, VersionError
 from monolith.forks import ForkGate
 
@@ -28,6 +28,7 @@ from monolith.forks import ForkGate
 MAP_BYTES = 2**40
 MIN_MAP_BYTES = 2**28
 MAX_READERS = 1024
+LOCK_BYTES = 64 * MAX_READERS + 4096  # a reader takes 64 bytes of LMDB's lock file, its head less than a page
 
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.BadValsizeError, lmdb.ProblemError)
 
@@ -172,6 +173,7 @@ def _prepare(path: Path, create: bool) -> None:
 
 def _open(path: Path) -> Any:
     """The environment, with as much address space as the process may have."""
+    reserve(path / "lock.mdb", LOCK_BYTES, mode=0o755)
     size = MAP_BYTES
     while True:
         try:

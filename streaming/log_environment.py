@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from monolith.disk import remedy
+from monolith.disk import remedy, reserve
 from monolith.errors import ConfigError, CorruptError, DurabilityError, UnavailableError
 from monolith.forks import ForkGate
 
@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FIRST_MAP_BYTES = 16 * 2**20
+MAX_READERS = 512
+LOCK_BYTES = 64 * MAX_READERS + 4096  # a reader takes 64 bytes of LMDB's lock file, its head less than a page
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 _TXN_AT = 144  # where a head page of LMDB 0.9, data version 1, holds the number of its transaction
@@ -52,7 +54,8 @@ class LogEnvironment:
 
     def _opened(self) -> Any:
         with self._errors("open"):
-            self._env = lmdb.open(str(self.path), map_size=self._map_bytes, sync=self.sync, max_readers=512)
+            reserve(self.path / "lock.mdb", LOCK_BYTES, mode=0o755)
+            self._env = lmdb.open(str(self.path), map_size=self._map_bytes, sync=self.sync, max_readers=MAX_READERS)
         try:
             with self._errors("open"):
                 self._env.reader_check()  # slots of killed readers, which would pin old pages

@@ -348,3 +348,13 @@ def test_store_that_the_disk_refuses_says_what_helps_against_that_very_error(cod
     with refused as error, translated("there"):
         raise lmdb.DiskError(f"mdb_txn_commit: {os.strerror(code)}")
     assert ("room" in str(error.value)) == (code == errno.ENOSPC)
+
+
+def test_no_hole_in_the_lock_file_can_end_the_process_on_a_full_disk(tmp_path, model):
+    """LMDB writes to its lock file by a mapping; where a hole of it finds no room, that is a SIGBUS and no error."""
+    store = open_store(f"lmdb://{tmp_path}/store", "demo")
+    store.take_over(model.card)
+    store.close()
+    found = (tmp_path / "store" / "lock.mdb").stat()
+    assert found.st_size >= 1024 * 64
+    assert found.st_blocks * 512 >= found.st_size

@@ -462,3 +462,20 @@ def test_log_whose_head_the_disk_did_not_take_is_not_called_damaged_but_wants_a_
     with pytest.raises(DurabilityError, match="start this process again"):
         log._environment.write(panic)
     log.close()
+
+
+def test_no_hole_in_the_lock_file_can_end_the_process_on_a_full_disk(tmp_path):
+    """LMDB writes to its lock file by a mapping; where a hole of it finds no room, that is a SIGBUS and no error."""
+    EventLog(tmp_path / "log", create=True).close()
+    found = (tmp_path / "log" / "lock.mdb").stat()
+    assert found.st_size >= 512 * 64
+    assert found.st_blocks * 512 >= found.st_size
+
+
+def test_log_whose_lock_file_finds_no_room_is_unavailable(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with pytest.raises(UnavailableError, match=r"No space left on device.*make room"):
+        EventLog(tmp_path / "log", create=True)
