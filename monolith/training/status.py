@@ -77,8 +77,8 @@ class StatusFile:
 
 
 def read_status(path: Path) -> Status | None:
-    """The last status in ``path``, or None where there is none yet."""
+    """The last status in ``path``, or None where there is none yet, or none that a power cut left whole."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)
-    except FileNotFoundError:
+    except (FileNotFoundError, msgspec.DecodeError):
         return None

@@ -48,3 +48,10 @@ def test_folder_that_is_gone_costs_the_report_and_not_the_training(tmp_path):
 def test_troubles_of_the_streams_are_told(tmp_path):
     StatusFile(tmp_path / "status.json", troubles=lambda: {"held": 3, "dead_letters.ahead": 2}).write(status())
     assert read_status(tmp_path / "status.json").troubles == {"held": 3, "dead_letters.ahead": 2}
+
+
+def test_status_that_a_power_cut_left_half_written_is_none(tmp_path):
+    path = tmp_path / "status.json"
+    for left in (b"", bytes(300), b'{"model": "m", "lin'):
+        path.write_bytes(left)
+        assert read_status(path) is None
