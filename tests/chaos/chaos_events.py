@@ -2,8 +2,8 @@
 
     python -m chaos_events FEATURES_URL ACTIONS_URL SEED COUNT RATE
 
-Event n shows an item to a user, every few are liked, and some are followed by something that nobody can use: bytes
-that are no event, a value of the wrong type, a time that cannot be, a copy. What the trainer must make of all this is
+Event n shows an item to a user, every few are liked, and some are followed by something bad: bytes that are no event, a
+value of the wrong type, a time that cannot be or is weeks ahead, a copy. What the trainer must make of all this is
 `expected`. The producer finds in the streams themselves where one before it stopped, and prints the number of each
 event once it is durable. It may be killed at any time.
 """
@@ -24,7 +24,7 @@ START_MS = 1_700_000_000_000
 BETWEEN_MS = 2_000  # event time from one event to the next
 LONGEST_MS = 60_000  # from what was shown to what was done
 CHUNK = 40  # events an append
-POISON = ("bytes", "empty", "type", "feature", "nan", "version", "stream", "future", "copy")
+POISON = ("bytes", "empty", "type", "feature", "nan", "version", "stream", "future", "ahead", "near", "copy")
 
 
 def shown(seed: int, number: int) -> list[Outgoing]:
@@ -54,13 +54,15 @@ def last(seed: int, count: int) -> list[Outgoing]:
 
 
 def expected(seed: int, count: int) -> Counter[tuple[str, float]]:
-    """How often each (request id, label) is to be trained: once."""
-    return Counter((f"r{number}", float(_is_liked(seed, number))) for number in range(count))
+    """How often each (request id, label) is to be trained: once. A time that is wrong, but not absurd, is its own."""
+    wanted = Counter((f"r{number}", float(_is_liked(seed, number))) for number in range(count))
+    wanted.update((f"r{number}x", 0.0) for number in range(count) if _poison(seed, number) == "near")
+    return wanted
 
 
 def letters(seed: int, count: int) -> int:
     """How many of the records of ``count`` events nobody can use."""
-    return sum(_poison(seed, number) not in (None, "copy") for number in range(count))
+    return sum(_poison(seed, number) not in (None, "copy", "near") for number in range(count))
 
 
 def _rng(seed: int, number: int) -> np.random.Generator:
@@ -84,12 +86,18 @@ def _spoilt(event: dict, bad: str) -> dict | bytes:
         "version": {"v": 99},
         "stream": {"type": "action", "action": "like"},
         "future": {"event_time_ms": 4_000_000_000_000},
+        "ahead": _moved(event, days=90),
+        "near": _moved(event, days=20),
         "copy": {},
     }
     if bad not in changes:
         return {"bytes": b"\xff\xffnot an event", "empty": b""}[bad]
     spoilt = event | changes[bad]
     return {key: value for key, value in spoilt.items() if bad != "stream" or key != "features"}
+
+
+def _moved(event: dict, days: int) -> dict:
+    return {"event_time_ms": event["event_time_ms"] + days * 86_400_000, "request_id": f"{event['request_id']}x"}
 
 
 def _time_ms(number: int) -> int:

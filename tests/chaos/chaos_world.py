@@ -43,7 +43,7 @@ from monolith.serving.parity import compare_images
 from monolith.serving.store import open_store
 from monolith.streaming.source import open_source
 from monolith.training.snapshot import Snapshots
-from monolith.training.status import Status, read_status
+from monolith.training.status import read_status
 
 PATIENCE_S = 120.0  # for a process to come to where it must
 MODEL = "chaos"
@@ -147,7 +147,12 @@ class World:
         self.store = str(self.settings.store)
         self.state = Path(self.settings.state)
         shim = self.disk.environment(build(folder))
-        environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(PATHS)} | shim
+        environment = {
+            "PYTHONSAFEPATH": "1",
+            "PYTHONFAULTHANDLER": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(PATHS),
+        } | shim
         urls = (str(self.settings.input.features), str(self.settings.input.actions))
         words = {
             "trainer": ["monolith", "train", str(self.job), "--quiet"],
@@ -179,15 +184,6 @@ class World:
             code = process.ended()
             if code is not None and not process.is_excused(code):
                 raise ChaosError(f"{process.name} ended with {code}:\n{process.tail()}")
-
-    def status(self) -> Status | None:
-        """What the trainer of now says of itself; None before it said anything."""
-        try:
-            status = read_status(self.state / "status.json")
-        except Exception:  # a cut may leave half of it; the next one is whole
-            return None
-        child = self.trainer.child
-        return status if status is not None and child is not None and status.pid == child.pid else None
 
     def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = PATIENCE_S) -> Any:
         """Poll until it is true. Raises `ChaosError` when it is not in time, or when a process ended."""
@@ -313,8 +309,8 @@ class World:
             few, many = list((wanted - trained).items()), list((trained - wanted).items())
             raise ChaosError(f"not trained: {len(few)} ({few[:5]}); trained and not to be: {len(many)} ({many[:5]})")
         status = read_status(self.state / "status.json")
-        if status is None or status.samples != self.events:
-            raise ChaosError(f"the trainer says {status and status.samples} samples, there are {self.events}")
+        if status is None or status.samples != wanted.total():
+            raise ChaosError(f"the trainer says {status and status.samples} samples, there are {wanted.total()}")
         return f"{self.events:,} events, each trained exactly once, in {len(steps):,} steps"
 
     def _letters(self) -> str:

@@ -207,15 +207,19 @@ int truncate64(const char *name, off_t length) { return resized_by_name(name, le
 
 // --- bytes ---
 
-// Write `parts` at `offset`, or at the file's position if that is negative.
-static ssize_t put(int fd, const struct iovec *parts, int count, off_t offset) {
+static ssize_t put_anywhere(int fd, const struct iovec *parts, int count, off_t offset) {
+  if (offset < 0) return syscall(SYS_writev, fd, parts, count);
+  return syscall(SYS_pwritev, fd, parts, count, offset, 0);
+}
+
+__attribute__((noinline)) static ssize_t put_in_file(int fd, const struct iovec *parts, int count, off_t offset) {
   char path[PATH_MAX];
   struct stat found;
   struct iovec cut[1022];
   int ours = known(fd, path, &found);
   if (ours && count > 1022) abort();
   if (ours) begin_work();
-  ssize_t done = offset < 0 ? syscall(SYS_writev, fd, parts, count) : syscall(SYS_pwritev, fd, parts, count, offset, 0);
+  ssize_t done = put_anywhere(fd, parts, count, offset);
   if (ours && done > 0) {
     if (offset < 0) offset = lseek(fd, 0, SEEK_CUR) - done;
     size_t left = (size_t)done;
@@ -229,6 +233,16 @@ static ssize_t put(int fd, const struct iovec *parts, int count, off_t offset) {
   }
   if (ours) end_work();
   return done;
+}
+
+// Write `parts` at `offset`, or at the file's position if that is negative. A signal handler on a small stack of its own
+// may write to a pipe or a socket: that takes next to no stack here.
+static ssize_t put(int fd, const struct iovec *parts, int count, off_t offset) {
+  int before = errno;
+  struct stat found;
+  int is_file = fstat(fd, &found) == 0 && S_ISREG(found.st_mode);
+  errno = before;
+  return (is_file ? put_in_file : put_anywhere)(fd, parts, count, offset);
 }
 
 static ssize_t put_one(int fd, const void *data, size_t size, off_t offset) {

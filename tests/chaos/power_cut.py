@@ -162,7 +162,6 @@ class Disk:
 
     def __init__(self, root: Path, trace: Path) -> None:
         self.root, self.trace = root.resolve(), trace
-        self.mapped: set[str] = set()
         self._nodes: dict[int, Node] = {}
         self._tree = self._load(self.root)
         self._read = 0
@@ -237,8 +236,8 @@ class Disk:
             self._parent(path).change({os.path.basename(path): None})
         elif op == "R":
             self._move(path, more.decode())
-        elif op == "A" and os.path.basename(path) == MAPPED:
-            self.mapped.add(path)
+        elif op in "A?" and os.path.basename(path) == MAPPED:
+            return
         elif op in "WDTS":
             self._write(op, self._nodes[inode], number, more)
         else:
