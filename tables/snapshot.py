@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, NoReturn
@@ -243,6 +244,16 @@ class TableFile:
         for name in ("values", "tail_values"):
             bucket[name] = widened(bucket[name], self.header.config.storage)
         return bucket
+
+    def buckets(self) -> Iterator[Bucket]:
+        """All buckets in order. The next one is read and checked, by another thread, while one is worked on."""
+        with ThreadPoolExecutor(1) as reader:
+            following = reader.submit(self.bucket, 0)
+            for number in range(1, BUCKETS + 1):
+                bucket = following.result()
+                if number < BUCKETS:
+                    following = reader.submit(self.bucket, number)
+                yield bucket
 
     def close(self) -> None:
         """Close the file."""

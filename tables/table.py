@@ -340,8 +340,7 @@ class Table:
             raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
         self.native.reserve(sum(entry.rows for entry in file.directory))
         policy_of = renumbered(policy_names(header.config), policy_names(self.config))
-        for number in range(snapshot.BUCKETS):
-            bucket = file.bucket(number)
+        for number, bucket in enumerate(file.buckets()):
             if not self.config.tail_rows:
                 bucket |= snapshot.no_tail()
             if any(len(part) for part in bucket.values()):

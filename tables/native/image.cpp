@@ -144,6 +144,7 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
 
 // Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
+  if (rows_.size() == 0) return fill(ids, values, n);
   Pipeline pipeline(rows_, Need::tail, n, Ids{ids});
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
@@ -154,6 +155,21 @@ void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) 
       if (row == kNoRow) row = add_row(hash);
       start_state(row, hash, clock_ms_, 0);
       rows_.write(row, values + (found.first + k) * options_.dim, chance(hash, 0));
+    }
+  }
+}
+
+// The same for a table without rows: nearly every id is new, and a pipeline would search anew after each.
+void Table::fill(const std::int64_t* ids, const float* values, std::size_t n) {
+  for (std::size_t begin = 0; begin < n; begin += kATurn) {
+    WriterTurn turn(turnstile_);
+    for (std::size_t i = begin; i < std::min(begin + kATurn, n); ++i) {
+      if (i + kBlock < n) rows_.fetch_entry(hash_of(ids[i + kBlock]));
+      const std::uint64_t hash = hash_of(ids[i]);
+      Row row = rows_.find(hash);
+      if (row == kNoRow) row = add_row(hash);
+      start_state(row, hash, clock_ms_, 0);
+      rows_.write(row, values + i * options_.dim, chance(hash, 0));
     }
   }
 }

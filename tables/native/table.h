@@ -251,6 +251,7 @@ class Table {
   void export_tail(std::size_t bucket, BucketImage& image) const;
   void import_tail(std::size_t bucket, const BucketImage& image);
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
+  void fill(const std::int64_t* ids, const float* values, std::size_t n);
 
   const TableOptions options_;
   const float largest_;  // size of a gradient
