@@ -1,6 +1,6 @@
 """What a trainer's restart does with a table, and every other pass over all rows, beside reading the same bytes.
 
-    python bench/restart.py [--rows N] [--repeats N] [--folder PATH] [--json PATH]
+    python bench/restart.py [--rows N] [--repeats N] [--job] [--folder PATH] [--json PATH]
 
 A table of dim 16 (row-wise Adagrad, rows that expire) is saved, and then each of these runs in turn, `--repeats` times:
 
@@ -15,7 +15,8 @@ A table of dim 16 (row-wise Adagrad, rows that expire) is saved, and then each o
   policy       Table.open under a policy that the table did not have
   sweep        every row has expired, and one sweep removes all
 
-Median seconds, rows a second, and the ratio of the time to that of reading, with its quartiles.
+Median seconds, rows a second, and the ratio of the time to that of reading, with its quartiles. With ``--job`` instead
+a whole job is killed and started again (`restart_job.py`), with the rows spread over four tables.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 
 import numpy as np
 from machine import machine
+from restart_job import TABLES, measured_job
 
 from monolith.tables import Table, TableConfig, eviction, expiry, optimizers
 
@@ -42,13 +44,20 @@ DIM, TTL_S, AT_ONCE = 16, 1000, 100_000
 
 
 def main() -> None:
-    """Measure every pass in turn, and print the table."""
+    """Measure, and print the table."""
     options = parse()
     folder = Path(tempfile.mkdtemp(prefix="restart-", dir=options.folder))
     try:
-        seconds = measured(folder, options.rows, options.repeats)
+        report = (job if options.job else passes)(folder, options)
     finally:
         shutil.rmtree(folder)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def passes(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What each pass over one table took."""
+    seconds = measured(folder, options.rows, options.repeats)
     report: dict[str, Any] = {"machine": machine(), "rows": options.rows, "dim": DIM, "passes": []}
     print(f"{options.rows:,} rows of dim {DIM}, {options.repeats} times in turn")
     for name, spent in seconds.items():
@@ -60,8 +69,16 @@ def main() -> None:
             f"  {middle:6.1f}x of reading ({low:.1f} to {high:.1f})"
         )
         report["passes"].append({"name": name, "seconds": spent})
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def job(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """What a whole job took."""
+    print(f"a job with {options.rows:,} rows in {len(TABLES)} tables, killed and started again {options.repeats} times")
+    seconds = measured_job(folder, options.rows, options.repeats)
+    for name, spent in sorted(seconds.items(), key=lambda each: np.median(each[1])):
+        print(f"  {name:18} {np.median(spent):6.2f} s after the start ({min(spent):.2f} to {max(spent):.2f})")
+    return {"machine": machine(), "rows": options.rows, "job": seconds}
 
 
 def measured(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
@@ -118,6 +135,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--job", action="store_true", help="kill and restart a whole job instead")
     parser.add_argument("--folder", type=Path, help="where the table is written; at first the system's for such things")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     return parser.parse_args()

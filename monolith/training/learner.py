@@ -7,8 +7,10 @@ same bits, in another process and after a save and a load as well.
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -171,8 +173,9 @@ class Learner:
 
     def load_tables(self, folder: Path) -> None:
         """Replace the tables by the ones that `save_tables` wrote; on an error they stay as they were."""
-        opened = {t.name: Table.open(folder / t.name, config=t) for t in self.job.tables}
-        self.collection.replace_tables(opened)
+        with ThreadPoolExecutor(os.cpu_count()) as at_once:
+            opened = list(at_once.map(lambda table: Table.open(folder / table.name, table), self.job.tables))
+        self.collection.replace_tables({table.config.name: table for table in opened})
 
     def dense_state(self) -> bytes:
         """Dense weights and their optimizer's state, bit by bit."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig
 from monolith.errors import CorruptError
+from monolith.tables import Table
 from monolith.training.export import export_graph
 from monolith.training.learner import Learner
 
@@ -50,3 +54,16 @@ def test_refused_tables_leave_all_of_them_as_they_were(tmp_path):
         learner.load_tables(tmp_path / "tables")
     assert learner.tables == before
     assert len(learner.tables["cat"]) == 50
+
+
+def test_tables_of_a_snapshot_are_opened_beside_each_other(tmp_path, monkeypatch):
+    Learner(job()).save(tmp_path)
+    both, opened = threading.Barrier(2, timeout=30.0), Table.open
+
+    def meet_and_open(*arguments, **settings):
+        both.wait()  # raises where the other one is not begun
+        return opened(*arguments, **settings)
+
+    monkeypatch.setattr(Table, "open", meet_and_open)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    Learner(job()).load_tables(tmp_path / "tables")
