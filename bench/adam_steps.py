@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from monolith.config.table import Adam, RowWiseAdam, TableConfig
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.training import EmbeddingBagCollection
 from monolith.training.models.deepfm import DeepFM
 from monolith.training.models.fm import FM

@@ -19,7 +19,7 @@ from memory_bound import MemoryBound
 
 from monolith.config.table import TableConfig
 from monolith.tables import optimizers
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.training import EmbeddingBagCollection
 
 LR, EPS = 0.05, 1e-8

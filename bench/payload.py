@@ -32,7 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import storage
 
-from monolith.card import CardFeature, ModelCard
+from monolith.card import CardFeature, ModelCard, Read
+from monolith.config.features import FeatureConfig
 from monolith.serving.ledger import LogLimits
 from monolith.serving.lmdb_store import LmdbStore
 from monolith.serving.memory import PackedRows
@@ -112,7 +113,11 @@ def turned(number: int) -> list[str]:
 def one_round(delta: ModelDelta, payload: str, asked: int) -> dict[str, float]:
     """Rates in rows/s, and bytes a row."""
     ids, dim = delta.tables["user"].ids, delta.tables["user"].values.shape[1]
-    feature = CardFeature(name="user", table="user", type="int", bag=False, pooling="sum", salted=False)
+    feature = CardFeature(
+        config=FeatureConfig(name="user"),
+        seed="user",
+        reads=[Read(table="user", output="user", pooling="sum", salted=False)],
+    )
     card = ModelCard(model="bench", lineage="run", tables={"user": dim}, features=[feature], payload=payload)
     with tempfile.TemporaryDirectory() as folder:
         store = LmdbStore(Path(folder), url="bench", model="bench", limits=LogLimits(), create=True)

@@ -29,7 +29,7 @@ import torch
 
 from monolith.config.table import TableConfig
 from monolith.tables import Table, optimizers
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.training import EmbeddingBagCollection
 
 FEATURES, DIM = 26, 16

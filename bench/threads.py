@@ -28,8 +28,8 @@ import numpy as np
 from machine import machine
 
 from monolith.tables import Table, TableConfig, optimizers, set_threads
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
 
 DIM = 16
 WARM_UP = 2  # repeats

@@ -1,25 +1,41 @@
 """The model card: what a serving replica must know about a model besides its numbers.
 
 It is written to the store when a trainer takes a model over, as JSON, and says which tables there are, which feature
-reads which, and how feature values become ids.
+reads which, and how feature values become ids and numbers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any, Literal
+
 import msgspec
 
-CARD_VERSION = 1
+from monolith.config.features import FeatureConfig
+
+CARD_VERSION = 2  # 1 had integers and strings only, each read by one table
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """One table that reads a feature, and the vector that comes of it."""
+
+    table: str
+    output: str  # name of the vector: the feature, or feature@table where several tables read the feature
+    pooling: str  # sum | mean
+    salted: bool  # the key is hash(feature, id), since the table holds several features
 
 
 class CardFeature(msgspec.Struct, frozen=True, kw_only=True):
-    """One input feature, in the order of the dense graph's inputs."""
+    """One input feature, in the job's order. Without reads it is dense."""
 
-    name: str
-    table: str
-    type: str  # int | string
-    bag: bool
-    pooling: str  # sum | mean
-    salted: bool  # the key is hash(feature, id), since the table holds several features
+    config: FeatureConfig
+    seed: str  # the name that seeds the hash of its strings
+    reads: list[Read]
+
+    @property
+    def name(self) -> str:
+        """The feature's name."""
+        return self.config.name
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,3 +50,26 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     ignore_unknown: bool = False  # features that are not listed are skipped, not refused
     payload: str = "float32"  # how rows are published, see ``monolith.serving.payload``
     version: int = CARD_VERSION
+
+
+class _FeatureV1(msgspec.Struct, frozen=True):
+    name: str
+    table: str
+    type: Literal["int", "string"]
+    bag: bool
+    pooling: str
+    salted: bool
+
+
+def upgraded(features: list[Any]) -> list[CardFeature]:
+    """The features of a card of version 1, as this build has them. Raises `msgspec.ValidationError`."""
+    old = msgspec.convert(features, list[_FeatureV1])
+    sharing = Counter(feature.table for feature in old if not feature.salted)
+    return [
+        CardFeature(
+            config=FeatureConfig(name=f.name, type=f.type, bag=f.bag),
+            seed=f.table if sharing[f.table] > 1 else f.name,
+            reads=[Read(table=f.table, output=f.name, pooling=f.pooling, salted=f.salted)],
+        )
+        for f in old
+    ]

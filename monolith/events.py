@@ -14,7 +14,7 @@ EVENT_VERSION = 1
 WATERMARK_START = -(2**63)  # before any event
 WATERMARK_END = 2**63 - 1  # a bounded stream has ended: nothing waits any more
 
-FeatureValue = int | str | list[int] | list[str] | dict[str, float] | None
+FeatureValue = int | str | float | bool | list[int] | list[str] | list[float] | dict[str, float] | None
 
 
 class FeatureEvent(msgspec.Struct, frozen=True, tag="feature", tag_field="type"):
@@ -52,6 +52,29 @@ class SampleEvent(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):
 Event = FeatureEvent | ActionEvent | SampleEvent
 
 
+class Shown(msgspec.Struct, frozen=True, tag="shown", tag_field="type", gc=False):
+    """A feature event that fits the job: its features as one packed row (`monolith.tables.schema`)."""
+
+    request_id: str
+    item_id: str
+    event_time_ms: int
+    row: bytes
+
+
+class Joined(msgspec.Struct, frozen=True, tag="joined", tag_field="type", gc=False):
+    """A joined sample that fits the job, packed like `Shown`."""
+
+    request_id: str
+    item_id: str
+    event_time_ms: int
+    row: bytes
+    label: float
+    rate: float = 1.0
+
+
+Decoded = Shown | ActionEvent | Joined  # what a job makes of an event
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """One record of a stream. Times are ms since the epoch; ``offset`` counts from 0 within a partition."""
@@ -62,17 +85,3 @@ class Record:
     ingestion_time_ms: int  # when the log or broker took it
     partition: int
     offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One training example, in the order in which the model sees it."""
-
-    request_id: str
-    item_id: str
-    event_time_ms: int  # of the feature event
-    ingestion_time_ms: int  # of the record that completed the sample (the action, or what moved the watermark)
-    features: dict[str, FeatureValue]
-    label: float  # 0.0 or 1.0
-    rate: float = 1.0  # share of its slice that was kept by negative sampling, in (0, 1]
-    late: bool = False  # a positive whose negative was already emitted

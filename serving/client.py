@@ -79,9 +79,12 @@ class Client:
             rows = np.array(answer["rows"], np.float32).reshape(-1, answer["dim"])
             return body.LookupAnswer(answer["generation"], answer["sequence"], rows)
 
-    def predict(self, samples: Sequence[Mapping[str, FeatureValue]]) -> npt.NDArray[np.float32]:
-        """(n,) probabilities, one a sample."""
-        answer = self._json("POST", "/predict", {"samples": samples})
+    def predict(
+        self, samples: Sequence[Mapping[str, FeatureValue]], event_time_ms: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """(n,) probabilities, one a sample, shown at ``event_time_ms`` (ms since the epoch; None: the server's now)."""
+        time = {} if event_time_ms is None else {"event_time_ms": event_time_ms}
+        answer = self._json("POST", "/predict", {"samples": samples, **time})
         with self._understood("/predict"):
             return np.array(answer["probabilities"], np.float32)
 

@@ -7,6 +7,7 @@ version, and scored piece by piece.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,16 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monolith.card import CardFeature, ModelCard
+from monolith.card import ModelCard, Read
 from monolith.echo import shown
-from monolith.errors import EventError, InputError
+from monolith.errors import InputError
 from monolith.events import FeatureValue
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces
 from monolith.serving.predictor import Predictor, Weights
-from monolith.tables.features import Bag, FeatureEncoder
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
+from monolith.tables.schema import Columns, FeatureSchema
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
@@ -44,7 +45,6 @@ class Gathered:
     weights: Weights  # of the dense part; empty unless asked for
 
 
-Bags = dict[str, Bag]
 Gather = Callable[[Sequence[Request], bool], Gathered]  # requests, whether the weights are wanted too
 
 
@@ -72,8 +72,10 @@ class Inference:
         self.graph = graph
         self._where = where
         self._features = {feature.name: feature for feature in card.features}
-        self._encoder = FeatureEncoder(card.features, ignore_unknown=card.ignore_unknown)
-        self._predictor = Predictor(graph, list(self._features), where) if graph else None
+        self._schema = FeatureSchema(card.features, ignore_unknown=card.ignore_unknown)
+        self._outputs = [(feature.name, read) for feature in card.features for read in feature.reads]
+        inputs = [read.output for _, read in self._outputs] + [f.name for f in card.features if not f.reads]
+        self._predictor = Predictor(graph, inputs, where) if graph else None
 
     def lookup(self, name: str, values: Sequence[FeatureValue] | Ids, gather: Gather) -> Rows:
         """Rows of a table's ids, or of a feature's values.
@@ -84,48 +86,45 @@ class Inference:
         gathered = gather([self._request(name, values)], False)
         return Rows(gathered.version, gathered.rows[0])
 
-    def predict(self, samples: Iterable[Sequence[Sample]], gather: Gather) -> Pieces[Prediction]:
-        """One probability a sample, whose missing features count as empty. Samples come some at a time.
+    def predict(
+        self, samples: Iterable[Sequence[Sample]], gather: Gather, event_time_ms: int | None = None
+    ) -> Pieces[Prediction]:
+        """One probability a sample, shown at ``event_time_ms`` (ms since the epoch; None: now).
 
         Raises InputError for a bad sample, and for one whose probability is not a number.
         """
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
+        time_ms = time.time_ns() // 1_000_000 if event_time_ms is None else event_time_ms
         encoded, before = [], 0
         for some in samples:
             for first, last in _cut(some, before):
-                encoded.append(self._encode(some[first:last], before + first))
+                times_ms = np.full(last - first, time_ms)
+                encoded.append(self._schema.columns_of(some[first:last], times_ms, before + first))
                 yield
             before += len(some)
-        gathered = gather([self._joined(name, encoded) for name in self._features], True)
+        gathered = gather([self._joined(name, read, encoded) for name, read in self._outputs], True)
         scores, starts = [np.zeros(0, np.float32)], dict.fromkeys(self._features, 0)
-        for bags in encoded:
+        for columns in encoded:
             yield
-            vectors = dict(self._vectors(bags, gathered.rows, starts))
-            scores.append(self._predictor.predict(vectors, gathered.weights))
+            inputs = columns.dense | dict(self._vectors(columns, gathered.rows, starts))
+            scores.append(self._predictor.predict(inputs, gathered.weights))
         probabilities = np.concatenate(scores)
         self._refuse_non_finite(probabilities)
         return Prediction(gathered.version, probabilities)
 
-    def _encode(self, samples: Sequence[Sample], first: int) -> Bags:
-        """Bags of the features of ``samples``, the first of which has that number in the whole request."""
-        for number, sample in enumerate(samples, first):
-            try:
-                self._encoder.validate(sample)
-            except EventError as error:
-                raise EventError(error.reason, f"sample {number}: {error.detail}") from None
-        return self._encoder.encode(samples)
+    def _joined(self, name: str, read: Read, encoded: Sequence[Columns]) -> Request:
+        return _keys(name, read, np.concatenate([np.zeros(0, np.int64), *(c.bags[name].ids for c in encoded)]))
 
-    def _joined(self, name: str, encoded: Sequence[Bags]) -> Request:
-        ids = np.concatenate([np.zeros(0, np.int64), *(bags[name].ids for bags in encoded)])
-        return self._salt(name, ids)
-
-    def _vectors(self, bags: Bags, rows: Sequence[Values], starts: dict[str, int]) -> Iterator[tuple[str, Values]]:
-        """Each feature's vectors. ``rows`` are the request's; those of these bags begin at ``starts``, which moves."""
-        for (name, feature), all_rows in zip(self._features.items(), rows, strict=True):
-            bag, start = bags[name], starts[name]
-            starts[name] = start + len(bag.ids)
-            yield name, np.ascontiguousarray(pool(all_rows[start : starts[name]], bag, feature.pooling))
+    def _vectors(
+        self, columns: Columns, rows: Sequence[Values], starts: dict[str, int]
+    ) -> Iterator[tuple[str, Values]]:
+        """The vectors of each output. ``rows`` are the request's; those of ``columns`` begin at ``starts``."""
+        for (name, read), all_rows in zip(self._outputs, rows, strict=True):
+            bag, start = columns.bags[name], starts[name]
+            yield read.output, np.ascontiguousarray(pool(all_rows[start : start + len(bag.ids)], bag, read.pooling))
+        for name, bag in columns.bags.items():
+            starts[name] += len(bag.ids)
 
     def _refuse_non_finite(self, probabilities: npt.NDArray[np.float32]) -> None:
         if not np.isfinite(probabilities).all():
@@ -137,32 +136,38 @@ class Inference:
             )
 
     def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Request:
-        feature = self._features.get(name)
-        if name not in self.card.tables and feature is None:
-            known = sorted({*self.card.tables, *self._features})
-            raise InputError(f"model {self.card.model!r} has no table or feature {shown(name)}, it has {known}")
-        if name in self.card.tables and not (feature and feature.salted):
+        read = self._read(name)
+        if name in self.card.tables and not (read and read[1].salted):
             ids = _as_ids(values)
             if ids is not None:
                 return name, ids
-        if feature is None:
+        if read is None:
             raise InputError(f"table {name!r} takes a list of 64-bit integer ids, not {shown(values)}")
-        return self._salt(name, self._encode_each(feature, values))
-
-    def _encode_each(self, feature: CardFeature, values: Sequence[FeatureValue] | Ids) -> Ids:
-        """One id a value, of a bag feature as well."""
+        feature, how = read
         try:
             listed: list[Any] = values.tolist() if isinstance(values, np.ndarray) else list(values)
         except TypeError as error:
-            raise InputError(f"feature {feature.name!r} takes a list of values, not {shown(values)}") from error
+            raise InputError(f"feature {feature!r} takes a list of values, not {shown(values)}") from error
         if None in listed:
-            raise InputError(f"feature {feature.name!r}: value {listed.index(None)} is null, which has no row")
-        samples = [{feature.name: [value] if feature.bag else value} for value in listed]
-        return self._encoder.encode(samples)[feature.name].ids
+            raise InputError(f"feature {feature!r}: value {listed.index(None)} is null, which has no row")
+        return _keys(feature, how, self._schema.ids_of(feature, listed))
 
-    def _salt(self, name: str, ids: Ids) -> Request:
-        feature = self._features[name]
-        return feature.table, salted(name, ids) if feature.salted else ids
+    def _read(self, name: str) -> tuple[str, Read] | None:
+        """The feature and its table that ``name`` names: an output, or a feature that one table reads."""
+        for feature, read in self._outputs:
+            if name in (read.output, feature) and (name == read.output or len(self._features[feature].reads) == 1):
+                return feature, read
+        if name in self.card.tables:
+            return None
+        outputs = [read.output for _, read in self._outputs]
+        raise InputError(
+            f"model {self.card.model!r} has no table or feature {shown(name)}, it has "
+            f"{sorted({*self.card.tables, *outputs})}"
+        )
+
+
+def _keys(feature: str, read: Read, ids: Ids) -> Request:
+    return read.table, salted(feature, ids) if read.salted else ids
 
 
 def _cut(samples: Sequence[Sample], before: int) -> Iterator[tuple[int, int]]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import xxhash
 
-from monolith.card import CARD_VERSION, ModelCard
+from monolith.card import CARD_VERSION, ModelCard, upgraded
 from monolith.errors import CorruptError, FencedError, GapError, InputError, VersionError
 from monolith.serving.content import Contents, differs, lost
 from monolith.serving.packed import PackedDelta
@@ -317,8 +317,15 @@ def unseal_head(data: bytes | None, where: str) -> Head:
 
 def unseal_card(data: bytes, where: str) -> ModelCard:
     """A model card in a store. Raises VersionError for another card version."""
-    card = unseal_json(data, ModelCard, f"the model card of {where}")
-    if card.version != CARD_VERSION:
-        raise VersionError(f"the model card of {where} has version {card.version}, this build reads {CARD_VERSION}")
+    what = f"the model card of {where}"
+    plain = unseal_json(data, dict, what)
+    if plain.get("version") not in (1, CARD_VERSION):
+        raise VersionError(f"{what} has version {plain.get('version')}, this build reads 1 and {CARD_VERSION}")
+    try:
+        if plain["version"] == 1:
+            plain |= {"features": msgspec.to_builtins(upgraded(plain.get("features", []))), "version": CARD_VERSION}
+        card = msgspec.convert(plain, ModelCard)
+    except msgspec.ValidationError as error:
+        raise CorruptError(f"{what} is not a ModelCard: {error}") from error
     check_payload(card.payload, f"the model card of {where}")
     return card

@@ -18,7 +18,8 @@ from monolith.errors import InputError
 
 _T = TypeVar("_T")
 
-JsonValue = int | str | list[int | str] | dict[str, float] | None  # a feature's value, see ``monolith.events``
+JsonList = list[int | float | str | None]
+JsonValue = int | float | str | bool | JsonList | dict[str, float] | None  # a feature's value, see `monolith.events`
 Sample = dict[str, JsonValue]
 
 
@@ -34,9 +35,10 @@ class LookupQuestion(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _PredictBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Feature values as events hold them, one mapping a sample."""
+    """Feature values as events hold them, one mapping a sample, and when they are shown."""
 
     samples: list[msgspec.Raw]
+    event_time_ms: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _BACKSLASH = ord("\\")
@@ -69,16 +71,23 @@ def decode_samples(data: bytes, limits: ServeConfig) -> Iterator[list[Sample]]:
             f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
             "request: split it"
         )
-    raws = _decoded(_predict, data, _PREDICT, "the body").samples
+    body = _decoded(_predict, data, _PREDICT, "the body")
+    raws = body.samples
     check_rows(len(raws), limits)
-    first, colons = 0, 1  # that of `samples`
+    first, colons = 0, 1 + (body.event_time_ms is not msgspec.UNSET)
     while first < len(raws):
         texts = _piece(raws, first)
         yield _decoded_piece(texts, first, limits)
         first += len(texts)
         colons += sum(text.count(b":") for text in texts)
     if colons != data.count(b":"):
-        raise InputError("the body has the key `samples` twice: send it once")
+        raise InputError("the body has a key twice: send it once")
+
+
+def decode_time(data: bytes) -> int | None:
+    """When a prediction's samples are shown, in ms since the epoch; None: now. Raises as ``decode_samples`` does."""
+    time_ms = _decoded(_predict, data, _PREDICT, "the body").event_time_ms
+    return None if time_ms is msgspec.UNSET else time_ms
 
 
 def check_rows(rows: int, limits: ServeConfig) -> None:

@@ -148,19 +148,23 @@ class Replica:
         """``lookup``, with the version that the rows are of."""
         return self._source.ask(lambda inference, gather: inference.lookup(name, values, gather))
 
-    def predict(self, samples: Samples) -> Prediction:
+    def predict(self, samples: Samples, event_time_ms: int | None = None) -> Prediction:
         """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
+
+        ``event_time_ms`` is when they are shown (ms since the epoch; None: now), for features made of the event time.
 
         Raises InputError for an unknown feature, a value of the wrong type, or a model without a graph.
         """
-        return finished(self.predicting(lambda: [samples]))
+        return finished(self.predicting(lambda: [samples], event_time_ms))
 
-    def predicting(self, samples: Callable[[], Iterable[Samples]]) -> Pieces[Prediction]:
+    def predicting(
+        self, samples: Callable[[], Iterable[Samples]], event_time_ms: int | None = None
+    ) -> Pieces[Prediction]:
         """``predict`` in pieces, for a server that has others to answer in between; still of one version.
 
         ``samples`` hands them out some at a time, from the first one again at every call.
         """
-        return self._source.answer(lambda inference, gather: inference.predict(samples(), gather))
+        return self._source.answer(lambda inference, gather: inference.predict(samples(), gather, event_time_ms))
 
     def card(self) -> ModelCard:
         """The card of the model that answers now."""

@@ -49,7 +49,7 @@ from monolith.serving.connections import MAX_LINGERING, RETRY_AFTER_S, Connectio
 from monolith.serving.inference import Ids, Rows
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, at_once, finished
-from monolith.serving.questions import TooLargeError, check_rows, decode_lookup, decode_samples
+from monolith.serving.questions import TooLargeError, check_rows, decode_lookup, decode_samples, decode_time
 from monolith.serving.replica import Age, Mode, Replica, Samples
 from monolith.serving.workers import Workers
 
@@ -151,7 +151,7 @@ class ReplicaServer:
         dim = max(self._replica.card().tables.values(), default=0)
         share.grow(values * (VALUE_BYTES + 4 * dim))
         prediction = yield from self._replica.predicting(
-            lambda: cast(Iterator[Samples], decode_samples(data, self._settings))
+            lambda: cast(Iterator[Samples], decode_samples(data, self._settings)), decode_time(data)
         )
         result = {"probabilities": prediction.probabilities.tolist()}
         return _Answer(_json(result | _version_fields(prediction.version)), len(prediction.probabilities))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from monolith.config import JobConfig
-from monolith.events import Event, FeatureEvent, Record, SampleEvent
+from monolith.events import Joined, Record, Shown
 from monolith.streaming.codec import FeatureDecoder, Stream
 from monolith.streaming.cutting import Cut
 from monolith.streaming.deadletters import DeadLetters
@@ -49,11 +49,11 @@ class SizeCutter(LiveCutter):
 class UnjoinedDecoder(FeatureDecoder):
     """Takes the feature events of a stream for samples."""
 
-    def decode(self, record: Record, stream: Stream) -> Event:  # noqa: ARG002
+    def decode(self, record: Record, stream: Stream) -> Joined:  # noqa: ARG002
         """The record's feature event as a sample. Raises EventError as `FeatureDecoder` does."""
         event = super().decode(record, "features")
-        assert isinstance(event, FeatureEvent)  # anything else was refused there
-        return SampleEvent(event.request_id, event.item_id, event.event_time_ms, event.features, label=0.0)
+        assert isinstance(event, Shown)  # anything else was refused there
+        return Joined(event.request_id, event.item_id, event.event_time_ms, event.row, label=0.0)
 
 
 def _stopped_clock() -> float:

@@ -11,34 +11,42 @@ everything that cannot be trained on, a short reason for the dead letter and the
 
 from __future__ import annotations
 
-from typing import Literal, NoReturn, TypeVar
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Literal, NoReturn
 
 import msgspec
 
 from monolith.config import JobConfig
 from monolith.echo import shown
 from monolith.errors import EventError
-from monolith.events import EVENT_VERSION, ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
+from monolith.events import (
+    EVENT_VERSION,
+    ActionEvent,
+    Decoded,
+    Event,
+    FeatureEvent,
+    Joined,
+    Record,
+    SampleEvent,
+    Shown,
+)
 from monolith.streaming.units import looks_finer, to_ms, unit_detail
-from monolith.tables.features import FeatureEncoder, card_features
+from monolith.tables.schema import FeatureSchema, card_features
 
 Stream = Literal["features", "actions", "samples"]
-_Features = TypeVar("_Features", FeatureEvent, SampleEvent)
 
 MAX_EVENT_TIME_MS = 253_402_300_799_999  # the end of year 9999; above it somebody mixed up units
 
 _TYPES = ("feature", "action", "sample")
 _EVENT_OF = {"features": FeatureEvent, "actions": ActionEvent, "samples": SampleEvent}
 
-# What a feature may be on the wire. Lists are checked against the job later: msgspec tells no two lists apart.
-_WireValue = int | str | list[int | str] | dict[str, float] | None
-
 
 class _WireFeature(msgspec.Struct, frozen=True, tag="feature", tag_field="type"):
     request_id: str
     item_id: str
     event_time_ms: int
-    features: dict[str, _WireValue]
+    features: dict[str, Any]  # held against the job by its `FeatureSchema`
     v: int = EVENT_VERSION
 
 
@@ -46,8 +54,8 @@ class _WireSample(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):
     request_id: str
     item_id: str
     event_time_ms: int
-    features: dict[str, _WireValue]
-    label: float
+    features: dict[str, Any]  # held against the job by its `FeatureSchema`
+    label: float | bool
     rate: float = 1.0
     v: int = EVENT_VERSION
 
@@ -84,11 +92,11 @@ def decode(data: bytes) -> Event:
 
 def _event(wire: _Wire) -> Event:
     if isinstance(wire, _WireFeature):
-        features: dict[str, FeatureValue] = wire.features  # type: ignore[assignment]  # lists are checked by the job
-        return FeatureEvent(wire.request_id, wire.item_id, wire.event_time_ms, features)
+        return FeatureEvent(wire.request_id, wire.item_id, wire.event_time_ms, wire.features)
     if isinstance(wire, _WireSample):
-        features = wire.features  # type: ignore[assignment]
-        return SampleEvent(wire.request_id, wire.item_id, wire.event_time_ms, features, wire.label, wire.rate)
+        return SampleEvent(
+            wire.request_id, wire.item_id, wire.event_time_ms, wire.features, float(wire.label), wire.rate
+        )
     return wire
 
 
@@ -117,35 +125,42 @@ class FeatureDecoder:
     """Decodes the records of one job's streams. Holds no state between calls; any thread may call it."""
 
     def __init__(self, job: JobConfig) -> None:
-        self._read = frozenset(job.feature_names())
-        self._encoder = FeatureEncoder(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        self._typed = _TypedDecoders(self.schema)
         self._max_future_ms = round(job.input.max_future_s * 1000)
         self._config = job.input
 
-    def decode(self, record: Record, stream: Stream) -> Event:
-        """The record's event, holding only features that the job reads.
+    def decode(self, record: Record, stream: Stream) -> Decoded:
+        """The record's event with its features packed, those that the job reads.
 
         Raises EventError, with one of the reasons that the module lists, if the job cannot use it.
         """
         if not record.value:
             raise EventError("empty", "the record has no value")
-        event = decode(record.value)
-        if type(event) is not _EVENT_OF[stream]:
-            kind = type(event).__name__.removesuffix("Event").lower()
-            raise EventError("wrong_stream", f"{kind} events do not belong into the stream of {stream}")
-        event = self._in_ms(event, stream)
-        self._check_time(event.event_time_ms, record.ingestion_time_ms)
-        if isinstance(event, SampleEvent):
-            _check_label(event)
-        return event if isinstance(event, ActionEvent) else self._known_features(event)
+        event = self._typed.decode(record.value, stream)
+        if event is not None:
+            with suppress(EventError):  # the slow way finds the reason in the event's own words
+                return self._packed(event, record, stream, self.schema.pack_wire)
+        return self._packed(_decoded_for(stream, record.value), record, stream, self.schema.pack)
 
-    def _in_ms(self, event: Event, stream: Stream) -> Event:
-        """``event`` with its time in ms; rows of Parquet come so."""
+    def _packed(self, event: Any, record: Record, stream: Stream, pack: Callable[[Any], bytes]) -> Decoded:
+        time_ms = self._in_ms(event.event_time_ms, stream)
+        self._check_time(time_ms, record.ingestion_time_ms)
+        if stream == "actions":
+            return ActionEvent(event.request_id, event.item_id, event.action, time_ms)
+        key = event.request_id, event.item_id, time_ms
+        if stream == "features":
+            return Shown(*key, pack(event.features))
+        _check_label(event.label, event.rate)
+        return Joined(*key, pack(event.features), event.label, event.rate)
+
+    def _in_ms(self, time: int, stream: Stream) -> int:
+        """An event's time in ms; rows of Parquet come so."""
         config = self._config
+        if config.time_unit == "ms":
+            return time
         url = getattr(config, stream) or config.samples or ""
-        if config.time_unit == "ms" or url.startswith("parquet://"):
-            return event
-        return msgspec.structs.replace(event, event_time_ms=to_ms(event.event_time_ms, config.time_unit))
+        return time if url.startswith("parquet://") else to_ms(time, config.time_unit)
 
     def _check_time(self, event_time_ms: int, ingestion_time_ms: int) -> None:
         if self._config.check_time_unit and looks_finer(event_time_ms):
@@ -163,15 +178,48 @@ class FeatureDecoder:
                 f"input.max_future_s allows {self._max_future_ms} ms",
             )
 
-    def _known_features(self, event: _Features) -> _Features:
-        self._encoder.validate(event.features)
-        if event.features.keys() <= self._read:
-            return event
-        return msgspec.structs.replace(event, features={k: v for k, v in event.features.items() if k in self._read})
+
+def _decoded_for(stream: Stream, data: bytes) -> Any:
+    event = decode(data)
+    if type(event) is not _EVENT_OF[stream]:
+        kind = type(event).__name__.removesuffix("Event").lower()
+        raise EventError("wrong_stream", f"{kind} events do not belong into the stream of {stream}")
+    return event
 
 
-def _check_label(event: SampleEvent) -> None:
-    if event.label not in (0.0, 1.0):
-        raise EventError("label", f"label is {event.label!r}, allowed: 0 and 1")
-    if not 0.0 < event.rate <= 1.0:
-        raise EventError("rate", f"rate is {event.rate!r}, allowed: above 0, at most 1")
+def _check_label(label: float, rate: float) -> None:
+    if label not in (0.0, 1.0):
+        raise EventError("label", f"label is {label!r}, allowed: 0 and 1")
+    if not 0.0 < rate <= 1.0:
+        raise EventError("rate", f"rate is {rate!r}, allowed: above 0, at most 1")
+
+
+class _TypedDecoders:
+    """Decodes and checks in one pass what fits the job exactly, as nearly all records do; the rest is looked at slowly.
+
+    The types are made from the job's features, so that msgspec checks every value in C.
+    """
+
+    def __init__(self, schema: FeatureSchema) -> None:
+        features = ("features", schema.wire_type())
+        shown: Any = _typed("feature", features)
+        joined: Any = _typed("sample", features, ("label", float), ("rate", float, 1.0))
+        self._types: dict[Stream, Any] = {"features": shown, "samples": joined, "actions": ActionEvent}
+        any_type = shown | joined | ActionEvent  # a single type would do without the tag
+        self._from_json = msgspec.json.Decoder(any_type).decode
+        self._from_msgpack = msgspec.msgpack.Decoder(any_type).decode
+
+    def decode(self, data: bytes, stream: Stream) -> Any:
+        """The event, its features a struct of `FeatureSchema.wire_type`; None: ask `decode` what it is."""
+        try:
+            event: Any = self._from_json(data) if data[:1] == b"{" else self._from_msgpack(data)
+        except _UNDECODABLE:
+            return None
+        return event if type(event) is self._types[stream] and event.v == EVENT_VERSION else None
+
+
+def _typed(tag: str, *fields: Any) -> type:
+    shared = [("request_id", str), ("item_id", str), ("event_time_ms", int)]
+    return msgspec.defstruct(
+        tag, [*shared, *fields, ("v", int, EVENT_VERSION)], tag=tag, tag_field="type", frozen=True, gc=False
+    )

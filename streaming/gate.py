@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from monolith.config import InputConfig
 from monolith.echo import shown
 from monolith.errors import ConfigError, EventError
-from monolith.events import WATERMARK_END, WATERMARK_START, Event, Record
+from monolith.events import WATERMARK_END, WATERMARK_START, Decoded, Record
 from monolith.streaming.clock import end_of
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
@@ -59,7 +59,7 @@ class Gate:
         near_ms = lane.clock.ms if lane.clock.known or not lane.clock.recent else lane.clock.recent[-1]
         return abs(time_ms - near_ms) > self._max_jump_ms
 
-    def _date(self, lane: Lane, record: Record, event: Event, agree: int) -> None:
+    def _date(self, lane: Lane, record: Record, event: Decoded, agree: int) -> None:
         time_ms, before_ms = event.event_time_ms, lane.clock.ms
         lane.clock.push(time_ms, agree)
         lane.seen += 1
@@ -181,5 +181,5 @@ class Gate:
         )
 
 
-def _in_seconds(event: Event) -> EventError:
+def _in_seconds(event: Decoded) -> EventError:
     return EventError("time_unit", unit_detail(event.event_time_ms))

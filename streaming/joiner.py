@@ -12,51 +12,28 @@ For each (request id, item id):
 - the key is remembered for ``dedup_s`` after its features (or its positive): repeats within that are dropped.
 
 Joined samples pass through in the same order. The state is canonical: what holds the same saves the same bytes.
+What waits lies in the native core, in some 130 bytes a key beside its ids and its packed features.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
-import msgspec
 import xxhash
 
 from monolith.config import JoinConfig
-from monolith.events import (
-    WATERMARK_END,
-    WATERMARK_START,
-    ActionEvent,
-    Event,
-    FeatureEvent,
-    FeatureValue,
-    Record,
-    Sample,
-    SampleEvent,
-)
-from monolith.streaming.codec import decode, encode
-from monolith.streaming.joiner_state import (
-    JOINER_VERSION,
-    JoinCounters,
-    JoinerState,
-    Key,
-    Parked,
-    Pending,
-    Waiting,
-    decode_joiner_state,
-)
+from monolith.config.job import LatePositives
+from monolith.errors import CorruptError
+from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
+from monolith.streaming import _joiner
+from monolith.streaming.joined import JoinedSamples
+from monolith.streaming.joiner_state import JoinCounters, JoinerState, decode_joiner_state, encode_joiner_state
 
-# Bytes of Python objects around a payload, measured with tracemalloc on 64-bit CPython 3.11 (tests hold them).
-PENDING_BYTES = 700
-WAITING_BYTES = 700
-PARKED_BYTES = 500
-PAYLOAD_FACTOR = 4  # a decoded event against its encoded bytes
+OnShown = Callable[[int, Shown | Joined], None]
 
 _SAMPLING_SEED = 0x6D6F6E6F  # fixed: the draw must be the same in every run
-_DEADLINE, _PARKED, _FORGET = 0, 1, 2  # timers of one instant fire in this order, after its records
-
-OnShown = Callable[[int, FeatureEvent | SampleEvent], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,299 +47,119 @@ class LateAction:
 
 
 class Joiner:
-    """Owned by one thread. `add` what was read, then `advance` the watermark and take the samples."""
+    """Joins the streams of one job. Owned by one thread."""
 
-    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None) -> None:
-        """``on_shown`` is called with every event that shows something and is no repeat, in order, and with the number
-        of samples that the `advance` at work has made before it.
+    def __init__(self, config: JoinConfig, head_bytes: int, on_shown: OnShown | None = None) -> None:
+        """``head_bytes`` is `FeatureSchema.head_bytes`.
+
+        ``on_shown`` is told of each feature event or joined sample that is not a repeat, when `advance` is done and in
+        the order of samples, with how many samples of the advance came before it.
         """
-        self._on_shown = on_shown
-        self._positive = frozenset(config.positive_actions)
-        self._window_ms = round(config.window_s * 1000)
-        self._early_ms = round(config.early_s * 1000)
-        self._dedup_ms = round(config.dedup_s * 1000)
-        self._late = config.late_positives
-        self._rate = config.negative_rate
-        self._keep_below = round(config.negative_rate * 2**64)
-        self.counters = JoinCounters()
         self.late_actions: list[LateAction] = []  # with policy dead_letter; whoever takes them clears the list
-        self._pending: list[Pending] = []
-        self._waiting: dict[Key, Waiting] = {}
-        self._parked: dict[Key, Parked] = {}
-        self._timers: list[tuple[int, int, int, int, Key]] = []  # (time, kind, partition, offset, key)
-        self._samples: list[Sample] = []
-        self._newest_ingestion_ms = WATERMARK_START
-        self._timed_ms = WATERMARK_END  # the timers up to here have fired before any record behind it is released
-        self._newest_ms = WATERMARK_END
-        self.pending_bytes = 0
-        self.held_bytes = 0
+        self._config, self._head_bytes, self._on_shown = config, head_bytes, on_shown
+        self._positive = frozenset(config.positive_actions)
+        self._native = self._empty()
+
+    def _empty(self) -> _joiner.Joiner:
+        config = self._config
+        below = round(config.negative_rate * 2**64)
+        return _joiner.Joiner(
+            window_ms=round(config.window_s * 1000),
+            early_ms=round(config.early_s * 1000),
+            dedup_ms=round(config.dedup_s * 1000),
+            keep_below=below % 2**64,
+            keep_all=below == 2**64,
+            rate=config.negative_rate,
+            late=get_args(LatePositives).index(config.late_positives),
+            head_bytes=self._head_bytes,
+            tells_seen=self._on_shown is not None,
+        )
+
+    @property
+    def counters(self) -> JoinCounters:
+        """What became of the events since the run's first step."""
+        return JoinCounters(*self._native.counters)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Memory of the records that the watermark has not passed."""
+        return self._native.pending_bytes
 
     @property
     def total_bytes(self) -> int:
-        """Memory of everything that waits, by estimate from the sizes of its parts."""
-        return self.pending_bytes + self.held_bytes
+        """Memory of everything that waits."""
+        return self._native.pending_bytes + self._native.held_bytes
 
-    def add(self, record: Record, event: Event, stream: int, order_ms: int) -> None:
+    def add(self, record: Record, event: Decoded, stream: int, order_ms: int) -> None:
         """Take one record of stream number ``stream`` that is to be worked off at ``order_ms``."""
-        size = PENDING_BYTES + PAYLOAD_FACTOR * len(record.value or b"")
-        item = Pending(order_ms, stream, record.partition, record.offset, record.ingestion_time_ms, size, event)
-        heapq.heappush(self._pending, item)
-        self.pending_bytes += size
-        self._newest_ingestion_ms = max(self._newest_ingestion_ms, record.ingestion_time_ms)
+        request, item = event.request_id, event.item_id
+        place = order_ms, stream, record.partition, record.offset, record.ingestion_time_ms, event.event_time_ms
+        if isinstance(event, Shown):
+            self._native.add_shown(*place, request, item, event.row, draw(request, item))
+        elif isinstance(event, ActionEvent):
+            self._native.add_action(*place, request, item, event.action, self.is_ignored(event.action))
+        else:
+            self._native.add_joined(*place, request, item, event.row, event.label, event.rate)
 
     def pending_ms(self) -> int:
         """The order time of the next record that waits; WATERMARK_END if none does."""
-        return self._pending[0].order_ms if self._pending else WATERMARK_END
+        return self._native.pending_ms
 
     def due_ms(self) -> int:
         """The watermark from which on `advance` has something to do; WATERMARK_END if nothing waits."""
-        return min(self.pending_ms(), self._timers[0][0] if self._timers else WATERMARK_END)
+        return self._native.due_ms
 
     def advance(
         self, watermark_ms: int, *, released_ms: int = WATERMARK_START, newest_ms: int = WATERMARK_END
-    ) -> list[Sample]:
+    ) -> JoinedSamples:
         """Work off everything up to ``watermark_ms`` and return the samples that it makes, in order.
 
         Records up to ``released_ms`` are then worked off as well, but no timer: no window ends before the watermark.
         No sample is given a later event time than ``newest_ms``, which is what the streams' clocks have reached.
         WATERMARK_END also ends every window and drops what is parked: nothing waits any more.
         """
-        self._newest_ms = newest_ms
-        if watermark_ms == WATERMARK_END:
-            self._timed_ms = newest_ms
-            self._work_off(max((item.order_ms for item in self._pending), default=WATERMARK_START))
-            self._end_windows()
-        else:
-            self._work_off(watermark_ms)
-            self._timed_ms = watermark_ms
-            while self.pending_ms() <= released_ms:
-                self._release(heapq.heappop(self._pending))
-        self._timed_ms = WATERMARK_END
-        samples, self._samples = self._samples, []
-        return samples
-
-    def _work_off(self, until_ms: int) -> None:
-        """Records and timers up to ``until_ms``, by time; a timer waits for the records of its instant.
-
-        What is remembered for duplicates is forgotten up to ``_timed_ms`` only: a time ahead must not clear it.
-        """
-        kept: list[tuple[int, int, int, int, Key]] = []
-        while self._pending or self._timers:
-            record_ms = self._pending[0].order_ms if self._pending else WATERMARK_END
-            timer_ms = self._timers[0][0] if self._timers else WATERMARK_END
-            if min(record_ms, timer_ms) > until_ms:
-                break
-            if record_ms <= timer_ms:
-                self._release(heapq.heappop(self._pending))
-            elif timer_ms > self._timed_ms and self._timers[0][1] == _FORGET:
-                kept.append(heapq.heappop(self._timers))
-            else:
-                self._fire(heapq.heappop(self._timers))
-        for timer in kept:
-            heapq.heappush(self._timers, timer)
-
-    def _end_windows(self) -> None:
-        """Fire the timers of open windows and parked actions, in order, and keep those of the duplicates' memory."""
-        timers, self._timers = sorted(self._timers), []
-        for timer in timers:
-            if timer[1] == _FORGET:
-                self._timers.append(timer)
-            else:
-                self._fire(timer)
-        heapq.heapify(self._timers)
-
-    # --- records -----------------------------------------------------------------------------------------------------
-
-    def _release(self, item: Pending) -> None:
-        self.pending_bytes -= item.bytes
-        event = item.event
-        if item.order_ms > self._timed_ms:
-            self._catch_up((event.request_id, event.item_id), item.order_ms)
-        if isinstance(event, ActionEvent):
-            self._act(item, event)
-        elif isinstance(event, FeatureEvent):
-            self._show(item, event)
-        else:
-            self.counters.passed += 1
-            self._tell(event)
-            sample = Sample(
-                event.request_id,
-                event.item_id,
-                min(event.event_time_ms, self._newest_ms),
-                item.ingestion_ms,
-                event.features,
-                event.label,
-                event.rate,
-            )
-            self._samples.append(sample)
-
-    def _catch_up(self, key: Key, order_ms: int) -> None:
-        """Do what timers of ``key`` alone would have done before ``order_ms``, in a place where timers stand still."""
-        parked, entry = self._parked.get(key), self._waiting.get(key)
-        if parked is not None and parked.expire_ms < order_ms:
-            self._unpark(key)
-            self.counters.unmatched_actions += 1
-        if entry is not None and entry.open and entry.deadline_ms < order_ms:
-            self._negative_sample(key, entry)
-        if entry is not None and not entry.open and entry.forget_ms < order_ms:
-            self._forget(key, entry)
-
-    def _show(self, item: Pending, event: FeatureEvent) -> None:
-        key = (event.request_id, event.item_id)
-        if key in self._waiting:
-            self.counters.duplicate_features += 1
-            return
-        self._tell(event)
-        deadline_ms = max(event.event_time_ms + self._window_ms, item.order_ms)
-        forget_ms = max(event.event_time_ms + self._dedup_ms, deadline_ms)
-        features = msgspec.msgpack.encode(event.features)
-        entry = Waiting(event.event_time_ms, item.partition, item.offset, deadline_ms, forget_ms, True, False, features)
-        self._waiting[key] = entry
-        self.held_bytes += _waiting_bytes(key, entry)
-        self._timer(forget_ms, _FORGET, entry, key)
-        parked = self._parked.get(key)
-        if parked is None:
-            self._timer(deadline_ms, _DEADLINE, entry, key)
-        else:
-            self._unpark(key)
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=False)
-
-    def _tell(self, event: FeatureEvent | SampleEvent) -> None:
+        self._native.advance(watermark_ms, released_ms, newest_ms)
+        for request, item, action, event_time_ms, ingestion_ms, partition, offset in self._native.take_late_actions():
+            event = ActionEvent(request, item, action, event_time_ms)
+            self.late_actions.append(LateAction(event, ingestion_ms, partition, offset))
         if self._on_shown is not None:
-            if event.event_time_ms > self._newest_ms:
-                event = msgspec.structs.replace(event, event_time_ms=self._newest_ms)
-            self._on_shown(len(self._samples), event)
+            for before, request, item, event_time_ms, row in self._native.take_seen():
+                self._on_shown(before, Shown(request, item, event_time_ms, row))
+        return JoinedSamples(self._native.take_samples())
 
-    def _act(self, item: Pending, event: ActionEvent) -> None:
-        if self._positive and event.action not in self._positive:
-            self.counters.ignored_actions += 1
-            return
-        key = (event.request_id, event.item_id)
-        entry = self._waiting.get(key)
-        if entry is None:
-            self._park(key, item, event)
-        elif entry.positive:
-            self.counters.duplicate_actions += 1
-        elif entry.open:
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=False)
-        else:
-            self._late_positive(key, entry, item, event)
-
-    def _park(self, key: Key, item: Pending, event: ActionEvent) -> None:
-        if key in self._parked:
-            self.counters.duplicate_actions += 1
-            return
-        parked = Parked(event, item.ingestion_ms, item.partition, item.offset, item.order_ms + self._early_ms)
-        self._parked[key] = parked
-        self.held_bytes += _parked_bytes(key)
-        self._timer(parked.expire_ms, _PARKED, parked, key)
-
-    def _late_positive(self, key: Key, entry: Waiting, item: Pending, event: ActionEvent) -> None:
-        self.counters.late += 1
-        if self._late == "emit":
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=True)
-            return
-        entry.positive = True  # a repeat of it is a duplicate
-        if self._late == "dead_letter":
-            self.late_actions.append(LateAction(event, item.ingestion_ms, item.partition, item.offset))
-
-    # --- samples -----------------------------------------------------------------------------------------------------
-
-    def _positive_sample(self, key: Key, entry: Waiting, order_ms: int, ingestion_ms: int, *, late: bool) -> None:
-        self.counters.positives += 1
-        self._emit(key, entry, ingestion_ms, label=1.0, late=late)
-        entry.open, entry.positive = False, True
-        self._drop_features(entry)
-        forget_ms = order_ms + self._dedup_ms
-        if forget_ms > entry.forget_ms:
-            entry.forget_ms = forget_ms
-            self._timer(forget_ms, _FORGET, entry, key)
-
-    def _negative_sample(self, key: Key, entry: Waiting) -> None:
-        entry.open = False
-        if xxhash.xxh3_64_intdigest("\0".join(key).encode(), _SAMPLING_SEED) < self._keep_below:
-            self.counters.negatives += 1
-            self._emit(key, entry, self._newest_ingestion_ms, label=0.0, late=False)
-        else:
-            self.counters.sampled_out += 1
-        if self._late != "emit":
-            self._drop_features(entry)
-
-    def _emit(self, key: Key, entry: Waiting, ingestion_ms: int, *, label: float, late: bool) -> None:
-        features: dict[str, FeatureValue] = msgspec.msgpack.decode(entry.features)
-        event_time_ms = min(entry.event_time_ms, self._newest_ms)
-        self._samples.append(Sample(*key, event_time_ms, ingestion_ms, features, label, self._rate, late))
-
-    def _drop_features(self, entry: Waiting) -> None:
-        self.held_bytes -= len(entry.features)
-        entry.features = b""
-
-    # --- timers ------------------------------------------------------------------------------------------------------
-
-    def _timer(self, time_ms: int, kind: int, owner: Waiting | Parked, key: Key) -> None:
-        heapq.heappush(self._timers, (time_ms, kind, owner.partition, owner.offset, key))
-
-    def _fire(self, timer: tuple[int, int, int, int, Key]) -> None:
-        """Do what is due, unless its owner is gone or has moved on: a timer is never taken out of the heap early."""
-        time_ms, kind, partition, offset, key = timer
-        owner = (self._parked if kind == _PARKED else self._waiting).get(key)
-        if owner is None or (owner.partition, owner.offset) != (partition, offset):
-            return
-        if isinstance(owner, Parked):
-            self._unpark(key)
-            self.counters.unmatched_actions += 1
-        elif kind == _DEADLINE and owner.open:
-            self._negative_sample(key, owner)
-        elif kind == _FORGET and owner.forget_ms == time_ms:
-            self._forget(key, owner)
-
-    def _forget(self, key: Key, entry: Waiting) -> None:
-        del self._waiting[key]
-        self.held_bytes -= _waiting_bytes(key, entry)
-
-    def _unpark(self, key: Key) -> None:
-        del self._parked[key]
-        self.held_bytes -= _parked_bytes(key)
-
-    # --- state -------------------------------------------------------------------------------------------------------
+    def nothing(self) -> JoinedSamples:
+        """No samples at all."""
+        return JoinedSamples((b"",) * 9)
 
     def state(self) -> bytes:
         """Everything that waits and every counter; equal joiners give equal bytes."""
-        pending = [(*item[:6], encode(item.event)) for item in sorted(self._pending, key=lambda item: item[:4])]
-        state = JoinerState(
-            JOINER_VERSION,
-            self._newest_ingestion_ms,
-            self.counters,
-            pending,
-            sorted(((*key, entry) for key, entry in self._waiting.items()), key=lambda row: row[:2]),
-            sorted(((*key, parked) for key, parked in self._parked.items()), key=lambda row: row[:2]),
+        native = self._native
+        return encode_joiner_state(
+            JoinerState(
+                newest_ingestion_ms=native.newest_ingestion_ms,
+                counters=self.counters,
+                pending=native.pending(),
+                waiting=native.waiting(),
+                parked=native.parked(),
+            )
         )
-        return msgspec.msgpack.encode(state)
 
-    def restore(self, data: bytes) -> None:
-        """Be what gave ``data``. Raises VersionError or CorruptError, and is then as before."""
-        state = decode_joiner_state(data)
-        self.counters = state.counters
-        self._newest_ingestion_ms = state.newest_ingestion_ms
-        self._pending = [Pending(*row[:6], decode(row[6])) for row in state.pending]
-        self._waiting = {(request, item): entry for request, item, entry in state.waiting}
-        self._parked = {(request, item): parked for request, item, parked in state.parked}
-        self._timers = []
-        for key, entry in self._waiting.items():
-            self._timer(entry.forget_ms, _FORGET, entry, key)
-            if entry.open:
-                self._timer(entry.deadline_ms, _DEADLINE, entry, key)
-        for key, parked in self._parked.items():
-            self._timer(parked.expire_ms, _PARKED, parked, key)
-        heapq.heapify(self._pending)
-        self.pending_bytes = sum(item.bytes for item in self._pending)
-        self.held_bytes = sum(_waiting_bytes(key, entry) for key, entry in self._waiting.items())
-        self.held_bytes += sum(_parked_bytes(key) for key in self._parked)
+    def restore(self, state: bytes | JoinerState) -> None:
+        """Be what gave ``state``. Raises VersionError or CorruptError, and is then as before."""
+        if isinstance(state, bytes):
+            state = decode_joiner_state(state)
+        native = self._empty()
+        try:
+            state.judged(self.is_ignored).give(native)
+        except ValueError as error:
+            raise CorruptError(f"the joiner's state does not fit together: {error}") from None
+        self._native = native
+
+    def is_ignored(self, action: str) -> bool:
+        """Whether an action makes no positive sample."""
+        return bool(self._positive) and action not in self._positive
 
 
-def _waiting_bytes(key: Key, entry: Waiting) -> int:
-    return WAITING_BYTES + len(key[0]) + len(key[1]) + len(entry.features)
-
-
-def _parked_bytes(key: Key) -> int:
-    return PARKED_BYTES + len(key[0]) + len(key[1])
+def draw(request_id: str, item_id: str) -> int:
+    """The number below 2^64 that decides whether a key's negative is kept."""
+    return xxhash.xxh3_64_intdigest(f"{request_id}\0{item_id}".encode(), _SAMPLING_SEED)

@@ -1,55 +1,25 @@
-"""What waits in the joiner, and what a snapshot keeps of it: MessagePack, versioned, canonical."""
+"""What a snapshot keeps of the joiner: MessagePack around columns, versioned, canonical; see ``docs/formats.md``."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import msgspec
+import numpy as np
 
 from monolith.errors import CorruptError, VersionError
-from monolith.events import ActionEvent, Event
+from monolith.streaming import _joiner
 
-JOINER_VERSION = 1
+JOINER_VERSION = 2  # 1 held features as MessagePack maps; `joiner_v1` reads it
 
-Key = tuple[str, str]  # request id, item id
+Columns = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), the texts
 
-
-class Pending(NamedTuple):
-    """A record on its way to its order time."""
-
-    order_ms: int
-    stream: int
-    partition: int
-    offset: int
-    ingestion_ms: int
-    bytes: int
-    event: Event
+PENDING_NUMBERS, WAITING_NUMBERS, PARKED_NUMBERS = 11, 7, 5  # of each member; docs/formats.md names them
+KIND, IGNORED = 9, 10  # places among a pending record's numbers
+SHOWN, ACTION, JOINED = 0, 1, 2
 
 
-class Waiting(msgspec.Struct, array_like=True, gc=False):
-    """A key whose features came. ``features`` is MessagePack, empty once they are not needed any more."""
-
-    event_time_ms: int
-    partition: int
-    offset: int
-    deadline_ms: int
-    forget_ms: int
-    open: bool  # neither positive nor negative yet
-    positive: bool
-    features: bytes
-
-
-class Parked(msgspec.Struct, array_like=True, gc=False):
-    """An action that waits for its features."""
-
-    event: ActionEvent
-    ingestion_ms: int
-    partition: int
-    offset: int
-    expire_ms: int
-
-
-class JoinCounters(msgspec.Struct, kw_only=True):
+class JoinCounters(msgspec.Struct):
     """What became of the events since the run's first step."""
 
     positives: int = 0
@@ -63,23 +33,78 @@ class JoinCounters(msgspec.Struct, kw_only=True):
     ignored_actions: int = 0  # not one of positive_actions
 
 
-class JoinerState(msgspec.Struct, array_like=True):
+class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
     """Everything that waits and every counter."""
 
-    version: int
+    version: int = JOINER_VERSION
     newest_ingestion_ms: int
     counters: JoinCounters
-    pending: list[tuple[int, int, int, int, int, int, bytes]]
-    waiting: list[tuple[str, str, Waiting]]
-    parked: list[tuple[str, str, Parked]]
+    pending: Columns
+    waiting: Columns
+    parked: Columns
+
+    def give(self, native: _joiner.Joiner) -> None:
+        """Put all of it into an empty joiner. Raises ValueError where columns do not fit together."""
+        native.put_pending(*self.pending)
+        native.put_waiting(*self.waiting)
+        native.put_parked(*self.parked)
+        native.counters = list(msgspec.structs.astuple(self.counters))
+        native.newest_ingestion_ms = self.newest_ingestion_ms
+
+    def judged(self, is_ignored: Callable[[str], bool]) -> JoinerState:
+        """The same state, with pending actions ignored or not as ``is_ignored`` says. Raises ValueError as `give`."""
+        numbers, lengths, texts = self.pending
+        records = np.frombuffer(numbers, np.int64).reshape(-1, PENDING_NUMBERS).copy()
+        for record, (_, _, action) in zip(records, _texts(lengths, texts), strict=True):
+            if record[KIND] == ACTION:
+                record[IGNORED] = is_ignored(action.decode())
+        return msgspec.structs.replace(self, pending=(records.tobytes(), lengths, texts))
+
+    def repacked(self, repack: Callable[[bytes], bytes]) -> JoinerState:
+        """The same state with every packed row put through ``repack``. Raises ValueError as `give` does."""
+        kinds = np.frombuffer(self.pending[0], np.int64)[KIND::PENDING_NUMBERS]
+        pending = _with_rows(self.pending, [kind != ACTION for kind in kinds.tolist()], repack)
+        waiting = _with_rows(self.waiting, [True] * (len(self.waiting[1]) // 12), repack)
+        return msgspec.structs.replace(self, pending=pending, waiting=waiting)
+
+
+def _with_rows(columns: Columns, has_row: list[bool], repack: Callable[[bytes], bytes]) -> Columns:
+    numbers, lengths, texts = columns
+    parts: list[bytes] = []
+    for mine, (request, item, rest) in zip(has_row, _texts(lengths, texts), strict=True):
+        parts += [request, item, repack(rest) if mine and rest else rest]
+    return numbers, np.array([len(part) for part in parts], np.uint32).tobytes(), b"".join(parts)
+
+
+def _texts(lengths: bytes, texts: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    at = 0
+    for member in np.frombuffer(lengths, np.uint32).reshape(-1, 3).tolist():
+        ends = [at + sum(member[: i + 1]) for i in range(3)]
+        if ends[2] > len(texts):
+            raise ValueError("texts end early")
+        yield texts[at : ends[0]], texts[ends[0] : ends[1]], texts[ends[1] : ends[2]]
+        at = ends[2]
+
+
+def encode_joiner_state(state: JoinerState) -> bytes:
+    """Equal states give equal bytes."""
+    return msgspec.msgpack.encode(state)
 
 
 def decode_joiner_state(data: bytes) -> JoinerState:
     """Raises VersionError or CorruptError."""
+    version = joiner_version(data)
+    if version != JOINER_VERSION:
+        raise VersionError(f"the joiner's state is of version {version!r}, this build reads 1 and {JOINER_VERSION}")
     try:
-        version = msgspec.msgpack.decode(data)[0]
-        if version != JOINER_VERSION:
-            raise VersionError(f"the joiner's state is of version {version!r}, this build reads {JOINER_VERSION}")
         return msgspec.msgpack.decode(data, type=JoinerState)
-    except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"the joiner's state cannot be read: {error}") from None
+
+
+def joiner_version(data: bytes) -> object:
+    """What the state says of itself. Raises CorruptError for bytes that are none."""
+    try:
+        return msgspec.msgpack.decode(data)[0]
+    except (msgspec.DecodeError, TypeError, IndexError, KeyError, UnicodeDecodeError) as error:
         raise CorruptError(f"the joiner's state cannot be read: {error}") from None

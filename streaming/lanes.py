@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from monolith.errors import EventError
-from monolith.events import WATERMARK_START, Event, Record
+from monolith.events import WATERMARK_START, Decoded, Record
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
@@ -27,7 +27,7 @@ class Ready:
     """A record with its event, or with the reason why it has none."""
 
     record: Record
-    event: Event | EventError
+    event: Decoded | EventError
 
     @property
     def time_ms(self) -> int:
@@ -40,7 +40,7 @@ class Held:
     """A record that a step took, too far ahead of its lane's clock to be believed yet."""
 
     record: Record
-    event: Event
+    event: Decoded
     number: int  # of the record in its lane, counted as `Lane.seen`
 
     @property
@@ -161,7 +161,7 @@ class Inlet:
             self.lanes[partition].polled = positions[partition]
         return bool(records)
 
-    def decode(self, record: Record) -> Event | EventError:
+    def decode(self, record: Record) -> Decoded | EventError:
         """The record's event, or why it has none."""
         try:
             return self._decoder.decode(record, self.name)

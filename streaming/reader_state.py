@@ -9,7 +9,7 @@ from monolith.events import Record
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.lanes import Held, Inlet, Lane
 
-STATE_VERSION = 2  # version 1, whose lanes have position, clock and stop only, is read as well
+STATE_VERSION = 3  # read as well: 2, without features, and 1, whose lanes have position, clock and stop only
 
 
 class HeldState(msgspec.Struct, array_like=True):
@@ -47,6 +47,7 @@ class ReaderState(msgspec.Struct, array_like=True):
     lanes: dict[str, dict[int, LaneState]]
     joiner: bytes
     letters: bytes
+    features: bytes = b""  # MessagePack of the `CardFeature`s that the joiner's packed rows are of
 
 
 def lane_state(lane: Lane) -> LaneState:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +20,11 @@ import msgspec
 
 from monolith.config import JobConfig
 from monolith.errors import ConfigError, CorruptError
-from monolith.events import WATERMARK_END, WATERMARK_START, Sample
+from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.gate import Gate
 from monolith.streaming.inlets import open_inlets
+from monolith.streaming.joined import JoinedSamples, Key
 from monolith.streaming.joiner import Joiner, OnShown
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
 from monolith.streaming.lanes import Inlet, Lane
@@ -37,20 +38,24 @@ from monolith.streaming.reader_state import (
     lane_state,
     restore_lane,
 )
+from monolith.streaming.refit import refitted
 from monolith.streaming.step_digest import StepDigest
 from monolith.streaming.watch import Watch
+from monolith.tables.batch import Batch
+from monolith.tables.schema import FeatureSchema, card_features
 
 log = logging.getLogger(__name__)
 
 UNDATED_MS = 0  # the event time of samples that come out, by silence or at an end, before any partition has a clock
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """One journal step, run: what a trainer needs of it."""
 
     number: int  # counts from 1
-    samples: list[Sample]  # in the order in which they are to be trained
+    batch: Batch  # its samples, in the order in which they are to be trained
+    keys: Sequence[Key]  # (request id, item id) of each
     watermark_ms: int  # event time that all streams have passed; at the end of the streams, the newest event time
     publish: bool  # cut and publish a delta after this step
     records: int  # read from the streams in this step
@@ -83,7 +88,8 @@ class StepReader:
         self._letters = letters
         self._replay_only = replay_only
         self._clock = clock
-        self._joiner = Joiner(job.join, on_shown)
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        self._joiner = Joiner(job.join, self.schema.head_bytes, on_shown)
         self._gate = Gate(job.input, self._joiner, letters)
         self._watch = Watch()
         self._step = 0
@@ -187,7 +193,7 @@ class StepReader:
 
     def _nothing_more(self) -> Step:
         """A step that is none: it says that the run is at its end, and leaves everything as it is."""
-        return Step(self._step, [], self._watermark_ms, publish=False, records=0, ended=True)
+        return self._made(self._joiner.nothing(), publish=False, records=0, ended=True)
 
     # --- live --------------------------------------------------------------------------------------------------------
 
@@ -271,9 +277,22 @@ class StepReader:
         self._watch.look(lanes, entry, records, self._clock())
         self._step, self._ended = entry.step, entry.ended
         self._records += records
-        self._unpublished = (self._unpublished or bool(samples)) and not entry.publish
-        is_last = entry.ended or last
-        return Step(entry.step, samples, self._watermark_ms, entry.publish, records, is_last, made_from.digest())
+        self._unpublished = (self._unpublished or bool(len(samples))) and not entry.publish
+        return self._made(
+            samples, publish=entry.publish, records=records, ended=entry.ended or last, digest=made_from.digest()
+        )
+
+    def _made(self, samples: JoinedSamples, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
+        return Step(
+            self._step,
+            samples.batch(self.schema, self._job.train.group_by),
+            samples.keys,
+            self._watermark_ms,
+            publish,
+            records,
+            ended,
+            digest,
+        )
 
     def _lanes(self) -> list[Lane]:
         return [inlet.lanes[partition] for inlet in self._inlets for partition in sorted(inlet.lanes)]
@@ -300,6 +319,7 @@ class StepReader:
             lanes,
             self._joiner.state(),
             self._letters.state(),
+            msgspec.msgpack.encode(self.schema.features),
         )
         return msgspec.msgpack.encode(state)
 
@@ -317,7 +337,7 @@ class StepReader:
             )
         if set(state.lanes) != {inlet.name for inlet in self._inlets}:
             raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
-        self._joiner.restore(state.joiner)
+        self._joiner.restore(refitted(state, self.schema, self._joiner))
         for inlet in self._inlets:
             inlet.lanes = {}
             for partition, kept in state.lanes[inlet.name].items():
@@ -366,7 +386,7 @@ class StepReader:
             watermark_lag_ms=max(0, time.time_ns() // 1_000_000 - self._watermark_ms) if known else 0,
             waiting_bytes=self._joiner.total_bytes,
             skipped=sum(inlet.source.skipped for inlet in self._inlets),
-            joined=msgspec.structs.replace(self._joiner.counters),
+            joined=self._joiner.counters,
             dead_letters=dict(self._letters.counts),
             held=sum(len(lane.held) for lane in self._lanes()),
             jumps=self._gate.jumps,

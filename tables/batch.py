@@ -1,52 +1,205 @@
-"""What a journal step does to one table besides learning: the batches it is shown, their ids, the sweep at the end.
+"""``Batch``: samples as columns, the one unit between joiner, trainer, benchmarks, replicas and other processes.
 
-`TableBatch` gives in NumPy the ids that `Collection.forward` hands its tables natively, in the same order.
+NumPy arrays, read only by agreement and shared wherever possible: a slice of a batch shares its memory, and torch takes
+the columns without a copy. `tables.batch_bytes` writes a batch to bytes and reads it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
 
-from monolith.tables.features import Bag
-from monolith.tables.hashing import salted as salt
-from monolith.tables.table import Table
+from monolith.errors import InputError
 
-Times = int | npt.NDArray[np.int64] | None
-_Item = TypeVar("_Item")
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Flags = npt.NDArray[np.bool_]
 
-
-class TableBatch:
-    """The ids (n,) of a batch, one feature after the other, as keys of the table that reads these features."""
-
-    __slots__ = ("bags", "ids", "runs")
-
-    def __init__(self, features: Sequence[str], bags: Mapping[str, Bag], *, salted: bool) -> None:
-        """``features`` are those of the table, in declared order; ``salted``: their ids are kept apart there."""
-        self.bags = [bags[name] for name in features]
-        parts = [salt(name, bag.ids) if salted else bag.ids for name, bag in zip(features, self.bags, strict=True)]
-        self.ids: npt.NDArray[np.int64] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-        self.runs = [(name, len(bag.ids)) for name, bag in zip(features, self.bags, strict=True)]  # by whose rules
-
-    def times(self, times: Times) -> Times:
-        """The time of each id (n,), from the time of each sample (batch,); one time for all, or None, stays."""
-        if not isinstance(times, np.ndarray):
-            return times
-        spread = [times if bag.one_each else np.repeat(times, bag.lengths) for bag in self.bags]
-        return spread[0] if len(spread) == 1 else np.concatenate(spread)
+NO_GROUP = -(2**63)  # the group key of a sample that belongs to no group
 
 
-def batches(samples: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
-    """The samples of a journal step as they are trained: ``size`` at a time, in order."""
-    for start in range(0, len(samples), size):
-        yield samples[start : start + size]
+@dataclass(frozen=True, slots=True, eq=False)
+class Bag:
+    """The ids of one feature in a batch: sample ``i`` has the next ``lengths[i]`` of ``ids``.
+
+    Raises InputError if the lengths are negative or do not add up to the ids, or the weights are not as many.
+    """
+
+    ids: Ints  # (total,)
+    lengths: npt.NDArray[np.int32]  # (batch,)
+    weights: Floats | None = None  # (total,); None: every id weighs 1
+    one_each: bool = field(init=False)  # every sample has exactly one id
+
+    def __post_init__(self) -> None:
+        one_each = len(self.ids) == len(self.lengths) and bool((self.lengths == 1).all())
+        object.__setattr__(self, "one_each", one_each)
+        if not one_each and (self.lengths.min(initial=0) < 0 or int(self.lengths.sum()) != len(self.ids)):
+            raise InputError(
+                f"a bag has {len(self.ids)} ids, its lengths add up to {int(self.lengths.sum())} (smallest "
+                f"{int(self.lengths.min())}): lengths must be >= 0 and add up to the ids"
+            )
+        if self.weights is not None and len(self.weights) != len(self.ids):
+            raise InputError(f"a bag has {len(self.ids)} ids and {len(self.weights)} weights: give one for each id")
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.lengths)
+
+    def offsets(self) -> Ints:
+        """Where each sample's ids begin in ``ids``, and where the last ones end: (batch + 1,)."""
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        return offsets
+
+    def rows(self, start: int, stop: int) -> Bag:
+        """The bag of samples ``start`` to ``stop``; shares memory."""
+        if self.one_each:
+            first, last = start, stop
+        else:
+            first = int(self.lengths[:start].sum(dtype=np.int64))
+            last = first + int(self.lengths[start:stop].sum(dtype=np.int64))
+        weights = None if self.weights is None else self.weights[first:last]
+        return Bag(self.ids[first:last], self.lengths[start:stop], weights)
+
+    def take(self, order: Ints) -> Bag:
+        """The bag of the samples that ``order`` names, in that order; a copy."""
+        lengths = self.lengths[order]
+        places = order if self.one_each else spans(self.offsets()[order], lengths)
+        return Bag(self.ids[places], lengths, None if self.weights is None else self.weights[places])
+
+    def where(self, mask: Flags) -> Bag:
+        """The bag with only those ids whose ``mask`` (total,) is true; every sample stays, maybe with fewer ids."""
+        if mask.shape != self.ids.shape or mask.dtype != np.bool_:
+            raise InputError(
+                f"a mask is {mask.dtype} of shape {mask.shape}, the bag has {len(self.ids)} ids: one bool each"
+            )
+        kept = np.zeros(len(mask) + 1, np.int64)
+        np.cumsum(mask, out=kept[1:])
+        lengths = np.diff(kept[self.offsets()]).astype(np.int32)
+        return Bag(self.ids[mask], lengths, None if self.weights is None else self.weights[mask])
 
 
-def end_step(table: Table, watermark_ms: int, sweep_rows: int) -> int:
-    """What a journal step ends with: the clock goes to the watermark, a part is swept. The rows that were removed."""
-    table.advance(watermark_ms)
-    return table.sweep(max_rows=sweep_rows)
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """``n`` samples. Mappings are in the order of the job's features; all arrays have ``n`` rows but those of bags.
+
+    Raises InputError, naming the column, where lengths, shapes or dtypes differ from what is declared here.
+    """
+
+    bags: Mapping[str, Bag]  # feature -> ids
+    dense: Mapping[str, Floats]  # feature -> (n, width)
+    labels: Floats  # (n, tasks)
+    rates: Floats  # (n,): share of the sample's slice that was kept by negative sampling, in (0, 1]
+    event_time_ms: Ints  # (n,)
+    ingestion_time_ms: Ints  # (n,): of the record that completed the sample
+    groups: Ints  # (n,): key of the group within which samples are ranked; NO_GROUP: none
+    late: Flags  # (n,): a positive whose negative was already given out
+    label_weights: Floats | None = None  # (n, tasks); None: every label weighs 1
+
+    def __post_init__(self) -> None:
+        n = len(self.event_time_ms)
+        for name, dtype, tail in _FIXED:
+            _check(name, getattr(self, name), n, dtype, tail)
+        if self.label_weights is not None and self.label_weights.shape != self.labels.shape:
+            raise InputError(f"label_weights are of shape {self.label_weights.shape}, labels of {self.labels.shape}")
+        for name, bag in self.bags.items():
+            if len(bag) != n:
+                raise InputError(f"feature {name!r} has {len(bag)} samples, the batch has {n}")
+        for name, column in self.dense.items():
+            _check(f"dense feature {name!r}", column, n, np.float32, 1)
+
+    def __len__(self) -> int:
+        return len(self.event_time_ms)
+
+    def __getitem__(self, rows: slice) -> Batch:
+        """Consecutive samples; shares memory."""
+        start, stop, step = rows.indices(len(self))
+        if step != 1:
+            raise InputError(f"a batch is sliced by consecutive rows, not in steps of {step}")
+        stop = max(start, stop)
+        fixed = {name: getattr(self, name)[start:stop] for name, *_ in _FIXED}
+        return Batch(
+            bags={name: bag.rows(start, stop) for name, bag in self.bags.items()},
+            dense={name: column[start:stop] for name, column in self.dense.items()},
+            label_weights=None if self.label_weights is None else self.label_weights[start:stop],
+            **fixed,
+        )
+
+    def take(self, order: Ints) -> Batch:
+        """The samples ``order`` names, in that order; a copy."""
+        fixed = {name: getattr(self, name)[order] for name, *_ in _FIXED}
+        return Batch(
+            bags={name: bag.take(order) for name, bag in self.bags.items()},
+            dense={name: column[order] for name, column in self.dense.items()},
+            label_weights=None if self.label_weights is None else self.label_weights[order],
+            **fixed,
+        )
+
+    def pieces(self, size: int) -> Iterator[Batch]:
+        """The samples in order, ``size`` at a time; the last piece may have fewer."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+    def where(self, masks: Mapping[str, Flags]) -> Batch:
+        """The same samples with only those ids whose mask is true; features without a mask keep all of theirs."""
+        bags = {name: bag.where(masks[name]) if name in masks else bag for name, bag in self.bags.items()}
+        return Batch(bags=bags, **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "bags"})
+
+
+# Column, dtype, dimensions behind the rows.
+_FIXED: tuple[tuple[str, type[np.generic], int], ...] = (
+    ("labels", np.float32, 1),
+    ("rates", np.float32, 0),
+    ("event_time_ms", np.int64, 0),
+    ("ingestion_time_ms", np.int64, 0),
+    ("groups", np.int64, 0),
+    ("late", np.bool_, 0),
+)
+
+
+def spans(starts: Ints, lengths: npt.NDArray[np.integer]) -> Ints:
+    """``starts[i], starts[i] + 1, ...``, ``lengths[i]`` of them, for each i in turn."""
+    before = np.cumsum(lengths, dtype=np.int64) - lengths
+    return np.arange(int(lengths.sum()), dtype=np.int64) + np.repeat(starts - before, lengths)
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """All samples, in order. Raises InputError for no batch, or for batches with other columns."""
+    if not batches:
+        raise InputError("no batch to concatenate: an empty batch needs columns, take a slice of none of another")
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    for other in batches[1:]:
+        if list(other.bags) != list(first.bags) or list(other.dense) != list(first.dense):
+            raise InputError(
+                f"batches have other columns: {[*first.bags, *first.dense]} and {[*other.bags, *other.dense]}"
+            )
+    weights = [b.label_weights for b in batches]
+    if any(w is not None for w in weights):
+        weights = [np.ones_like(b.labels) if b.label_weights is None else b.label_weights for b in batches]
+    fixed = {name: np.concatenate([getattr(b, name) for b in batches]) for name, *_ in _FIXED}
+    return Batch(
+        bags={name: _joined([b.bags[name] for b in batches]) for name in first.bags},
+        dense={name: np.concatenate([b.dense[name] for b in batches]) for name in first.dense},
+        label_weights=None if weights[0] is None else np.concatenate([w for w in weights if w is not None]),
+        **fixed,
+    )
+
+
+def _joined(bags: Sequence[Bag]) -> Bag:
+    weights: Floats | None = None
+    if any(bag.weights is not None for bag in bags):
+        weights = np.concatenate(
+            [np.ones(len(bag.ids), np.float32) if bag.weights is None else bag.weights for bag in bags]
+        )
+    return Bag(np.concatenate([bag.ids for bag in bags]), np.concatenate([bag.lengths for bag in bags]), weights)
+
+
+def _check(name: str, column: npt.NDArray[np.generic], rows: int, dtype: type[np.generic], tail: int) -> None:
+    if column.ndim != 1 + tail or len(column) != rows or column.dtype != dtype:
+        shape = f"({rows},{' width' if tail else ''})"
+        raise InputError(f"{name}: {column.dtype} of shape {column.shape}, must be {dtype.__name__} of shape {shape}")

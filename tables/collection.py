@@ -15,7 +15,7 @@ import numpy.typing as npt
 from monolith.errors import InputError, NonFiniteError
 from monolith.tables import _core
 from monolith.tables.arguments import EventTimes, Matrix, checked_ids, checked_times
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.tables.hashing import feature_salt, salted
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.table import Table

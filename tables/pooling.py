@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from monolith.errors import InputError
 from monolith.tables import _core
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 
 FloatMatrix = npt.NDArray[np.float32]
 

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from safetensors.numpy import save
 
-from monolith.card import CardFeature, ModelCard
+from monolith.card import CardFeature, ModelCard, Read
+from monolith.config.features import FeatureConfig
 from monolith.streaming.source import open_sink
 from monolith.tables.delta import Delta, ModelDelta
 
@@ -178,7 +179,11 @@ class ScriptedModel:
 
     @property
     def card(self) -> ModelCard:
-        feature = CardFeature(name="user", table="user", type="int", bag=False, pooling="sum", salted=False)
+        feature = CardFeature(
+            config=FeatureConfig(name="user"),
+            seed="user",
+            reads=[Read(table="user", output="user", pooling="sum", salted=False)],
+        )
         tables = {"user": self.dim}
         return ModelCard(model="demo", lineage=self.lineage, tables=tables, features=[feature], payload=self.payload)
 

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     with Bar() as bar:
         comparison = compare(job, split, bar)
     if stream.generated:
-        comparison = with_best(comparison, stream.probabilities(split.test))
+        comparison = with_best(comparison, stream.probabilities(split.test_keys))
     print("\n".join(table(comparison)))
     plot(
         comparison,

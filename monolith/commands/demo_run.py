@@ -104,7 +104,7 @@ class Demo:
         with Bar() as bar:
             comparison = compare(self.job, split, bar)
         if self.stream.generated:
-            comparison = with_best(comparison, self.stream.probabilities(split.test))
+            comparison = with_best(comparison, self.stream.probabilities(split.test_keys))
         kept = snapshot_tables(Path(self.job.state))
         online = published(comparison.online.tables)
         replayed = {name: compare_rows(kept[name].rows(), table.rows()) for name, table in online.items()}

@@ -143,7 +143,7 @@ def _store(url: str, model: str | None) -> Iterator[str]:
         yield f"  graph {size(len(held.graph))}, dense weights {size(len(held.dense))}"
         for name, dim in card.tables.items():
             rows = sum(len(ids) for ids, _, _ in store.packed_rows(name))
-            readers = ", ".join(f.name for f in card.features if f.table == owner_of(name))
+            readers = ", ".join(f.name for f in card.features if owner_of(name) in {r.table for r in f.reads})
             kind = f"{card.payload}, {RowFormat(card.payload, dim).width} bytes"
             yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
     finally:

@@ -1,8 +1,8 @@
 """The job file: typed structs, every default, and the loader that turns YAML into them."""
 
+from monolith.config.features import FeatureConfig
 from monolith.config.job import (
     DenseOptimizerConfig,
-    FeatureConfig,
     InputConfig,
     JobConfig,
     JoinConfig,

@@ -6,22 +6,16 @@ from typing import Literal
 
 import msgspec
 
+from monolith.config.features import FeatureConfig
 from monolith.config.limits import Count, NonNegative, Positive, Share
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
+LatePositives = Literal["emit", "drop", "dead_letter"]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A mapping in the job file; an unknown key is an error."""
-
-
-class FeatureConfig(_Section, frozen=True):
-    """A named input. Strings are hashed by name, integers are ids as they are; a list is a bag."""
-
-    name: str
-    type: Literal["int", "string"] = "int"
-    bag: bool = False  # True: the event holds a list of values (or a mapping value -> weight)
 
 
 class InputConfig(_Section, frozen=True):
@@ -50,7 +44,7 @@ class JoinConfig(_Section, frozen=True):
     window_s: Positive = 1800.0  # a feature event without a positive action for this long is a negative
     early_s: NonNegative = 60.0  # an action that came before its features is kept for this long
     dedup_s: NonNegative = 3600.0  # a repeated (request, item, action) within this horizon is dropped
-    late_positives: Literal["emit", "drop", "dead_letter"] = "emit"
+    late_positives: LatePositives = "emit"
     negative_rate: Share = 1.0  # share of requests kept as negatives, by hash of (request id, item id)
     max_bytes: Count = 512 * 2**20  # memory of everything that waits; above it the streams that run ahead are not read
 

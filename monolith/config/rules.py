@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from monolith.config.document import Keys, nearest
+from monolith.config.feature_rules import broken_feature_rules
 from monolith.config.job import JobConfig, TrainConfig
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
@@ -76,15 +77,21 @@ def _table_features(job: JobConfig) -> Iterator[Problem]:
         for i, table in enumerate(job.tables)
         for j, feature in enumerate(table.feature_names())
     ]
-    yield from _twice(reads, "feature", "is read by two tables or twice; one table reads a feature")
+    for i, table in enumerate(job.tables):
+        yield from _twice(
+            [(keys, name) for keys, name in reads if keys[1] == i], "feature", f"is read twice by {table.name!r}"
+        )
 
 
 def _declared_features(job: JobConfig) -> Iterator[Problem]:
     read = job.feature_names()
     for i, feature in enumerate(job.features):
-        if feature.name not in read:
+        is_dense = feature.type in ("float", "bool") and not feature.boundaries
+        if feature.name not in read and not is_dense:
             text = f"no table reads the feature {feature.name!r}{nearest(feature.name, read)}; read: {', '.join(read)}"
             yield ("features", i, "name"), text
+        for keys, text in broken_feature_rules(feature, is_read=feature.name in read):
+            yield ("features", i, *keys), text
 
 
 def _group_by(job: JobConfig) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 
 import msgspec
@@ -25,8 +25,8 @@ import numpy.typing as npt
 from monolith.config import JobConfig
 from monolith.config.table import Forever
 from monolith.errors import InputError
-from monolith.events import Sample
 from monolith.streaming.steps import Step, StepReader
+from monolith.tables.batch import NO_GROUP, Batch, Flags, concatenated
 from monolith.training.learner import Learner
 from monolith.training.ranking import auc, gauc
 
@@ -48,14 +48,24 @@ class Split:
     cut_ms: int
 
     @property
-    def train(self) -> list[Sample]:
+    def train(self) -> Batch:
         """All samples before the cut, in order."""
         return _samples(self.earlier)
 
     @property
-    def test(self) -> list[Sample]:
+    def judged(self) -> Flags:
+        """Which samples (n,) of ``later`` are judged."""
+        return _samples(self.later).event_time_ms >= self.cut_ms
+
+    @property
+    def test(self) -> Batch:
         """The samples that are judged, in order."""
-        return [sample for sample in _samples(self.later) if sample.event_time_ms >= self.cut_ms]
+        return _samples(self.later).take(np.flatnonzero(self.judged))
+
+    @property
+    def test_keys(self) -> list[tuple[str, str]]:
+        """(request id, item id) of each sample of ``test``."""
+        return list(compress(chain.from_iterable(step.keys for step in self.later), self.judged))
 
 
 @dataclass(frozen=True)
@@ -97,9 +107,9 @@ def read_steps(job: JobConfig, journal: Path, *, recorded: bool = False) -> list
 
 def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
     """Cut before the first step that holds a sample shown at ``cut_ms`` or later; InputError if a side is empty."""
-    first = next((i for i, step in enumerate(steps) if any(s.event_time_ms >= cut_ms for s in step.samples)), None)
-    if first is None or not any(step.samples for step in steps[:first]):
-        shown = [s.event_time_ms for s in _samples(steps)]
+    first = next((i for i, step in enumerate(steps) if (step.batch.event_time_ms >= cut_ms).any()), None)
+    if first is None or not any(len(step.batch) for step in steps[:first]):
+        shown = [time for step in steps for time in step.batch.event_time_ms.tolist()]
         seen = f"from {min(shown)} to {max(shown)}" if shown else "none at all"
         raise InputError(f"the stream cannot be cut at event time {cut_ms}: its samples are {seen}")
     return Split(list(steps[:first]), list(steps[first:]), cut_ms)
@@ -108,14 +118,16 @@ def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
 def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) -> Comparison:
     """Train and judge all four ways; ``job`` says model, tables and batch size."""
     test = split.test
-    users = _groups(test, job.train.group_by)
+    if len(ungrouped := np.flatnonzero(test.groups == NO_GROUP)):
+        key = "/".join(split.test_keys[ungrouped[0]])
+        raise InputError(f"within-user AUC needs one {job.train.group_by!r} a sample; {key} has none")
     frozen, warm, epochs = _batch_ways(job, split, progress)
     online = Learner(job)
     frozen1, online1 = _one_pass_ways(online, split, progress)
     return Comparison(
-        labels=np.array([s.label for s in test], np.float32),
-        users=users,
-        times_ms=np.array([s.event_time_ms for s in test], np.int64),
+        labels=test.labels[:, 0],
+        users=test.groups,
+        times_ms=test.event_time_ms,
         scores={"frozen": frozen, "frozen1": frozen1, "online1": online1, "warm": warm},
         epochs=epochs,
         online=online,
@@ -136,7 +148,7 @@ def _batch_ways(job: JobConfig, split: Split, progress: Progress) -> tuple[Float
     return frozen, _judged(split, _follow(learner, split.later, progress, "warm")), epochs
 
 
-def _fit(job: JobConfig, samples: list[Sample], progress: Progress) -> tuple[Learner, int]:
+def _fit(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Learner, int]:
     """A learner after that number of epochs over ``samples`` which is best for the last eighth of them.
 
     The number is found on the others, then all are trained on: the strongest control that early stopping gives.
@@ -149,60 +161,45 @@ def _fit(job: JobConfig, samples: list[Sample], progress: Progress) -> tuple[Lea
     return learner, epochs
 
 
-def _best_epochs(job: JobConfig, train: list[Sample], validation: list[Sample], progress: Progress) -> int:
-    labels = np.array([s.label for s in validation], np.float32)
+def _best_epochs(job: JobConfig, train: Batch, validation: Batch, progress: Progress) -> int:
     learner, areas = Learner(job), list[float]()
     while len(areas) < EPOCHS and len(areas) - int(np.argmax([*areas, -1.0])) <= PATIENCE:
         _epoch(learner, train, len(areas) + 1)
-        areas.append(auc(_score(learner, validation), labels))
+        areas.append(auc(_score(learner, validation), validation.labels[:, 0]))
         progress("frozen, finding the number of epochs", len(areas) * len(train), EPOCHS * len(train))
     return int(np.argmax(areas)) + 1
 
 
-def _epoch(learner: Learner, samples: list[Sample], epoch: int) -> None:
+def _epoch(learner: Learner, samples: Batch, epoch: int) -> None:
     order = np.random.default_rng(epoch).permutation(len(samples))
     for start in range(0, len(order), EPOCH_BATCH):
-        learner.step([samples[i] for i in order[start : start + EPOCH_BATCH]])
+        learner.step(samples.take(order[start : start + EPOCH_BATCH]))
 
 
 def _follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: str) -> Floats:
     """Learn as the daemon does; scores (n,) of all samples, each from before it was learnt from."""
     size, scores, done = learner.job.train.batch_size, [], 0
-    total = sum(len(step.samples) for step in steps)
+    total = sum(len(step.batch) for step in steps)
     for step in steps:
-        for start in range(0, len(step.samples), size):
-            scores.append(learner.step(step.samples[start : start + size]))
+        scores += [learner.step(batch) for batch in step.batch.pieces(size)]
         learner.advance(step.watermark_ms, learner.job.train.sweep_rows)
-        done += len(step.samples)
+        done += len(step.batch)
         progress(what, done, total)
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
 
-def _score(learner: Learner, samples: Sequence[Sample]) -> Floats:
-    parts = [learner.score(samples[i : i + SCORE_BATCH]) for i in range(0, len(samples), SCORE_BATCH)]
-    return np.concatenate(parts)
+def _score(learner: Learner, samples: Batch) -> Floats:
+    return np.concatenate([learner.score(batch) for batch in samples.pieces(SCORE_BATCH)])
 
 
 def _judged(split: Split, scores: Floats) -> Floats:
     """The scores of `Split.test` among those of all later samples."""
-    mask = np.array([s.event_time_ms >= split.cut_ms for s in _samples(split.later)], bool)
-    judged: Floats = scores[mask]
+    judged: Floats = scores[split.judged]
     return judged
 
 
-def _samples(steps: Iterable[Step]) -> list[Sample]:
-    return list(chain.from_iterable(step.samples for step in steps))
-
-
-def _groups(samples: Sequence[Sample], feature: str) -> npt.NDArray[np.int64]:
-    """A number (n,) for each sample's value of ``feature``; InputError where one has none or a list."""
-    numbers: dict[object, int] = {}
-    for sample in samples:
-        value = sample.features.get(feature)
-        if not isinstance(value, int | str):
-            raise InputError(f"within-user AUC needs one {feature!r} a sample; {sample.request_id} has {value!r}")
-        numbers.setdefault(value, len(numbers))
-    return np.array([numbers[sample.features[feature]] for sample in samples], np.int64)
+def _samples(steps: Iterable[Step]) -> Batch:
+    return concatenated([step.batch for step in steps])
 
 
 def _all_steps(reader: StepReader) -> Iterator[Step]:

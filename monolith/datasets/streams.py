@@ -14,7 +14,6 @@ from monolith.datasets import ml100k, ml100k_origin
 from monolith.datasets.impressions import Impression
 from monolith.datasets.synthetic import SyntheticStream
 from monolith.errors import ConfigError
-from monolith.events import Sample
 
 NAMES = ("ml-100k", "synthetic")
 JOBS = {"ml-100k": Path("jobs/demo.yaml"), "synthetic": Path("jobs/synthetic.yaml")}
@@ -40,10 +39,13 @@ class NamedStream:
         """The last impression, for a request that a person can send."""
         return next(islice(self.start(), self.count - 1, None))
 
-    def probabilities(self, samples: Sequence[Sample]) -> npt.NDArray[np.float32]:
-        """The true probabilities (n,) behind generated ``samples``, by running the generator again."""
-        places = {(sample.request_id, sample.item_id): i for i, sample in enumerate(samples)}
-        truth = np.full(len(samples), np.nan, np.float32)
+    def probabilities(self, keys: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """The true probabilities (n,) behind generated samples, by running the generator again.
+
+        ``keys`` are request and item id of each sample.
+        """
+        places = {key: i for i, key in enumerate(keys)}
+        truth = np.full(len(keys), np.nan, np.float32)
         for impression in self.start():
             place = places.get((impression.feature.request_id, impression.feature.item_id))
             if place is not None and impression.probability is not None:

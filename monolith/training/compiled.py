@@ -23,8 +23,8 @@ from torch import Tensor
 from torch._library.effects import EffectType
 
 from monolith.errors import InputError
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection
-from monolith.tables.features import Bag
 from monolith.training.jagged import bags_between, event_times
 from monolith.training.lookup import LookupStep, WeightGradients, applied, columns_of
 

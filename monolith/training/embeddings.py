@@ -19,8 +19,9 @@ import torch
 from monolith.config import TableConfig
 from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag, is_salted
+from monolith.tables.schema import is_salted
 from monolith.training.compiled import Place, pooled
 from monolith.training.jagged import EventTimes, bags_of, batch_size, event_times
 from monolith.training.lookup import LookupStep, Matrix, Vectors, WeightGradients

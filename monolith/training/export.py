@@ -1,7 +1,7 @@
 """The dense part as an ONNX graph, exported once a job, into which each version's weights are fed.
 
-Inputs: one float32 (batch, dim) matrix a feature, under the feature's name, then one input a weight, named
-``w:<name>``. Output: ``logit`` (batch,). All names inside begin with ``w:/``, which no feature's and no weight's does.
+Inputs: one float32 (batch, width) matrix for each vector and each dense feature, by name, then one input a weight,
+named ``w:<name>``. Output: ``logit`` (batch,). All names inside begin with ``w:/``, which no other name does.
 The batch is of any size. A replica so needs onnxruntime and no torch, and a new version of the weights is a few hundred
 kB of safetensors and no new graph.
 """
@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from monolith.card import CardFeature
 from monolith.errors import CorruptError, InputError
 from monolith.training.dense_state import dense_weights, load_dense_weights
 
@@ -33,32 +32,32 @@ _INNER_PREFIX = "w:/"
 _EXAMPLE_BATCH = 3  # the exporter takes 0 and 1 for constants
 
 
-def export_graph(model: nn.Module, features: Sequence[CardFeature], table_dims: Mapping[str, int]) -> bytes:
+def export_graph(model: nn.Module, inputs: Mapping[str, int]) -> bytes:
     """The ONNX graph of a model from ``monolith.training.models``; takes about 3 s. Writes no file.
 
-    The inputs are in the order of ``features``. The bytes hold no weights, no traces and no paths.
+    ``inputs`` are the names of vectors and dense features, with their widths, in the graph's order. The bytes hold no
+    weights, no traces and no paths.
     """
     weights = dict(model.state_dict())
-    dims = {feature.name: table_dims[feature.table] for feature in features}
-    if taken := [name for name in dims if name.startswith(WEIGHT_PREFIX) or name in ("", "logit")]:
+    if taken := [name for name in inputs if name.startswith(WEIGHT_PREFIX) or name in ("", "logit")]:
         raise InputError(
             f"features {taken} have names that the graph needs for itself ('logit', what begins with "
             f"{WEIGHT_PREFIX!r}, the empty name): rename them"
         )
-    examples = [torch.zeros(_EXAMPLE_BATCH, dim) for dim in dims.values()]
+    examples = [torch.zeros(_EXAMPLE_BATCH, dim) for dim in inputs.values()]
     batch = torch.export.Dim("batch")
     with _quietly(model):
         program = torch.onnx.export(
-            _Functional(model, list(dims), list(weights)),
+            _Functional(model, list(inputs), list(weights)),
             (*examples, *weights.values()),
             dynamo=True,
-            dynamic_shapes=((*({0: batch} for _ in dims), *(None for _ in weights)),),
+            dynamic_shapes=((*({0: batch} for _ in inputs), *(None for _ in weights)),),
             verbose=False,
         )
     if program is None:
         raise InputError(f"torch exported no graph for {type(model).__name__}: it must be traceable by torch.export")
     proto = program.model_proto  # made anew by every access
-    _rename(proto.graph, [*dims, *(WEIGHT_PREFIX + name for name in weights)])
+    _rename(proto.graph, [*inputs, *(WEIGHT_PREFIX + name for name in weights)])
     return _plain(proto)
 
 

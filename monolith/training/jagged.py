@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from monolith.errors import InputError
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,11 +23,11 @@ from monolith.card import ModelCard
 from monolith.config import JobConfig
 from monolith.disk import remedy, write_durably
 from monolith.errors import NonFiniteError
-from monolith.events import Sample
 from monolith.tables import Table, set_threads
-from monolith.tables.batch import end_step
+from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
-from monolith.tables.features import FeatureEncoder, card_features
+from monolith.tables.schema import card_features
+from monolith.tables.table_step import end_step
 from monolith.tables.tail import published_dims, tail_sizes
 from monolith.training.dense_guard import LARGEST, unfit_gradient
 from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
@@ -50,31 +50,29 @@ class Learner:
         set_threads(job.train.threads)
         self.job = job
         self.features = card_features(job)
-        self.encoder = FeatureEncoder(self.features)
         self.collection = EmbeddingBagCollection(job.tables)
-        self.dims = {table.name: table.dim for table in job.tables}
-        self.model = build_model(job.model, self.features, self.dims, seed=job.seed)
+        self.vectors = self.collection.dims  # name -> width of what the network reads
+        self.dense = {f.name: f.config.width for f in self.features if not f.reads}
+        self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed)
         self.optimizer = build_optimizer(job.dense_optimizer, self.model)
         self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
-        self._vectors: dict[str, torch.Tensor] = {}  # of the newest batch
+        self._inputs: dict[str, torch.Tensor] = {}  # of the newest batch
 
     @property
     def tables(self) -> Mapping[str, Table]:
         """The tables by name, in the job's order."""
         return self.collection.tables
 
-    def step(self, samples: Sequence[Sample]) -> Probabilities:
+    def step(self, batch: Batch) -> Probabilities:
         """Probabilities (n,) as they were before this step; afterwards one optimizer step has been made on all n.
 
         A dense gradient with NaN, infinity or a size that the optimizer would overflow by meets the policy
         ``dense_optimizer.on_nonfinite``: the dense weights stay as they are in this step, or NonFiniteError is raised.
         As the tables may have taken their part by then, the learner must then be restored.
         """
-        times = np.array([s.event_time_ms for s in samples], np.int64)
-        labels = torch.tensor([s.label for s in samples])
-        rates = torch.tensor([s.rate for s in samples])
-        logits = self._forward(samples, times)
+        logits = self._forward(batch, batch.event_time_ms)
         self.optimizer.zero_grad()
+        labels, rates = torch.tensor(batch.labels[:, 0]), torch.tensor(batch.rates)
         sampled_bce(logits, labels, rates).backward()  # type: ignore[no-untyped-call]
         self._dense_step()
         return torch.sigmoid(logits.detach()).numpy()
@@ -91,19 +89,19 @@ class Learner:
                 f"learning rates, or set dense_optimizer.on_nonfinite to skip_step and start again"
             )
 
-    def score(self, samples: Sequence[Sample]) -> Probabilities:
+    def score(self, batch: Batch) -> Probabilities:
         """Probabilities (n,); nothing changes, no id is admitted."""
         self.collection.eval()
         try:
             with torch.no_grad():
-                return torch.sigmoid(self._forward(samples, None)).numpy()
+                return torch.sigmoid(self._forward(batch, None)).numpy()
         finally:
             self.collection.train()
 
-    def _forward(self, samples: Sequence[Sample], times: npt.NDArray[np.int64] | None) -> torch.Tensor:
-        bags = self.encoder.encode([s.features for s in samples])
-        self._vectors = self.collection.forward_bags(bags, times)
-        logits: torch.Tensor = self.model(self._vectors)
+    def _forward(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> torch.Tensor:
+        self._inputs = self.collection.forward_bags(batch.bags, times)
+        self._inputs |= {name: torch.tensor(column) for name, column in batch.dense.items()}
+        logits: torch.Tensor = self.model(self._inputs)
         return logits
 
     def card(self, lineage: str) -> ModelCard:
@@ -121,11 +119,11 @@ class Learner:
 
     def export(self, cache: Path) -> bytes:
         """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
-        asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, self.features, self.dims, str(torch.__version__)])
+        asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, self.vectors, self.dense, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
         graph = _kept_graph(cache, stem)
         if graph is None:
-            graph = export_graph(self.model, self.features, self.dims)
+            graph = export_graph(self.model, {**self.vectors, **self.dense})
             _keep_graph(cache / f"{stem}-{zlib.crc32(graph):08x}.onnx", graph)
         self.graph = DenseGraph(graph)
         return graph
@@ -152,8 +150,8 @@ class Learner:
 
         Raises `GapError` as the tables do, and `CorruptError` if the exported graph no longer computes what torch does.
         """
-        if self.graph is not None and self._vectors:
-            self.graph.check(self.model, self._vectors)
+        if self.graph is not None and self._inputs:
+            self.graph.check(self.model, self._inputs)
         return ModelDelta(
             base_sequence=since,
             sequence=sequence,

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, CollectionStep
-from monolith.tables.features import Bag
 from monolith.tables.pooling import spread
 
 

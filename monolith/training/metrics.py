@@ -7,21 +7,18 @@ was kept counts 1/r times. AUC and within-user AUC count every sample once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from monolith.errors import CorruptError, InputError, VersionError
-from monolith.events import FeatureValue, Sample
-from monolith.tables.hashing import hash_string
+from monolith.tables.batch import NO_GROUP, Batch
 from monolith.training.ranking import AucState, Counts, Floats, StreamingAUC, auc, gauc
 
 STATE_VERSION = 1
 
 _SMALLEST = 2.0**-25  # half the step of float32 below 1: a probability of exactly 0 or 1 costs ln of this, not infinity
-_NO_USER = -(2**63)
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -42,7 +39,7 @@ class _Chunk(NamedTuple):
     probabilities: Floats
     labels: Floats
     rates: Floats
-    users: Counts  # _NO_USER where the sample has none
+    users: Counts  # NO_GROUP where the sample has none
 
     def part(self, start: int, stop: int) -> _Chunk:
         return _Chunk(
@@ -51,7 +48,7 @@ class _Chunk(NamedTuple):
 
     def within_user(self) -> tuple[float, int]:
         """GAUC, and over how many samples."""
-        known = self.users != _NO_USER
+        known = self.users != NO_GROUP
         return gauc(self.users[known], self.probabilities[known], self.labels[known])
 
 
@@ -107,15 +104,14 @@ class StreamMetrics:
     """Metrics over windows of exactly ``window`` samples, and since the start, in bounded memory.
 
     A window's numbers are exact. Since the start, AUC is within 1e-4 of exact, and within-user AUC compares a user's
-    samples inside a window only. Users are told apart by the value of ``user_feature``. A function of the sequence of
+    samples inside a window only. Users are told apart by the batch's groups. A function of the sequence of
     updates: reading, saving and restoring change nothing. Not thread safe.
     """
 
-    def __init__(self, window: int, user_feature: str = "user") -> None:
+    def __init__(self, window: int) -> None:
         if window < 1:
             raise InputError(f"the metrics window is {window} samples: set window_samples to at least 1")
         self.window = window
-        self.user_feature = user_feature
         self.last: Scores | None = None  # the newest full window
         self._sums = _Sums()
         self._area = StreamingAUC()
@@ -124,19 +120,14 @@ class StreamMetrics:
         self._open: list[_Chunk] = []
         self._open_samples = 0
 
-    def update(self, samples: Sequence[Sample], probabilities: Floats) -> list[Scores]:
+    def update(self, batch: Batch, probabilities: Floats) -> list[Scores]:
         """Take in a batch, scored (n,) before it was trained on; returns the windows that it fills, oldest first."""
-        if len(samples) != len(probabilities):
-            raise InputError(f"{len(samples)} samples have {len(probabilities)} probabilities: give one for each")
-        chunk = _Chunk(
-            np.array(probabilities, np.float32),
-            np.array([sample.label for sample in samples], np.float32),
-            np.array([sample.rate for sample in samples], np.float32),
-            np.array([_user_key(sample.features.get(self.user_feature)) for sample in samples], np.int64),
-        )
+        if len(batch) != len(probabilities):
+            raise InputError(f"{len(batch)} samples have {len(probabilities)} probabilities: give one for each")
+        chunk = _Chunk(np.array(probabilities, np.float32), batch.labels[:, 0], batch.rates, batch.groups)
         closed, start = [], 0
-        while start < len(samples):
-            stop = min(len(samples), start + max(0, self.window - self._open_samples))
+        while start < len(batch):
+            stop = min(len(batch), start + max(0, self.window - self._open_samples))
             self._take(chunk.part(start, stop))
             start = stop
             if self._open_samples >= self.window:
@@ -206,13 +197,6 @@ class StreamMetrics:
             _joined([chunk.rates for chunk in self._open], "<f4"),
             _joined([chunk.users for chunk in self._open], "<i8"),
         )
-
-
-def _user_key(value: FeatureValue) -> int:
-    """An id for the user: an integer that fits, or a string's hash; anything else names no user."""
-    if isinstance(value, str):
-        return hash_string("user", value)
-    return value if isinstance(value, int) and _NO_USER < value < 2**63 else _NO_USER
 
 
 def _joined(parts: list[Any], kind: str) -> Any:

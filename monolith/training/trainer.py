@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, UnavailableError
-from monolith.events import WATERMARK_START, Sample
-from monolith.tables.batch import batches
+from monolith.events import WATERMARK_START
+from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
 from monolith.training.history import History
 from monolith.training.learner import Learner
@@ -44,8 +44,8 @@ class Step(Protocol):
         """Counts from 1."""
 
     @property
-    def samples(self) -> Sequence[Sample]:
-        """In the order in which they are to be trained."""
+    def batch(self) -> Batch:
+        """Its samples, in the order in which they are to be trained."""
 
     @property
     def watermark_ms(self) -> int:
@@ -141,7 +141,7 @@ class Trainer:
     ) -> None:
         self.learner, self.steps, self.snapshots = learner, steps, snapshots
         self.lineage, self.publisher, self.status = lineage, publisher, status
-        self.metrics = StreamMetrics(learner.job.train.window_samples, learner.job.train.group_by)
+        self.metrics = StreamMetrics(learner.job.train.window_samples)
         self.history = History(learner.job)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._kept_step = 0  # the newest snapshot's
@@ -218,22 +218,22 @@ class Trainer:
 
     def advance(self, step: Step) -> None:
         """Train on one step's samples in batches, expire what is idle, publish if the step says so."""
-        for batch in batches(step.samples, self.learner.job.train.batch_size):
+        for batch in step.batch.pieces(self.learner.job.train.batch_size):
             self._train(batch)
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         self.step = step.number
         self.history.extend(step.digest)
-        self._clean = self._clean and not step.samples and not removed
+        self._clean = self._clean and not len(step.batch) and not removed
         if step.publish:
             self.sequence, self._clean = self.learner.cut(), True
             self.history.cut(self.sequence)
             self._publish()
 
-    def _train(self, batch: Sequence[Sample]) -> None:
+    def _train(self, batch: Batch) -> None:
         scores = self.learner.step(batch)
         self.metrics.update(batch, scores)
-        self._ingested.extend(sample.ingestion_time_ms for sample in batch)
+        self._ingested.extend(batch.ingestion_time_ms.tolist())
 
     def _publish(self) -> None:
         if self.publisher is None:

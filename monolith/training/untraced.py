@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 
 if TYPE_CHECKING:
     from monolith.training.embeddings import EmbeddingBagCollection

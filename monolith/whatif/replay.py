@@ -8,18 +8,19 @@ distinct ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from monolith.config import JobConfig, TableConfig
-from monolith.events import WATERMARK_END, WATERMARK_START, FeatureEvent, FeatureValue, Sample, SampleEvent
+from monolith.events import WATERMARK_END, WATERMARK_START, Joined, Shown
 from monolith.streaming.joiner import OnShown
 from monolith.streaming.steps import StepReader
-from monolith.tables.batch import TableBatch, batches
-from monolith.tables.features import FeatureEncoder, card_features, is_salted
-from monolith.whatif.serving_order import Events, Ints, serve_in_order
+from monolith.tables.batch import Bag, Batch
+from monolith.tables.schema import FeatureSchema, card_features, is_salted
+from monolith.tables.table_step import TableBatch
+from monolith.whatif.serving_order import Events, serve_in_order
 from monolith.whatif.settings import Setting
 from monolith.whatif.shadow import Distinct, Outcome, Shadow, longest_stretch_ms
 
@@ -68,7 +69,7 @@ def replay(
             if step is None:
                 continue
             if step.number > number:  # else it only says that the streams are at their end
-                run.step(step.samples, step.watermark_ms, publish=step.publish or not publishes)
+                run.step(step.batch, step.watermark_ms, publish=step.publish or not publishes)
             number, done, ended = step.number, done + step.records, step.ended
             total = total or done + reader.lag()
             progress(done, max(done, total))
@@ -80,34 +81,32 @@ class _Run:
 
     def __init__(self, job: JobConfig, table: TableConfig, settings: Sequence[Setting]) -> None:
         self._table, self._names, self._salted = table, table.feature_names(), is_salted(table)
-        self._encoder = FeatureEncoder([feature for feature in card_features(job) if feature.table == table.name])
+        self._schema = FeatureSchema(card_features(job))
         self._batch_size, self._sweep_rows = job.train.batch_size, job.train.sweep_rows
         self._shadows = [Shadow(setting) for setting in settings]
         self._longest_ms = longest_stretch_ms(settings)
         self._distinct = Distinct()
-        self._shown: list[dict[str, FeatureValue]] = []  # by each event of the step at hand
+        self._shown: list[bytes] = []  # packed rows, by each event of the step at hand
         self._shown_ms: list[int] = []
         self._before: list[int] = []  # how many of its samples came before each
         self._events = self._samples = self._lookups = 0
         self._first_ms, self._last_ms = WATERMARK_END, WATERMARK_START
 
-    def on_shown(self, samples_before: int, event: FeatureEvent | SampleEvent) -> None:
+    def on_shown(self, samples_before: int, event: Shown | Joined) -> None:
         """An event of the step to come."""
-        self._shown.append(event.features)
+        self._shown.append(event.row)
         self._shown_ms.append(event.event_time_ms)
         self._before.append(samples_before)
         self._first_ms = min(self._first_ms, event.event_time_ms)
         self._last_ms = max(self._last_ms, event.event_time_ms)
 
-    def step(self, samples: Sequence[Sample], watermark_ms: int, *, publish: bool) -> None:
+    def step(self, samples: Batch, watermark_ms: int, *, publish: bool) -> None:
         """Look up what the step's events name, and do what training does with its samples."""
-        times = np.array([sample.event_time_ms for sample in samples], np.int64)
-        self._serve(samples, times)
-        for start, batch in enumerate(batches(samples, self._batch_size)):
-            shown = self._batch([sample.features for sample in batch])
-            first = start * self._batch_size
+        self._serve(samples)
+        for batch in samples.pieces(self._batch_size):
+            shown = self._of_table(batch.bags)
             for shadow in self._shadows:
-                shadow.observe(shown, times[first : first + len(batch)])
+                shadow.observe(shown, batch.event_time_ms)
         self._samples += len(samples)
         for shadow in self._shadows:
             shadow.end_step(watermark_ms, self._sweep_rows, publish=publish)
@@ -126,16 +125,17 @@ class _Run:
             outcomes=[shadow.outcome() for shadow in self._shadows],
         )
 
-    def _serve(self, samples: Sequence[Sample], times_ms: Ints) -> None:
-        clocks = np.maximum.accumulate(np.array(self._shown_ms, np.int64))
-        events = Events(self._batch(self._shown), clocks, np.array(self._before, np.int64))
-        observed = self._batch([sample.features for sample in samples])
-        serve_in_order(events, observed, times_ms, self._shadows, longest_ms=self._longest_ms)
+    def _serve(self, samples: Batch) -> None:
+        shown_ms = np.array(self._shown_ms, np.int64)
+        shown = self._of_table(self._schema.unpack_rows(self._shown, shown_ms).bags)
+        events = Events(shown, np.maximum.accumulate(shown_ms), np.array(self._before, np.int64))
+        observed = self._of_table(samples.bags)
+        serve_in_order(events, observed, samples.event_time_ms, self._shadows, longest_ms=self._longest_ms)
         self._distinct.add(events.batch.ids)
         self._events += len(self._shown)
         self._lookups += len(events.batch.ids)
         for of_step in (self._shown, self._shown_ms, self._before):
             of_step.clear()
 
-    def _batch(self, rows: Sequence[dict[str, FeatureValue]]) -> TableBatch:
-        return TableBatch(self._names, self._encoder.encode(rows), salted=self._salted)
+    def _of_table(self, bags: Mapping[str, Bag]) -> TableBatch:
+        return TableBatch(self._names, bags, salted=self._salted)

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from monolith.tables.batch import TableBatch
+from monolith.tables.table_step import TableBatch
 
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

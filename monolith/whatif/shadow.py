@@ -21,7 +21,7 @@ import numpy as np
 
 from monolith.config import TableConfig
 from monolith.tables import Table, TableStats, absent, admission, initializers, optimizers
-from monolith.tables.batch import TableBatch, Times, end_step
+from monolith.tables.table_step import TableBatch, Times, end_step
 from monolith.whatif.serving_order import Flags, Ints, Runs
 from monolith.whatif.settings import Setting
 

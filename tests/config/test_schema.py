@@ -47,7 +47,11 @@ def test_a_variant_without_kind_or_as_a_bare_word_is_explained(refused):
         ("name: movies", "name: 7", "job.yaml:1: name: expected text; saw the integer 7"),
         ("bag: true", "bag: 1", "features[0].bag: expected true or false; saw the integer 1"),
         ("lr: 0.05", "lr: .nan", "tables[0].optimizer.lr: expected a number > 0; saw nan"),
-        ("type: string", "type: strin", "saw the text 'strin' (did you mean 'string'?); allowed: int, string"),
+        (
+            "type: string",
+            "type: strin",
+            "saw the text 'strin' (did you mean 'string'?); allowed: bool, float, hour, int, string, weekday",
+        ),
         ("[genres, tags]", "genres", "tables[2].features: expected a list; saw the text 'genres'"),
         ("[genres, tags]", "[genres, 3]", "tables[2].features[1]: expected text; saw the integer 3"),
         ("store: lmdb://build/store", "store: [a]", "store: expected text or null; saw the list ['a']"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from batches import seen
 
 from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, TrainConfig
 from monolith.errors import InputError, UnavailableError
@@ -187,7 +188,7 @@ def test_job_that_does_not_follow_ends_at_the_end_that_the_topics_had(kafka, top
         produce(urls, 50, 60)
         while not steps[-1].ended:
             steps.append(until(lambda: reader.next(1.0)))
-        labels = [sample.label for step in steps for sample in step.samples]
+        labels = [sample.label for step in steps for sample in seen(step)]
     assert (len(labels), sum(labels)) == (50, 25)
 
 

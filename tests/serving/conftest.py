@@ -11,22 +11,24 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save
 
-from monolith.card import CardFeature, ModelCard
+from monolith.card import CardFeature, ModelCard, Read
+from monolith.config import FeatureConfig
 from monolith.serving import follower
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.tables import Table, TableConfig, optimizers
 from monolith.tables.delta import ModelDelta
-from monolith.tables.features import FeatureEncoder
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
+from monolith.tables.schema import FeatureSchema
 from monolith.tables.tail import published_dims, tail_sizes
 
 DIM = 4
 
 
 def _feature(name, table, type="int", *, bag=False, pooling="sum", salted=False):
-    return CardFeature(name=name, table=table, type=type, bag=bag, pooling=pooling, salted=salted)
+    config = FeatureConfig(name=name, type=type, bag=bag)
+    return CardFeature(config=config, seed=name, reads=[Read(table=table, output=name, pooling=pooling, salted=salted)])
 
 
 FEATURES = [
@@ -72,7 +74,7 @@ class Recommender:
             features=FEATURES,
             payload=payload,
         )
-        self.encoder = FeatureEncoder(FEATURES)
+        self.schema = FeatureSchema(FEATURES)
         self.sequence = 0
         self.store = open_store(url, "demo")
         self.publisher = Publisher(self.store)
@@ -80,8 +82,8 @@ class Recommender:
 
     def learn(self, samples) -> None:
         """Make rows for everything in ``samples`` and move them by one."""
-        for feature, ids, _ in self._ids(samples):
-            table = self.tables[feature.table]
+        for read, ids, _ in self._ids(samples):
+            table = self.tables[read.table]
             table.observe(ids, event_time_ms=1000 * (self.sequence + 1))
             table.apply_gradients(ids, -np.ones((len(ids), DIM), np.float32))
 
@@ -101,18 +103,18 @@ class Recommender:
     def probabilities(self, samples):
         """What the model says, by NumPy alone."""
         total = np.zeros((len(samples), DIM), np.float32)
-        for feature, ids, bag in self._ids(samples):
-            total += pool(self.tables[feature.table].lookup(ids), bag, feature.pooling)
+        for read, ids, bag in self._ids(samples):
+            total += pool(self.tables[read.table].lookup(ids), bag, read.pooling)
         return 1 / (1 + np.exp(-(total.sum(axis=1, dtype=np.float64) * 0.125 + self.sequence)))
 
     def close(self) -> None:
         self.publisher.close()
 
     def _ids(self, samples):
-        bags = self.encoder.encode(samples)
+        bags = self.schema.columns_of(samples, np.zeros(len(samples), np.int64)).bags
         for feature in FEATURES:
-            bag = bags[feature.name]
-            yield feature, salted(feature.name, bag.ids) if feature.salted else bag.ids, bag
+            bag, (read,) = bags[feature.name], feature.reads
+            yield read, salted(feature.name, bag.ids) if read.salted else bag.ids, bag
 
 
 SAMPLES = [

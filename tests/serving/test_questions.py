@@ -79,7 +79,7 @@ MALFORMED = [
     b"", b" ", b"null", b"[]", b"{", b"{}", b'{"samples": }', b'{"samples": [1]}', b'{"samples": [[]]}',
     b'{"samples": [{"a": [[1]]}]}', b'{"samples": [{"a": NaN}]}', b'{"samples": [{"a": Infinity}]}',
     b'{"samples": [{"a": {"b": 1e999}}]}', b'{"samples": [{"a": 1e400}]}',
-    b'{"samples": [{"a": true}]}', b'{"samples": [{"a": "\xff"}]}', b'{"samples": [{"\xc3": 1}]}', b"\x1f\x8b\x08\x00",
+    b'{"samples": [{"a": [[1]]}]}', b'{"samples": [{"a": "\xff"}]}', b'{"samples": [{"\xc3": 1}]}', b"\x1f\x8b\x08\x00",
     b'{"samples": ' + b"[" * 100_000, b'{"samples": [{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
     b'{"samples": [' + b'{"a":' * 50_000, b"[" * 100_000, b'{"samples": [{"a": "' + b"\\" * 9999,
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from batches import seen
 
 from monolith.errors import ConfigError
 from monolith.events import ActionEvent
@@ -18,7 +19,7 @@ def traffic(streams) -> None:
 
 
 def facts(steps) -> list:
-    return [(step.number, step.samples, step.watermark_ms, step.records, step.ended) for step in steps]
+    return [(step.number, seen(step), step.watermark_ms, step.records, step.ended) for step in steps]
 
 
 def test_steps_are_those_of_a_run_that_does_not_follow(streams, open_reader, make_job, drain):
@@ -56,11 +57,11 @@ def test_each_event_is_shown_in_order_with_the_samples_before_it(streams, make_j
     for request, at_s in (("a", 1), ("b", 5), ("a", 6), ("c", 30)):  # windows of 10 s; the second "a" is a repeat
         streams.show(request, at_s)
     streams.act("b", 7)
-    seen = []
-    with open_bounded(make_job(), on_shown=lambda before, event: seen.append((before, event.request_id))) as reader:
-        samples = [sample.request_id for step in drain(reader) for sample in step.samples]
+    shown = []
+    with open_bounded(make_job(), on_shown=lambda before, event: shown.append((before, event.request_id))) as reader:
+        samples = [sample.request_id for step in drain(reader) for sample in seen(step)]
     assert samples == ["b", "a", "c"]
-    assert seen == [(0, "a"), (0, "b"), (2, "c")]
+    assert shown == [(0, "a"), (0, "b"), (2, "c")]
 
 
 def test_unjoined_features_are_samples_by_themselves(streams, make_job, drain):
@@ -69,8 +70,8 @@ def test_unjoined_features_are_samples_by_themselves(streams, make_job, drain):
     streams.features.put(0, None, encode(ActionEvent("a", "i", "click", 1000)), 1000, 1000)
     job = make_job(input={"features": None, "actions": None, "samples": "memory://features"})
     with open_bounded(job, unjoined=True) as reader:
-        (sample,) = [sample for step in drain(reader) for sample in step.samples]
-        assert (sample.request_id, sample.features, sample.label) == ("a", {"user": 4}, 0.0)
+        (sample,) = [sample for step in drain(reader) for sample in seen(step)]
+        assert (sample.request_id, sample.ids, sample.label) == ("a", {"user": [4]}, 0.0)
         assert reader.progress().dead_letters == {"wrong_stream": 1}
 
 

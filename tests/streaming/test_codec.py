@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig
 from monolith.errors import EventError
-from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent
+from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent, Shown
 from monolith.streaming.codec import FeatureDecoder, decode, encode
 
 EVENTS = [
@@ -29,14 +30,22 @@ def packed(**fields: object) -> bytes:
 
 
 @pytest.fixture
-def decoder(make_job):
-    tables = [TableConfig(name=name, dim=2) for name in ("user", "word", "tags", "likes")]
-    features = [
-        FeatureConfig(name="word", type="string"),
-        FeatureConfig(name="tags", type="string", bag=True),
-        FeatureConfig(name="likes", bag=True),
-    ]
-    return FeatureDecoder(make_job(tables=tables, features=features))
+def job_of_features(make_job):
+    def make(unknown: str = "dead_letter") -> JobConfig:
+        tables = [TableConfig(name=name, dim=2) for name in ("user", "word", "tags", "likes")]
+        features = [
+            FeatureConfig(name="word", type="string"),
+            FeatureConfig(name="tags", type="string", bag=True),
+            FeatureConfig(name="likes", bag=True),
+        ]
+        return make_job(tables=tables, features=features, input={"unknown_features": unknown})
+
+    return make
+
+
+@pytest.fixture
+def decoder(job_of_features):
+    return FeatureDecoder(job_of_features())
 
 
 @pytest.fixture
@@ -83,9 +92,9 @@ def test_fields_of_a_later_minor_schema_are_ignored():
         (packed(request_id=3), "field_type"),
         (packed(event_time_ms="now"), "field_type"),
         (packed(event_time_ms=1.5), "field_type"),
-        (packed(features={"user": 1.5}), "field_type"),
-        (packed(features={"user": True}), "field_type"),
-        (packed(features={"user": [[1]]}), "field_type"),
+        (packed(features={"user": 1.5}), "feature_type"),
+        (packed(features={"user": True}), "feature_type"),
+        (packed(features={"user": [[1]]}), "feature_type"),
         (packed(event_time_ms=-1), "implausible_time"),
         (packed(event_time_ms=2**63), "implausible_time"),
         (packed(event_time_ms=1_700_000_000_000_000), "time_unit"),
@@ -122,15 +131,63 @@ def test_event_is_from_the_future_by_its_ingestion_time_not_by_now(reason, decod
 
 def test_good_features_pass(decoder):
     features = {"user": -1, "word": "w", "tags": ["a"], "likes": {"3": 0.5}}
-    assert decoder.decode(record(packed(features=features)), "features").features == features
-    assert decoder.decode(record(packed(features={"user": None})), "features").features == {"user": None}
-    assert decoder.decode(record(packed(features={"likes": [1, 2]})), "features").features == {"likes": [1, 2]}
+    for values in (features, {"user": None}, {"likes": [1, 2]}):
+        event = decoder.decode(record(packed(features=values)), "features")
+        assert event == Shown("r", "i", 5, decoder.schema.pack(values))
+
+
+WORDS, SMALL, WEIGHTS = st.text(max_size=3), st.integers(-9, 9), st.floats(-9, 9)
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats() | WORDS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(-3, 3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+MAYBE_FIT = st.fixed_dictionaries(
+    {},
+    optional={
+        "user": st.integers(-(2**63), 2**63 - 1) | JUNK,
+        "word": st.text(max_size=3) | JUNK,
+        "tags": st.lists(st.text(max_size=3), max_size=3)
+        | st.dictionaries(st.text(max_size=3), st.floats(-9, 9))
+        | JUNK,
+        "likes": st.lists(st.integers(-9, 9), max_size=3)
+        | st.dictionaries(st.integers(-9, 9), st.floats(-9, 9))
+        | JUNK,
+        "other": JUNK,
+    },
+)
+
+
+def outcome(decode_record: Callable[[], object]) -> object:
+    try:
+        return decode_record()
+    except EventError as error:
+        return error.reason, error.detail
+
+
+@pytest.mark.parametrize("unknown", ["ignore", "dead_letter"])
+@pytest.mark.parametrize("form", ["msgpack", "json"])
+@given(features=MAYBE_FIT)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_fast_and_slow_decoding_come_to_the_same(job_of_features, unknown, form, features):
+    decoder = FeatureDecoder(job_of_features(unknown))
+    slow = FeatureDecoder(job_of_features(unknown))
+    slow._typed.decode = lambda data, stream: None
+    whole = {"type": "feature", "request_id": "r", "item_id": "i", "event_time_ms": 5, "features": features}
+    try:
+        data = msgspec.msgpack.encode(whole) if form == "msgpack" else msgspec.json.encode(whole)
+    except (OverflowError, TypeError, ValueError):
+        assume(False)
+    fast_one, slow_one = (outcome(lambda d=d: d.decode(record(data), "features")) for d in (decoder, slow))
+    assert fast_one == slow_one
 
 
 def test_unknown_features_are_left_out_where_the_job_ignores_them(make_job):
     decoder = FeatureDecoder(make_job(input={"unknown_features": "ignore"}))
     value = packed(features={"user": 1, "other": 2})
-    assert decoder.decode(record(value), "features").features == {"user": 1}
+    assert decoder.decode(record(value), "features").row == decoder.schema.pack({"user": 1})
 
 
 @pytest.mark.parametrize(
@@ -158,7 +215,7 @@ HUGE = "x" * (4 * 2**20)
         ("unknown_type", {"type": [HUGE]}),
         ("unknown_version", {"v": HUGE}),
         ("field_type", {"event_time_ms": HUGE}),
-        ("field_type", {"features": {HUGE: {"a": [1]}}}),
+        ("unknown_feature", {"features": {HUGE: {"a": [1]}}}),
         ("unknown_feature", {"features": {HUGE: 1}}),
         ("feature_type", {"features": {"user": HUGE}}),
         ("feature_type", {"features": {"user": [HUGE]}}),

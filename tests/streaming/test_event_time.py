@@ -9,6 +9,7 @@ from collections import Counter
 import msgspec
 import numpy as np
 import pytest
+from batches import seen, told
 
 from monolith.config import TableConfig
 from monolith.errors import ConfigError
@@ -63,7 +64,7 @@ def traffic(streams):
 
 
 def take_all(reader) -> list:
-    return [sample for step in iter(lambda: reader.next(0.0), None) for sample in step.samples]
+    return [sample for step in iter(lambda: reader.next(0.0), None) for sample in seen(step)]
 
 
 def labels(samples) -> Counter:
@@ -92,7 +93,7 @@ def test_event_within_max_future_spoils_no_other_label(traffic, open_reader, mak
         traffic.act("wrong", traffic.now_ms + 599_000, ingested_ms=traffic.now_ms)
     traffic.go_on(1000)
     reader = open_reader(live(make_job, follow=False))
-    samples = [sample for step in drain(reader) for sample in step.samples]
+    samples = [sample for step in drain(reader) for sample in seen(step)]
     assert labels(samples) == right_labels(traffic)
     assert reader.progress().joined.unmatched_actions == (stream == "actions")
 
@@ -122,8 +123,8 @@ def test_event_of_today_in_a_historic_stream_expires_no_row(traffic, open_reader
     table = Table(TableConfig(name="user", dim=4, expiry=expiry.Idle(ttl_s=3600.0)))
     reader = open_reader(live(make_job, follow=False))
     for step in drain(reader):
-        for sample in step.samples:
-            table.observe(np.array([sample.features["user"]]), event_time_ms=sample.event_time_ms)
+        for sample in seen(step):
+            table.observe(np.array(sample.ids["user"]), event_time_ms=sample.event_time_ms)
         table.advance(step.watermark_ms)
     assert len(table.rows()[0]) == len({zlib.crc32(request.encode()) % 97 for request in traffic.shown})
     assert reader.progress().dead_letters == {"ahead": 1}
@@ -154,7 +155,7 @@ def test_time_of_a_producer_that_vouches_for_itself_spoils_no_other(traffic, ope
         traffic.act(f"wrong{traffic.now_ms}", traffic.now_ms + 3_500_000)
     traffic.go_on(300)
     reader = open_reader(live(make_job, follow=False))
-    samples = [sample for step in drain(reader) for sample in step.samples]
+    samples = [sample for step in drain(reader) for sample in seen(step)]
     assert labels(samples) == right_labels(traffic)
     assert (reader.progress().joined.late, reader.progress().joined.unmatched_actions) == (0, 0)
 
@@ -166,7 +167,7 @@ def test_events_far_behind_are_late_and_hold_nothing_back(traffic, open_reader, 
         traffic.show(f"old{traffic.now_ms}", traffic.now_ms - YEAR_MS)
     traffic.go_on(100)
     reader = open_reader(live(make_job, follow=False))
-    samples = [sample for step in drain(reader) for sample in step.samples]
+    samples = [sample for step in drain(reader) for sample in seen(step)]
     assert labels(samples) == right_labels(traffic)
     assert sum(s.request_id.startswith("old") for s in samples) == 5
 
@@ -180,7 +181,7 @@ def test_stream_that_jumps_is_followed_and_loses_nothing(traffic, open_reader, m
     traffic.now_ms += YEAR_MS
     traffic.go_on(100)
     reader = open_reader(live(make_job, follow=False))
-    samples = [sample for step in drain(reader) for sample in step.samples]
+    samples = [sample for step in drain(reader) for sample in seen(step)]
     traffic.clicked = [r for r in traffic.clicked if r not in ("r98", "r99")]  # clicked on a year too late
     assert Counter(s.request_id for s in samples if not s.late) == Counter(traffic.shown)
     assert {s.request_id for s in samples if s.label and not s.late} == set(traffic.clicked)
@@ -259,8 +260,8 @@ def test_stream_in_another_unit_stops_the_job_by_name_or_is_converted(
         drain(open_reader(make_job(input=urls)))
     reader = open_reader(make_job(input={**urls, "time_unit": unit}), folder="converted")
     steps = drain(reader)
-    assert [s.request_id for step in steps for s in step.samples] == [f"r{i}" for i in range(30)]
-    assert steps[0].samples[0].event_time_ms == 1_700_000_000_000
+    assert [s.request_id for step in steps for s in seen(step)] == [f"r{i}" for i in range(30)]
+    assert seen(steps[0])[0].event_time_ms == 1_700_000_000_000
 
 
 def test_stream_whose_times_are_meant_so_is_taken(topics, open_reader, make_job, drain):
@@ -268,7 +269,7 @@ def test_stream_whose_times_are_meant_so_is_taken(topics, open_reader, make_job,
     for i in range(30):
         topic.put(0, None, encode(SampleEvent(f"r{i}", "i", 1_700_000_000 + i, {"user": i}, 1.0)), 0, 1 << 60)
     urls = {"features": None, "actions": None, "samples": "memory://samples?bounded=1", "check_time_unit": False}
-    assert sum(len(step.samples) for step in drain(open_reader(make_job(input=urls)))) == 30
+    assert sum(len(step.batch) for step in drain(open_reader(make_job(input=urls)))) == 30
 
 
 def test_one_event_in_seconds_is_a_letter_and_stops_nothing(traffic, open_reader, make_job, drain):
@@ -278,7 +279,7 @@ def test_one_event_in_seconds_is_a_letter_and_stops_nothing(traffic, open_reader
     traffic.show("wrong", START_MS // 1000)
     traffic.go_on(50)
     reader = open_reader(live(make_job, follow=False))
-    samples = [sample for step in drain(reader) for sample in step.samples]
+    samples = [sample for step in drain(reader) for sample in seen(step)]
     assert labels(samples) == right_labels(traffic)
     assert reader.progress().dead_letters == {"time_unit": 2}
 
@@ -302,7 +303,7 @@ def test_stream_with_a_time_of_its_own_passes_the_numbers_that_seconds_have(topi
         topic.put(0, None, encode(SampleEvent(f"r{i}", "i", i * DAY_MS, {"user": i}, 1.0)), i * DAY_MS)
     urls = {"features": None, "actions": None, "samples": "memory://samples?bounded=1"}
     reader = open_reader(make_job(input=urls))
-    assert sum(len(step.samples) for step in drain(reader)) == 40
+    assert sum(len(step.batch) for step in drain(reader)) == 40
 
 
 # --- of an older build ------------------------------------------------------------------------------------------------
@@ -326,7 +327,7 @@ def test_steps_of_an_older_journal_run_by_its_rule(traffic, open_reader, make_jo
     fields[6] = {name: {p: lane[:3] for p, lane in lanes.items()} for name, lanes in fields[6].items()}
     reader = open_reader(live(make_job))
     reader.restore(msgspec.msgpack.encode(fields))
-    assert [reader.next(0.0), reader.next(0.0)] == old
+    assert [told(reader.next(0.0)), told(reader.next(0.0))] == list(map(told, old))
     traffic.go_on(40)
     step = reader.next(0.0)
     reader.close()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import replace
-
+from batches import Plain, PlainJoiner, row_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monolith.config import JoinConfig
-from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, FeatureEvent, Record, Sample
-from monolith.streaming.codec import encode
-from monolith.streaming.joiner import Joiner
+from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Record, Shown
 
 CONFIG = JoinConfig(window_s=0.010, early_s=0.004, dedup_s=0.025, negative_rate=1.0)
 LANES = 4  # two partitions of features, then two of actions
 
 
-def model(events: list[tuple[tuple[int, int, int, int], FeatureEvent | ActionEvent]]) -> list[tuple[str, float, bool]]:
+def model(events: list[tuple[tuple[int, int, int, int], Shown | ActionEvent]]) -> list[tuple[str, float, bool]]:
     """What the joiner promises, told once more: one event after another, looking at every key at every instant."""
     out, shown, parked = [], {}, {}
 
@@ -39,7 +35,7 @@ def model(events: list[tuple[tuple[int, int, int, int], FeatureEvent | ActionEve
     for (order, _, partition, offset), event in sorted(events, key=lambda pair: pair[0]):
         tick(order)
         key, at = event.request_id, (partition, offset)
-        if isinstance(event, FeatureEvent):
+        if isinstance(event, Shown):
             if key in shown:
                 continue
             deadline = max(event.event_time_ms + 10, order)
@@ -72,21 +68,19 @@ def lanes(draw):
     return result
 
 
-def events_of(lane: int, rows) -> list[tuple[int, Record, FeatureEvent | ActionEvent]]:
+def events_of(lane: int, rows) -> list[tuple[int, Record, Shown | ActionEvent]]:
     """(order time, record, event) of one lane: the order time never falls within a lane."""
     newest, result = WATERMARK_START, []
     for offset, (time, request) in enumerate(rows):
-        event = (
-            FeatureEvent(request, "i", time, {"user": offset}) if lane < 2 else ActionEvent(request, "i", "click", time)
-        )
+        event = Shown(request, "i", time, row_of(offset)) if lane < 2 else ActionEvent(request, "i", "click", time)
         newest = max(newest, time)
-        result.append((newest, Record(None, encode(event), time, time, lane % 2, offset), event))
+        result.append((newest, Record(None, b"", time, time, lane % 2, offset), event))
     return result
 
 
-def run(lane_rows, order: list[int], saves: set[int]) -> list[Sample]:
+def run(lane_rows, order: list[int], saves: set[int]) -> list[Plain]:
     """Feed the lanes in the given interleaving, the watermark following as a reader would move it."""
-    joiner, samples = Joiner(CONFIG), []
+    joiner, samples = PlainJoiner(CONFIG), []
     queues = [events_of(lane, rows) for lane, rows in enumerate(lane_rows)]
     clocks: list[int | None] = [None] * LANES
     for turn, pick in enumerate(order):
@@ -100,15 +94,15 @@ def run(lane_rows, order: list[int], saves: set[int]) -> list[Sample]:
             samples += joiner.advance(watermark)
         if turn in saves:
             state = joiner.state()
-            joiner = Joiner(CONFIG)
+            joiner = PlainJoiner(CONFIG)
             joiner.restore(state)
             assert joiner.state() == state
     return samples + joiner.advance(WATERMARK_END)
 
 
-def timeless(samples: list[Sample]) -> list[Sample]:
+def timeless(samples: list[Plain]) -> list[Plain]:
     """Without the time of ingestion, which for negatives is that of the newest record there was."""
-    return [replace(sample, ingestion_time_ms=0) for sample in samples]
+    return [sample._replace(ingestion_time_ms=0) for sample in samples]
 
 
 @settings(max_examples=300, deadline=None)
@@ -139,12 +133,10 @@ def test_output_is_that_of_the_model(data, lane_rows):
 @settings(max_examples=100, deadline=None)
 @given(lanes())
 def test_joiners_that_hold_the_same_save_the_same_bytes(lane_rows):
-    forward, backward = Joiner(CONFIG), Joiner(CONFIG)
+    forward, backward = PlainJoiner(CONFIG), PlainJoiner(CONFIG)
     items = [(lane, item) for lane, rows in enumerate(lane_rows) for item in events_of(lane, rows)]
     for joiner, order in ((forward, items), (backward, items[::-1])):
         for lane, (order_ms, record, event) in order:
             joiner.add(record, event, int(lane >= 2), order_ms)
         joiner.advance(30)
-    assert forward.state() == backward.state()
-    heapq.heapify(backward._pending)
     assert forward.state() == backward.state()

@@ -6,6 +6,7 @@ import decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from batches import seen
 
 from monolith.errors import ConfigError, CorruptError, EventError
 from monolith.events import ActionEvent, FeatureEvent, SampleEvent
@@ -212,6 +213,6 @@ def test_unsorted_rows_are_all_trained(tmp_path, make_job, open_reader, drain):
     )
     url = f"parquet://{tmp_path}/x?time=t&item=item&features=user&label=y"
     reader = open_reader(make_job(input={"features": None, "actions": None, "samples": url}))
-    samples = [sample for step in drain(reader) for sample in step.samples]
-    assert sorted(sample.features["user"] for sample in samples) == list(range(rows))
+    samples = [sample for step in drain(reader) for sample in seen(step)]
+    assert sorted(sample.ids["user"][0] for sample in samples) == list(range(rows))
     assert reader.progress().dead_letters == {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from batches import seen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -126,8 +127,8 @@ class Run:
         if step is None:
             return False
         if step.number in self.samples:
-            assert self.samples[step.number] == step.samples, "a step that is run again makes the same samples"
-        self.samples[step.number] = step.samples
+            assert self.samples[step.number] == seen(step), "a step that is run again makes the same samples"
+        self.samples[step.number] = seen(step)
         self.watermarks_ms.append(step.watermark_ms)
         return not step.ended
 

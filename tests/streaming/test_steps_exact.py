@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from batches import seen, told
 
 from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
 from monolith.streaming.journal import Journal
 
 
 def all_of(steps) -> list:
-    return [sample for step in steps for sample in step.samples]
+    return [sample for step in steps for sample in seen(step)]
 
 
 def live_run(streams, reader, clock, rounds: int = 30) -> tuple[list, list[bytes]]:
@@ -41,7 +42,7 @@ def test_rerun_from_any_state_gives_the_same_steps_and_the_same_states(streams, 
             reader.restore(states[start - 1])
         for step, state in zip(steps[start:], states[start:], strict=True):
             clock.tick(0.7)  # the clock of the re-run has no say
-            assert reader.next(10.0) == step
+            assert told(reader.next(10.0)) == told(step)
             assert reader.state() == state
 
 
@@ -52,7 +53,7 @@ def test_run_goes_on_live_where_the_journal_ends(streams, open_reader, make_job,
     reader = open_reader(job)
     reader.restore(states[2])
     for step in steps[3:]:
-        assert reader.next(0.0) == step
+        assert told(reader.next(0.0)) == told(step)
     streams.show("new", 100)
     step = reader.next(0.0)
     assert (step.number, step.records) == (steps[-1].number + 1, 1)
@@ -64,8 +65,8 @@ def test_replay_repeats_the_run_and_ends_with_its_last_step(streams, open_reader
     steps, _ = live_run(streams, open_reader(job), clock)
     streams.show("after the run", 1000)
     replayed = drain(open_reader(job, replay_only=True))
-    assert replayed[:-1] == steps[:-1]
-    assert replayed[-1].samples == steps[-1].samples
+    assert list(map(told, replayed[:-1])) == list(map(told, steps[:-1]))
+    assert seen(replayed[-1]) == seen(steps[-1])
     assert (replayed[-1].number, replayed[-1].ended) == (steps[-1].number, True)
 
 
@@ -130,11 +131,11 @@ def test_closing_step_takes_nothing_publishes_and_is_run_again_like_any_other(st
     steps, _ = live_run(streams, reader, clock)
     closing = reader.closing_step()
     assert (closing.number, closing.records, closing.publish) == (steps[-1].number + 1, 0, True)
-    assert (closing.samples, closing.watermark_ms, closing.ended) == ([], steps[-1].watermark_ms, False)
+    assert (seen(closing), closing.watermark_ms, closing.ended) == ([], steps[-1].watermark_ms, False)
     state = reader.state()
     again = open_reader(job)
     for step in [*steps, closing]:
-        assert again.next(0.0) == step
+        assert told(again.next(0.0)) == told(step)
     assert again.state() == state
     streams.show("new", 100)
     assert again.next(0.0).number == closing.number + 1
@@ -145,7 +146,7 @@ def test_no_closing_step_amid_steps_to_be_run_again_or_in_a_replay(streams, open
     job = make_job(train={"step_records": 4})
     steps, _ = live_run(streams, open_reader(job), clock)
     again = open_reader(job)
-    assert again.next(0.0) == steps[0]
+    assert told(again.next(0.0)) == told(steps[0])
     assert again.closing_step() is None
     assert open_reader(job, replay_only=True).closing_step() is None
 
@@ -219,7 +220,7 @@ def trimmed_after_20_of_30_steps(streams, open_reader, job):
     for n in range(1, 31):
         streams.show(f"r{n}", n)
         streams.act(f"r{n}", n)
-        samples[n] = [sample.request_id for sample in reader.next(0.0).samples]
+        samples[n] = [sample.request_id for sample in seen(reader.next(0.0))]
         states[n] = reader.state()
         if n == 20:
             reader.trim(before_step=16)
@@ -235,7 +236,7 @@ def test_restore_goes_on_from_any_step_that_was_not_trimmed(streams, open_reader
         assert 1 < reader.first_step <= 16
         reader.restore(states[kept])
         for n in range(kept + 1, 31):
-            assert [sample.request_id for sample in reader.next(0.0).samples] == samples[n]
+            assert [sample.request_id for sample in seen(reader.next(0.0))] == samples[n]
             assert reader.state() == states[n]
         assert reader.next(0.0) is None
 

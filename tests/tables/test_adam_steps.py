@@ -12,8 +12,8 @@ from monolith.config import TableConfig
 from monolith.errors import ConfigError, NonFiniteError
 from monolith.tables import Table, initializers, set_threads
 from monolith.tables import optimizers as opt
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
 
 ADAMS = [opt.Adam, opt.AdamW, opt.RowWiseAdam, opt.RowWiseAdamW]
 EACH = pytest.mark.parametrize("kind", ADAMS, ids=lambda kind: kind.__name__)

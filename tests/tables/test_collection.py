@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from monolith.errors import InputError, NonFiniteError
 from monolith.tables import Table, TableConfig, absent, admission, eviction, expiry, optimizers, set_threads, threads
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool, spread
 

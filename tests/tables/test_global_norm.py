@@ -7,8 +7,8 @@ import torch
 from monolith.errors import ConfigError
 from monolith.tables import Table, TableConfig, initializers, reference, set_threads, threads
 from monolith.tables import optimizers as opt
+from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
 
 KINDS = [
     opt.SGD,

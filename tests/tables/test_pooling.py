@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monolith.errors import InputError
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.tables.pooling import pool, spread
 
 

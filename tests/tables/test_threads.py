@@ -134,7 +134,7 @@ import os, time
 import numpy as np
 from monolith.tables import Table, TableConfig, set_threads
 from monolith.tables.collection import Collection, Output
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 
 def running():
     return len(os.listdir("/proc/self/task"))

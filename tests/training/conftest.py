@@ -9,7 +9,7 @@ import pytest
 
 from monolith.config import TableConfig
 from monolith.config.table import SGD
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 
 MakeBag = Callable[..., Bag]
 

@@ -17,7 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from monolith.config import TableConfig
 from monolith.config.table import SGD, Adagrad, Adam, MinCount
 from monolith.errors import InputError
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
 from monolith.training import compiled
 from monolith.training.embeddings import EmbeddingBagCollection, EventTimes
 

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from batches import batch_of
 from torch import nn
 
 from monolith.config import DenseOptimizerConfig, InputConfig, JobConfig, ModelConfig, TableConfig
 from monolith.errors import NonFiniteError
-from monolith.events import Sample
+from monolith.tables.batch import Batch
 from monolith.training.dense_guard import LARGEST, unfit_gradient
 from monolith.training.dense_state import build_optimizer
 from monolith.training.learner import Learner
@@ -56,7 +57,7 @@ def test_largest_gradient_leaves_a_finite_optimizer_that_still_learns(kind):
     assert all(value.isfinite().all() for value in [*model.state_dict().values(), *state])
 
 
-def exploding(**settings) -> tuple[Learner, list[Sample]]:
+def exploding(**settings) -> tuple[Learner, Batch]:
     """A learner that has made a step, whose weights then became huge, though finite."""
     learner = Learner(
         JobConfig(
@@ -67,17 +68,7 @@ def exploding(**settings) -> tuple[Learner, list[Sample]]:
             dense_optimizer=DenseOptimizerConfig(**settings),
         )
     )
-    samples = [
-        Sample(
-            request_id=str(i),
-            item_id="x",
-            event_time_ms=i,
-            ingestion_time_ms=i,
-            features={"user": i},
-            label=float(i % 2),
-        )
-        for i in range(8)
-    ]
+    samples = batch_of(learner.job, [{"user": i} for i in range(8)], [i % 2 for i in range(8)])
     learner.step(samples)
     with torch.no_grad():
         for weight in learner.model.parameters():

@@ -11,18 +11,16 @@ import pytest
 import torch
 from safetensors.numpy import load
 
-from monolith.card import CardFeature
 from monolith.config import ModelConfig
 from monolith.errors import CorruptError, InputError
 from monolith.training.export import DenseGraph, dense_weights, export_graph, load_dense_weights
 from monolith.training.models import build_model
 
 DIMS = {"user": 5, "movie": 5, "tags": 5}
-FEATURES = [CardFeature(name=n, table=n, type="int", bag=False, pooling="sum", salted=False) for n in DIMS]
 
 
 def model(seed: int = 0) -> torch.nn.Module:
-    return build_model(ModelConfig(kind="deepfm", hidden=[16, 8]), FEATURES, DIMS, seed)
+    return build_model(ModelConfig(kind="deepfm", hidden=[16, 8]), DIMS, {}, seed)
 
 
 def vectors(batch: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
@@ -32,7 +30,7 @@ def vectors(batch: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def graph() -> bytes:
-    return export_graph(model(), FEATURES, DIMS)
+    return export_graph(model(), DIMS)
 
 
 def test_inputs_and_output_are_named_as_documented(graph):
@@ -83,7 +81,7 @@ def test_nan_in_the_weights_fails_the_check(graph):
 def test_exporting_again_gives_the_same_bytes_without_paths_and_files(graph, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained = model(seed=9).train()
-    again = export_graph(trained, FEATURES, DIMS)
+    again = export_graph(trained, DIMS)
     assert again == graph
     assert os.sep.encode() + b"monolith" not in graph
     assert b".py" not in graph
@@ -94,22 +92,22 @@ def test_exporting_again_gives_the_same_bytes_without_paths_and_files(graph, tmp
 def test_fm_and_lr_can_be_exported():
     for kind, dim in [("fm", 5), ("lr", 1)]:
         dims = dict.fromkeys(DIMS, dim)
-        small = build_model(ModelConfig(kind=kind), FEATURES, dims)
+        small = build_model(ModelConfig(kind=kind), dims, {})
         inputs = {name: vector[:, :dim] for name, vector in vectors(6).items()}
-        assert DenseGraph(export_graph(small, FEATURES, dims)).check(small, inputs) <= 1e-5
+        assert DenseGraph(export_graph(small, dims)).check(small, inputs) <= 1e-5
 
 
 @pytest.mark.parametrize(("kind", "dim"), [("lr", 1), ("fm", 5), ("deepfm", 5)])
 def test_features_may_be_named_like_operators_and_inner_values(kind, dim):
     names = ["cat", "sum_1", "linear", "relu", "val_2", "node_cat", "inputs_0", "batch", "logits", "bias", "/cat"]
-    features = [CardFeature(name=n, table="t", type="int", bag=False, pooling="sum", salted=True) for n in names]
-    named = build_model(ModelConfig(kind=kind, hidden=[8]), features, {"t": dim}, seed=3)
+    dims = dict.fromkeys(names, dim)
+    named = build_model(ModelConfig(kind=kind, hidden=[8]), dims, {}, seed=3)
     torch.nn.init.constant_(named.bias, 0.5)
     generator = torch.Generator().manual_seed(1)
     inputs = {name: torch.randn(6, dim, generator=generator) for name in names}
-    data = export_graph(named, features, {"t": dim})
+    data = export_graph(named, dims)
     assert DenseGraph(data).check(named, inputs) <= 1e-5
-    assert data == export_graph(named, features, {"t": dim})
+    assert data == export_graph(named, dims)
     proto = onnx.load_from_string(data)
     onnx.checker.check_model(proto)
     assert [node.name for node in proto.graph.input] == [*names, *(f"w:{name}" for name in named.state_dict())]
@@ -117,9 +115,21 @@ def test_features_may_be_named_like_operators_and_inner_values(kind, dim):
 
 @pytest.mark.parametrize("name", ["logit", "w:bias", "w:/val_2", ""])
 def test_feature_names_that_the_graph_needs_are_refused(name):
-    features = [CardFeature(name=name, table="user", type="int", bag=False, pooling="sum", salted=False)]
     with pytest.raises(InputError, match="rename them"):
-        export_graph(build_model(ModelConfig(kind="fm"), features, {"user": 5}), features, {"user": 5})
+        export_graph(build_model(ModelConfig(kind="fm"), {name: 5}, {}), {name: 5})
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("lr", 1), ("fm", 5), ("deepfm", 5)])
+def test_dense_features_are_inputs_of_the_graph_and_move_the_logit(kind, dim):
+    dims, widths = {"user": dim, "movie": dim}, {"price": 1, "image": 3}
+    built = build_model(ModelConfig(kind=kind, hidden=[8]), dims, widths, seed=3)
+    generator = torch.Generator().manual_seed(1)
+    inputs = {name: torch.randn(6, width, generator=generator) for name, width in {**dims, **widths}.items()}
+    data = export_graph(built, {**dims, **widths})
+    assert DenseGraph(data).check(built, inputs) <= 1e-5
+    assert [node.name for node in onnx.load_from_string(data).graph.input][:4] == ["user", "movie", "price", "image"]
+    moved = inputs | {"image": inputs["image"] + 1}
+    assert not torch.equal(built(moved), built(inputs))
 
 
 def test_damaged_graph_is_refused(graph):

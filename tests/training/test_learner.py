@@ -32,7 +32,7 @@ def test_the_card_says_whether_unknown_features_are_ignored(rule, ignored):
 def test_a_kept_graph_is_used_again_and_a_damaged_one_is_not(tmp_path):
     learner = Learner(job())
     graph = learner.export(tmp_path)
-    assert graph == export_graph(learner.model, learner.features, learner.dims)
+    assert graph == export_graph(learner.model, learner.vectors)
     (kept,) = tmp_path.iterdir()
     written = kept.stat().st_mtime_ns
     assert learner.export(tmp_path) == graph

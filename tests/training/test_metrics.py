@@ -3,40 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 import pytest
+from batches import batch_of
 from sklearn.metrics import log_loss, roc_auc_score
 
+from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig
 from monolith.errors import CorruptError, InputError, VersionError
-from monolith.events import Sample
+from monolith.tables.batch import Batch, concatenated
 from monolith.training.metrics import StreamMetrics
 from monolith.training.ranking import gauc
 
+JOB = JobConfig(name="t", input=InputConfig(), tables=[TableConfig(name="user", dim=2)])
+STRINGS = msgspec.structs.replace(JOB, features=[FeatureConfig(name="user", type="string")])
 
-def sample(user: object, label: float, rate: float = 1.0) -> Sample:
-    return Sample("r", "i", 0, 0, {"user": user}, label, rate)
+
+def samples_of(users: Sequence[object], labels: Sequence[float], rates: Sequence[float] | None = None) -> Batch:
+    job = STRINGS if any(isinstance(user, str) for user in users) else JOB
+    return batch_of(job, [{"user": user} for user in users], labels, rates=rates)
 
 
-def batches(n: int, size: int, seed: int = 1) -> list[tuple[list[Sample], np.ndarray]]:
+def batches(n: int, size: int, seed: int = 1) -> list[tuple[Batch, np.ndarray]]:
     """A stream of ``n`` samples of 40 users, whose probabilities are informative."""
     rng = np.random.default_rng(seed)
     p = rng.beta(1, 4, n).astype(np.float32)
-    samples = [
-        sample(int(user), float(hit)) for user, hit in zip(rng.integers(0, 40, n), rng.random(n) < p, strict=True)
-    ]
-    return [(samples[at : at + size], p[at : at + size]) for at in range(0, n, size)]
+    whole = samples_of(rng.integers(0, 40, n).tolist(), rng.random(n) < p)
+    return [(whole[at : at + size], p[at : at + size]) for at in range(0, n, size)]
 
 
-def columns(stream: list[tuple[list[Sample], np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def columns(stream: list[tuple[Batch, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Users, probabilities, labels."""
-    samples = [s for part, _ in stream for s in part]
-    return (
-        np.array([s.features["user"] for s in samples]),
-        np.concatenate([p for _, p in stream]),
-        np.array([s.label for s in samples], np.float32),
-    )
+    whole = concatenated([part for part, _ in stream])
+    return whole.groups, np.concatenate([p for _, p in stream]), whole.labels[:, 0]
 
 
 def test_windows_close_at_exact_sample_counts_and_are_exact():
@@ -77,9 +78,10 @@ def test_total_is_over_everything_with_the_open_window():
 
 def test_thinned_negatives_count_for_those_that_were_dropped():
     full, thinned = StreamMetrics(window=10_000), StreamMetrics(window=10_000)
-    positives = [sample(1, 1.0, 0.1)] * 5
-    full.update(positives + [sample(1, 0.0)] * 100, np.full(105, 0.05, np.float32))
-    thinned.update(positives + [sample(1, 0.0, 0.1)] * 10, np.full(15, 0.05, np.float32))
+    for metrics, negatives, rate in ((full, 100, 1.0), (thinned, 10, 0.1)):
+        n = 5 + negatives
+        samples = samples_of([1] * n, [1.0] * 5 + [0.0] * negatives, [0.1] * 5 + [rate] * negatives)
+        metrics.update(samples, np.full(n, 0.05, np.float32))
     for name in ("logloss", "normalised_entropy", "calibration"):
         assert math.isclose(getattr(full.total, name), getattr(thinned.total, name), rel_tol=1e-6)
     assert thinned.total.samples == 15
@@ -87,7 +89,7 @@ def test_thinned_negatives_count_for_those_that_were_dropped():
 
 def test_a_sure_and_wrong_probability_costs_a_finite_loss():
     metrics = StreamMetrics(window=2)
-    (scores,) = metrics.update([sample(1, 0.0), sample(1, 1.0)], np.array([1.0, 0.0], np.float32))
+    (scores,) = metrics.update(samples_of([1, 1], [0.0, 1.0]), np.array([1.0, 0.0], np.float32))
     assert math.isclose(scores.logloss, 25 * math.log(2))
 
 
@@ -96,7 +98,7 @@ def test_users_may_be_strings_and_samples_without_a_user_have_no_part_in_gauc():
     users = ["ann", "ann", "bob", "bob", None, None]
     labels = [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]
     p = np.array([0.1, 0.2, 0.8, 0.9, 0.3, 0.4], np.float32)
-    (scores,) = metrics.update([sample(u, y) for u, y in zip(users, labels, strict=True)], p)
+    (scores,) = metrics.update(samples_of(users, labels), p)
     assert scores.gauc == 1.0
 
 
@@ -105,7 +107,7 @@ def test_metrics_of_nothing_or_of_one_class_are_nan_and_reported():
     assert math.isnan(metrics.total.auc)
     assert math.isnan(metrics.total.logloss)
     assert metrics.report()["window"] is None
-    metrics.update([sample(1, 0.0), sample(2, 0.0)], np.array([0.5, 0.5], np.float32))
+    metrics.update(samples_of([1, 2], [0.0, 0.0]), np.array([0.5, 0.5], np.float32))
     report = metrics.report()
     assert math.isnan(report["window"]["auc"])
     assert math.isnan(report["window"]["calibration"])
@@ -157,4 +159,4 @@ def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="window_samples"):
         StreamMetrics(window=0)
     with pytest.raises(InputError, match="1 samples have 2"):
-        StreamMetrics(window=5).update([sample(1, 1.0)], np.zeros(2, np.float32))
+        StreamMetrics(window=5).update(samples_of([1], [1.0]), np.zeros(2, np.float32))

@@ -7,13 +7,11 @@ import itertools
 import pytest
 import torch
 
-from monolith.card import CardFeature
 from monolith.config import ModelConfig
 from monolith.errors import ConfigError
 from monolith.training.models import DeepFM, build_model
 
 NAMES = ["user", "movie", "tags"]
-FEATURES = [CardFeature(name=n, table=n, type="int", bag=False, pooling="sum", salted=False) for n in NAMES]
 
 
 def vectors(dim: int) -> dict[str, torch.Tensor]:
@@ -22,7 +20,7 @@ def vectors(dim: int) -> dict[str, torch.Tensor]:
 
 
 def model(kind: str, dim: int, seed: int = 0) -> torch.nn.Module:
-    built = build_model(ModelConfig(kind=kind, hidden=[8, 4]), FEATURES, dict.fromkeys(NAMES, dim), seed)
+    built = build_model(ModelConfig(kind=kind, hidden=[8, 4]), dict.fromkeys(NAMES, dim), {}, seed)
     torch.nn.init.constant_(built.bias, 0.25)
     return built
 
@@ -82,4 +80,4 @@ def test_building_leaves_the_global_generator_as_it_was():
 )
 def test_dims_that_do_not_suit_the_model_are_refused(kind, dims):
     with pytest.raises(ConfigError, match=f"model {kind} needs"):
-        build_model(ModelConfig(kind=kind), FEATURES, dict(zip(NAMES, dims, strict=True)))
+        build_model(ModelConfig(kind=kind), dict(zip(NAMES, dims, strict=True)), {})

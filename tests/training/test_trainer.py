@@ -8,14 +8,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from batches import batch_of
 
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
 from monolith.config.table import LFU, Adam, Idle, MinCount
 from monolith.errors import ConfigError, FencedError, UnavailableError
-from monolith.events import Sample
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import Store, open_store
+from monolith.tables.batch import Batch
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
 from monolith.training.status import StatusFile, read_status
@@ -25,7 +26,7 @@ from monolith.training.trainer import Trainer
 @dataclass
 class FixedStep:
     number: int
-    samples: list[Sample]
+    batch: Batch
     watermark_ms: int
     publish: bool
     ended: bool = False
@@ -43,12 +44,12 @@ class FixedSteps:
 
     def next(self, timeout_s: float) -> FixedStep | None:
         if self.at == len(self.steps):
-            return FixedStep(self.at, [], 0, publish=False, ended=True)
+            return FixedStep(self.at, self.steps[0].batch[:0], 0, publish=False, ended=True)
         self.at += 1
         return self.steps[self.at - 1]
 
     def closing_step(self) -> FixedStep:
-        self.steps.insert(self.at, FixedStep(self.at + 1, [], self.at * 10_000, publish=True))
+        self.steps.insert(self.at, FixedStep(self.at + 1, self.steps[0].batch[:0], self.at * 10_000, publish=True))
         return self.next(0)
 
     def state(self) -> bytes:
@@ -139,18 +140,16 @@ def made_steps(count: int = 40) -> FixedSteps:
     steps = []
     for number in range(1, count + 1):
         now_ms = number * 10_000
-        samples = [
-            Sample(
-                request_id=f"{number}-{i}",
-                item_id="x",
-                event_time_ms=now_ms + i,
-                ingestion_time_ms=now_ms + i,
-                features={"user": int(rng.integers(0, 30) + number), "item": int(rng.integers(0, 15) + number // 2)},
-                label=float(rng.integers(0, 2)),
+        drawn = [
+            (
+                {"user": int(rng.integers(0, 30) + number), "item": int(rng.integers(0, 15) + number // 2)},
+                rng.integers(0, 2),
             )
-            for i in range(20)
+            for _ in range(20)
         ]
-        steps.append(FixedStep(number, samples, now_ms, publish=number % 3 == 0))
+        samples, labels = zip(*drawn, strict=True)
+        batch = batch_of(JOB, samples, labels, times_ms=range(now_ms, now_ms + 20))
+        steps.append(FixedStep(number, batch, now_ms, publish=number % 3 == 0))
     return FixedSteps(steps)
 
 

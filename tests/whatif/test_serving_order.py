@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monolith.tables.batch import TableBatch
-from monolith.tables.features import Bag
+from monolith.tables.batch import Bag
+from monolith.tables.table_step import TableBatch
 from monolith.whatif.serving_order import Events, serve_in_order
 
 IDS = st.lists(st.integers(0, 5), max_size=3)

@@ -1,12 +1,11 @@
-"""The networks over the embeddings: each takes one vector a feature and gives one logit a sample."""
+"""The networks over the embeddings: each takes vectors and dense numbers by name and gives one logit a sample."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
-from monolith.card import CardFeature
 from monolith.config import ModelConfig
 from monolith.errors import ConfigError
 from monolith.training.models.deepfm import DeepFM
@@ -17,31 +16,30 @@ __all__ = ["DeepFM", "FM", "LR", "build_model"]
 
 
 def build_model(
-    config: ModelConfig, features: Sequence[CardFeature], table_dims: Mapping[str, int], seed: int = 0
+    config: ModelConfig, vectors: Mapping[str, int], dense: Mapping[str, int], seed: int = 0
 ) -> torch.nn.Module:
-    """The model that ``config`` names, over ``features`` with the dims of their tables.
+    """The model that ``config`` names, over ``vectors`` (name -> dim) and ``dense`` features (name -> width).
 
-    Its forward takes {feature: (batch, dim) float32} and returns logits (batch,). Initial weights depend on ``seed``
-    alone; torch's global generator is left as it was. Raises ConfigError if the dims do not suit the model.
+    Its forward takes {name: (batch, dim or width) float32} and returns logits (batch,). Initial weights depend on
+    ``seed`` alone; torch's global generator is left as it was. Raises ConfigError if the dims do not suit the model.
     """
-    dim = _common_dim(config.kind, table_dims)
-    names = [feature.name for feature in features]
+    dim = _common_dim(config.kind, vectors)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.kind == "lr":
-            return LR(names)
+            return LR(list(vectors), dense)
         if config.kind == "fm":
-            return FM(names)
-        return DeepFM(names, dim - 1, config.hidden)
+            return FM(list(vectors), dense)
+        return DeepFM(list(vectors), dense, dim - 1, config.hidden)
 
 
-def _common_dim(kind: str, table_dims: Mapping[str, int]) -> int:
-    dims = set(table_dims.values())
+def _common_dim(kind: str, vectors: Mapping[str, int]) -> int:
+    dims = set(vectors.values())
     if kind == "lr" and dims != {1}:
-        raise ConfigError(f"model lr needs dim 1 in every table, the tables have {dict(table_dims)}: set dim: 1")
+        raise ConfigError(f"model lr needs dim 1 in every table, the tables have {dict(vectors)}: set dim: 1")
     if kind != "lr" and (len(dims) != 1 or min(dims) < 2):
         raise ConfigError(
             f"model {kind} needs the same dim in every table, at least 2 (column 0 is the first-order weight, the rest "
-            f"is the factor vector); the tables have {dict(table_dims)}: give all tables one dim"
+            f"is the factor vector); the tables have {dict(vectors)}: give all tables one dim"
         )
     return dims.pop()

@@ -1,4 +1,4 @@
-"""Factorization machine (Rendle 2010), second order, over one pooled vector a feature."""
+"""Factorization machine (Rendle 2010), second order, over one pooled vector a feature; dense features are linear."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monolith.training.models.dense import DenseInputs
+
 
 class FM(nn.Module):
     """``bias + sum_f w_f + sum_{f<g} <v_f, v_g>``: column 0 of a vector is ``w``, the other columns are ``v``."""
 
-    def __init__(self, features: Sequence[str]) -> None:
+    def __init__(self, vectors: Sequence[str], dense: Mapping[str, int]) -> None:
         super().__init__()
-        self.features = list(features)
+        self.vectors = list(vectors)
         self.bias = nn.Parameter(torch.zeros(1))
+        self.dense = DenseInputs(dense)
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Logits (batch,) from {feature: (batch, 1 + D)}."""
-        stacked = torch.stack([vectors[name] for name in self.features], dim=1)
-        return self.bias + first_order(stacked) + second_order(stacked)
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits (batch,) from {vector: (batch, 1 + D)} and {dense feature: (batch, width)}."""
+        stacked = torch.stack([inputs[name] for name in self.vectors], dim=1)
+        return self.dense.add_to(self.bias + first_order(stacked) + second_order(stacked), inputs)
 
 
 def first_order(stacked: Tensor) -> Tensor:

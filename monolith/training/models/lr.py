@@ -1,4 +1,4 @@
-"""Logistic regression: the sum of one weight per feature value, and a bias."""
+"""Logistic regression: the sum of one weight per feature value and per dense number, and a bias."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monolith.training.models.dense import DenseInputs
+
 
 class LR(nn.Module):
-    """``bias + sum_f w_f``, where ``w_f`` is column 0 of feature ``f``'s vector."""
+    """``bias + sum_f w_f + <u, x>``: ``w_f`` is the vector (width 1) of feature ``f``, ``x`` the dense numbers."""
 
-    def __init__(self, features: Sequence[str]) -> None:
+    def __init__(self, vectors: Sequence[str], dense: Mapping[str, int]) -> None:
         super().__init__()
-        self.features = list(features)
+        self.vectors = list(vectors)
         self.bias = nn.Parameter(torch.zeros(1))
+        self.dense = DenseInputs(dense)
 
-    def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
-        """Logits (batch,) from {feature: (batch, 1)}."""
-        return self.bias + torch.cat([vectors[name] for name in self.features], dim=1).sum(dim=1)
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits (batch,) from {vector: (batch, 1)} and {dense feature: (batch, width)}."""
+        first = torch.cat([inputs[name] for name in self.vectors], dim=1).sum(dim=1)
+        return self.dense.add_to(self.bias + first, inputs)

@@ -1,0 +1,76 @@
+"""The native joiner; `monolith.streaming.joiner` is its face."""
+
+Waiting = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), texts
+
+class Joiner:
+    def __init__(
+        self,
+        window_ms: int,
+        early_ms: int,
+        dedup_ms: int,
+        keep_below: int,
+        keep_all: bool,
+        rate: float,
+        late: int,
+        head_bytes: int,
+        tells_seen: bool,
+    ) -> None: ...
+    def add_shown(
+        self,
+        order_ms: int,
+        stream: int,
+        partition: int,
+        offset: int,
+        ingestion_ms: int,
+        event_time_ms: int,
+        request: str,
+        item: str,
+        row: bytes,
+        draw: int,
+        /,
+    ) -> None: ...
+    def add_action(
+        self,
+        order_ms: int,
+        stream: int,
+        partition: int,
+        offset: int,
+        ingestion_ms: int,
+        event_time_ms: int,
+        request: str,
+        item: str,
+        action: str,
+        ignored: bool,
+        /,
+    ) -> None: ...
+    def add_joined(
+        self,
+        order_ms: int,
+        stream: int,
+        partition: int,
+        offset: int,
+        ingestion_ms: int,
+        event_time_ms: int,
+        request: str,
+        item: str,
+        row: bytes,
+        label: float,
+        rate: float,
+        /,
+    ) -> None: ...
+    def advance(self, watermark_ms: int, released_ms: int, newest_ms: int) -> None: ...
+    def take_samples(self) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]: ...
+    def take_seen(self) -> list[tuple[int, str, str, int, bytes]]: ...
+    def take_late_actions(self) -> list[tuple[str, str, str, int, int, int, int]]: ...
+    pending_ms: int
+    due_ms: int
+    pending_bytes: int
+    held_bytes: int
+    counters: list[int]
+    newest_ingestion_ms: int
+    def pending(self) -> Waiting: ...
+    def waiting(self) -> Waiting: ...
+    def parked(self) -> Waiting: ...
+    def put_pending(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...
+    def put_waiting(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...
+    def put_parked(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...

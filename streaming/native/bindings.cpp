@@ -1,0 +1,295 @@
+// Python bindings of the joiner. Columns travel as bytes, which Python shows as arrays; it has checked what goes in.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string_view.h>
+
+#include <cstring>
+#include <stdexcept>
+
+#include "joiner.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace monolith::joining;
+
+namespace {
+
+template <class T>
+nb::bytes bytes_of(const std::vector<T>& column) {
+  return nb::bytes(reinterpret_cast<const char*>(column.data()), column.size() * sizeof(T));
+}
+nb::bytes bytes_of(const std::string& text) { return nb::bytes(text.data(), text.size()); }
+nb::str text_of(std::string_view text) { return nb::str(text.data(), text.size()); }
+std::string_view view_of(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
+
+// Columns of what waits, built up and read back member by member. `lengths` are of request, item and the third part.
+struct Columns {
+  std::vector<std::int64_t> numbers;
+  std::vector<std::uint32_t> lengths;
+  std::string texts;
+
+  void add(const Text& text) {
+    for (const std::string_view part : {text.request(), text.item(), text.rest()}) {
+      lengths.push_back(static_cast<std::uint32_t>(part.size()));
+      texts.append(part);
+    }
+  }
+  nb::tuple done() const { return nb::make_tuple(bytes_of(numbers), bytes_of(lengths), bytes_of(texts)); }
+};
+
+std::int64_t as_number(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+float as_float(std::int64_t number) {
+  const auto bits = static_cast<std::uint32_t>(number);
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+class Reader {
+ public:
+  Reader(const nb::bytes& numbers, const nb::bytes& lengths, const nb::bytes& texts)
+      : numbers_(view_of(numbers)), lengths_(view_of(lengths)), texts_(view_of(texts)) {}
+
+  bool more() const { return !lengths_.empty(); }
+  bool done() const { return numbers_.empty() && lengths_.empty() && texts_.empty(); }
+  std::int64_t number() { return next<std::int64_t>(numbers_); }
+  Text text() {
+    const std::uint32_t request = next<std::uint32_t>(lengths_), item = next<std::uint32_t>(lengths_),
+                        rest = next<std::uint32_t>(lengths_);
+    const std::string_view of_request = cut(texts_, request), of_item = cut(texts_, item);
+    return Text(of_request, of_item, cut(texts_, rest));
+  }
+
+ private:
+  static std::string_view cut(std::string_view& from, std::size_t size) {
+    if (size > from.size()) throw std::invalid_argument("it ends early");
+    const std::string_view part = from.substr(0, size);
+    from.remove_prefix(size);
+    return part;
+  }
+  template <class T>
+  static T next(std::string_view& from) {
+    T value;
+    std::memcpy(&value, cut(from, sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+
+  std::string_view numbers_, lengths_, texts_;
+};
+
+nb::tuple export_pending(const Joiner& joiner) {
+  Columns columns;
+  for (const Record* r : joiner.pending()) {
+    for (const std::int64_t number :
+         {r->order_ms, std::int64_t{r->stream}, std::int64_t{r->partition}, r->offset, r->ingestion_ms,
+          r->event_time_ms, static_cast<std::int64_t>(r->draw), as_number(r->label), as_number(r->rate),
+          static_cast<std::int64_t>(r->kind), std::int64_t{r->ignored}})
+      columns.numbers.push_back(number);
+    columns.add(r->text);
+  }
+  return columns.done();
+}
+
+nb::tuple export_waiting(const Joiner& joiner) {
+  Columns columns;
+  for (const Waiting* w : joiner.waiting()) {
+    for (const std::int64_t number :
+         {w->event_time_ms, std::int64_t{w->partition}, w->offset, w->deadline_ms, w->forget_ms,
+          static_cast<std::int64_t>(w->draw), std::int64_t{w->open} + 2 * std::int64_t{w->positive}})
+      columns.numbers.push_back(number);
+    columns.add(w->text);
+  }
+  return columns.done();
+}
+
+nb::tuple export_parked(const Joiner& joiner) {
+  Columns columns;
+  for (const Parked* p : joiner.parked()) {
+    for (const std::int64_t number :
+         {p->event_time_ms, std::int64_t{p->partition}, p->offset, p->ingestion_ms, p->expire_ms})
+      columns.numbers.push_back(number);
+    columns.add(p->text);
+  }
+  return columns.done();
+}
+
+void import_pending(Joiner& joiner, Reader reader) {
+  while (reader.more()) {
+    Record r;
+    r.order_ms = reader.number();
+    r.stream = static_cast<std::uint32_t>(reader.number());
+    r.partition = static_cast<std::uint32_t>(reader.number());
+    r.offset = reader.number();
+    r.ingestion_ms = reader.number();
+    r.event_time_ms = reader.number();
+    r.draw = static_cast<std::uint64_t>(reader.number());
+    r.label = as_float(reader.number());
+    r.rate = as_float(reader.number());
+    const std::int64_t kind = reader.number();
+    if (kind < 0 || kind > 2) throw std::invalid_argument("a record is of no kind");
+    r.kind = static_cast<Kind>(kind);
+    r.ignored = reader.number() != 0;
+    r.text = reader.text();
+    joiner.add(std::move(r));
+  }
+  if (!reader.done()) throw std::invalid_argument("it is too long");
+}
+
+void import_waiting(Joiner& joiner, Reader reader) {
+  while (reader.more()) {
+    Waiting w;
+    w.event_time_ms = reader.number();
+    w.partition = static_cast<std::uint32_t>(reader.number());
+    w.offset = reader.number();
+    w.deadline_ms = reader.number();
+    w.forget_ms = reader.number();
+    w.draw = static_cast<std::uint64_t>(reader.number());
+    const std::int64_t flags = reader.number();
+    w.open = (flags & 1) != 0;
+    w.positive = (flags & 2) != 0;
+    w.text = reader.text();
+    joiner.put(std::move(w));
+  }
+  if (!reader.done()) throw std::invalid_argument("it is too long");
+}
+
+void import_parked(Joiner& joiner, Reader reader) {
+  while (reader.more()) {
+    Parked p;
+    p.event_time_ms = reader.number();
+    p.partition = static_cast<std::uint32_t>(reader.number());
+    p.offset = reader.number();
+    p.ingestion_ms = reader.number();
+    p.expire_ms = reader.number();
+    p.text = reader.text();
+    joiner.put(std::move(p));
+  }
+  if (!reader.done()) throw std::invalid_argument("it is too long");
+}
+
+nb::tuple taken_samples(Joiner& joiner) {
+  const Samples samples = joiner.take_samples();
+  return nb::make_tuple(bytes_of(samples.event_time_ms), bytes_of(samples.ingestion_ms), bytes_of(samples.labels),
+                        bytes_of(samples.rates), bytes_of(samples.late), bytes_of(samples.heads),
+                        bytes_of(samples.tails), bytes_of(samples.keys), bytes_of(samples.ends));
+}
+
+nb::list taken_seen(Joiner& joiner) {
+  nb::list seen;
+  for (const Seen& one : joiner.take_seen())
+    seen.append(
+        nb::make_tuple(one.before, text_of(one.request), text_of(one.item), one.event_time_ms, bytes_of(one.row)));
+  return seen;
+}
+
+nb::list taken_late_actions(Joiner& joiner) {
+  nb::list late;
+  for (const Parked& one : joiner.take_late_actions())
+    late.append(nb::make_tuple(text_of(one.text.request()), text_of(one.text.item()), text_of(one.text.rest()),
+                               one.event_time_ms, one.ingestion_ms, one.partition, one.offset));
+  return late;
+}
+
+// Order of the counters in Python's JoinCounters.
+std::uint64_t Counters::* const kCounters[] = {&Counters::positives,
+                                               &Counters::negatives,
+                                               &Counters::late,
+                                               &Counters::sampled_out,
+                                               &Counters::passed,
+                                               &Counters::duplicate_features,
+                                               &Counters::duplicate_actions,
+                                               &Counters::unmatched_actions,
+                                               &Counters::ignored_actions};
+
+nb::list counters_of(Joiner& joiner) {
+  nb::list counts;
+  for (const auto counter : kCounters) counts.append(joiner.counters().*counter);
+  return counts;
+}
+
+void set_counters(Joiner& joiner, const nb::list& counts) {
+  std::size_t next = 0;
+  for (const auto counter : kCounters) joiner.counters().*counter = nb::cast<std::uint64_t>(counts[next++]);
+}
+
+Record record_at(std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
+                 std::int64_t ingestion_ms, std::int64_t event_time_ms, Kind kind) {
+  Record record{};
+  record.order_ms = order_ms;
+  record.stream = stream;
+  record.partition = partition;
+  record.offset = offset;
+  record.ingestion_ms = ingestion_ms;
+  record.event_time_ms = event_time_ms;
+  record.kind = kind;
+  return record;
+}
+
+}  // namespace
+
+NB_MODULE(_joiner, m) {
+  nb::class_<Joiner>(m, "Joiner")
+      .def(
+          "__init__",
+          [](Joiner* self, std::int64_t window_ms, std::int64_t early_ms, std::int64_t dedup_ms,
+             std::uint64_t keep_below, bool keep_all, float rate, int late, std::size_t head_bytes, bool tells_seen) {
+            new (self) Joiner({window_ms, early_ms, dedup_ms, keep_below, keep_all, rate, static_cast<Late>(late)},
+                              head_bytes, tells_seen);
+          },
+          "window_ms"_a, "early_ms"_a, "dedup_ms"_a, "keep_below"_a, "keep_all"_a, "rate"_a, "late"_a, "head_bytes"_a,
+          "tells_seen"_a)
+      .def("add_shown",
+           [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
+              std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
+              const nb::bytes& row, std::uint64_t draw) {
+             Record record = record_at(order_ms, stream, partition, offset, ingestion_ms, event_time_ms, Kind::shown);
+             record.draw = draw;
+             record.text = Text(request, item, view_of(row));
+             self.add(std::move(record));
+           })
+      .def("add_action",
+           [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
+              std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
+              std::string_view action, bool ignored) {
+             Record record = record_at(order_ms, stream, partition, offset, ingestion_ms, event_time_ms, Kind::action);
+             record.ignored = ignored;
+             record.text = Text(request, item, action);
+             self.add(std::move(record));
+           })
+      .def("add_joined",
+           [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
+              std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
+              const nb::bytes& row, float label, float rate) {
+             Record record = record_at(order_ms, stream, partition, offset, ingestion_ms, event_time_ms, Kind::joined);
+             record.label = label;
+             record.rate = rate;
+             record.text = Text(request, item, view_of(row));
+             self.add(std::move(record));
+           })
+      .def("advance", &Joiner::advance, "watermark_ms"_a, "released_ms"_a, "newest_ms"_a,
+           nb::call_guard<nb::gil_scoped_release>())
+      .def("take_samples", &taken_samples)
+      .def("take_seen", &taken_seen)
+      .def("take_late_actions", &taken_late_actions)
+      .def_prop_ro("pending_ms", &Joiner::pending_ms)
+      .def_prop_ro("due_ms", &Joiner::due_ms)
+      .def_prop_ro("pending_bytes", &Joiner::pending_bytes)
+      .def_prop_ro("held_bytes", &Joiner::held_bytes)
+      .def_prop_rw("counters", &counters_of, &set_counters)
+      .def_prop_rw(
+          "newest_ingestion_ms", [](Joiner& self) { return self.newest_ingestion_ms(); },
+          [](Joiner& self, std::int64_t newest_ms) { self.newest_ingestion_ms() = newest_ms; })
+      .def("pending", &export_pending)
+      .def("waiting", &export_waiting)
+      .def("parked", &export_parked)
+      .def("put_pending", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths,
+                             const nb::bytes& texts) { import_pending(self, {numbers, lengths, texts}); })
+      .def("put_waiting", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths,
+                             const nb::bytes& texts) { import_waiting(self, {numbers, lengths, texts}); })
+      .def("put_parked", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths, const nb::bytes& texts) {
+        import_parked(self, {numbers, lengths, texts});
+      });
+}

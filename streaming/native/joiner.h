@@ -1,0 +1,175 @@
+// What waits in the joiner, and the rules by which it comes out: features and actions in, labelled samples out.
+//
+// `streaming/joiner.py` says what the rules are; `tests/streaming/python_joiner.py` says them once more in Python, and
+// the two are held to each other. Here is how little a waiting key takes: one Entry, one allocation that holds request,
+// item and packed row, half a slot of a table and one timer. Everything is worked off by (order time, stream,
+// partition, offset), so nothing depends on addresses, hashes or the order in which records were added.
+//
+// Not thread safe. A call that throws std::bad_alloc leaves the joiner fit for destruction only.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "keys.h"
+
+namespace monolith::joining {
+
+constexpr std::int64_t kStart = INT64_MIN;  // before any event
+constexpr std::int64_t kEnd = INT64_MAX;
+
+enum class Late { emit, drop, dead_letter };
+
+struct JoinRules {
+  std::int64_t window_ms, early_ms, dedup_ms;
+  std::uint64_t keep_below;  // a negative is kept if its draw is below
+  bool keep_all;
+  float rate;
+  Late late;
+};
+
+enum class Kind : std::uint8_t { shown, action, joined };
+
+// One record on its way to its order time. `text` is request, item, then a packed row or the name of an action.
+struct Record {
+  std::int64_t order_ms, offset, ingestion_ms, event_time_ms;
+  std::uint32_t stream, partition;
+  std::uint64_t draw;  // of features: decides whether the negative is kept
+  float label, rate;   // of joined samples
+  Kind kind;
+  bool ignored;  // an action that is no positive one
+  Text text;
+};
+
+// A key whose features came. The row is dropped once it is not needed any more.
+struct Waiting {
+  std::int64_t event_time_ms, offset, deadline_ms, forget_ms;
+  std::uint64_t draw;
+  std::uint32_t partition;
+  bool open, positive;  // open: neither positive nor negative yet
+  Text text;
+};
+
+// An action that waits for its features.
+struct Parked {
+  std::int64_t event_time_ms, offset, ingestion_ms, expire_ms;
+  std::uint32_t partition;
+  Text text;
+};
+
+// Samples in order, as columns. Rows are cut into their heads, which have one length, and what follows.
+struct Samples {
+  std::vector<std::int64_t> event_time_ms, ingestion_ms;
+  std::vector<float> labels, rates;
+  std::vector<std::uint8_t> late;
+  std::string heads, tails;
+  std::string keys;                 // request and item of each sample, one after the other
+  std::vector<std::uint32_t> ends;  // in `keys`, two a sample
+};
+
+// A feature event that is not a repeat, in the order of samples: `before` samples came first.
+struct Seen {
+  std::size_t before;
+  std::int64_t event_time_ms;
+  std::string request, item, row;
+};
+
+struct Counters {
+  std::uint64_t positives = 0, negatives = 0, late = 0, sampled_out = 0, passed = 0, duplicate_features = 0,
+                duplicate_actions = 0, unmatched_actions = 0, ignored_actions = 0;
+};
+
+class Joiner {
+ public:
+  Joiner(const JoinRules& rules, std::size_t head_bytes, bool tells_seen)
+      : rules_(rules), head_bytes_(head_bytes), tells_seen_(tells_seen) {}
+  Joiner(const Joiner&) = delete;
+  Joiner& operator=(const Joiner&) = delete;
+
+  void add(Record record);
+
+  std::int64_t pending_ms() const { return pending_.empty() ? kEnd : records_[pending_.front().place].order_ms; }
+  std::int64_t due_ms() const;
+  void advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms);
+
+  // What advance() and those before it have made since the last call of these.
+  Samples take_samples();
+  std::vector<Seen> take_seen();
+  std::vector<Parked> take_late_actions();
+
+  std::size_t pending_bytes() const { return pending_bytes_; }
+  std::size_t held_bytes() const { return held_bytes_; }
+  Counters& counters() { return counters_; }
+  std::int64_t& newest_ingestion_ms() { return newest_ingestion_ms_; }
+
+  // Everything that waits, in canonical order, for a snapshot; and back, into an empty joiner.
+  std::vector<const Record*> pending() const;
+  std::vector<const Waiting*> waiting() const;
+  std::vector<const Parked*> parked() const;
+  void put(Waiting entry);  // of a key that is not there
+  void put(Parked action);
+
+ private:
+  static constexpr std::uint32_t kNone = KeyedPool<Waiting>::kNone;
+
+  enum class Timer : std::uint8_t { deadline, parked, forget };  // timers of one instant fire in this order
+
+  struct PendingPlace {
+    std::int64_t order_ms, offset;
+    std::uint32_t stream, partition, place;
+  };
+  // Of the owner with that partition and offset; where there is another one by then, the timer does nothing.
+  struct Alarm {
+    std::int64_t time_ms, offset;
+    std::uint32_t partition, place;
+    Timer kind;
+  };
+
+  static bool later(const PendingPlace& a, const PendingPlace& b);
+  static bool fires_later(const Alarm& a, const Alarm& b);
+
+  void work_off(std::int64_t until_ms);
+  void end_windows();
+  void release_next();
+  void release(Record& record);
+  void catch_up(const Text& key, std::int64_t order_ms);
+  void show(Record& record);
+  void act(Record& record);
+  void park(Record& record);
+  void late_positive(std::uint32_t place, Record& record);
+  void positive(std::uint32_t place, std::int64_t order_ms, std::int64_t ingestion_ms, bool late);
+  void negative(std::uint32_t place);
+  void emit(const Waiting& entry, std::int64_t ingestion_ms, float label, bool late);
+  void emit(std::string_view request, std::string_view item, std::string_view row, std::int64_t event_time_ms,
+            std::int64_t ingestion_ms, float label, float rate, bool late);
+  void tell(const Text& text, std::int64_t event_time_ms);
+  void drop_row(Waiting& entry);
+  void alarm(std::int64_t time_ms, Timer kind, std::uint32_t place, std::uint32_t partition, std::int64_t offset);
+  void fire(const Alarm& alarm);
+  void forget(std::uint32_t place);
+  void unpark(std::uint32_t place);
+  Alarm next_alarm();
+
+  JoinRules rules_;
+  std::size_t head_bytes_;
+  bool tells_seen_;
+
+  Pool<Record> records_;
+  std::vector<PendingPlace> pending_;  // a heap
+  KeyedPool<Waiting> waiting_;
+  KeyedPool<Parked> parked_;
+  std::vector<Alarm> alarms_;  // a heap
+
+  Samples samples_;
+  std::vector<Seen> seen_;
+  std::vector<Parked> late_actions_;
+  Counters counters_;
+  std::int64_t newest_ingestion_ms_ = kStart;
+  std::int64_t timed_ms_ = kEnd;  // the timers up to here have fired before any record behind it is released
+  std::int64_t newest_ms_ = kEnd;
+  std::size_t pending_bytes_ = 0, held_bytes_ = 0;
+};
+
+}  // namespace monolith::joining

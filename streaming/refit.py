@@ -1,0 +1,43 @@
+"""A joiner's state as this job and this build want it: from an older version, or from other features.
+
+Settings may change between two starts of a run, and samples that wait for their label then hold packed rows of the
+features as they were. Those whose settings are the same stay in the rows; the others count as missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+
+import msgspec
+
+from monolith.card import CardFeature
+from monolith.errors import CorruptError, EventError
+from monolith.streaming.joiner import Joiner
+from monolith.streaming.joiner_state import JoinerState, decode_joiner_state, joiner_version
+from monolith.streaming.joiner_v1 import upgraded
+from monolith.streaming.reader_state import ReaderState
+from monolith.tables.schema import FeatureSchema
+
+log = logging.getLogger(__name__)
+
+
+def refitted(state: ReaderState, schema: FeatureSchema, joiner: Joiner) -> JoinerState:
+    """What ``joiner``, whose rows are of ``schema``, goes on with. Raises VersionError or CorruptError."""
+    if joiner_version(state.joiner) == 1:
+        try:
+            return upgraded(state.joiner, schema.pack, joiner.is_ignored)
+        except EventError as error:
+            raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
+    held = decode_joiner_state(state.joiner)
+    try:
+        old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"the features of the reader's state cannot be read: {error}") from None
+    if old.layout == schema.layout:
+        return held
+    log.warning("features changed: waiting samples keep those whose settings are the same, the others are missing")
+    try:
+        return held.repacked(lambda row: schema.repacked(row, old))
+    except (ValueError, struct.error) as error:
+        raise CorruptError(f"the joiner's packed rows are not of the features that the state names: {error}") from None
