@@ -1,6 +1,7 @@
 #include "joiner.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <tuple>
 #include <utility>
 
@@ -32,6 +33,8 @@ bool Joiner::fires_later(const Alarm& a, const Alarm& b) {
 }
 
 void Joiner::add(Record record) {
+  if (record.kind != Kind::action && record.text.rest().size() < head_bytes_)
+    throw std::invalid_argument("a packed row is shorter than its head");
   newest_ingestion_ms_ = std::max(newest_ingestion_ms_, record.ingestion_ms);
   pending_bytes_ += bytes_of(record);
   PendingPlace pending{record.order_ms, record.offset, record.stream, record.partition, 0};
@@ -191,7 +194,8 @@ void Joiner::park(Record& record) {
 
 void Joiner::late_positive(std::uint32_t place, Record& record) {
   ++counters_.late;
-  if (rules_.late == Late::emit) return positive(place, record.order_ms, record.ingestion_ms, true);
+  const bool has_row = waiting_[place].text.rest().size() >= head_bytes_;  // dropped under another policy, maybe
+  if (rules_.late == Late::emit && has_row) return positive(place, record.order_ms, record.ingestion_ms, true);
   waiting_[place].positive = true;  // a repeat of it is a duplicate
   if (rules_.late == Late::dead_letter)
     late_actions_.push_back(
@@ -302,6 +306,9 @@ std::vector<const Parked*> Joiner::parked() const {
 }
 
 void Joiner::put(Waiting entry) {
+  const std::size_t row_bytes = entry.text.rest().size();
+  if (row_bytes < head_bytes_ && (row_bytes != 0 || entry.open))
+    throw std::invalid_argument("a packed row is shorter than its head");
   held_bytes_ += bytes_of(entry);
   const bool open = entry.open;
   const std::int64_t time_ms = open ? entry.deadline_ms : entry.forget_ms, offset = entry.offset;

@@ -88,7 +88,7 @@ class Joiner {
   Joiner(const Joiner&) = delete;
   Joiner& operator=(const Joiner&) = delete;
 
-  void add(Record record);
+  void add(Record record);  // throws std::invalid_argument for a row that has no whole head, before anything changes
 
   std::int64_t pending_ms() const { return pending_.empty() ? kEnd : records_[pending_.front().place].order_ms; }
   std::int64_t due_ms() const;
