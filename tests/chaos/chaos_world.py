@@ -303,7 +303,11 @@ class World:
     def _nothing_lost(self) -> str:
         """Every good event was trained once, with its label; by the run's own journal."""
         steps = read_steps(self.settings, self.state / "journal", recorded=True)
-        trained = Counter((sample.request_id, sample.label) for step in steps for sample in step.samples)
+        trained = Counter(
+            (request, label)
+            for step in steps
+            for (request, _), label in zip(step.keys, step.batch.labels[:, 0].tolist(), strict=True)
+        )
         wanted = chaos_events.expected(self.seed, self.events)
         if (
             self.servers is not None

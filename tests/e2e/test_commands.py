@@ -256,7 +256,7 @@ def test_a_damaged_snapshot_is_passed_over_and_the_run_ends_the_same(trained, ki
     damage(newest / "tables/user")
     again = kit.run("train", job)
     assert again.returncode == 0, again.stderr
-    assert "snapshot damaged" in again.stderr
+    assert "snapshot unusable" in again.stderr
     assert (newest / "manifest.json").read_bytes() == whole
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from batches import seen
+from batches import seen, told
 
 from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, TrainConfig
 from monolith.errors import InputError, UnavailableError
@@ -176,7 +176,7 @@ def test_job_over_a_broker_that_dies_repeats_bit_for_bit(own_kafka, topic, tmp_p
     with StepReader.open(job_over(urls), tmp_path / "journal") as reader:
         reader.restore(states[2])
         for step, state in zip(steps[3:], states[3:], strict=True):
-            assert until(lambda: reader.next(1.0)) == step
+            assert told(until(lambda: reader.next(1.0))) == told(step)
             assert reader.state() == state
 
 

@@ -196,6 +196,7 @@ def test_a_header_without_end_is_431(serve, connect):
 
 @pytest.mark.parametrize("junk", [b"\x16\x03\x01\x02\x00\x01\x00", b"GET /\xff HTTP/1.1\r\n\r\n", b"hello\r\n\r\n"])
 def test_what_is_no_http_is_400_in_words(serve, connect, junk, caplog):
+    caplog.set_level(logging.WARNING)
     address, place = serve(PATIENT)
     connection = connect(place)
     connection.sendall(junk)
@@ -222,6 +223,7 @@ def test_clients_that_go_away_cost_a_count_and_no_log_line(serve, connect, wait_
 
 
 def test_an_answer_to_one_that_has_just_gone_costs_no_log_line(serve, connect, wait_until, caplog):
+    caplog.set_level(logging.WARNING)
     address, place = serve(PATIENT)
     question = HEAD + b'Content-Length: 26\r\n\r\n{"samples": [{"user": 1}]}'
     for _ in range(200):  # some are answered between the end of the connection and the word of that end
