@@ -22,7 +22,7 @@ from monolith.serving.lmdb_transaction import Transaction
 from monolith.serving.packed import pack_delta
 from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.store import Ids, Image, Model, Reading, Store, image_of
-from monolith.serving.wire import PublishedDelta, encode
+from monolith.serving.wire import PublishedDelta, encode_for_log
 from monolith.tables.delta import ModelDelta
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class LmdbStore(Store):
         """See ``Store``: one write transaction, on the disk when it returns."""
         packed = pack_delta(delta, self._payload)
         published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
-        data = encode(published)
+        data = encode_for_log(published)
         with self._transaction(write=True) as txn:
             head, cards = txn.head(), Cards(txn.card(), txn.card("next_card"))
             if not ledger.accepts(head, Writer(self._owner, generation, lineage), cards, packed, self.url):

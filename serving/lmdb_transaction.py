@@ -89,19 +89,27 @@ class Transaction:
         if delta.base_sequence == 0:
             self._txn.drop(self._environment.rows, delete=False)
             before = {name: Content() for name in delta.tables}
-        moves = {name: self._write_table(n, delta.tables[name], delta) for n, name in enumerate(sorted(delta.tables))}
+        image = delta.base_sequence == 0
+        moves = {name: self._write_table(n, delta.tables[name], image) for n, name in enumerate(sorted(delta.tables))}
         return None if before is None else {name: before[name] + move for name, move in moves.items()}
 
-    def _write_table(self, number: int, table: PackedTable, delta: PackedDelta) -> Content:
-        """By how much the table's content changes."""
-        rows, image = self._environment.rows, delta.base_sequence == 0
-        ids, packed = _in_key_order(table)
+    def _write_table(self, number: int, table: PackedTable, image: bool) -> Content:
+        """By how much the table's content changes. In pieces: every row is a Python object on its way to LMDB."""
+        move = Content()
+        for part in _in_key_order(table.ids):
+            move += self._write_piece(number, table.ids[part], table.packed[part], image)
+        for start in range(0, len(table.removed), CHUNK_ROWS):
+            keys = _keys(number, table.removed[start : start + CHUNK_ROWS])
+            popped = [self._txn.pop(key, db=self._environment.rows) for key in keys]
+            move = move - of_stored([row for row in popped if row is not None])
+        return move
+
+    def _write_piece(self, number: int, ids: Ids, packed: Packed, image: bool) -> Content:
         keys, stored = _keys(number, ids), pack_rows(ids, packed)
-        with self._txn.cursor(db=rows) as cursor:
+        with self._txn.cursor(db=self._environment.rows) as cursor:
             replaced = [] if image else [row for _, row in cursor.getmulti(keys)]
             cursor.putmulti(zip(keys, stored, strict=True), append=image)
-        popped = [self._txn.pop(key, db=rows) for key in _keys(number, table.removed)]
-        return of_stored(stored) - of_stored([*replaced, *(row for row in popped if row is not None)])
+        return of_stored(stored) - of_stored(replaced)
 
     def fault(self, head: Head) -> str | None:
         """Why the rows are not those that the head tells of. LMDB counts all tables' rows together, at no cost."""
@@ -211,10 +219,12 @@ def _sequence_key(sequence: int) -> bytes:
     return sequence.to_bytes(8, "big")
 
 
-def _in_key_order(table: PackedTable) -> tuple[Ids, Packed]:
-    """Ids and rows as LMDB sorts their keys: ascending, those below zero last."""
-    below = int(np.searchsorted(table.ids, 0))
-    return np.roll(table.ids, -below), np.roll(table.packed, -below, axis=0)
+def _in_key_order(ids: Ids) -> Iterator[slice]:
+    """Pieces of ascending ids as LMDB sorts their keys: ascending, those below zero last."""
+    below = int(np.searchsorted(ids, 0))
+    for begin, end in ((below, len(ids)), (0, below)):
+        for start in range(begin, end, CHUNK_ROWS):
+            yield slice(start, min(start + CHUNK_ROWS, end))
 
 
 def _items_below(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -24,7 +24,7 @@ from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
 from monolith.serving.redis_link import Keys, connect, translated
 from monolith.serving.redis_reader import UNKNOWN_POLICY, RedisReader
 from monolith.serving.rows import pack_keys, pack_rows
-from monolith.serving.wire import PublishedDelta, encode
+from monolith.serving.wire import PublishedDelta, encode_for_log
 from monolith.tables.delta import ModelDelta
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class RedisStore(RedisReader):
         """See ``Store``: one MULTI/EXEC. An image's rows travel before it, under names that nobody reads."""
         packed = pack_delta(delta, self._payload)
         published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
-        data = encode(published)
+        data = encode_for_log(published)
         writer = Writer(self._owner, generation, lineage)
 
         def accepted(pipe: Any, head: Head) -> bool:

@@ -20,6 +20,7 @@ from monolith.serving.payload import Packed, RowFormat
 
 KEY_BYTES = 8
 CHECK_BYTES = 4
+_AT_ONCE = 65_536  # rows
 
 Ids = npt.NDArray[np.int64]
 
@@ -62,10 +63,14 @@ _REMEDY = "empty the store and start the trainer, which then sends a new image"
 
 
 def checks(ids: Ids, body: Packed) -> npt.NDArray[np.uint32]:
-    """CRC-32 of each row's key and packed bytes, (n,)."""
-    keys = ids.astype(">i8").view(np.uint8).reshape(-1, KEY_BYTES)
-    rows = _cut(np.hstack([keys, body]).tobytes(), KEY_BYTES + body.shape[1])
-    return np.fromiter(map(crc32, rows), "<u4", len(rows))
+    """CRC-32 of each row's key and packed bytes, (n,). Some rows at a time: each is a Python object meanwhile."""
+    found = np.zeros(len(ids), "<u4")
+    for start in range(0, len(ids), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        keys = ids[part].astype(">i8").view(np.uint8).reshape(-1, KEY_BYTES)
+        rows = _cut(np.hstack([keys, body[part]]).tobytes(), KEY_BYTES + body.shape[1])
+        found[part] = np.fromiter(map(crc32, rows), "<u4", len(rows))
+    return found
 
 
 def _cut(data: bytes, size: int) -> list[bytes]:

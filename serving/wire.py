@@ -51,11 +51,23 @@ class PublishedDelta:
 
 def encode(published: PublishedDelta) -> bytes:
     """The delta's bytes. Raises InputError if it breaks a rule that ``decode`` would hold it to."""
-    if problem := _broken_rule(published.delta):
-        raise InputError(f"cannot publish delta {published.delta.sequence}: {problem}; nothing was written")
+    _check(published.delta)
     version = FLOAT32_VERSION if published.delta.payload == "float32" else PAYLOAD_VERSION
     body = _encode_body(published, version)
     return _HEADER.pack(MAGIC, version, 0, len(body), _checksum(body)) + body
+
+
+def encode_for_log(published: PublishedDelta) -> bytes:
+    """What a store's log of deltas takes in: of an image, which begins an empty log, nothing. Raises as `encode`."""
+    if published.delta.base_sequence:
+        return encode(published)
+    _check(published.delta)
+    return b""
+
+
+def _check(delta: PackedDelta) -> None:
+    if problem := _broken_rule(delta):
+        raise InputError(f"cannot publish delta {delta.sequence}: {problem}; nothing was written")
 
 
 def decode(data: bytes, where: str) -> PublishedDelta:
