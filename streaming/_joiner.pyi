@@ -1,5 +1,8 @@
 """The native joiner; `monolith.streaming.joiner` is its face."""
 
+from monolith.streaming.sample_block import Bytes
+from monolith.tables.batch import Floats, Ints
+
 Waiting = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), texts
 
 class Joiner:
@@ -56,6 +59,21 @@ class Joiner:
         row: bytes,
         label: float,
         rate: float,
+        /,
+    ) -> None: ...
+    def add_joined_block(
+        self,
+        stream: int,
+        partition: int,
+        first_offset: int,
+        order_ms: Ints,
+        event_time_ms: Ints,
+        labels: Floats,
+        heads: Bytes,
+        tails: Bytes,
+        tail_lengths: Ints,
+        keys: Bytes,
+        key_lengths: Ints,
         /,
     ) -> None: ...
     def advance(self, watermark_ms: int, released_ms: int, newest_ms: int) -> None: ...

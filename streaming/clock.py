@@ -14,7 +14,12 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 
+import numpy as np
+
 from monolith.events import WATERMARK_START
+from monolith.tables.batch import Ints
+
+_WIDEST = 63  # records that a clock looks at, up to which many are looked at together: that takes memory for each
 
 
 def end_of(times_ms: Iterable[int], max_jump_ms: int) -> int:
@@ -51,6 +56,38 @@ class LaneClock:
             recent.popleft()
         if time_ms > self.ms and len(recent) >= agree:  # else the clock cannot have moved
             self.ms = max(self.ms, sorted(recent)[-agree])
+
+    def push_all(self, times_ms: Ints, agree: int) -> Ints:
+        """``push`` of each of ``times_ms`` (n,) in turn; what the clock was after each, (n,)."""
+        if not len(times_ms):
+            return times_ms
+        width = 2 * agree - 1
+        clocks_ms = None if width > _WIDEST else self._clocks_after(times_ms, agree)
+        if clocks_ms is None:
+            return np.array([self._pushed(time_ms, agree) for time_ms in times_ms.tolist()], np.int64)
+        self.recent = deque(chain(self.recent, times_ms[-width:].tolist()), width)
+        self.ms = int(clocks_ms[-1])
+        return clocks_ms
+
+    def _pushed(self, time_ms: int, agree: int) -> int:
+        self.push(time_ms, agree)
+        return self.ms
+
+    def _clocks_after(self, times_ms: Ints, agree: int) -> Ints | None:
+        """The clock after each of ``times_ms``; None where only one by one can tell: ``agree`` was another before."""
+        width = 2 * agree - 1
+        recent = list(self.recent)[len(self.recent) - min(width - 1, len(self.recent)) :]
+        padding = [WATERMARK_START] * (width - 1 - len(recent))
+        padded = np.concatenate([np.array([*padding, *recent], np.int64), times_ms])
+        if (padded[:-1] <= padded[1:]).all():  # as in sorted files
+            reached = padded[agree - 1 : agree - 1 + len(times_ms)]
+        else:
+            windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+            reached = np.partition(windows, agree - 1, axis=1)[:, agree - 1]
+        clocks_ms = np.maximum.accumulate(np.maximum(reached, self.ms))
+        before_ms = np.concatenate([[self.ms], clocks_ms[:-1]])
+        moves = clocks_ms > before_ms
+        return clocks_ms if (times_ms[moves] > before_ms[moves]).all() else None
 
     def after(self, times_ms: Iterable[int], agree: int) -> int:
         """A time that the clock will have reached after ``times_ms``, which is all of it where they are in order."""

@@ -5,8 +5,9 @@ Both look at a moment and are not reproducible; what they decide is written to t
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Collection, Sequence
+
+import numpy as np
 
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.lanes import Lane
@@ -22,16 +23,16 @@ class Cut:
         self.records = 0
         self._agree = agree
 
-    def take(self, lane: Lane) -> None:
-        """One more record of ``lane``."""
-        self.counts[lane] += 1
-        self.records += 1
+    def take(self, lane: Lane, count: int = 1) -> None:
+        """So many more records of ``lane``."""
+        self.counts[lane] += count
+        self.records += count
 
     def clock_ms(self, lane: Lane) -> int:
         """A time that the clock of ``lane`` will have reached."""
         newest: list[int] = []
         for i in range(self.counts[lane] - 1, -1, -1):
-            time_ms = lane.ready[i].time_ms
+            time_ms = lane.ready.time_ms(i)
             if time_ms != WATERMARK_START:
                 newest.append(time_ms)
             if len(newest) == 2 * self._agree - 1:
@@ -53,19 +54,23 @@ def cut_oldest(lanes: Sequence[Lane], most: int, agree: int) -> Cut:
     A record that is ahead of the newest that its lane has ready keeps those behind it waiting no longer than that one.
     """
     cut = Cut(lanes, agree)
-    limits = [lane.takeable() for lane in lanes]
-    newest = [lane.ready[-1].time_ms if lane.ready else WATERMARK_START for lane in lanes]
-    heads = [(min(lane.ready[0].time_ms, newest[i]), i) for i, lane in enumerate(lanes) if limits[i]]
-    heapq.heapify(heads)
-    while heads and cut.records < most:
-        _, i = heads[0]
-        lane = lanes[i]
-        cut.take(lane)
-        if cut.counts[lane] < limits[i]:
-            heapq.heapreplace(heads, (min(lane.ready[cut.counts[lane]].time_ms, newest[i]), i))
-        else:
-            heapq.heappop(heads)
+    for lane, count in zip(lanes, _oldest(lanes, [lane.takeable() for lane in lanes], most), strict=True):
+        cut.take(lane, count)
     return cut
+
+
+def _oldest(lanes: Sequence[Lane], limits: Sequence[int], most: int) -> list[int]:
+    """How many of each lane's first ``limits`` records are among the ``most`` that a merge by time gives first."""
+    if sum(limits) <= most:
+        return list(limits)
+    turns = []  # what a merge compares: a record can come no sooner than those of its lane that are before it
+    for lane, limit in zip(lanes, limits, strict=True):
+        newest_ms = lane.ready.time_ms(-1) if lane.ready else WATERMARK_START
+        turns.append(np.maximum.accumulate(np.minimum(lane.ready.times_ms(limit), newest_ms)))
+    first = np.argsort(np.concatenate(turns), kind="stable")[:most]
+    of_lane = np.repeat(np.arange(len(lanes)), limits)
+    counts: list[int] = np.bincount(of_lane[first], minlength=len(lanes)).tolist()
+    return counts
 
 
 def cut_slowest(lanes: Sequence[Lane], most: int, idle: Collection[Lane], agree: int) -> Cut:

@@ -18,16 +18,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import numpy as np
+
 from monolith.config import InputConfig
 from monolith.echo import shown
 from monolith.errors import ConfigError, EventError
 from monolith.events import WATERMARK_END, WATERMARK_START, Decoded, Record
+from monolith.streaming.backlog import Polled, Ready
 from monolith.streaming.clock import end_of
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.joiner import Joiner
 from monolith.streaming.journal import StepEntry
-from monolith.streaming.lanes import Held, Inlet, Lane, Ready
+from monolith.streaming.lanes import Held, Inlet, Lane
+from monolith.streaming.sample_block import SampleBlock
 from monolith.streaming.units import looks_like_seconds, unit_detail
 
 log = logging.getLogger(__name__)
@@ -42,15 +46,35 @@ class Gate:
         self._max_jump_ms = round(config.max_jump_s * 1000)
         self.jumps = 0  # times that a lane's clock moved by more than max_jump_s, in this process
 
-    def take(self, lane: Lane, item: Ready, agree: int) -> None:
-        """The next record of ``lane``; ``agree`` of its records move its clock."""
+    def take(self, lane: Lane, item: Polled, agree: int) -> int:
+        """What ``lane`` gives next; ``agree`` of its records move its clock. Returns how many records it is."""
+        if isinstance(item, SampleBlock):
+            self._take_block(lane, item, agree)
+            return len(item)
         record, event = item.record, item.event
         if not isinstance(event, EventError) and not self._is_in_seconds(lane, event.event_time_ms):
             self._date(lane, record, event, agree)
-            return
+            return 1
         error = event if isinstance(event, EventError) else _in_seconds(event)
         lane.misdated += error.reason == "time_unit"
         self._letters.add(lane.stream, record, error.reason, error.detail)
+        return 1
+
+    def _take_block(self, lane: Lane, block: SampleBlock, agree: int) -> None:
+        """Each row of ``block`` in turn, as `_date` takes a record of a stream without order in time."""
+        assert not lane.in_order
+        before_ms = lane.clock.ms
+        clocks_ms = lane.clock.push_all(block.event_time_ms, agree)
+        lane.seen += len(block)
+        known = clocks_ms != WATERMARK_START
+        floor_ms = np.where(known, clocks_ms, 0) - self._out_of_order_ms
+        order_ms = np.where(known, np.maximum(block.event_time_ms, floor_ms), block.event_time_ms)
+        self._joiner.add_block(block, lane.number, order_ms)
+        moments = np.concatenate([[before_ms], clocks_ms])[np.concatenate([[before_ms != WATERMARK_START], known])]
+        for i in np.flatnonzero(np.diff(moments) > self._max_jump_ms).tolist():
+            self._tell_jump(lane, int(moments[i]), int(moments[i + 1]))
+        if lane.held:
+            self._judge(lane, agree)
 
     def _is_in_seconds(self, lane: Lane, time_ms: int) -> bool:
         """Whether a time must be in seconds: it looks like them, and not like the lane's times so far."""
@@ -70,7 +94,7 @@ class Gate:
         else:
             self._hold(lane, Held(record, event, lane.seen))
         if before_ms != WATERMARK_START and lane.clock.ms - before_ms > self._max_jump_ms:
-            self._tell_jump(lane, before_ms)
+            self._tell_jump(lane, before_ms, lane.clock.ms)
         if lane.held:
             self._judge(lane, agree)
 
@@ -126,14 +150,16 @@ class Gate:
             lanes = list(inlet.lanes.values())
             if any(lane.seen for lane in lanes):
                 continue
-            taken = [item for lane in lanes for item in lane.before(entry.ends[inlet.name][lane.partition])]
-            wrong = [error for item in taken if (error := self._unit_error(lanes[0], item)) is not None]
+            taken = [item for lane in lanes for item in lane.ready.before(entry.ends[inlet.name][lane.partition])]
+            records = [item for item in taken if isinstance(item, Ready)]  # no row of a block is so
+            wrong = [error for item in records if (error := self._unit_error(lanes[0], item)) is not None]
             count = len(wrong) + sum(lane.misdated for lane in lanes)
             enough = entry.ended or count >= self._config.jump_records
             if (
                 wrong
                 and enough
-                and all(self._unit_error(lanes[0], x) or isinstance(x.event, EventError) for x in taken)
+                and len(records) == len(taken)
+                and all(self._unit_error(lanes[0], x) or isinstance(x.event, EventError) for x in records)
             ):
                 raise ConfigError(f"{inlet.source.name}: all of its {count} records so far: {wrong[0].detail}")
 
@@ -172,12 +198,12 @@ class Gate:
             self._letters.add("actions", record, "late_positive", detail)
         self._joiner.late_actions.clear()
 
-    def _tell_jump(self, lane: Lane, before_ms: int) -> None:
+    def _tell_jump(self, lane: Lane, before_ms: int, after_ms: int) -> None:
         self.jumps += 1
         log.warning(
             "a partition's clock jumps at=%s/%d from_ms=%d to_ms=%d by_s=%.0f: as many records agree as "
             "input.jump_records asks for; rows may expire by it",
-            *(lane.stream, lane.partition, before_ms, lane.clock.ms, (lane.clock.ms - before_ms) / 1000),
+            *(lane.stream, lane.partition, before_ms, after_ms, (after_ms - before_ms) / 1000),
         )
 
 

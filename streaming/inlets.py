@@ -9,7 +9,7 @@ from monolith.errors import ConfigError
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
 from monolith.streaming.lanes import Inlet
-from monolith.streaming.source import open_source, parse_url
+from monolith.streaming.source import Source, open_source, parse_url
 
 
 def open_inlets(job: JobConfig, decoder: FeatureDecoder | None = None) -> list[Inlet]:
@@ -22,15 +22,25 @@ def open_inlets(job: JobConfig, decoder: FeatureDecoder | None = None) -> list[I
     urls: dict[StreamName, str] = {name: url for name in names if (url := getattr(job.input, name)) is not None}
     if set(urls) not in ({"features", "actions"}, {"samples"}):
         raise ConfigError(f"job {job.name!r} needs input.features and input.actions, or input.samples alone")
-    decoder = decoder or FeatureDecoder(job)
     inlets: list[Inlet] = []
     try:
         for name, url in urls.items():
             source = open_source(url, wait=job.input.follow, on_data_loss=job.input.on_data_loss, group=job.name)
-            in_order = parse_url(url).scheme != "parquet"  # rows of a file may be in any order
-            inlets.append(Inlet(name, names.index(name), source, decoder, in_order=in_order))
+            inlets.append(_inlet(job, name, names.index(name), source, decoder))
     except BaseException:
         for inlet in inlets:
             inlet.source.close()
         raise
     return inlets
+
+
+def _inlet(job: JobConfig, name: StreamName, number: int, source: Source, decoder: FeatureDecoder | None) -> Inlet:
+    parsed = parse_url(getattr(job.input, name))
+    if decoder is None and parsed.scheme == "parquet" and "label" in parsed.options and name == "samples":
+        from monolith.streaming.parquet import ParquetSource
+        from monolith.streaming.parquet_samples import ParquetSamples
+
+        assert isinstance(source, ParquetSource)
+        return ParquetSamples(number, source, FeatureDecoder(job), job.input)
+    in_order = parsed.scheme != "parquet"  # rows of a file may be in any order
+    return Inlet(name, number, source, decoder or FeatureDecoder(job), in_order=in_order)

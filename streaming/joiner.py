@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
+import numpy as np
 import xxhash
 
 from monolith.config import JoinConfig
@@ -30,6 +31,8 @@ from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded
 from monolith.streaming import _joiner
 from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner_state import JoinCounters, JoinerState, decode_joiner_state, encode_joiner_state
+from monolith.streaming.sample_block import SampleBlock
+from monolith.tables.batch import Ints
 
 OnShown = Callable[[int, Shown | Joined], None]
 
@@ -100,6 +103,19 @@ class Joiner:
             self._native.add_action(*place, request, item, event.action, self.is_ignored(event.action))
         else:
             self._native.add_joined(*place, request, item, event.row, event.label, event.rate)
+
+    def add_block(self, block: SampleBlock, stream: int, order_ms: Ints) -> None:
+        """`add` of each joined sample of ``block``, to be worked off at ``order_ms`` (n,)."""
+        self._native.add_joined_block(
+            stream,
+            block.partition,
+            block.offset,
+            order_ms,
+            block.event_time_ms,
+            block.labels,
+            np.ascontiguousarray(block.heads),
+            *(block.tails.data, block.tails.lengths, block.keys.data, block.keys.lengths),
+        )
 
     def pending_ms(self) -> int:
         """The order time of the next record that waits; WATERMARK_END if none does."""

@@ -7,32 +7,18 @@ it holds because they are too far ahead of that clock, move with the steps too, 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from monolith.errors import EventError
-from monolith.events import WATERMARK_START, Decoded, Record
+from monolith.events import Decoded, Record
+from monolith.streaming.backlog import Backlog, Polled, Ready
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
 from monolith.streaming.source import Source
 
 AHEAD_BYTES = 4 * 2**20  # polled ahead in one lane, at most (one record may be larger)
-
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """A record with its event, or with the reason why it has none."""
-
-    record: Record
-    event: Decoded | EventError
-
-    @property
-    def time_ms(self) -> int:
-        """Event time; one that cannot be told counts as long ago, so that nothing waits for it."""
-        return WATERMARK_START if isinstance(self.event, EventError) else self.event.event_time_ms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +52,7 @@ class Lane:
     stop: int | None = None  # the offset at which the lane ends; None: it goes on
     heard_at: float = 0.0  # wall clock of the last record
     woken_at: float = 0.0  # wall clock of the end of a silence of all lanes, if this one was not idle before it
-    ready: deque[Ready] = field(default_factory=deque)
-    ready_bytes: int = 0
+    ready: Backlog = field(default_factory=Backlog)
 
     @property
     def done(self) -> bool:
@@ -76,39 +61,31 @@ class Lane:
 
     def takeable(self) -> int:
         """How many of the ready records lie before the stop."""
-        if self.stop is None or not self.ready or self.ready[-1].record.offset < self.stop:
+        if self.stop is None or not self.ready or self.ready.offset(-1) < self.stop:
             return len(self.ready)
-        return sum(item.record.offset < self.stop for item in self.ready)
+        return self.ready.count_before(self.stop)
 
     def end_after(self, count: int) -> int:
         """The position after a step that takes ``count`` ready records."""
         if count < len(self.ready):
-            return self.ready[count].record.offset if count else self.position
+            return self.ready.offset(count) if count else self.position
         return self.polled if self.stop is None else min(self.polled, max(self.stop, self.position))
 
     def has_room(self, most: int) -> bool:
         """Whether to poll more of it."""
         at_stop = self.stop is not None and self.polled >= self.stop
-        return len(self.ready) < most and self.ready_bytes < AHEAD_BYTES and not at_stop
+        return len(self.ready) < most and self.ready.bytes < AHEAD_BYTES and not at_stop
 
-    def push(self, item: Ready) -> None:
+    def push(self, item: Polled) -> None:
         """Add what was just polled. A stream that was made anew, and is gone on with, begins at a lower offset."""
-        if not self.ready:
-            self.position = min(self.position, item.record.offset)
-        self.ready.append(item)
-        self.ready_bytes += len(item.record.value or b"")
+        behind = not self.ready
+        self.ready.push(item)
+        if behind:
+            self.position = min(self.position, self.ready.offset(0))
 
-    def before(self, end: int) -> Iterator[Ready]:
-        """The ready records before offset ``end``."""
-        return takewhile(lambda item: item.record.offset < end, self.ready)
-
-    def take(self, end: int) -> list[Ready]:
-        """Move to offset ``end`` and return the records before it."""
-        taken = []
-        while self.ready and self.ready[0].record.offset < end:
-            item = self.ready.popleft()
-            self.ready_bytes -= len(item.record.value or b"")
-            taken.append(item)
+    def take(self, end: int) -> list[Polled]:
+        """Move to offset ``end`` and return what comes before it."""
+        taken = self.ready.take(end)
         self.position = max(self.position, end)
         return taken
 
@@ -151,15 +128,19 @@ class Inlet:
             if partitions:  # the source is not there yet
                 time.sleep(timeout_s)
             return False
-        records = self.source.poll(most, timeout_s, asked)
-        for record in records:
-            lane = self.lanes[record.partition]
-            lane.push(Ready(record, self.decode(record)))
+        polled = self.poll(most, timeout_s, asked)
+        for item in polled:
+            lane = self.lanes[item.partition]
+            lane.push(item)
             lane.heard_at = clock()
         positions = self.source.position()
         for partition in asked:
             self.lanes[partition].polled = positions[partition]
-        return bool(records)
+        return bool(polled)
+
+    def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:
+        """Up to ``most`` records of ``partitions``, decoded; waits up to ``timeout_s`` for the first."""
+        return [Ready(record, self.decode(record)) for record in self.source.poll(most, timeout_s, partitions)]
 
     def decode(self, record: Record) -> Decoded | EventError:
         """The record's event, or why it has none."""

@@ -75,7 +75,7 @@ class LiveCutter:
         for lane in lanes:
             end = ends.get(lane.partition)
             if end is not None and end >= lane.polled:  # else the stream was cut or made again: polling meets the loss
-                lane.position = min(lane.position, lane.ready[0].record.offset if lane.ready else lane.polled)
+                lane.position = min(lane.position, lane.ready.offset(0) if lane.ready else lane.polled)
                 lane.stop = end
                 self._stops.setdefault(inlet.name, {})[lane.partition] = lane.stop
 

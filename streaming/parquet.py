@@ -42,12 +42,27 @@ log = logging.getLogger(__name__)
 
 _OPTIONS = ("time", "unit", "request", "item", "features", "label", "action", "threshold", "name")
 _BATCH_ROWS = 4096
+_INT_LEAST, _INT_END = -(2.0**63), 2.0**64  # integers that an event can carry
 _MOST_MS = 2**62  # far beyond any event time, yet within 64 bits
 _TO_MS = {"ms": (1, 1), "s": (1000, 1), "us": (1, 1000), "ns": (1, 1_000_000)}  # multiply, then divide
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Rows:
+    """Consecutive rows, the number of the first, and their times in ms."""
+
+    first: int
+    batch: pa.RecordBatch
+
+    def cut(self, most: int) -> tuple[Rows, Rows | None]:
+        """Up to ``most`` rows, and those behind them, if any."""
+        if self.batch.num_rows <= most:
+            return self, None
+        return Rows(self.first, self.batch.slice(0, most)), Rows(self.first + most, self.batch.slice(most))
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
     """The column behind each part of an event."""
 
     time: str
@@ -72,7 +87,7 @@ class ParquetSource:
         self.name = url.name
         self.bounded = True
         self.skipped = 0
-        self._rows = _RowReader(url)
+        self.row_reader = RowReader(url)
         self._files = [_open_file(path) for path in _paths(url)]
         for file in self._files:
             _check_columns(url, file)
@@ -80,7 +95,9 @@ class ParquetSource:
         self._position = 0
         self._last_ms = -1  # of the row before
         self._is_sorted = True  # as far as it was read
-        self._records: Iterator[Record] | None = None
+        self._records: Iterator[Record] | None = None  # by `poll`
+        self._batches: Iterator[Rows] | None = None  # by `poll_rows`
+        self._rest: Rows | None = None  # of the last of them
 
     def partitions(self) -> list[int]:
         """See `Source`."""
@@ -96,7 +113,7 @@ class ParquetSource:
         if partitions is not None and 0 not in partitions:
             return []
         if self._records is None:
-            self._records = self._from(self._position)
+            self._records = self._records_from(self._position)
         try:
             taken = list(islice(self._records, max_records))
         except (pa.ArrowInvalid, OSError) as error:
@@ -104,8 +121,34 @@ class ParquetSource:
         self._position = taken[-1].offset + 1 if len(taken) == max_records else self._end
         return taken
 
-    def _from(self, offset: int) -> Iterator[Record]:
-        """Records of the rows from ``offset`` on; row groups before it are not read."""
+    def poll_rows(self, max_rows: int) -> list[Rows]:
+        """The next ``max_rows`` rows, fewer at the end, times in ms. Not to be mixed with `poll`.
+
+        Raises CorruptError as `poll` does.
+        """
+        if self._batches is None:
+            self._batches = self._batches_from(self._position)
+        taken: list[Rows] = []
+        count = 0
+        while count < max_rows and (rows := self._rest or self._read(self._batches)) is not None:
+            part, self._rest = rows.cut(max_rows - count)
+            taken.append(part)
+            count += part.batch.num_rows
+        self._position += count
+        return taken
+
+    def _read(self, batches: Iterator[Rows]) -> Rows | None:
+        try:
+            return next(batches, None)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise CorruptError(f"{self.name} cannot be read behind row {self._position}: {error}") from None
+
+    def _records_from(self, offset: int) -> Iterator[Record]:
+        for rows in self._batches_from(offset):
+            yield from self.row_reader.records(rows)
+
+    def _batches_from(self, offset: int) -> Iterator[Rows]:
+        """The rows from ``offset`` on; row groups before it are not read."""
         row = 0
         for file in self._files:
             for group in range(file.num_row_groups):
@@ -114,16 +157,14 @@ class ParquetSource:
                     yield from self._group(file, group, row, offset)
                 row += rows
 
-    def _group(self, file: pq.ParquetFile, group: int, first: int, offset: int) -> Iterator[Record]:
+    def _group(self, file: pq.ParquetFile, group: int, first: int, offset: int) -> Iterator[Rows]:
         row = first
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=self._rows.columns.names()):
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=self.row_reader.columns.names()):
             skip = min(max(0, offset - row), batch.num_rows)
-            rows = _with_times_in_ms(batch.slice(skip), self._rows.columns.time, self._rows.unit)
-            self._look_at_order(rows.column(self._rows.columns.time), row + skip)
-            for number, values in enumerate(rows.to_pylist(), start=row + skip):
-                record = self._rows.record(number, values)
-                if record is not None:
-                    yield record
+            batch.validate(full=True)  # texts that are not UTF-8 too
+            rows = _with_times_in_ms(batch.slice(skip), self.row_reader.columns.time, self.row_reader.unit)
+            self._look_at_order(rows.column(self.row_reader.columns.time), row + skip)
+            yield Rows(row + skip, rows)
             row += batch.num_rows
 
     def _look_at_order(self, times: pa.Array, first: int) -> None:
@@ -138,7 +179,7 @@ class ParquetSource:
             log.warning(
                 "%s is not in order of time: row %d is of %d ms, the one before it of a later time. The rows are "
                 "trained in the order of the file; sort it by the column %r to have them trained as they happened",
-                *(self.name, first + row, ms[row], self._rows.columns.time),
+                *(self.name, first + row, ms[row], self.row_reader.columns.time),
             )
             self._is_sorted = False
         self._last_ms = int(ms[rows[-1]])
@@ -152,7 +193,7 @@ class ParquetSource:
         if 0 in positions:
             self._position = positions[0]
             self._last_ms = -1
-            self._records = None
+            self._records = self._batches = self._rest = None
 
     def end_position(self) -> dict[int, int]:
         """See `Source`; exact."""
@@ -171,17 +212,23 @@ class ParquetSource:
             file.close()
 
 
-class _RowReader:
+class RowReader:
     """Makes a record of a row, by the columns that the URL names."""
 
     def __init__(self, url: StreamUrl) -> None:
         self.columns = _columns(url)
         self.unit = url.choice("unit", tuple(_TO_MS))
-        threshold = url.number("threshold", float, least=float("-inf"))
-        self._threshold = threshold
+        self.threshold = url.number("threshold", float, least=float("-inf"))
         self._action = url.options.get("name")
 
-    def record(self, row: int, values: dict[str, Any]) -> Record | None:
+    def records(self, rows: Rows) -> Iterator[Record]:
+        """Those of ``rows`` that are one."""
+        for number, values in enumerate(rows.batch.to_pylist(), start=rows.first):
+            record = self._record(number, values)
+            if record is not None:
+                yield record
+
+    def _record(self, row: int, values: dict[str, Any]) -> Record | None:
         """The row as a record, None where it is none (an action below the threshold)."""
         event_time_ms = values[self.columns.time]
         event = self._event(row, values, event_time_ms)
@@ -195,7 +242,7 @@ class _RowReader:
         item_id = str(values[columns.item])
         if columns.action is not None:
             value = values[columns.action]
-            if value is None or (self._threshold is not None and not float(value) >= self._threshold):
+            if value is None or (self.threshold is not None and not float(value) >= self.threshold):
                 return None
             return ActionEvent(request_id, item_id, self._action or str(value), event_time_ms)
         features = {name: _feature(values[column]) for name, column in columns.features.items()}
@@ -206,9 +253,9 @@ class _RowReader:
     def _label(self, value: Any) -> float:
         """A null is not a number, and so a dead letter."""
         number = float("nan") if value is None else float(value)
-        if self._threshold is None or value is None:
+        if self.threshold is None or value is None:
             return number
-        return 1.0 if number >= self._threshold else 0.0
+        return 1.0 if number >= self.threshold else 0.0
 
 
 def _with_times_in_ms(batch: pa.RecordBatch, column: str, unit: str) -> pa.RecordBatch:
@@ -243,12 +290,12 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def _feature(value: Any) -> FeatureValue:
     """A cell as a feature value; what no feature can be is left to the decoder, which names it."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and _INT_LEAST <= value < _INT_END:
         return int(value)  # integers beside nulls are often stored as floats
     return cast(FeatureValue, value)
 
 
-def _columns(url: StreamUrl) -> _Columns:
+def _columns(url: StreamUrl) -> Columns:
     options = url.options
     for needed in ("time", "item"):
         if needed not in options:
@@ -259,7 +306,7 @@ def _columns(url: StreamUrl) -> _Columns:
     for part in filter(None, options.get("features", "").split(",")):
         name, _, column = part.partition(":")
         features[name] = column or name
-    return _Columns(
+    return Columns(
         options["time"], options["item"], options.get("request"), options.get("label"), options.get("action"), features
     )
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from itertools import groupby
 
 import msgspec
+import numpy as np
 import xxhash
 
+from monolith.events import Record
+from monolith.streaming.backlog import Polled, Ready
 from monolith.streaming.journal import StepEntry
-from monolith.streaming.lanes import Ready
+from monolith.streaming.sample_block import SampleBlock
 
 
 class StepDigest:
@@ -22,14 +26,32 @@ class StepDigest:
     def __init__(self, entry: StepEntry) -> None:
         self._hash = xxhash.xxh3_128(msgspec.msgpack.encode(entry))
 
-    def add(self, items: Sequence[Ready]) -> None:
-        """The records that one partition gave: their offsets, ingestion times, lengths and values."""
-        records = [item.record for item in items]
+    def add(self, items: Sequence[Polled]) -> None:
+        """What one partition gave: records and blocks of rows, in order."""
+        for blocks, group in groupby(items, key=lambda item: isinstance(item, SampleBlock)):
+            if not blocks:
+                self._add_records([item.record for item in group if isinstance(item, Ready)])
+                continue
+            for block in group:
+                assert isinstance(block, SampleBlock)
+                self._add_block(block)
+
+    def _add_records(self, records: Sequence[Record]) -> None:
+        """Their offsets, ingestion times, lengths and values."""
         values = [record.value or b"" for record in records]
         self._hash.update(array("q", [len(records), *(r.offset for r in records)]))
         self._hash.update(array("q", [r.ingestion_time_ms for r in records]))
         self._hash.update(array("q", map(len, values)))
         self._hash.update(b"".join(values))
+
+    def _add_block(self, block: SampleBlock) -> None:
+        """The rows' offsets, times and labels, what is packed of their features, and their keys."""
+        self._hash.update(array("q", [-len(block), block.offset]))  # no records begin with a negative number
+        for column in (
+            *(block.event_time_ms, block.labels, block.heads),
+            *(block.tails.lengths, block.tails.data, block.keys.lengths, block.keys.data),
+        ):
+            self._hash.update(np.ascontiguousarray(column).data)
 
     def digest(self) -> bytes:
         """16 bytes."""

@@ -259,9 +259,7 @@ class StepReader:
                 lane = inlet.lanes[partition]
                 taken = lane.take(end)
                 made_from.add(taken)
-                for item in taken:
-                    self._gate.take(lane, item, entry.agree)
-                records += len(taken)
+                records += sum(self._gate.take(lane, item, entry.agree) for item in taken)
         lanes, ended = self._lanes(), entry.watermark_ms == WATERMARK_END
         if ended:
             newest_ms = self._gate.end(lanes, entry.agree)

@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+
+from monolith.tables.batch import Flags, Ints
+
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
 _PER_UNIT = {"s": (1000, 1), "ms": (1, 1), "us": (1, 1000), "ns": (1, 1_000_000)}
@@ -31,6 +35,14 @@ def looks_like_seconds(time_ms: int) -> bool:
 def looks_finer(time_ms: int) -> bool:
     """Whether the number is a date of our time in us or ns, and none in ms."""
     return time_ms in _US or time_ms in _NS
+
+
+def look_like_ms(times_ms: Ints) -> Flags:
+    """Which of ``times_ms`` (n,), none negative, look neither like seconds nor finer."""
+    odd = np.zeros(len(times_ms), np.bool_)
+    for unit in (_SECONDS, _US, _NS):
+        odd |= (times_ms >= unit.start) & (times_ms <= unit.stop - 1)
+    return ~odd
 
 
 def unit_detail(time_ms: int) -> str:

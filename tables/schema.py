@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from monolith.card import CardFeature, Read
@@ -31,6 +32,7 @@ from monolith.errors import EventError
 from monolith.events import FeatureValue
 from monolith.tables.batch import NO_GROUP, Bag, Floats, Ints, spans
 from monolith.tables.columns import Column, Dense, IdBag, OneId, PackedColumn, TimePart, column_of
+from monolith.tables.packing import PackedPiece, heads_of, tails_of
 
 Piece = Any  # what a column's `pack` gives: an id or None, numbers, or ids and weights
 
@@ -79,9 +81,13 @@ class FeatureSchema:
         Raises EventError, naming the feature, for a value that it does not take, and (unless ignored) for a name that
         is no feature of the job.
         """
-        if not self._ignore_unknown and not values.keys() <= self.columns.keys():
+        if not self.takes_names(values):
             self._refuse_unknown(values)
         return self._assembled({column.name: column.pack(values.get(column.name)) for column in self._packed})
+
+    def takes_names(self, names: Mapping[str, object]) -> bool:
+        """Whether an event may have features of these names."""
+        return self._ignore_unknown or names.keys() <= self.columns.keys()
 
     def wire_type(self) -> type[msgspec.Struct]:
         """A struct that msgspec decodes features into, in one pass; whatever it takes, `pack` takes too.
@@ -103,6 +109,16 @@ class FeatureSchema:
             except struct.error:  # one is missing, or does not fit
                 pass
         return self._assembled({c.name: c.pack(value) for c, value in zip(self._packed, values, strict=True)})
+
+    def pack_columns(
+        self, rows: int, column: Callable[[PackedColumn], PackedPiece]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Ints]:
+        """Packed rows of columns: heads (rows, head_bytes), all tails (total,), bytes of each tail (rows,).
+
+        ``column`` gives what is packed of one feature.
+        """
+        pieces = [column(one) for one in self._packed]
+        return heads_of(self._fixed_type, rows, pieces), *tails_of(rows, pieces)
 
     def _assembled(self, pieces: Mapping[str, Piece]) -> bytes:
         ids = [pieces[column.name] for column in self._single]

@@ -1,5 +1,6 @@
 // Python bindings of the joiner. Columns travel as bytes, which Python shows as arrays; it has checked what goes in.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string_view.h>
 
 #include <cstring>
@@ -228,6 +229,64 @@ Record record_at(std::int64_t order_ms, std::uint32_t stream, std::uint32_t part
   return record;
 }
 
+template <class T, class Shape>
+using Array = nb::ndarray<const T, Shape, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Column = Array<T, nb::ndim<1>>;
+using Rows = Array<std::uint8_t, nb::ndim<2>>;
+
+// Byte strings that lie one after the other.
+class Strings {
+ public:
+  Strings(const Column<std::uint8_t>& data, const Column<std::int64_t>& lengths)
+      : rest_(reinterpret_cast<const char*>(data.data()), data.size()), next_(lengths.data()), left_(lengths.size()) {
+    std::uint64_t total = 0;
+    for (std::size_t i = 0; i < left_; ++i) {
+      if (next_[i] < 0 || next_[i] > std::int64_t{UINT32_MAX}) throw std::invalid_argument("a length is out of range");
+      total += static_cast<std::uint64_t>(next_[i]);
+    }
+    if (total != rest_.size()) throw std::invalid_argument("lengths do not add up to the bytes");
+  }
+  std::size_t left() const { return left_; }
+  std::string_view next() {
+    const std::string_view one = rest_.substr(0, static_cast<std::size_t>(*next_));
+    rest_.remove_prefix(one.size());
+    ++next_;
+    --left_;
+    return one;
+  }
+
+ private:
+  std::string_view rest_;
+  const std::int64_t* next_;
+  std::size_t left_;
+};
+
+// Joined samples of consecutive offsets, which were taken in at their event times and carry all of their slice.
+void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partition, std::int64_t first_offset,
+                      const Column<std::int64_t>& order_ms, const Column<std::int64_t>& event_time_ms,
+                      const Column<float>& labels, const Rows& heads, const Column<std::uint8_t>& tails,
+                      const Column<std::int64_t>& tail_lengths, const Column<std::uint8_t>& keys,
+                      const Column<std::int64_t>& key_lengths) {
+  const std::size_t count = order_ms.size(), head_bytes = heads.shape(1);
+  Strings of_tails(tails, tail_lengths), of_keys(keys, key_lengths);
+  if (event_time_ms.size() != count || labels.size() != count || heads.shape(0) != count || of_tails.left() != count ||
+      of_keys.left() != 2 * count)
+    throw std::invalid_argument("columns are of different lengths");
+  const nb::gil_scoped_release release;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::int64_t time_ms = event_time_ms.data()[i];
+    Record record = record_at(order_ms.data()[i], stream, partition, first_offset + static_cast<std::int64_t>(i),
+                              time_ms, time_ms, Kind::joined);
+    record.label = labels.data()[i];
+    record.rate = 1.0f;
+    const std::string_view head(reinterpret_cast<const char*>(heads.data()) + i * head_bytes, head_bytes);
+    const std::string_view request = of_keys.next(), item = of_keys.next();
+    record.text = Text(request, item, head, of_tails.next());
+    joiner.add(std::move(record));
+  }
+}
+
 }  // namespace
 
 NB_MODULE(_joiner, m) {
@@ -269,6 +328,7 @@ NB_MODULE(_joiner, m) {
              record.text = Text(request, item, view_of(row));
              self.add(std::move(record));
            })
+      .def("add_joined_block", &add_joined_block)
       .def("advance", &Joiner::advance, "watermark_ms"_a, "released_ms"_a, "newest_ms"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("take_samples", &taken_samples)

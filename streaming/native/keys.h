@@ -16,14 +16,16 @@ namespace monolith::joining {
 class Text {
  public:
   Text() = default;
-  Text(std::string_view request, std::string_view item, std::string_view rest)
-      : bytes_(new char[request.size() + item.size() + rest.size()]),
+  // The rest may come in two parts.
+  Text(std::string_view request, std::string_view item, std::string_view rest, std::string_view more = {})
+      : bytes_(new char[request.size() + item.size() + rest.size() + more.size()]),
         request_(static_cast<std::uint32_t>(request.size())),
         item_(static_cast<std::uint32_t>(item.size())),
-        rest_(static_cast<std::uint32_t>(rest.size())) {
+        rest_(static_cast<std::uint32_t>(rest.size() + more.size())) {
     copy(request, 0);
     copy(item, request_);
     copy(rest, std::size_t{request_} + item_);
+    copy(more, std::size_t{request_} + item_ + rest.size());
   }
 
   std::string_view request() const { return {bytes_.get(), request_}; }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,6 +65,26 @@ def test_fewer_wrong_records_than_agree_never_move_the_clock_beyond_the_right_on
         if number % 3 == 2:
             clock.push(wrong[number // 3], agree)
         assert clock.ms <= newest
+
+
+AGREES = st.sampled_from([1, 2, 3, 40])  # the last looks at more records than are looked at together
+BEGINNINGS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 5)), max_size=20)
+
+
+@given(BEGINNINGS, TIMES, AGREES, st.booleans())
+def test_many_records_move_the_clock_as_one_by_one_whatever_agreed_before(beginning, times, agree, in_order):
+    together, singly = LaneClock(), LaneClock()
+    for time, agreed in beginning:
+        together.push(time, agreed)
+        singly.push(time, agreed)
+    times = sorted(times) if in_order else times
+    clocks = together.push_all(np.array(times, np.int64), agree).tolist()
+    after = []
+    for time in times:
+        singly.push(time, agree)
+        after.append(singly.ms)
+    assert clocks == after
+    assert (together.ms, [*together.recent]) == (singly.ms, [*singly.recent])
 
 
 def test_stream_that_jumps_is_followed_when_enough_records_agree():

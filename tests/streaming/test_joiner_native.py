@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 import pytest
 from batches import PlainJoiner, row_of
 from hypothesis import given, settings
@@ -12,7 +13,9 @@ from python_joiner import PythonJoiner
 from monolith.config import JoinConfig
 from monolith.errors import CorruptError, VersionError
 from monolith.events import WATERMARK_END, ActionEvent, Decoded, Joined, Record, Shown
+from monolith.streaming.joiner import Joiner
 from monolith.streaming.joiner_state import decode_joiner_state, encode_joiner_state
+from monolith.streaming.sample_block import Pieces, SampleBlock
 
 CONFIGS = st.builds(
     JoinConfig,
@@ -103,3 +106,23 @@ def test_every_cut_column_of_a_state_is_refused():
             cut = (*columns[:place], column[:-1], *columns[place + 1 :])
             with pytest.raises(CorruptError, match="does not fit together"):
                 PlainJoiner(JoinConfig()).restore(encode_joiner_state(msgspec.structs.replace(state, **{field: cut})))
+
+
+@pytest.mark.parametrize("wrong", ["labels", "heads", "tail lengths", "key lengths", "negative length"])
+def test_block_whose_columns_do_not_fit_together_is_refused_and_none_of_it_waits(wrong):
+    joiner = Joiner(JoinConfig(), 8)
+    count = np.int64([3, 3])
+    block = SampleBlock(
+        partition=0,
+        offset=0,
+        event_time_ms=count,
+        labels=np.zeros(3 if wrong == "labels" else 2, np.float32),
+        heads=np.zeros((1 if wrong == "heads" else 2, 8), np.uint8),
+        tails=Pieces(np.zeros(8, np.uint8), np.int64([8, 1] if wrong == "tail lengths" else [0, 8])),
+        keys=Pieces(
+            np.zeros(4, np.uint8), np.int64({"key lengths": [4], "negative length": [-1, 2, 2, 1]}.get(wrong, [1] * 4))
+        ),
+    )
+    with pytest.raises(ValueError, match="length"):
+        joiner.add_block(block, 0, count)
+    assert joiner.pending_bytes == 0

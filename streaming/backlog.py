@@ -1,0 +1,127 @@
+"""What was polled of a partition and no step has taken yet: records one by one, and blocks of rows as columns.
+
+Counted and looked at by record, whichever way it came; what a step takes comes out in order, and blocks that follow one
+another come out as one, so that it does not show how the source was polled.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+import numpy as np
+
+from monolith.errors import EventError
+from monolith.events import WATERMARK_START, Decoded, Record
+from monolith.streaming.sample_block import SampleBlock, concatenated
+from monolith.tables.batch import Ints
+
+
+@dataclass(slots=True, eq=False)
+class Ready:
+    """A record with its event, or with the reason why it has none."""
+
+    record: Record
+    event: Decoded | EventError
+
+    @property
+    def partition(self) -> int:
+        """The record's partition."""
+        return self.record.partition
+
+    @property
+    def time_ms(self) -> int:
+        """Event time; one that cannot be told counts as long ago, so that nothing waits for it."""
+        return WATERMARK_START if isinstance(self.event, EventError) else self.event.event_time_ms
+
+
+Polled = Ready | SampleBlock
+
+
+class Backlog:
+    """A queue. ``bytes``: of the records' values and the blocks' rows."""
+
+    def __init__(self) -> None:
+        self._items: deque[Polled] = deque()
+        self._offsets: list[int] = []
+        self._times_ms: list[int] = []
+        self._ascends = True  # offsets do, unless the stream was made anew while some of it waited here
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def offset(self, number: int) -> int:
+        """Offset of the record ``number`` from the front, or -1 for the last."""
+        return self._offsets[number]
+
+    def time_ms(self, number: int) -> int:
+        """Event time of the record ``number``; WATERMARK_START where it has none."""
+        return self._times_ms[number]
+
+    def times_ms(self, count: int) -> Ints:
+        """Event times of the first ``count`` records."""
+        return np.array(self._times_ms[:count], np.int64)
+
+    def count_before(self, end: int) -> int:
+        """How many records come before the first one at ``end`` or behind it."""
+        if self._ascends:
+            return bisect_left(self._offsets, end)
+        return sum(1 for _ in takewhile(lambda offset: offset < end, self._offsets))
+
+    def push(self, item: Polled) -> None:
+        """Add what was just polled."""
+        self._items.append(item)
+        self._ascends = not self._offsets or (self._ascends and _offset(item) > self._offsets[-1])
+        if isinstance(item, SampleBlock):
+            self._offsets.extend(range(item.offset, item.offset + len(item)))
+            self._times_ms.extend(item.event_time_ms.tolist())
+        else:
+            self._offsets.append(item.record.offset)
+            self._times_ms.append(item.time_ms)
+        self.bytes += _bytes(item)
+
+    def before(self, end: int) -> Iterator[Polled]:
+        """What comes before offset ``end``; of a block that reaches behind it, the whole block."""
+        return takewhile(lambda item: _offset(item) < end, self._items)
+
+    def take(self, end: int) -> list[Polled]:
+        """Remove and return what comes before offset ``end``; no block follows right behind another."""
+        count = self.count_before(end)
+        taken: list[Polled] = []
+        blocks: list[SampleBlock] = []  # that follow one another
+        del self._offsets[:count], self._times_ms[:count]
+        for item in self._pop(count):
+            if blocks and not blocks[-1].precedes(item):
+                taken.append(concatenated(blocks))
+                blocks = []
+            if isinstance(item, SampleBlock):
+                blocks.append(item)
+            else:
+                taken.append(item)
+        return [*taken, concatenated(blocks)] if blocks else taken
+
+    def _pop(self, count: int) -> Iterator[Polled]:
+        """The first ``count`` records, which are removed; a block is cut if need be."""
+        while count:
+            item = self._items.popleft()
+            self.bytes -= _bytes(item)
+            size = len(item) if isinstance(item, SampleBlock) else 1
+            if isinstance(item, SampleBlock) and size > count:
+                rest = item.rows(count, size)
+                self._items.appendleft(rest)
+                self.bytes += rest.nbytes
+                item, size = item.rows(0, count), count
+            count -= size
+            yield item
+
+
+def _offset(item: Polled) -> int:
+    return item.offset if isinstance(item, SampleBlock) else item.record.offset
+
+
+def _bytes(item: Polled) -> int:
+    return item.nbytes if isinstance(item, SampleBlock) else len(item.record.value or b"")

@@ -1,0 +1,101 @@
+"""Rows of Parquet that are joined samples become blocks of columns, without passing through events.
+
+A row gives the same sample, or the same refusal, either way: those that the fast way cannot take (`arrow_columns`) go
+through an event by themselves. Which way a row goes depends on the row alone, not on the rows that it is read with.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from monolith.config import InputConfig
+from monolith.streaming import arrow_columns
+from monolith.streaming.backlog import Polled, Ready
+from monolith.streaming.codec import MAX_EVENT_TIME_MS, FeatureDecoder
+from monolith.streaming.lanes import Inlet
+from monolith.streaming.parquet import ParquetSource, RowReader, Rows
+from monolith.streaming.sample_block import Pieces, SampleBlock
+from monolith.streaming.units import look_like_ms
+from monolith.tables.batch import Flags, Floats, Ints
+from monolith.tables.columns import PackedColumn
+from monolith.tables.packing import PackedPiece
+from monolith.tables.schema import FeatureSchema
+
+
+class ParquetSamples(Inlet):
+    """The inlet of a ``parquet://`` stream with ``label``."""
+
+    def __init__(self, number: int, source: ParquetSource, decoder: FeatureDecoder, config: InputConfig) -> None:
+        super().__init__("samples", number, source, decoder, in_order=False)
+        self._parquet = source
+        self._packer = SamplePacker(source.row_reader, decoder.schema, config)
+
+    def poll(self, most: int, timeout_s: float, partitions: list[int]) -> list[Polled]:  # noqa: ARG002
+        """See `Inlet`; never waits."""
+        return [item for rows in self._parquet.poll_rows(most) for item in self._items(rows)]
+
+    def _items(self, rows: Rows) -> Iterator[Polled]:
+        block, fit = self._packer.pack(rows)
+        turns = [0, *(np.flatnonzero(np.diff(fit)) + 1).tolist(), len(fit)]
+        for start, stop in itertools.pairwise(turns):
+            if start < stop and fit[start]:
+                yield block.rows(start, stop)
+            elif start < stop:
+                some = Rows(rows.first + start, rows.batch.slice(start, stop - start))
+                for record in self._parquet.row_reader.records(some):
+                    yield Ready(record, self.decode(record))
+
+
+class SamplePacker:
+    """Packs rows for one job."""
+
+    def __init__(self, reader: RowReader, schema: FeatureSchema, config: InputConfig) -> None:
+        self._columns, self._threshold = reader.columns, reader.threshold
+        self._schema = schema
+        self._checks_unit = config.check_time_unit
+        self._takes_names = schema.takes_names(reader.columns.features)
+
+    def pack(self, rows: Rows) -> tuple[SampleBlock, Flags]:
+        """The rows as samples (n), and which of them are fit (n,): the others are to be read one by one."""
+        batch, count = rows.batch, rows.batch.num_rows
+        times_ms = batch.column(self._columns.time).to_numpy()
+        labels, fit = self._labels(batch)
+        fit = fit & self._plausible(times_ms) & self._takes_names
+
+        def column(feature: PackedColumn) -> PackedPiece:
+            piece, takes = arrow_columns.packed(feature, self._values(feature, batch))
+            np.logical_and(fit, takes, out=fit)
+            return piece
+
+        heads, tails, tail_lengths = self._schema.pack_columns(count, column)
+        block = SampleBlock(0, rows.first, times_ms, labels, heads, Pieces(tails, tail_lengths), self._keys(rows))
+        return block, fit
+
+    def _values(self, feature: PackedColumn, batch: pa.RecordBatch) -> pa.Array:
+        """The feature's column; nulls where there is none."""
+        name = self._columns.features.get(feature.name)
+        return pa.nulls(batch.num_rows) if name is None else batch.column(name)
+
+    def _keys(self, rows: Rows) -> Pieces:
+        request = self._columns.request
+        numbers = pa.array(np.arange(rows.first, rows.first + rows.batch.num_rows))
+        requests = numbers if request is None else rows.batch.column(request)
+        items = rows.batch.column(self._columns.item)
+        return arrow_columns.interleaved(arrow_columns.texts(requests), arrow_columns.texts(items))
+
+    def _labels(self, batch: pa.RecordBatch) -> tuple[Floats, Flags]:
+        assert self._columns.label is not None
+        numbers, fit = arrow_columns.labels(batch.column(self._columns.label))
+        if self._threshold is not None:
+            numbers = np.where(fit, numbers >= self._threshold, 0.0)
+        fit = fit & ((numbers == 0.0) | (numbers == 1.0))
+        return np.where(fit, numbers, 0.0).astype(np.float32), fit
+
+    def _plausible(self, times_ms: Ints) -> Flags:
+        """Times that are surely in ms, and ones that an event may have."""
+        plausible: Flags = (times_ms >= 0) & (times_ms <= MAX_EVENT_TIME_MS)
+        return plausible & look_like_ms(times_ms) if self._checks_unit else plausible
