@@ -6,8 +6,6 @@ An event travels as one MessagePack or JSON map (a JSON text starts with ``{``, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 EVENT_VERSION = 1
@@ -75,8 +73,7 @@ class Joined(msgspec.Struct, frozen=True, tag="joined", tag_field="type", gc=Fal
 Decoded = Shown | ActionEvent | Joined  # what a job makes of an event
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record of a stream. Times are ms since the epoch; ``offset`` counts from 0 within a partition."""
 
     key: bytes | None

@@ -17,7 +17,7 @@ import pyarrow as pa
 from monolith.errors import EventError
 from monolith.streaming.sample_block import Pieces
 from monolith.tables.batch import Flags, Ints, spans
-from monolith.tables.columns import Dense, IdBag, OneId, PackedColumn, transformed
+from monolith.tables.columns import NO_NUMBER, Dense, IdBag, OneId, PackedColumn, transformed
 from monolith.tables.packing import PackedBags, PackedIds, PackedNumbers, PackedPiece
 
 _LARGEST_INT = 2.0**63  # as a float; below it, and down to its negative, whole floats are ids
@@ -164,7 +164,7 @@ def _rows_of_numbers(values: pa.Array, width: int) -> tuple[npt.NDArray[np.float
     numbers, fit = np.zeros((len(values), width)), lengths == width
     if not (pa.types.is_integer(inner.type) or _is_float(inner.type)):
         return numbers, np.zeros(len(values), np.bool_)
-    flat = _floats(inner)
+    flat = np.where(_nulls(inner), NO_NUMBER, _floats(inner))
     starts = (np.cumsum(lengths) - lengths)[fit]
     numbers[fit] = flat[spans(starts, np.full(len(starts), width))].reshape(-1, width)
     return numbers, fit & ~np.isinf(numbers).any(axis=1)

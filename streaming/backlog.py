@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from operator import lt
 
+import msgspec
 import numpy as np
 
 from monolith.errors import EventError
@@ -20,8 +21,7 @@ from monolith.streaming.sample_block import SampleBlock, concatenated
 from monolith.tables.batch import Ints
 
 
-@dataclass(slots=True, eq=False)
-class Ready:
+class Ready(msgspec.Struct, eq=False):
     """A record with its event, or with the reason why it has none."""
 
     record: Record
@@ -72,17 +72,21 @@ class Backlog:
             return bisect_left(self._offsets, end)
         return sum(1 for _ in takewhile(lambda offset: offset < end, self._offsets))
 
-    def push(self, item: Polled) -> None:
+    def push(self, items: Sequence[Polled]) -> None:
         """Add what was just polled."""
-        self._items.append(item)
-        self._ascends = not self._offsets or (self._ascends and _offset(item) > self._offsets[-1])
-        if isinstance(item, SampleBlock):
-            self._offsets.extend(range(item.offset, item.offset + len(item)))
-            self._times_ms.extend(item.event_time_ms.tolist())
-        else:
-            self._offsets.append(item.record.offset)
-            self._times_ms.append(item.time_ms)
-        self.bytes += _bytes(item)
+        before = len(self._offsets) - 1
+        for item in items:
+            if isinstance(item, SampleBlock):
+                self._offsets.extend(range(item.offset, item.offset + len(item)))
+                self._times_ms.extend(item.event_time_ms.tolist())
+                self.bytes += item.nbytes
+            else:
+                self._offsets.append(item.record.offset)
+                self._times_ms.append(item.time_ms)
+                self.bytes += len(item.record.value or b"")
+        self._items.extend(items)
+        added = self._offsets[max(before, 0) :]
+        self._ascends = (self._ascends or before < 0) and all(map(lt, added, added[1:]))
 
     def before(self, end: int) -> Iterator[Polled]:
         """What comes before offset ``end``; of a block that reaches behind it, the whole block."""
@@ -91,37 +95,35 @@ class Backlog:
     def take(self, end: int) -> list[Polled]:
         """Remove and return what comes before offset ``end``; no block follows right behind another."""
         count = self.count_before(end)
+        del self._offsets[:count], self._times_ms[:count]
         taken: list[Polled] = []
         blocks: list[SampleBlock] = []  # that follow one another
-        del self._offsets[:count], self._times_ms[:count]
-        for item in self._pop(count):
-            if blocks and not blocks[-1].precedes(item):
-                taken.append(concatenated(blocks))
-                blocks = []
-            if isinstance(item, SampleBlock):
-                blocks.append(item)
-            else:
-                taken.append(item)
-        return [*taken, concatenated(blocks)] if blocks else taken
-
-    def _pop(self, count: int) -> Iterator[Polled]:
-        """The first ``count`` records, which are removed; a block is cut if need be."""
         while count:
             item = self._items.popleft()
-            self.bytes -= _bytes(item)
-            size = len(item) if isinstance(item, SampleBlock) else 1
-            if isinstance(item, SampleBlock) and size > count:
-                rest = item.rows(count, size)
-                self._items.appendleft(rest)
-                self.bytes += rest.nbytes
-                item, size = item.rows(0, count), count
-            count -= size
-            yield item
+            if isinstance(item, SampleBlock):
+                item = self._cut(item, count)
+                if blocks and not blocks[-1].precedes(item):
+                    taken.append(concatenated(blocks))
+                    blocks = []
+                blocks.append(item)
+                count -= len(item)
+                continue
+            if blocks:
+                taken.append(concatenated(blocks))
+                blocks = []
+            self.bytes -= len(item.record.value or b"")
+            taken.append(item)
+            count -= 1
+        return [*taken, concatenated(blocks)] if blocks else taken
+
+    def _cut(self, block: SampleBlock, count: int) -> SampleBlock:
+        """The first ``count`` rows of a block that is taken off the queue; the others go back."""
+        rest = block.rows(min(count, len(block)), len(block))
+        if len(rest):
+            self._items.appendleft(rest)
+        self.bytes += rest.nbytes - block.nbytes
+        return block.rows(0, count) if len(rest) else block
 
 
 def _offset(item: Polled) -> int:
     return item.offset if isinstance(item, SampleBlock) else item.record.offset
-
-
-def _bytes(item: Polled) -> int:
-    return item.nbytes if isinstance(item, SampleBlock) else len(item.record.value or b"")

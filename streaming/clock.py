@@ -61,21 +61,30 @@ class LaneClock:
         """``push`` of each of ``times_ms`` (n,) in turn; what the clock was after each, (n,)."""
         if not len(times_ms):
             return times_ms
-        width = 2 * agree - 1
-        clocks_ms = None if width > _WIDEST else self._clocks_after(times_ms, agree)
+        clocks_ms = self.after_each(times_ms, agree)
         if clocks_ms is None:
             return np.array([self._pushed(time_ms, agree) for time_ms in times_ms.tolist()], np.int64)
+        self.move(times_ms, clocks_ms, agree)
+        return clocks_ms
+
+    def move(self, times_ms: Ints, clocks_ms: Ints, agree: int) -> None:
+        """Be as after ``push`` of each of ``times_ms``, of which ``clocks_ms`` is what `after_each` says."""
+        width = 2 * agree - 1
         self.recent = deque(chain(self.recent, times_ms[-width:].tolist()), width)
         self.ms = int(clocks_ms[-1])
-        return clocks_ms
 
     def _pushed(self, time_ms: int, agree: int) -> int:
         self.push(time_ms, agree)
         return self.ms
 
-    def _clocks_after(self, times_ms: Ints, agree: int) -> Ints | None:
-        """The clock after each of ``times_ms``; None where only one by one can tell: ``agree`` was another before."""
+    def after_each(self, times_ms: Ints, agree: int) -> Ints | None:
+        """What the clock would be after each of ``times_ms`` (n,), at least one, were they pushed.
+
+        None where only one by one can tell: many agree, or another number did before.
+        """
         width = 2 * agree - 1
+        if width > _WIDEST:
+            return None
         recent = list(self.recent)[len(self.recent) - min(width - 1, len(self.recent)) :]
         padding = [WATERMARK_START] * (width - 1 - len(recent))
         padded = np.concatenate([np.array([*padding, *recent], np.int64), times_ms])

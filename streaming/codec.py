@@ -12,7 +12,6 @@ everything that cannot be trained on, a short reason for the dead letter and the
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -139,8 +138,10 @@ class FeatureDecoder:
             raise EventError("empty", "the record has no value")
         event = self._typed.decode(record.value, stream)
         if event is not None:
-            with suppress(EventError):  # the slow way finds the reason in the event's own words
+            try:
                 return self._packed(event, record, stream, self.schema.pack_wire)
+            except EventError:  # the slow way finds the reason in the event's own words
+                pass
         return self._packed(_decoded_for(stream, record.value), record, stream, self.schema.pack)
 
     def _packed(self, event: Any, record: Record, stream: Stream, pack: Callable[[Any], bytes]) -> Decoded:

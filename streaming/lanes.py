@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 
 from monolith.errors import EventError
 from monolith.events import Decoded, Record
@@ -76,10 +78,10 @@ class Lane:
         at_stop = self.stop is not None and self.polled >= self.stop
         return len(self.ready) < most and self.ready.bytes < AHEAD_BYTES and not at_stop
 
-    def push(self, item: Polled) -> None:
+    def push(self, *items: Polled) -> None:
         """Add what was just polled. A stream that was made anew, and is gone on with, begins at a lower offset."""
         behind = not self.ready
-        self.ready.push(item)
+        self.ready.push(items)
         if behind:
             self.position = min(self.position, self.ready.offset(0))
 
@@ -129,9 +131,9 @@ class Inlet:
                 time.sleep(timeout_s)
             return False
         polled = self.poll(most, timeout_s, asked)
-        for item in polled:
-            lane = self.lanes[item.partition]
-            lane.push(item)
+        for partition, items in groupby(polled, key=attrgetter("partition")):
+            lane = self.lanes[partition]
+            lane.push(*items)
             lane.heard_at = clock()
         positions = self.source.position()
         for partition in asked:

@@ -95,9 +95,9 @@ class LogSource:
         """Fill ``taken`` up to ``most`` records, from as many batches as it takes."""
         ready = self._ready[partition]
         while len(taken) < most and (ready or self._refill(partition)):
-            record = ready.popleft()
-            self._positions[partition] = record.offset + 1
-            taken.append(record)
+            some = [ready.popleft() for _ in range(min(most - len(taken), len(ready)))]
+            self._positions[partition] = some[-1].offset + 1
+            taken += some
 
     def _refill(self, partition: int) -> bool:
         """Read the next batch; False at the end."""

@@ -259,7 +259,7 @@ class StepReader:
                 lane = inlet.lanes[partition]
                 taken = lane.take(end)
                 made_from.add(taken)
-                records += sum(self._gate.take(lane, item, entry.agree) for item in taken)
+                records += self._gate.take(lane, taken, entry.agree)
         lanes, ended = self._lanes(), entry.watermark_ms == WATERMARK_END
         if ended:
             newest_ms = self._gate.end(lanes, entry.agree)

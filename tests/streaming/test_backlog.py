@@ -49,7 +49,7 @@ def test_what_is_taken_is_what_was_pushed_and_no_block_follows_on_another(action
             waiting = waiting[len(before) :]
         else:
             item = record_at(end) if action == "record" else block_at(end, number)
-            backlog.push(item)
+            backlog.push([item])
             waiting += rows_of(item)
             end += 1 if action == "record" else number
         assert len(backlog) == len(waiting)
@@ -61,7 +61,7 @@ def test_what_is_taken_is_what_was_pushed_and_no_block_follows_on_another(action
 def test_records_of_a_stream_that_was_made_anew_are_taken_behind_those_that_were_polled_before():
     backlog = Backlog()
     for offset in (7, 8, 0, 1):
-        backlog.push(record_at(offset))
+        backlog.push([record_at(offset)])
     assert [item.record.offset for item in backlog.take(8)] == [7]
     assert [item.record.offset for item in backlog.take(2)] == []
     assert [item.record.offset for item in backlog.take(9)] == [8, 0, 1]

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from monolith.config import FeatureConfig, TableConfig
+from monolith.config.features import Log1p, Standardize
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming import memory
 from monolith.streaming.bounded import SizeCutter
@@ -41,10 +42,10 @@ FEATURES = [
     FeatureConfig(name="ids", bag=True),
     FeatureConfig(name="tags", type="string", bag=True, missing="own_row"),
     FeatureConfig(name="hour", type="hour"),
-    FeatureConfig(name="x", type="float"),
+    FeatureConfig(name="x", type="float", transforms=[Standardize(mean=1.0, std=3.0), Log1p()]),
     FeatureConfig(name="x_default", type="float", default=1.5),
     FeatureConfig(name="flag", type="bool"),
-    FeatureConfig(name="v", type="float", width=2),
+    FeatureConfig(name="v", type="float", width=2, transforms=[Standardize(mean=1.0, std=3.0)]),
 ]
 DENSE = ("x", "x_default", "flag", "v")
 
