@@ -1,6 +1,6 @@
 """A whole job killed and started again: from `monolith train` to its first step, with all tables full of rows.
 
-The part ``--job`` of `bench/restart.py`. A DeepFM over four tables (dim 17: 16 and the linear weight; row-wise
+The part ``job`` of `bench/restart.py`. A DeepFM over four tables (dim 17: 16 and the linear weight; row-wise
 Adagrad, rows that expire) follows two logs and publishes to LMDB. The rows are put in place through a trainer in a
 process of its own, which publishes their image and keeps a snapshot; then the real command runs while events come at
 400 a second, is killed by SIGKILL in the middle of its steps, and is started again, several times. Seconds from the
@@ -9,6 +9,7 @@ start of the process.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,13 +37,24 @@ TRAINED_BEFORE_KILL = 800  # samples
 WAIT_S = 300.0
 
 
+MILESTONES = {
+    "image published": "(once) the rows' image is published to LMDB",
+    "snapshot kept": "(once) their snapshot is kept",
+    "restored": "start to: the snapshot is restored",
+    "store taken over": "start to: the store is taken over, and holds what it should",
+    "trains again": "start to: the first step is trained",
+    "past the kill": "start to: the step at which the process was killed",
+}
+
+
 def measured_job(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each milestone, once a restart; ``fill`` apart."""
+    """Seconds of each of the `MILESTONES`."""
     path, state = folder / "job.yaml", folder / "state"
     path.write_text(yaml.safe_dump(_job(folder)))
     with closing(_Writer(folder)):
-        subprocess.run([sys.executable, __file__, str(path), str(rows)], check=True)
-        seconds: dict[str, list[float]] = {}
+        filling = [sys.executable, __file__, str(path), str(rows)]
+        filled = json.loads(subprocess.run(filling, check=True, stdout=subprocess.PIPE).stdout)
+        seconds: dict[str, list[float]] = {name: [spent] for name, spent in filled.items()}
         daemon = Daemon(path, [], state, folder / "train.log")
         try:
             reached = _trained(daemon, TRAINED_BEFORE_KILL)
@@ -163,10 +175,9 @@ def _fill(path: Path, rows: int) -> None:
             if (step := trainer.steps.next(timeout_s=0.1)) is not None:
                 start = time.perf_counter()
                 trainer.advance(step)
-        print(f"  the image of {rows:,} rows was published to LMDB in {time.perf_counter() - start:.1f} s")
-        start = time.perf_counter()
+        published = time.perf_counter()
         trainer.snapshot()
-        print(f"  their snapshot was kept in {time.perf_counter() - start:.1f} s", flush=True)
+    print(json.dumps({"image published": published - start, "snapshot kept": time.perf_counter() - published}))
 
 
 if __name__ == "__main__":
