@@ -12,8 +12,9 @@ from typing import Any, Literal
 import msgspec
 
 from monolith.config.features import FeatureConfig
+from monolith.config.labels import LossKind
 
-CARD_VERSION = 2  # 1 had integers and strings only, each read by one table
+CARD_VERSION = 3  # 2 had one binary task; 1 had integers and strings only as well, each read by one table
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,13 @@ class CardFeature(msgspec.Struct, frozen=True, kw_only=True):
         return self.config.name
 
 
+class CardTask(msgspec.Struct, frozen=True, kw_only=True):
+    """One output of the graph: of loss ``log`` the logit of a probability, of loss ``squared`` the number itself."""
+
+    name: str = "label"
+    loss: LossKind = "log"
+
+
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """Everything but the weights."""
 
@@ -46,6 +54,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     tables: dict[str, int]  # name -> dim; the rows that absent ids share are a table as well, NAME#tail
     features: list[CardFeature]
     tails: dict[str, int] = {}  # table -> number of rows that its absent ids share, where they do
+    tasks: list[CardTask] = msgspec.field(default_factory=lambda: [CardTask()])  # in the order of the graph's outputs
     kind: str = "deepfm"
     ignore_unknown: bool = False  # features that are not listed are skipped, not refused
     payload: str = "float32"  # how rows are published, see ``monolith.serving.payload``

@@ -14,6 +14,9 @@ WATERMARK_END = 2**63 - 1  # a bounded stream has ended: nothing waits any more
 
 FeatureValue = int | str | float | bool | list[int] | list[str] | list[float] | dict[str, float] | None
 
+Labels = float | bool | dict[str, float | bool | None]  # of the one task, or by task
+Weights = float | dict[str, float]
+
 
 class FeatureEvent(msgspec.Struct, frozen=True, tag="feature", tag_field="type"):
     """What was known when item ``item_id`` was shown in request ``request_id``."""
@@ -36,15 +39,20 @@ class ActionEvent(msgspec.Struct, frozen=True, tag="action", tag_field="type"):
 
 
 class SampleEvent(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):
-    """Features and label already joined."""
+    """Features and labels already joined.
+
+    A job with one task takes a plain label; with several, labels (and weights, which are optional) by task. A task
+    without a label learns nothing of the sample.
+    """
 
     request_id: str
     item_id: str
     event_time_ms: int
     features: dict[str, FeatureValue]
-    label: float
+    label: Labels
     rate: float = 1.0
     v: int = EVENT_VERSION
+    weights: Weights | msgspec.UnsetType = msgspec.UNSET  # unset: every label weighs 1
 
 
 Event = FeatureEvent | ActionEvent | SampleEvent
@@ -60,13 +68,13 @@ class Shown(msgspec.Struct, frozen=True, tag="shown", tag_field="type", gc=False
 
 
 class Joined(msgspec.Struct, frozen=True, tag="joined", tag_field="type", gc=False):
-    """A joined sample that fits the job, packed like `Shown`."""
+    """A joined sample that fits the job: ``row`` is its label block (`monolith.streaming.labels`), then as `Shown`."""
 
     request_id: str
     item_id: str
     event_time_ms: int
     row: bytes
-    label: float
+    label: float  # of the job's first task
     rate: float = 1.0
 
 

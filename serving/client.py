@@ -81,11 +81,17 @@ class Client:
 
     def predict(
         self, samples: Sequence[Mapping[str, FeatureValue]], event_time_ms: int | None = None
-    ) -> npt.NDArray[np.float32]:
-        """(n,) probabilities, one a sample, shown at ``event_time_ms`` (ms since the epoch; None: the server's now)."""
+    ) -> npt.NDArray[np.float32] | dict[str, npt.NDArray[np.float32]]:
+        """(n,) probabilities, one a sample, shown at ``event_time_ms`` (ms since the epoch; None: the server's now).
+
+        Of a model with several tasks, or one that is not binary, task -> (n,): probabilities of binary tasks, numbers
+        of the others.
+        """
         time = {} if event_time_ms is None else {"event_time_ms": event_time_ms}
         answer = self._json("POST", "/predict", {"samples": samples, **time})
         with self._understood("/predict"):
+            if "predictions" in answer:
+                return {task: np.array(values, np.float32) for task, values in answer["predictions"].items()}
             return np.array(answer["probabilities"], np.float32)
 
     def version(self) -> dict[str, Any]:

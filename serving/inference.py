@@ -58,10 +58,22 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Probabilities and the version that they are of."""
+    """What the model says of n samples, by task, and the version that says so."""
 
     version: Version
-    probabilities: npt.NDArray[np.float32]  # (n,)
+    values: dict[str, npt.NDArray[np.float32]]  # task -> (n,); probabilities where its loss is log, else numbers
+    is_probability: bool  # there is one task, whose loss is log
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(next(iter(self.values.values())))
+
+    @property
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        """(n,), of a model with one binary task. Raises InputError for another one."""
+        if not self.is_probability:
+            raise InputError(f"the model predicts {', '.join(self.values)}, not one probability: read `values`")
+        return next(iter(self.values.values()))
 
 
 class Inference:
@@ -75,7 +87,7 @@ class Inference:
         self._schema = FeatureSchema(card.features, ignore_unknown=card.ignore_unknown)
         self._outputs = [(feature.name, read) for feature in card.features for read in feature.reads]
         inputs = [read.output for _, read in self._outputs] + [f.name for f in card.features if not f.reads]
-        self._predictor = Predictor(graph, inputs, where) if graph else None
+        self._predictor = Predictor(graph, inputs, where, card.tasks) if graph else None
 
     def lookup(self, name: str, values: Sequence[FeatureValue] | Ids, gather: Gather) -> Rows:
         """Rows of a table's ids, or of a feature's values.
@@ -89,9 +101,9 @@ class Inference:
     def predict(
         self, samples: Iterable[Sequence[Sample]], gather: Gather, event_time_ms: int | None = None
     ) -> Pieces[Prediction]:
-        """One probability a sample, shown at ``event_time_ms`` (ms since the epoch; None: now).
+        """One prediction a sample and task, shown at ``event_time_ms`` (ms since the epoch; None: now).
 
-        Raises InputError for a bad sample, and for one whose probability is not a number.
+        Raises InputError for a bad sample, and for one whose prediction is not a number.
         """
         if self._predictor is None:
             raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
@@ -104,14 +116,16 @@ class Inference:
                 yield
             before += len(some)
         gathered = gather([self._joined(name, read, encoded) for name, read in self._outputs], True)
-        scores, starts = [np.zeros(0, np.float32)], dict.fromkeys(self._features, 0)
+        scores, starts = [np.zeros((0, len(self.card.tasks)), np.float32)], dict.fromkeys(self._features, 0)
         for columns in encoded:
             yield
             inputs = columns.dense | dict(self._vectors(columns, gathered.rows, starts))
             scores.append(self._predictor.predict(inputs, gathered.weights))
-        probabilities = np.concatenate(scores)
-        self._refuse_non_finite(probabilities)
-        return Prediction(gathered.version, probabilities)
+        values = np.concatenate(scores)
+        self._refuse_non_finite(values)
+        tasks = self.card.tasks
+        by_task = {task.name: values[:, place] for place, task in enumerate(tasks)}
+        return Prediction(gathered.version, by_task, is_probability=[task.loss for task in tasks] == ["log"])
 
     def _joined(self, name: str, read: Read, encoded: Sequence[Columns]) -> Request:
         return _keys(name, read, np.concatenate([np.zeros(0, np.int64), *(c.bags[name].ids for c in encoded)]))
@@ -126,12 +140,12 @@ class Inference:
         for name, bag in columns.bags.items():
             starts[name] += len(bag.ids)
 
-    def _refuse_non_finite(self, probabilities: npt.NDArray[np.float32]) -> None:
-        if not np.isfinite(probabilities).all():
-            numbers = np.flatnonzero(~np.isfinite(probabilities))
+    def _refuse_non_finite(self, values: npt.NDArray[np.float32]) -> None:
+        if not np.isfinite(values).all():
+            numbers = np.flatnonzero(~np.isfinite(values).all(axis=1))
             raise InputError(
                 f"model {self.card.model!r} in {self._where} gives no number for {len(numbers)} of "
-                f"{len(probabilities)} samples, first sample {numbers[0]}: send smaller weights; if they are small, "
+                f"{len(values)} samples, first sample {numbers[0]}: send smaller weights; if they are small, "
                 f"inspect the model"
             )
 

@@ -319,12 +319,12 @@ def unseal_card(data: bytes, where: str) -> ModelCard:
     """A model card in a store. Raises VersionError for another card version."""
     what = f"the model card of {where}"
     plain = unseal_json(data, dict, what)
-    if plain.get("version") not in (1, CARD_VERSION):
-        raise VersionError(f"{what} has version {plain.get('version')}, this build reads 1 and {CARD_VERSION}")
+    if plain.get("version") not in range(1, CARD_VERSION + 1):
+        raise VersionError(f"{what} has version {plain.get('version')}, this build reads 1 to {CARD_VERSION}")
     try:
         if plain["version"] == 1:
-            plain |= {"features": msgspec.to_builtins(upgraded(plain.get("features", []))), "version": CARD_VERSION}
-        card = msgspec.convert(plain, ModelCard)
+            plain |= {"features": msgspec.to_builtins(upgraded(plain.get("features", [])))}
+        card = msgspec.convert(plain | {"version": CARD_VERSION}, ModelCard)
     except msgspec.ValidationError as error:
         raise CorruptError(f"{what} is not a ModelCard: {error}") from error
     check_payload(card.payload, f"the model card of {where}")

@@ -85,6 +85,7 @@ def compare_images(left: Store, right: Store) -> list[str]:
         ("watermark_ms", a.delta.watermark_ms, b.delta.watermark_ms),
         ("tables", a.model.card.tables, b.model.card.tables),
         ("features", a.model.card.features, b.model.card.features),
+        ("tasks", a.model.card.tasks, b.model.card.tasks),
         ("payload", a.delta.payload, b.delta.payload),
     ]
     blobs = [("dense weights", a.model.dense, b.model.dense), ("graph", a.model.graph, b.model.graph)]

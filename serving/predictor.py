@@ -1,7 +1,8 @@
-"""From pooled vectors to probabilities: the model's ONNX graph, run by onnxruntime, fed one version's weights.
+"""From pooled vectors to predictions: the model's ONNX graph, run by onnxruntime, fed one version's weights.
 
 The graph is made once a run. Its inputs are one float32 (batch, dim) matrix a feature, named like the feature, and one
-input a dense weight, named ``w:`` and its name; its output is ``logit`` (batch,). So a new version costs no new graph.
+input a dense weight, named ``w:`` and its name; its output is ``logit``, (batch,) of one task and (batch, tasks) of
+several. So a new version costs no new graph.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from monolith.card import CardTask
 from monolith.errors import CorruptError
 
 WEIGHT_PREFIX = "w:"
@@ -23,9 +25,12 @@ Weights = Mapping[str, npt.NDArray[Any]]
 class Predictor:
     """A loaded graph. Any thread may call it; weights are an argument, so that one request has one version."""
 
-    def __init__(self, graph: bytes, features: Sequence[str], where: str) -> None:
+    def __init__(
+        self, graph: bytes, features: Sequence[str], where: str, tasks: Sequence[CardTask] = (CardTask(),)
+    ) -> None:
         """Raises CorruptError if ``graph`` cannot be loaded or has no inputs for ``features``."""
         self._where = where
+        self._is_log = np.array([task.loss == "log" for task in tasks])
         self._session = _load(graph, where)
         self._inputs = [node.name for node in self._session.get_inputs()]
         self._features = [name for name in features if name in self._inputs]
@@ -33,19 +38,29 @@ class Predictor:
             raise CorruptError(f"the graph of {where} wants inputs {sorted(unknown)}, the card has {list(features)}")
 
     def predict(self, vectors: Mapping[str, Matrix], weights: Weights) -> npt.NDArray[np.float32]:
-        """Probabilities (batch,) from pooled vectors, feature -> (batch, dim)."""
+        """Predictions (batch, tasks) from pooled vectors, feature -> (batch, dim).
+
+        Of a task with loss ``log`` the probability, with ``squared`` the number itself.
+        """
         feed: dict[str, npt.NDArray[Any]] = {name: vectors[name] for name in self._features}
         feed |= weights
         if missing := set(self._inputs) - set(feed):
             raise CorruptError(f"{self._where}: the graph wants {sorted(missing)}, the dense weights lack them")
+        samples = len(next(iter(vectors.values()), ()))
         try:
             (logit,) = self._session.run(["logit"], {name: feed[name] for name in self._inputs})
         except Exception as error:  # as at loading: onnxruntime's errors have no common class of their own
             raise CorruptError(
-                f"the graph of {self._where} cannot be run on its weights and {len(next(iter(vectors.values()), ()))} "
+                f"the graph of {self._where} cannot be run on its weights and {samples} "
                 f"samples: {error}; restart the trainer, which publishes both anew"
             ) from error
-        return sigmoid(logit.reshape(-1))
+        tasks = len(self._is_log)
+        if logit.size != samples * tasks:
+            raise CorruptError(
+                f"the graph of {self._where} has an output of shape {logit.shape}, the card {tasks} tasks"
+            )
+        outputs = logit.reshape(samples, tasks)
+        return np.where(self._is_log, sigmoid(outputs), outputs)
 
 
 def load_weights(dense: bytes, where: str) -> dict[str, npt.NDArray[Any]]:

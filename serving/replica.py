@@ -149,7 +149,7 @@ class Replica:
         return self._source.ask(lambda inference, gather: inference.lookup(name, values, gather))
 
     def predict(self, samples: Samples, event_time_ms: int | None = None) -> Prediction:
-        """One probability a sample, a mapping of feature values as events hold them, and the version they are of.
+        """One prediction a task and sample, a mapping of feature values as events hold them, and their version.
 
         ``event_time_ms`` is when they are shown (ms since the epoch; None: now), for features made of the event time.
 

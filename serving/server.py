@@ -153,8 +153,11 @@ class ReplicaServer:
         prediction = yield from self._replica.predicting(
             lambda: cast(Iterator[Samples], decode_samples(data, self._settings)), decode_time(data)
         )
-        result = {"probabilities": prediction.probabilities.tolist()}
-        return _Answer(_json(result | _version_fields(prediction.version)), len(prediction.probabilities))
+        by_task = {task: values.tolist() for task, values in prediction.values.items()}
+        result = {"predictions": by_task}
+        if prediction.is_probability:
+            result = {"probabilities": next(iter(by_task.values()))}
+        return _Answer(_json(result | _version_fields(prediction.version)), len(prediction))
 
     async def _run(self, work: Pieces[T], request: Request, *, small: bool) -> T:
         if small and not self._in_threads:

@@ -30,15 +30,15 @@ def packed(column: PackedColumn, values: pa.Array) -> tuple[PackedPiece, Flags]:
     return _numbers(column, values) if isinstance(column, Dense) else _bags(column, values)
 
 
-def labels(values: pa.Array) -> tuple[npt.NDArray[np.float64], Flags]:
-    """Numbers and booleans (n) as float64, and which rows have one; others have 0."""
+def labels(values: pa.Array) -> tuple[npt.NDArray[np.float64], Flags, Flags]:
+    """Numbers and booleans (n) as float64, which rows have one, and which have null; all but the former have 0."""
     values = _plain(values)
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.int8())
     if not (pa.types.is_integer(values.type) or _is_float(values.type)):
-        return np.zeros(len(values)), np.zeros(len(values), np.bool_)
-    numbers = _floats(values)
-    return numbers, ~_nulls(values) & ~np.isnan(numbers)
+        return np.zeros(len(values)), np.zeros(len(values), np.bool_), np.zeros(len(values), np.bool_)
+    numbers, null = _floats(values), _nulls(values)
+    return numbers, ~null & ~np.isnan(numbers), null
 
 
 def _asked(column: PackedColumn, value: object) -> tuple[Any, bool]:

@@ -53,7 +53,8 @@ class UnjoinedDecoder(FeatureDecoder):
         """The record's feature event as a sample. Raises EventError as `FeatureDecoder` does."""
         event = super().decode(record, "features")
         assert isinstance(event, Shown)  # anything else was refused there
-        return Joined(event.request_id, event.item_id, event.event_time_ms, event.row, label=0.0)
+        row = self.labels.of_label(0.0) + event.row
+        return Joined(event.request_id, event.item_id, event.event_time_ms, row, label=0.0)
 
 
 def _stopped_clock() -> float:

@@ -26,10 +26,13 @@ from monolith.events import (
     Event,
     FeatureEvent,
     Joined,
+    Labels,
     Record,
     SampleEvent,
     Shown,
+    Weights,
 )
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.units import looks_finer, to_ms, unit_detail
 from monolith.tables.schema import FeatureSchema, card_features
 
@@ -54,9 +57,10 @@ class _WireSample(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):
     item_id: str
     event_time_ms: int
     features: dict[str, Any]  # held against the job by its `FeatureSchema`
-    label: float | bool
+    label: Labels  # held against the job by its `LabelBlocks`
     rate: float = 1.0
     v: int = EVENT_VERSION
+    weights: Weights | None = None
 
 
 _Wire = _WireFeature | ActionEvent | _WireSample
@@ -93,9 +97,10 @@ def _event(wire: _Wire) -> Event:
     if isinstance(wire, _WireFeature):
         return FeatureEvent(wire.request_id, wire.item_id, wire.event_time_ms, wire.features)
     if isinstance(wire, _WireSample):
-        return SampleEvent(
-            wire.request_id, wire.item_id, wire.event_time_ms, wire.features, float(wire.label), wire.rate
-        )
+        label = wire.label if isinstance(wire.label, dict) else float(wire.label)
+        weights = msgspec.UNSET if wire.weights is None else wire.weights
+        key = wire.request_id, wire.item_id, wire.event_time_ms
+        return SampleEvent(*key, wire.features, label, wire.rate, weights=weights)
     return wire
 
 
@@ -125,6 +130,7 @@ class FeatureDecoder:
 
     def __init__(self, job: JobConfig) -> None:
         self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        self.labels = LabelBlocks(job)
         self._typed = _TypedDecoders(self.schema)
         self._max_future_ms = round(job.input.max_future_s * 1000)
         self._config = job.input
@@ -152,8 +158,11 @@ class FeatureDecoder:
         key = event.request_id, event.item_id, time_ms
         if stream == "features":
             return Shown(*key, pack(event.features))
-        _check_label(event.label, event.rate)
-        return Joined(*key, pack(event.features), event.label, event.rate)
+        weights = None if event.weights is msgspec.UNSET else event.weights
+        label, block = self.labels.pack(event.label, weights)
+        if not 0.0 < event.rate <= 1.0:
+            raise EventError("rate", f"rate is {event.rate!r}, allowed: above 0, at most 1")
+        return Joined(*key, block + pack(event.features), label, event.rate)
 
     def _in_ms(self, time: int, stream: Stream) -> int:
         """An event's time in ms; rows of Parquet come so."""
@@ -188,13 +197,6 @@ def _decoded_for(stream: Stream, data: bytes) -> Any:
     return event
 
 
-def _check_label(label: float, rate: float) -> None:
-    if label not in (0.0, 1.0):
-        raise EventError("label", f"label is {label!r}, allowed: 0 and 1")
-    if not 0.0 < rate <= 1.0:
-        raise EventError("rate", f"rate is {rate!r}, allowed: above 0, at most 1")
-
-
 class _TypedDecoders:
     """Decodes and checks in one pass what fits the job exactly, as nearly all records do; the rest is looked at slowly.
 
@@ -204,7 +206,8 @@ class _TypedDecoders:
     def __init__(self, schema: FeatureSchema) -> None:
         features = ("features", schema.wire_type())
         shown: Any = _typed("feature", features)
-        joined: Any = _typed("sample", features, ("label", float), ("rate", float, 1.0))
+        labels = ("label", Labels), ("rate", float, 1.0), ("weights", Weights | None, None)
+        joined: Any = _typed("sample", features, *labels)
         self._types: dict[Stream, Any] = {"features": shown, "samples": joined, "actions": ActionEvent}
         any_type = shown | joined | ActionEvent  # a single type would do without the tag
         self._from_json = msgspec.json.Decoder(any_type).decode

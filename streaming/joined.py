@@ -7,6 +7,7 @@ from typing import overload
 
 import numpy as np
 
+from monolith.streaming.labels import LabelBlocks
 from monolith.tables.batch import Batch, Flags, Floats, Ints
 from monolith.tables.schema import FeatureSchema
 
@@ -56,16 +57,23 @@ class JoinedSamples:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, schema: FeatureSchema, group_by: str) -> Batch:
-        """The samples with their features; ``group_by`` is the feature within whose values samples are ranked."""
-        columns = schema.unpack(self._heads, self._tails, self.event_time_ms)
+    def batch(self, schema: FeatureSchema, group_by: str, blocks: LabelBlocks | None = None) -> Batch:
+        """The samples with their features; ``group_by`` is the feature within whose values samples are ranked.
+
+        ``blocks`` are the label blocks with which the rows begin; none, or of no size: the labels are the joiner's.
+        """
+        labels, weights, heads = self.labels[:, None], None, self._heads
+        if blocks is not None and blocks.size:
+            labels, weights, heads = blocks.columns(heads, len(self))
+        columns = schema.unpack(heads, self._tails, self.event_time_ms)
         return Batch(
             bags=columns.bags,
             dense=columns.dense,
-            labels=self.labels[:, None],
+            labels=labels,
             rates=self.rates,
             event_time_ms=self.event_time_ms,
             ingestion_time_ms=self.ingestion_time_ms,
             groups=schema.groups(columns, group_by, len(self)),
             late=self.late,
+            label_weights=weights,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -13,9 +13,10 @@ from monolith.streaming import _joiner
 JOINER_VERSION = 2  # 1 held features as MessagePack maps; `joiner_v1` reads it
 
 Columns = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), the texts
+Repack = Callable[[bytes, float], bytes]  # packed row, label that stands beside it -> packed row
 
 PENDING_NUMBERS, WAITING_NUMBERS, PARKED_NUMBERS = 11, 7, 5  # of each member; docs/formats.md names them
-KIND, IGNORED = 9, 10  # places among a pending record's numbers
+LABEL, KIND, IGNORED = 7, 9, 10  # places among a pending record's numbers
 SHOWN, ACTION, JOINED = 0, 1, 2
 
 
@@ -60,19 +61,24 @@ class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
                 record[IGNORED] = is_ignored(action.decode())
         return msgspec.structs.replace(self, pending=(records.tobytes(), lengths, texts))
 
-    def repacked(self, repack: Callable[[bytes], bytes]) -> JoinerState:
+    def repacked(self, repack: Repack) -> JoinerState:
         """The same state with every packed row put through ``repack``. Raises ValueError as `give` does."""
-        kinds = np.frombuffer(self.pending[0], np.int64)[KIND::PENDING_NUMBERS]
-        pending = _with_rows(self.pending, [kind != ACTION for kind in kinds.tolist()], repack)
-        waiting = _with_rows(self.waiting, [True] * (len(self.waiting[1]) // 12), repack)
+        numbers = np.frombuffer(self.pending[0], np.int64).reshape(-1, PENDING_NUMBERS)
+        labels = numbers[:, LABEL].astype(np.uint32).view(np.float32).tolist()
+        kinds = numbers[:, KIND].tolist()
+        known = [None if kind == ACTION else label for kind, label in zip(kinds, labels, strict=True)]
+        pending = _with_rows(self.pending, known, repack)
+        rows = np.frombuffer(self.waiting[1], np.uint32).reshape(-1, 3)[:, 2].tolist()
+        waiting = _with_rows(self.waiting, [0.0 if size else None for size in rows], repack)  # some gave theirs away
         return msgspec.structs.replace(self, pending=pending, waiting=waiting)
 
 
-def _with_rows(columns: Columns, has_row: list[bool], repack: Callable[[bytes], bytes]) -> Columns:
+def _with_rows(columns: Columns, labels: Sequence[float | None], repack: Repack) -> Columns:
+    """``labels``: of each member; None: it has no row."""
     numbers, lengths, texts = columns
     parts: list[bytes] = []
-    for mine, (request, item, rest) in zip(has_row, _texts(lengths, texts), strict=True):
-        parts += [request, item, repack(rest) if mine and rest else rest]
+    for label, (request, item, rest) in zip(labels, _texts(lengths, texts), strict=True):
+        parts += [request, item, rest if label is None else repack(rest, label)]
     return numbers, np.array([len(part) for part in parts], np.uint32).tobytes(), b"".join(parts)
 
 

@@ -77,6 +77,7 @@ def _pending(
         return (*place, 0, 0, 0, ACTION, is_ignored(event.action)), _texts(request, item, event.action.encode())
     if isinstance(event, FeatureEvent):
         return (*place, _signed(draw(request, item)), 0, 0, SHOWN, 0), _texts(request, item, pack(event.features))
+    assert not isinstance(event.label, dict)  # labels by task are younger
     numbers = (*place, 0, _bits(event.label), _bits(event.rate), JOINED, 0)
     return numbers, _texts(request, item, pack(event.features))
 

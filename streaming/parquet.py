@@ -7,16 +7,17 @@ Which columns mean what is said in the URL:
     request=COLUMN    request id; default: the row's number
     item=COLUMN       item id (required)
     features=A,B      columns that become features; ``NAME:COLUMN`` renames one
-    label=COLUMN      rows become joined samples with this label
+    label=COLUMN      rows become joined samples with this label; ``TASK:COLUMN,TASK:COLUMN`` gives one a task
+    weight=COLUMN     with ``label``: how much the label counts; named like the labels, by task
     action=COLUMN     rows become actions; the column holds the name of the action
-    threshold=X       with ``label``: 1 where the column is at least X. With ``action``: only such rows are actions
+    threshold=X       with one ``label``: 1 where the column is at least X. With ``action``: only such rows are actions
     name=WORD         with ``action`` and ``threshold``: the action's name instead of the column's value
 
 Rows are read in the order of the file: sort them by time. Rows that are not sorted are trained as they come, whatever
 their times, and one warning says so; none is refused for being ahead of the others.
 
 Neither ``label`` nor ``action``: rows become feature events. There is one partition, and the offset is the row number.
-A row's time of ingestion is its event time. A null feature is a missing one.
+A row's time of ingestion is its event time. A null feature is a missing one, and so is a null label by task.
 """
 
 from __future__ import annotations
@@ -28,19 +29,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monolith.errors import ConfigError, CorruptError
-from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
+from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent, Weights
 from monolith.streaming.codec import encode
 from monolith.streaming.source import StreamUrl
 
 log = logging.getLogger(__name__)
 
-_OPTIONS = ("time", "unit", "request", "item", "features", "label", "action", "threshold", "name")
+_OPTIONS = ("time", "unit", "request", "item", "features", "label", "weight", "action", "threshold", "name")
 _BATCH_ROWS = 4096
 _INT_LEAST, _INT_END = -(2.0**63), 2.0**64  # integers that an event can carry
 _MOST_MS = 2**62  # far beyond any event time, yet within 64 bits
@@ -68,14 +70,18 @@ class Columns:
     time: str
     item: str
     request: str | None
-    label: str | None
+    label: str | None  # the one label's
+    weight: str | None
     action: str | None
     features: dict[str, str]  # feature -> column
+    labels: dict[str, str]  # task -> column, where labels are by task
+    weights: dict[str, str]
 
     def names(self) -> list[str]:
         """The columns to read, each once."""
-        single = [self.time, self.item, self.request, self.label, self.action]
-        return list(dict.fromkeys([name for name in single if name is not None] + list(self.features.values())))
+        single = [self.time, self.item, self.request, self.label, self.weight, self.action]
+        named = [*self.features.values(), *self.labels.values(), *self.weights.values()]
+        return list(dict.fromkeys([name for name in single if name is not None] + named))
 
 
 class ParquetSource:
@@ -246,9 +252,20 @@ class RowReader:
                 return None
             return ActionEvent(request_id, item_id, self._action or str(value), event_time_ms)
         features = {name: _feature(values[column]) for name, column in columns.features.items()}
+        key = request_id, item_id, event_time_ms
+        if columns.labels:
+            labels = {task: _number(values[column]) for task, column in columns.labels.items()}
+            return SampleEvent(*key, features, labels, weights=self._weights(values))
         if columns.label is None:
-            return FeatureEvent(request_id, item_id, event_time_ms, features)
-        return SampleEvent(request_id, item_id, event_time_ms, features, self._label(values[columns.label]))
+            return FeatureEvent(*key, features)
+        return SampleEvent(*key, features, self._label(values[columns.label]), weights=self._weights(values))
+
+    def _weights(self, values: dict[str, Any]) -> Weights | msgspec.UnsetType:
+        """A null weighs nothing."""
+        if self.columns.weight is not None:
+            return _number(values[self.columns.weight]) or 0.0
+        by_task = {task: _number(values[column]) or 0.0 for task, column in self.columns.weights.items()}
+        return by_task or msgspec.UNSET
 
     def _label(self, value: Any) -> float:
         """A null is not a number, and so a dead letter."""
@@ -256,6 +273,14 @@ class RowReader:
         if self.threshold is None or value is None:
             return number
         return 1.0 if number >= self.threshold else 0.0
+
+
+def _number(value: Any) -> float | None:
+    """A cell as a label or a weight; what is no number is a dead letter."""
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _with_times_in_ms(batch: pa.RecordBatch, column: str, unit: str) -> pa.RecordBatch:
@@ -306,9 +331,35 @@ def _columns(url: StreamUrl) -> Columns:
     for part in filter(None, options.get("features", "").split(",")):
         name, _, column = part.partition(":")
         features[name] = column or name
+    label, labels = _by_task(url, "label")
+    weight, weights = _by_task(url, "weight")
+    if labels and "threshold" in options:
+        raise ConfigError(f"{url.text}: threshold makes one label of 0 and 1, and label names columns by task")
+    if "weight" in options and "label" not in options:
+        raise ConfigError(f"{url.text}: weight is that of a label, and there is no label=COLUMN")
     return Columns(
-        options["time"], options["item"], options.get("request"), options.get("label"), options.get("action"), features
+        options["time"],
+        options["item"],
+        options.get("request"),
+        label,
+        weight,
+        options.get("action"),
+        features,
+        labels,
+        weights,
     )
+
+
+def _by_task(url: StreamUrl, option: str) -> tuple[str | None, dict[str, str]]:
+    """The one column that ``option`` names, or its columns by task."""
+    text = url.options.get(option)
+    if text is None or not ("," in text or ":" in text):
+        return text, {}
+    parts = [part.partition(":") for part in text.split(",")]
+    named = {task: column or task for task, _, column in parts}
+    if len(named) != len(parts) or "" in named:
+        raise ConfigError(f"{url.text}: {option}={text} must name each task once, as TASK:COLUMN,TASK:COLUMN")
+    return None, named
 
 
 def _paths(url: StreamUrl) -> list[Path]:

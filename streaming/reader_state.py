@@ -9,7 +9,8 @@ from monolith.events import Record
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.lanes import Held, Inlet, Lane
 
-STATE_VERSION = 3  # read as well: 2, without features, and 1, whose lanes have position, clock and stop only
+# Read as well: 3, whose rows have no label blocks, 2, without features, and 1, whose lanes have three fields.
+STATE_VERSION = 4
 
 
 class HeldState(msgspec.Struct, array_like=True):
@@ -48,6 +49,7 @@ class ReaderState(msgspec.Struct, array_like=True):
     joiner: bytes
     letters: bytes
     features: bytes = b""  # MessagePack of the `CardFeature`s that the joiner's packed rows are of
+    tasks: list[str] = []  # those of the label blocks with which the rows begin; empty: rows have none
 
 
 def lane_state(lane: Lane) -> LaneState:

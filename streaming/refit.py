@@ -16,20 +16,34 @@ from monolith.errors import CorruptError, EventError
 from monolith.streaming.joiner import Joiner
 from monolith.streaming.joiner_state import JoinerState, decode_joiner_state, joiner_version
 from monolith.streaming.joiner_v1 import upgraded
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.reader_state import ReaderState
 from monolith.tables.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
 
 
-def refitted(state: ReaderState, schema: FeatureSchema, joiner: Joiner) -> JoinerState:
-    """What ``joiner``, whose rows are of ``schema``, goes on with. Raises VersionError or CorruptError."""
+def refitted(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner) -> JoinerState:
+    """What ``joiner``, whose rows are of ``blocks`` and ``schema``, goes on with.
+
+    Raises VersionError or CorruptError.
+    """
+    held = _of_features(state, schema, blocks, joiner)
+    if state.tasks == blocks.names:
+        return held
+    if state.tasks:
+        raise CorruptError(f"waiting samples have labels of the tasks {state.tasks}, the job has {blocks.names}")
+    return held.repacked(lambda row, label: blocks.of_label(label) + row)
+
+
+def _of_features(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner) -> JoinerState:
+    """The joiner's state with rows of ``schema`` behind the label blocks that it was kept with."""
     if joiner_version(state.joiner) == 1:
         try:
             return upgraded(state.joiner, schema.pack, joiner.is_ignored)
         except EventError as error:
             raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
-    held = decode_joiner_state(state.joiner)
+    held, size = decode_joiner_state(state.joiner), blocks.size if state.tasks else 0
     try:
         old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
     except msgspec.DecodeError as error:
@@ -38,6 +52,6 @@ def refitted(state: ReaderState, schema: FeatureSchema, joiner: Joiner) -> Joine
         return held
     log.warning("features changed: waiting samples keep those whose settings are the same, the others are missing")
     try:
-        return held.repacked(lambda row: schema.repacked(row, old))
+        return held.repacked(lambda row, _: row[:size] + schema.repacked(row[size:], old))
     except (ValueError, struct.error) as error:
         raise CorruptError(f"the joiner's packed rows are not of the features that the state names: {error}") from None

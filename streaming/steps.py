@@ -27,6 +27,7 @@ from monolith.streaming.inlets import open_inlets
 from monolith.streaming.joined import JoinedSamples, Key
 from monolith.streaming.joiner import Joiner, OnShown
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.progress import Progress
@@ -89,7 +90,8 @@ class StepReader:
         self._replay_only = replay_only
         self._clock = clock
         self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
-        self._joiner = Joiner(job.join, self.schema.head_bytes, on_shown)
+        self._labels = LabelBlocks(job)
+        self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown)
         self._gate = Gate(job.input, self._joiner, letters)
         self._watch = Watch()
         self._step = 0
@@ -283,7 +285,7 @@ class StepReader:
     def _made(self, samples: JoinedSamples, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
         return Step(
             self._step,
-            samples.batch(self.schema, self._job.train.group_by),
+            samples.batch(self.schema, self._job.train.group_by, self._labels),
             samples.keys,
             self._watermark_ms,
             publish,
@@ -318,6 +320,7 @@ class StepReader:
             self._joiner.state(),
             self._letters.state(),
             msgspec.msgpack.encode(self.schema.features),
+            self._labels.names,
         )
         return msgspec.msgpack.encode(state)
 
@@ -335,7 +338,7 @@ class StepReader:
             )
         if set(state.lanes) != {inlet.name for inlet in self._inlets}:
             raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
-        self._joiner.restore(refitted(state, self.schema, self._joiner))
+        self._joiner.restore(refitted(state, self.schema, self._labels, self._joiner))
         for inlet in self._inlets:
             inlet.lanes = {}
             for partition, kept in state.lanes[inlet.name].items():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from typing import TextIO
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -47,6 +49,14 @@ class Progress:
 
 def _tail(status: Status) -> str:
     rows = sum(int(table["rows"]) for table in status.tables.values())
-    auc = status.metrics.get("auc")
-    shown = f"  AUC {auc:.4f}" if isinstance(auc, float) else ""
+    shown = "".join(_metrics(status.metrics))
     return f"{status.samples_per_s:,.0f}/s  lag {status.lag:,}{shown}  rows {rows:,}  delta {status.sequence}"
+
+
+def _metrics(metrics: dict[str, Any]) -> Iterator[str]:
+    """The one number of each task that says most, over the newest full window, or since the start before the first."""
+    for task, report in metrics.get("tasks", {"": metrics}).items():
+        scores = report.get("window") or report.get("total") or {}
+        for key, name in (("auc", "AUC"), ("rmse", "RMSE")):
+            if math.isfinite(scores.get(key, math.nan)):
+                yield f"  {task} {name} {scores[key]:.4f}" if task else f"  {name} {scores[key]:.4f}"

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     with open_trainer(load_job(args.job, overrides), replay=journal) as trainer:
         trainer.run()
-        print(f"replayed {trainer.step} steps, sequence {trainer.sequence}, {trainer.metrics.total.samples} samples")
+        print(f"replayed {trainer.step} steps, sequence {trainer.sequence}, {trainer.metrics.samples} samples")
         mine, theirs = trainer.snapshots.path(trainer.step), live_state / "snapshots" / f"{trainer.step:012d}"
     if not theirs.is_dir():
         print(f"the run kept no snapshot of step {mine.name} in {theirs.parent}: nothing to compare with")

@@ -9,6 +9,7 @@ from monolith.config.job import (
     ModelConfig,
     TrainConfig,
 )
+from monolith.config.labels import TaskConfig
 from monolith.config.load import job_from_json, job_json, load_job, parse_job
 from monolith.config.table import TableConfig
 
@@ -20,6 +21,7 @@ __all__ = [
     "JoinConfig",
     "ModelConfig",
     "TableConfig",
+    "TaskConfig",
     "TrainConfig",
     "job_from_json",
     "job_json",

@@ -25,6 +25,7 @@ DECIDING = (
     "seed",
     "tables",
     "features",
+    "labels",
     "join",
     "model",
     "dense_optimizer",
@@ -104,7 +105,9 @@ def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tupl
     Raises ConfigError for a change of what is kept, and for any deciding one while steps are pending.
     """
     changes = deciding_changes(old, job)
-    lasting = {key: change for key, change in changes.items() if _below(key, LASTING) or key.endswith("].name")}
+    lasting = {
+        key: change for key, change in changes.items() if _below(key, LASTING) or key.endswith(("].name", "].loss"))
+    }
     if lasting:
         raise ConfigError(
             f"{_words(lasting)}: the state folder is of another model. Set it back, or give a new `state`"

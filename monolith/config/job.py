@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from monolith.config.features import FeatureConfig
+from monolith.config.labels import TaskConfig
 from monolith.config.limits import Count, NonNegative, Positive, Share
 from monolith.config.table import TableConfig
 
@@ -52,8 +53,9 @@ class JoinConfig(_Section, frozen=True):
 class ModelConfig(_Section, frozen=True):
     """The network over the embeddings."""
 
-    kind: Literal["lr", "fm", "deepfm"] = "deepfm"
-    hidden: list[Count] = msgspec.field(default_factory=lambda: [256, 128, 64])
+    kind: Literal["lr", "fm", "deepfm", "dlrm"] = "deepfm"
+    hidden: list[Count] = msgspec.field(default_factory=lambda: [256, 128, 64])  # of the MLP; dlrm: of the top one
+    bottom: list[Count] = msgspec.field(default_factory=lambda: [64])  # dlrm: of the bottom MLP, before its last layer
 
 
 class DenseOptimizerConfig(_Section, frozen=True):
@@ -111,6 +113,7 @@ class JobConfig(_Section, frozen=True):
     input: InputConfig
     tables: list[TableConfig]
     features: list[FeatureConfig] = []  # a feature that is not listed is a single integer
+    labels: list[TaskConfig] = msgspec.field(default_factory=lambda: [TaskConfig()])  # the tasks; one binary label
     join: JoinConfig = JoinConfig()
     model: ModelConfig = ModelConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()

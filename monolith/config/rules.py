@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from monolith.config.document import Keys, nearest
 from monolith.config.feature_rules import broken_feature_rules
-from monolith.config.job import JobConfig, TrainConfig
+from monolith.config.job import JobConfig, ModelConfig, TrainConfig
+from monolith.config.label_rules import broken_label_rules
+from monolith.config.model_rules import part_faults, width_faults
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.schema import Problem
@@ -25,19 +27,21 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and k
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    rules = (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _widths, _optimizers, _policies)
-    for rule in (*rules, _clocks):
+    rules = (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _model, _optimizers, _policies)
+    for rule in (*rules, broken_label_rules, _clocks):
         yield from rule(job)
 
 
 def _names(job: JobConfig) -> Iterator[Problem]:
     named: list[tuple[Keys, str]] = [(("name",), job.name)]
     named += [(("tables", i, "name"), table.name) for i, table in enumerate(job.tables)]
+    named += [(("labels", i, "name"), task.name) for i, task in enumerate(job.labels)]
     for keys, name in named:
         if not _NAME.match(name):
             yield keys, f"{name!r} is no name; allowed: letters, digits, '_', '-' and '.', a letter or digit first"
     yield from _twice([(("tables", i, "name"), t.name) for i, t in enumerate(job.tables)], "table")
     yield from _twice([(("features", i, "name"), f.name) for i, f in enumerate(job.features)], "feature")
+    yield from _twice([(("labels", i, "name"), task.name) for i, task in enumerate(job.labels)], "task")
 
 
 def _inputs(job: JobConfig) -> Iterator[Problem]:
@@ -106,18 +110,16 @@ def _group_by(job: JobConfig) -> Iterator[Problem]:
         yield ("train", "group_by"), f"the feature {name!r} is a bag, which names no group; allowed: a single value"
 
 
-def _widths(job: JobConfig) -> Iterator[Problem]:
-    kind = job.model.kind
-    for i, table in enumerate(job.tables):
-        first = job.tables[0]
-        if kind == "lr" and table.dim != 1:
-            yield ("tables", i, "dim"), f"the model lr takes one weight an id: dim 1; saw {table.dim}"
-        elif kind != "lr" and table.dim != first.dim:
-            text = f"the model {kind} takes tables of one dim; saw {table.dim}, but {first.name!r} has {first.dim}"
-            yield ("tables", i, "dim"), text
-        elif kind != "lr" and table.dim < 2:
-            text = f"the model {kind} takes a weight and a vector an id: dim >= 2; saw {table.dim}"
-            yield ("tables", i, "dim"), text
+def _model(job: JobConfig) -> Iterator[Problem]:
+    places = {table.name: i for i, table in enumerate(job.tables)}
+    for name, text in width_faults(job.model.kind, {table.name: table.dim for table in job.tables}):
+        yield ("tables", places[name], "dim"), text
+    read = job.feature_names()
+    has_dense = any(feature.name not in read for feature in job.features)
+    for text in part_faults(job.model.kind, has_dense=has_dense, tasks=len(job.labels)):
+        yield ("model", "kind"), text
+    if job.model.kind != "dlrm" and job.model.bottom != ModelConfig().bottom:
+        yield ("model", "bottom"), f"only the model dlrm has a bottom MLP; saw {job.model.kind}"
 
 
 def _optimizers(job: JobConfig) -> Iterator[Problem]:

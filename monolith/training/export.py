@@ -1,9 +1,9 @@
 """The dense part as an ONNX graph, exported once a job, into which each version's weights are fed.
 
 Inputs: one float32 (batch, width) matrix for each vector and each dense feature, by name, then one input a weight,
-named ``w:<name>``. Output: ``logit`` (batch,). All names inside begin with ``w:/``, which no other name does.
-The batch is of any size. A replica so needs onnxruntime and no torch, and a new version of the weights is a few hundred
-kB of safetensors and no new graph.
+named ``w:<name>``. Output: ``logit``, (batch,) or, of several tasks, (batch, tasks). All names inside begin with
+``w:/``, which no other name does. The batch is of any size. A replica so needs onnxruntime and no torch, and a new
+version of the weights is a few hundred kB of safetensors and no new graph.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class DenseGraph:
     def logits(
         self, vectors: Mapping[str, npt.NDArray[np.float32]], weights: Mapping[str, npt.NDArray[np.float32]]
     ) -> npt.NDArray[np.float32]:
-        """Logits (batch,) from {feature: (batch, dim)} and {weight name without prefix: values}."""
+        """Logits, one a task, from {feature: (batch, dim)} and {weight name without prefix: values}."""
         inputs = dict(vectors) | {WEIGHT_PREFIX + name: values for name, values in weights.items()}
         result: npt.NDArray[np.float32] = self._session.run(["logit"], inputs)[0]
         return result
@@ -116,7 +116,7 @@ class _Functional(nn.Module):
         self._weights = weights
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Logits (batch,)."""
+        """Logits, as the model gives them."""
         vectors = dict(zip(self._features, inputs, strict=False))
         weights = dict(zip(self._weights, inputs[len(self._features) :], strict=True))
         logits: Tensor = torch.func.functional_call(self._model[0], weights, (vectors,))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from monolith.card import ModelCard
+from monolith.card import CardTask, ModelCard
 from monolith.config import JobConfig
 from monolith.disk import remedy, write_durably
 from monolith.errors import NonFiniteError
@@ -34,12 +34,12 @@ from monolith.training.dense_state import build_optimizer, dense_weights, load_d
 from monolith.training.determinism import deterministic
 from monolith.training.embeddings import EmbeddingBagCollection
 from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
-from monolith.training.loss import sampled_bce
+from monolith.training.loss import loss_of, predictions_of
 from monolith.training.models import build_model
 
 log = logging.getLogger(__name__)
 
-Probabilities = npt.NDArray[np.float32]
+Predictions = npt.NDArray[np.float32]  # (n,), or (n, tasks) where there are several; see `predictions_of`
 
 
 class Learner:
@@ -53,7 +53,7 @@ class Learner:
         self.collection = EmbeddingBagCollection(job.tables)
         self.vectors = self.collection.dims  # name -> width of what the network reads
         self.dense = {f.name: f.config.width for f in self.features if not f.reads}
-        self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed)
+        self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed, tasks=len(job.labels))
         self.optimizer = build_optimizer(job.dense_optimizer, self.model)
         self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
         self._inputs: dict[str, torch.Tensor] = {}  # of the newest batch
@@ -63,19 +63,18 @@ class Learner:
         """The tables by name, in the job's order."""
         return self.collection.tables
 
-    def step(self, batch: Batch) -> Probabilities:
-        """Probabilities (n,) as they were before this step; afterwards one optimizer step has been made on all n.
+    def step(self, batch: Batch) -> Predictions:
+        """Predictions as they were before this step; afterwards one optimizer step has been made on all n.
 
         A dense gradient with NaN, infinity or a size that the optimizer would overflow by meets the policy
         ``dense_optimizer.on_nonfinite``: the dense weights stay as they are in this step, or NonFiniteError is raised.
         As the tables may have taken their part by then, the learner must then be restored.
         """
-        logits = self._forward(batch, batch.event_time_ms)
+        outputs = self._forward(batch, batch.event_time_ms)
         self.optimizer.zero_grad()
-        labels, rates = torch.tensor(batch.labels[:, 0]), torch.tensor(batch.rates)
-        sampled_bce(logits, labels, rates).backward()  # type: ignore[no-untyped-call]
+        loss_of(self.job.labels, outputs, batch).backward()  # type: ignore[no-untyped-call]
         self._dense_step()
-        return torch.sigmoid(logits.detach()).numpy()
+        return predictions_of(self.job.labels, outputs.detach()).numpy()
 
     def _dense_step(self) -> None:
         unfit = unfit_gradient(self.model)
@@ -89,20 +88,20 @@ class Learner:
                 f"learning rates, or set dense_optimizer.on_nonfinite to skip_step and start again"
             )
 
-    def score(self, batch: Batch) -> Probabilities:
-        """Probabilities (n,); nothing changes, no id is admitted."""
+    def score(self, batch: Batch) -> Predictions:
+        """Predictions; nothing changes, no id is admitted."""
         self.collection.eval()
         try:
             with torch.no_grad():
-                return torch.sigmoid(self._forward(batch, None)).numpy()
+                return predictions_of(self.job.labels, self._forward(batch, None)).numpy()
         finally:
             self.collection.train()
 
     def _forward(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> torch.Tensor:
         self._inputs = self.collection.forward_bags(batch.bags, times)
         self._inputs |= {name: torch.tensor(column) for name, column in batch.dense.items()}
-        logits: torch.Tensor = self.model(self._inputs)
-        return logits
+        outputs: torch.Tensor = self.model(self._inputs)
+        return outputs
 
     def card(self, lineage: str) -> ModelCard:
         """What a replica must know about this model."""
@@ -112,6 +111,7 @@ class Learner:
             tables=published_dims(self.job.tables),
             tails=tail_sizes(self.job.tables),
             features=self.features,
+            tasks=[CardTask(name=task.name, loss=task.loss) for task in self.job.labels],
             kind=self.job.model.kind,
             ignore_unknown=self.job.input.unknown_features == "ignore",
             payload=self.job.publish.payload,
@@ -119,7 +119,8 @@ class Learner:
 
     def export(self, cache: Path) -> bytes:
         """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
-        asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, self.vectors, self.dense, str(torch.__version__)])
+        shape = [self.vectors, self.dense, len(self.job.labels)]
+        asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, *shape, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
         graph = _kept_graph(cache, stem)
         if graph is None:

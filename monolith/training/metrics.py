@@ -1,7 +1,8 @@
-"""How well the model predicts, scored before it trains on each sample: per window of samples, and since the start.
+"""How well the model predicts a binary label, scored before it trains on each sample: per window, and since the start.
 
 Log-loss, normalised entropy and calibration are about the *unthinned* stream: a negative of a slice of which a share r
-was kept counts 1/r times. AUC and within-user AUC count every sample once.
+was kept counts 1/r times. AUC and within-user AUC count every sample once. A label that weighs w counts w times in the
+former and once in the latter; one that weighs nothing does not count at all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from monolith.errors import CorruptError, InputError, VersionError
 from monolith.tables.batch import NO_GROUP, Batch
 from monolith.training.ranking import AucState, Counts, Floats, StreamingAUC, auc, gauc
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # read as well: 1, whose labels all weigh 1
 
 _SMALLEST = 2.0**-25  # half the step of float32 below 1: a probability of exactly 0 or 1 costs ln of this, not infinity
 
@@ -38,13 +40,15 @@ class _Chunk(NamedTuple):
 
     probabilities: Floats
     labels: Floats
+    weights: Floats  # above 0
     rates: Floats
     users: Counts  # NO_GROUP where the sample has none
 
     def part(self, start: int, stop: int) -> _Chunk:
-        return _Chunk(
-            self.probabilities[start:stop], self.labels[start:stop], self.rates[start:stop], self.users[start:stop]
-        )
+        return self.where(slice(start, stop))
+
+    def where(self, rows: slice | npt.NDArray[np.bool_]) -> _Chunk:
+        return _Chunk(*(column[rows] for column in self))  # type: ignore[arg-type]
 
     def within_user(self) -> tuple[float, int]:
         """GAUC, and over how many samples."""
@@ -64,7 +68,7 @@ class _Sums(msgspec.Struct):
 
     def add(self, chunk: _Chunk) -> None:
         hits = chunk.labels > 0
-        weights = np.where(hits, 1.0, 1.0 / chunk.rates.astype(np.float64))
+        weights = chunk.weights * np.where(hits, 1.0, 1.0 / chunk.rates.astype(np.float64))
         p = chunk.probabilities.astype(np.float64)
         of_label = np.where(hits, p, 1.0 - p)
         self.samples += len(p)
@@ -98,6 +102,7 @@ class _State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: bytes  # float32
     rates: bytes  # float32
     users: bytes  # int64
+    weights: bytes | None = None  # float32
 
 
 class StreamMetrics:
@@ -120,14 +125,20 @@ class StreamMetrics:
         self._open: list[_Chunk] = []
         self._open_samples = 0
 
-    def update(self, batch: Batch, probabilities: Floats) -> list[Scores]:
-        """Take in a batch, scored (n,) before it was trained on; returns the windows that it fills, oldest first."""
+    def update(self, batch: Batch, probabilities: Floats, task: int = 0) -> list[Scores]:
+        """Take in a batch, scored (n,) before it was trained on; returns the windows that it fills, oldest first.
+
+        ``task`` is the column of the batch's labels.
+        """
         if len(batch) != len(probabilities):
             raise InputError(f"{len(batch)} samples have {len(probabilities)} probabilities: give one for each")
-        chunk = _Chunk(np.array(probabilities, np.float32), batch.labels[:, 0], batch.rates, batch.groups)
-        closed, start = [], 0
-        while start < len(batch):
-            stop = min(len(batch), start + max(0, self.window - self._open_samples))
+        weights = weights_of(batch, task)
+        chunk = _Chunk(np.array(probabilities, np.float32), batch.labels[:, task], weights, batch.rates, batch.groups)
+        if not weights.all():
+            chunk = chunk.where(weights > 0)
+        closed, start, end = [], 0, len(chunk.labels)
+        while start < end:
+            stop = min(end, start + max(0, self.window - self._open_samples))
             self._take(chunk.part(start, stop))
             start = stop
             if self._open_samples >= self.window:
@@ -163,6 +174,7 @@ class StreamMetrics:
             labels=window.labels.tobytes(),
             rates=window.rates.tobytes(),
             users=window.users.tobytes(),
+            weights=window.weights.tobytes(),
         )
         return msgspec.msgpack.encode(state)
 
@@ -194,9 +206,15 @@ class StreamMetrics:
         return _Chunk(
             _joined([chunk.probabilities for chunk in self._open], "<f4"),
             _joined([chunk.labels for chunk in self._open], "<f4"),
+            _joined([chunk.weights for chunk in self._open], "<f4"),
             _joined([chunk.rates for chunk in self._open], "<f4"),
             _joined([chunk.users for chunk in self._open], "<i8"),
         )
+
+
+def weights_of(batch: Batch, task: int) -> Floats:
+    """(n,) weights of the labels in column ``task``."""
+    return np.ones(len(batch), np.float32) if batch.label_weights is None else batch.label_weights[:, task]
 
 
 def _joined(parts: list[Any], kind: str) -> Any:
@@ -208,15 +226,16 @@ def _decode(data: bytes) -> _State:
         state = msgspec.msgpack.decode(data, type=_State)
     except msgspec.MsgspecError as error:
         raise CorruptError(f"{len(data)} bytes of metrics state cannot be read: {error}") from error
-    if state.version != STATE_VERSION:
-        raise VersionError(f"the metrics state is of version {state.version}, this build reads {STATE_VERSION}")
+    if state.version not in (1, STATE_VERSION):
+        raise VersionError(f"the metrics state is of version {state.version}, this build reads 1 and {STATE_VERSION}")
     return state
 
 
 def _open_window(state: _State) -> _Chunk:
     chunk = _Chunk(
         _column(state.probabilities, "<f4", "probabilities"),
-        _column(state.labels, "<f4", "labels"),
+        (labels := _column(state.labels, "<f4", "labels")),
+        np.ones_like(labels) if state.weights is None else _column(state.weights, "<f4", "weights"),
         _column(state.rates, "<f4", "rates"),
         _column(state.users, "<i8", "users"),
     )

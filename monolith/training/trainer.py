@@ -24,9 +24,9 @@ from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
 from monolith.training.history import History
 from monolith.training.learner import Learner
-from monolith.training.metrics import StreamMetrics
 from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
 from monolith.training.status import Status, StatusFile
+from monolith.training.task_metrics import JobMetrics
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Trainer:
     ) -> None:
         self.learner, self.steps, self.snapshots = learner, steps, snapshots
         self.lineage, self.publisher, self.status = lineage, publisher, status
-        self.metrics = StreamMetrics(learner.job.train.window_samples)
+        self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
         self.history = History(learner.job)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._kept_step = 0  # the newest snapshot's
@@ -315,7 +315,7 @@ class Trainer:
             step=self.step,
             sequence=self.sequence,
             stored_sequence=self.publisher.held_sequence if self.publisher else 0,
-            samples=self.metrics.total.samples,
+            samples=self.metrics.samples,
             lag=self.steps.lag(),
             watermark_ms=self.watermark_ms,
             ended=ended,

@@ -16,6 +16,7 @@ import numpy as np
 from monolith.config import JobConfig, TableConfig
 from monolith.events import WATERMARK_END, WATERMARK_START, Joined, Shown
 from monolith.streaming.joiner import OnShown
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.steps import StepReader
 from monolith.tables.batch import Bag, Batch
 from monolith.tables.schema import FeatureSchema, card_features, is_salted
@@ -81,7 +82,7 @@ class _Run:
 
     def __init__(self, job: JobConfig, table: TableConfig, settings: Sequence[Setting]) -> None:
         self._table, self._names, self._salted = table, table.feature_names(), is_salted(table)
-        self._schema = FeatureSchema(card_features(job))
+        self._schema, self._labels = FeatureSchema(card_features(job)), LabelBlocks(job)
         self._batch_size, self._sweep_rows = job.train.batch_size, job.train.sweep_rows
         self._shadows = [Shadow(setting) for setting in settings]
         self._longest_ms = longest_stretch_ms(settings)
@@ -94,7 +95,7 @@ class _Run:
 
     def on_shown(self, samples_before: int, event: Shown | Joined) -> None:
         """An event of the step to come."""
-        self._shown.append(event.row)
+        self._shown.append(self._labels.without(event.row))
         self._shown_ms.append(event.event_time_ms)
         self._before.append(samples_before)
         self._first_ms = min(self._first_ms, event.event_time_ms)

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from monolith.config import InputConfig, JobConfig, TableConfig, parse_job
+from monolith.config import InputConfig, JobConfig, TableConfig, TaskConfig, parse_job
 from monolith.config.document import nearest
 from monolith.errors import ConfigError, EventError
 from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent
@@ -81,6 +81,7 @@ def without_job(log: str, table: str | None, features: Sequence[str], sets: Iter
         "input": {"samples": url, "unknown_features": "ignore"},
         "features": [{"name": name, **_kind(seen[name])} for name in names],
         "tables": [{"name": table or names[0], "features": names, "dim": 16}],
+        "labels": [{"name": name, "loss": "squared"} for name in _tasks(events)],  # takes whatever label there is
     }
     job = parse_job(yaml.safe_dump(plain, sort_keys=False), "--feature", sets)
     return Input(job, unjoined=not isinstance(events[0], SampleEvent))
@@ -162,6 +163,12 @@ def _values(events: Iterable[Event]) -> dict[str, list[FeatureValue]]:
                 if value is not None:
                     found.setdefault(name, []).append(value)
     return found
+
+
+def _tasks(events: Iterable[Event]) -> list[str]:
+    """The tasks that samples have labels of; where they are not by task, one of any name."""
+    named = [event.label for event in events if isinstance(event, SampleEvent) and isinstance(event.label, dict)]
+    return list(dict.fromkeys(chain.from_iterable(named))) or [TaskConfig().name]
 
 
 def _kind(values: list[FeatureValue]) -> dict[str, Any]:

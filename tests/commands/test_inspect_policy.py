@@ -111,6 +111,17 @@ def test_without_a_job_the_log_says_what_its_features_are(tmp_path, capsys):
     assert found["unused_records"] == {"malformed": 1}
 
 
+def test_samples_with_labels_by_task_are_replayed_without_a_job(tmp_path, capsys):
+    sink = open_sink(f"log://{tmp_path / 'log'}")
+    base = {"type": "sample", "request_id": "r", "item_id": "i", "features": {"user": 7}}
+    labels = ({"click": 1, "price": 9.5}, {"click": 0}, {"price": 2})
+    lines = [base | {"event_time_ms": START_MS + n, "label": label} for n, label in enumerate(labels)]
+    sink.append([(b"k", json.dumps(line).encode(), START_MS) for line in lines])
+    sink.close()
+    found = policy(capsys, tmp_path / "log", "--table", "user")
+    assert (found["samples"], only(found)["hits"], found["unused_records"]) == (3, 2, {})
+
+
 # --- settings and output ----------------------------------------------------------------------------------------------
 
 

@@ -6,13 +6,14 @@ import datetime
 import decimal
 import math
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monolith.config import FeatureConfig, TableConfig
+from monolith.config import FeatureConfig, TableConfig, TaskConfig
 from monolith.config.features import Log1p, Standardize
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming import memory
@@ -104,6 +105,30 @@ LABELS = [
     _arrays(pa.string(), ["1", "0"]),
     _arrays(pa.decimal128(5, 2), [decimal.Decimal("1.00"), decimal.Decimal("0.25")]),
 ]
+WEIGHTS = [
+    _arrays(pa.float64(), [0, 1, 0.5, 2, -0.0, math.nan, -1, 1e7]),
+    _arrays(pa.int8(), [0, 1, 3]),
+    _arrays(pa.bool_(), [True, False]),
+]
+PRICES = [
+    _arrays(pa.float64(), [0, -0.0, 9.5, -3, 1e-50, math.nan, math.inf, 1e7]),
+    _arrays(pa.float32(), [0.0, 0.1, math.nan]),
+    _arrays(pa.int64(), [0, 7, -1, 2**53 + 1]),
+    *LABELS,
+]
+CLICK, PRICE = TaskConfig(name="click"), TaskConfig(name="price", loss="squared")
+TASKS = [  # how the URL says labels, and the job's tasks
+    ("", [TaskConfig()]),
+    ("&threshold=1", [TaskConfig()]),
+    ("&weight=trust", [TaskConfig()]),
+    ("&label=paid&weight=trust", [PRICE]),
+    ("&label=click:label", [CLICK]),
+    ("&label=click:label,price:paid", [CLICK, PRICE]),
+    ("&label=price:paid&weight=price:trust,click:label", [CLICK, PRICE]),
+    ("&label=prise:paid", [PRICE]),
+    ("&label=paid", [CLICK, PRICE]),
+]
+NO_FEATURES = ("time", "label", "item", "request", "paid", "trust")
 FITTING = {
     **{key: [0, 1, 2, 4] for key in ["n", "n_own", "n_default"]},
     **{key: [6, 7, 8] for key in ["s", "s_own"]},
@@ -133,6 +158,8 @@ def tables(draw) -> pa.Table:
     time = st.one_of(*[near] * 9, st.sampled_from(odd))
     columns["time"] = pa.array(draw(st.lists(time, min_size=size, max_size=size)), pa.int64())
     columns["label"] = draw(draw(st.sampled_from(LABELS))(size))
+    columns["paid"] = draw(draw(st.sampled_from(PRICES))(size))
+    columns["trust"] = draw(draw(st.sampled_from(WEIGHTS))(size))
     columns["item"] = draw(draw(st.sampled_from([COLUMNS[i] for i in (0, 3, 4, 6, 7, 8, 9, 10, 11, 13)]))(size))
     if draw(st.booleans()):
         columns["request"] = draw(draw(st.sampled_from([COLUMNS[i] for i in (0, 1, 6, 8)]))(size))
@@ -140,9 +167,10 @@ def tables(draw) -> pa.Table:
 
 
 def _url(path, table: pa.Table, more: str = "") -> str:
-    features = ",".join(name for name in table.column_names if name not in ("time", "label", "item", "request"))
+    features = ",".join(name for name in table.column_names if name not in NO_FEATURES)
     request = "&request=request" if "request" in table.column_names else ""
-    return f"parquet://{path}?time=time&item=item&label=label&features={features}{request}{more}"
+    label = "" if "label=" in more else "&label=label"
+    return f"parquet://{path}?time=time&item=item&features={features}{request}{label}{more}"
 
 
 def _events_way(job) -> list[Inlet]:
@@ -183,13 +211,15 @@ def job_of(make_job):
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(table=tables(), group_rows=st.integers(1, 12), agree=st.integers(1, 3), threshold=st.booleans())
+@given(table=tables(), group_rows=st.integers(1, 12), agree=st.integers(1, 3), tasks=st.sampled_from(TASKS))
 def test_any_table_gives_the_samples_and_refusals_of_the_way_through_events(
-    tmp_path, job_of, table, group_rows, agree, threshold
+    tmp_path, job_of, table, group_rows, agree, tasks
 ):
     path = tmp_path / "t.parquet"
     pq.write_table(table, path, row_group_size=group_rows)
-    job = job_of(_url(path, table, "&threshold=1" * threshold), jump_records=agree, max_jump_s=3600.0)
+    options, labels = tasks
+    job = job_of(_url(path, table, options), jump_records=agree, max_jump_s=3600.0)
+    job = msgspec.structs.replace(job, labels=labels)
     columns = open_inlets(job)
     assert type(columns[0]) is ParquetSamples
     assert _run(job, columns) == _run(job, _events_way(job))

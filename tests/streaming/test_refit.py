@@ -12,6 +12,7 @@ from monolith.errors import CorruptError
 from monolith.events import WATERMARK_END
 from monolith.streaming.joiner import Joiner
 from monolith.streaming.joiner_state import JoinCounters
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.reader_state import ReaderState
 from monolith.streaming.refit import refitted
 from monolith.tables.schema import FeatureSchema, card_features
@@ -19,6 +20,10 @@ from monolith.tables.schema import FeatureSchema, card_features
 USER, TAGS = TableConfig(name="user", dim=4), TableConfig(name="tags", dim=4)
 TAGGED = FeatureConfig(name="tags", type="string", bag=True)
 JOIN = JoinConfig(window_s=10.0, early_s=5.0, dedup_s=30.0, positive_actions=["like"])
+
+NO_BLOCKS = LabelBlocks(
+    JobConfig(name="t", input=InputConfig(features="memory://f", actions="memory://a"), tables=[USER])
+)
 
 
 def schema_of(*tables: TableConfig, features: tuple[FeatureConfig, ...] = ()) -> FeatureSchema:
@@ -35,7 +40,7 @@ def old_state() -> ReaderState:
 def test_state_of_version_1_goes_on_as_it_would_have():
     schema = schema_of(USER, TAGS, features=(TAGGED,))
     joiner = Joiner(JOIN, schema.head_bytes)
-    joiner.restore(refitted(old_state(), schema, joiner))
+    joiner.restore(refitted(old_state(), schema, NO_BLOCKS, joiner))
     samples = joiner.advance(WATERMARK_END)
     batch = samples.batch(schema, "user")
     assert list(samples.keys) == [("r2", "i"), ("s", "i"), ("r1", "i"), ("p", "i")]
@@ -52,7 +57,7 @@ def test_state_of_version_1_goes_on_as_it_would_have():
 def test_features_that_did_not_change_stay_with_what_waits_and_new_ones_are_missing():
     before = schema_of(USER, TAGS, features=(TAGGED,))
     joiner = Joiner(JOIN, before.head_bytes)
-    joiner.restore(refitted(old_state(), before, joiner))
+    joiner.restore(refitted(old_state(), before, NO_BLOCKS, joiner))
     state = ReaderState(
         *(3, 1, 1, 0, False, False, {}),
         joiner=joiner.state(),
@@ -62,7 +67,7 @@ def test_features_that_did_not_change_stay_with_what_waits_and_new_ones_are_miss
     new = FeatureConfig(name="city", type="string", missing="own_row")
     after = schema_of(USER, TableConfig(name="city", dim=4), features=(new,))
     other = Joiner(JOIN, after.head_bytes)
-    other.restore(refitted(state, after, other))
+    other.restore(refitted(state, after, NO_BLOCKS, other))
     batch = other.advance(WATERMARK_END).batch(after, "user")
     assert batch.bags["user"].ids.tolist() == [2, 4, 1, 9]
     assert len(set(batch.bags["city"].ids.tolist())) == 1
@@ -72,7 +77,7 @@ def test_features_that_did_not_change_stay_with_what_waits_and_new_ones_are_miss
 def test_state_whose_rows_are_not_of_its_features_is_refused():
     before = schema_of(USER, TAGS, features=(TAGGED,))
     joiner = Joiner(JOIN, before.head_bytes)
-    joiner.restore(refitted(old_state(), before, joiner))
+    joiner.restore(refitted(old_state(), before, NO_BLOCKS, joiner))
     wide = schema_of(*(TableConfig(name=f"f{i}", dim=4) for i in range(40)))
     state = ReaderState(
         *(3, 1, 1, 0, False, False, {}),
@@ -81,4 +86,4 @@ def test_state_whose_rows_are_not_of_its_features_is_refused():
         features=msgspec.msgpack.encode(wide.features),
     )
     with pytest.raises(CorruptError, match="not of the features"):
-        refitted(state, before, joiner)
+        refitted(state, before, NO_BLOCKS, joiner)

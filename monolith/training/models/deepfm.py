@@ -7,30 +7,41 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from monolith.training.models.dense import DenseInputs
+from monolith.training.models.dense import DenseInputs, mlp_layers, one_or_all
 from monolith.training.models.fm import first_order, second_order
 
 
 class DeepFM(nn.Module):
-    """FM's logit plus that of an MLP on the factor vectors and dense numbers (column 0 is the first-order weight)."""
+    """FM's logit plus that of an MLP on the factor vectors and dense numbers (column 0 is the first-order weight).
 
-    def __init__(self, vectors: Sequence[str], dense: Mapping[str, int], factors: int, hidden: Sequence[int]) -> None:
+    A vector of width 1 is a first-order weight alone; all others have one width. Of several tasks each has an output of
+    the MLP, weights of the dense numbers, a bias, and a weight for either part of the FM, 1 at first.
+    """
+
+    def __init__(
+        self, vectors: Mapping[str, int], dense: Mapping[str, int], hidden: Sequence[int], tasks: int = 1
+    ) -> None:
         super().__init__()
-        self.vectors = list(vectors)
-        self.bias = nn.Parameter(torch.zeros(1))
-        self.dense = DenseInputs(dense)
-        layers: list[nn.Module] = []
-        width = len(self.vectors) * factors + self.dense.width
-        for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU()]
-            width = size
-        self.mlp = nn.Sequential(*layers, nn.Linear(width, 1, bias=False))  # `bias` is the one bias of the sum
+        self.vectors = [name for name, dim in vectors.items() if dim > 1]
+        self.weights = [name for name, dim in vectors.items() if dim == 1]
+        factors = max(vectors.values()) - 1
+        self.bias = nn.Parameter(torch.zeros(tasks))
+        self.dense = DenseInputs(dense, tasks)
+        layers, width = mlp_layers(len(self.vectors) * factors + self.dense.width, hidden)
+        self.mlp = nn.Sequential(*layers, nn.Linear(width, tasks, bias=False))  # `bias` is the one bias of the sum
+        if tasks > 1:
+            self.parts = nn.Parameter(torch.ones(2, tasks))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits (batch,) from {vector: (batch, 1 + D)} and {dense feature: (batch, width)}."""
+        """Logits, (batch,) or (batch, tasks), from {vector: (batch, dim)} and {dense feature: (batch, width)}."""
         stacked = torch.stack([inputs[name] for name in self.vectors], dim=1)
         deep_inputs = stacked[:, :, 1:].flatten(start_dim=1)
         if self.dense.names:
             deep_inputs = torch.cat([deep_inputs, self.dense.matrix(inputs)], dim=1)
-        deep = self.mlp(deep_inputs).squeeze(1)
-        return self.dense.add_to(self.bias + first_order(stacked) + second_order(stacked) + deep, inputs)
+        deep = one_or_all(self.mlp(deep_inputs))
+        first, second = first_order(stacked), second_order(stacked)
+        if self.weights:
+            first = first + torch.cat([inputs[name] for name in self.weights], dim=1).sum(dim=1)
+        if len(self.bias) > 1:
+            first, second = first[:, None] * self.parts[0], second[:, None] * self.parts[1]
+        return self.dense.add_to(self.bias + first + second + deep, inputs)

@@ -1,0 +1,19 @@
+"""What the model learns to predict: one task or several, each with its loss and its weight."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from monolith.config.limits import Positive
+
+LossKind = Literal["log", "squared"]
+
+
+class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One task. The model has one output for each; all else of the network is shared."""
+
+    name: str = "label"
+    loss: LossKind = "log"  # log: labels 0 and 1, predicts a probability; squared: any number, predicts a number
+    weight: Positive = 1.0  # of the task's loss in the sum over tasks

@@ -1,0 +1,43 @@
+"""DLRM (Naumov et al. 2019): a bottom MLP over dense numbers, inner products of all pairs of vectors, a top MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from monolith.training.models.dense import mlp_layers, one_or_all
+
+
+class DLRM(nn.Module):
+    """The bottom MLP makes one more vector, of the common ``dim``, of the dense numbers.
+
+    The top MLP reads that vector and the inner product of each pair of vectors, and has one output a task.
+    """
+
+    def __init__(
+        self,
+        vectors: Mapping[str, int],
+        dense: Mapping[str, int],
+        bottom: Sequence[int],
+        top: Sequence[int],
+        tasks: int = 1,
+    ) -> None:
+        super().__init__()
+        self.vectors, dim = list(vectors), next(iter(vectors.values()))
+        self.numbers = list(dense)
+        self.bottom = nn.Sequential(*mlp_layers(sum(dense.values()), [*bottom, dim])[0])
+        count = len(self.vectors) + 1
+        self.pairs = [i * count + j for i, j in combinations(range(count), 2)]  # places above the diagonal
+        layers, width = mlp_layers(dim + len(self.pairs), top)
+        self.top = nn.Sequential(*layers, nn.Linear(width, tasks))
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits, (batch,) or (batch, tasks), from {vector: (batch, dim)} and {dense feature: (batch, width)}."""
+        of_numbers = self.bottom(torch.cat([inputs[name] for name in self.numbers], dim=1))
+        stacked = torch.stack([of_numbers, *(inputs[name] for name in self.vectors)], dim=1)
+        products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(start_dim=1)
+        outputs: Tensor = self.top(torch.cat([of_numbers, products[:, self.pairs]], dim=1))
+        return one_or_all(outputs)

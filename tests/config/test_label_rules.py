@@ -1,0 +1,102 @@
+"""Which tasks a job may have, with which model, streams and columns."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from monolith.config import TaskConfig, job_json, parse_job
+from monolith.config.changes import check_changes
+from monolith.errors import ConfigError
+
+JOB = """\
+name: shop
+input: {samples: "log://samples"}
+tables:
+  - {name: user, dim: 5}
+features:
+  - {name: price_seen, type: float}
+labels:
+  - {name: click}
+  - {name: price, loss: squared, weight: 0.25}
+"""
+
+
+def refused(old: str, new: str) -> str:
+    assert old in JOB
+    with pytest.raises(ConfigError) as caught:
+        parse_job(JOB.replace(old, new, 1), "job.yaml")
+    return str(caught.value)
+
+
+def test_a_job_without_labels_has_one_binary_task():
+    job = parse_job(JOB[: JOB.index("labels:")], "job.yaml")
+    assert job.labels == [TaskConfig(name="label", loss="log", weight=1.0)]
+
+
+def test_tasks_are_read_in_order():
+    assert [(task.name, task.loss, task.weight) for task in parse_job(JOB, "job.yaml").labels] == [
+        ("click", "log", 1.0),
+        ("price", "squared", 0.25),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("name: price,", "name: click,", "labels[1].name: the task 'click' is there twice"),
+        ("{name: click}", '{name: "a:b"}', "labels[0].name: 'a:b' is no name"),
+        (JOB[JOB.index("labels:") :], "labels: []", "labels: the list is empty"),
+        ("weight: 0.25", "weight: 0", "labels[1].weight: expected a number > 0"),
+        ("squared", "hinge", "labels[1].loss"),
+        ('samples: "log://samples"', 'features: "log://f", actions: "log://a"', "2 tasks, but features are joined"),
+        ("labels:", "model: {kind: fm}\nlabels:", "model.kind: the model fm has one output, there are 2 tasks"),
+        (
+            '"log://samples"',
+            '"parquet://x?time=t&item=i&label=rating"',
+            "input.samples: label=rating names one column, the job has the tasks click, price",
+        ),
+        (
+            '"log://samples"',
+            '"parquet://x?time=t&item=i&label=clik:clicked,price"',
+            "input.samples: label= has a column for the task 'clik' (did you mean 'click'?); tasks: click, price",
+        ),
+    ],
+)
+def test_rule_names_the_place_and_what_is_allowed(old, new, says):
+    assert says in refused(old, new)
+
+
+def test_a_table_of_weights_may_stand_beside_factors_and_no_other_width_may():
+    wide = "  - {name: wide, dim: 1, features: [user]}\n  - {name: movie, dim: 5}\nfeatures:"
+    job = parse_job(JOB.replace("features:", wide, 1), "job.yaml")
+    assert [table.dim for table in job.tables] == [5, 1, 5]
+    text = refused("features:", wide.replace("movie, dim: 5", "movie, dim: 4"))
+    assert "tables[2].dim: the model deepfm takes tables of one dim, besides those of dim 1; saw 4" in text
+
+
+def test_dlrm_needs_a_dense_feature_and_only_dlrm_has_a_bottom():
+    dense = "features:\n  - {name: price_seen, type: float}\n"
+    assert "there is none; give one" in refused(dense, "model: {kind: dlrm}\n")
+    assert "model.bottom: only the model dlrm" in refused("labels:", "model: {bottom: [8]}\nlabels:")
+
+
+@pytest.mark.parametrize(("old", "new"), [("squared", "log"), ("click", "clicked"), ("  - {name: click}\n", "")])
+def test_what_the_kept_weights_predict_cannot_change(old, new):
+    before, after = parse_job(JOB, "job.yaml"), parse_job(JOB.replace(old, new, 1), "job.yaml")
+    with pytest.raises(ConfigError, match="the state folder is of another model"):
+        check_changes(job_json(before), after, pending=0)
+
+
+def test_a_tasks_weight_can_change_between_runs_but_not_while_steps_wait():
+    before, after = parse_job(JOB, "job.yaml"), parse_job(JOB.replace("0.25", "0.5", 1), "job.yaml")
+    assert check_changes(job_json(before), after, pending=0) == {"labels[1].weight": (0.25, 0.5)}
+    with pytest.raises(ConfigError, match="1 journalled steps"):
+        check_changes(job_json(before), after, pending=1)
+
+
+def test_the_kept_job_of_a_build_without_tasks_is_of_the_same_model():
+    job = parse_job(JOB[: JOB.index("labels:")], "job.yaml")
+    older = msgspec.json.decode(job_json(job))
+    del older["labels"], older["model"]["bottom"]
+    assert check_changes(msgspec.json.encode(older), job, pending=1) == {}
