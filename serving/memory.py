@@ -6,6 +6,7 @@ Rows stay in the model's payload, and are unpacked when they are read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,8 +88,9 @@ class ModelMemory:
         self.tables: Mapping[str, int] = image.model.card.tables
         self._payload = image.delta.payload
         weights = load_weights(image.model.dense, where)
-        sides = [_Side(image.model.version, _load_tables(image.model.card, image.delta), weights) for _ in range(2)]
-        self._sides = LeftRight(*sides)
+        with ThreadPoolExecutor(2) as at_once:
+            filling = [at_once.submit(_load_tables, image.model.card, image.delta) for _ in range(2)]
+        self._sides = LeftRight(*(_Side(image.model.version, tables.result(), weights) for tables in filling))
 
     @property
     def version(self) -> Version:

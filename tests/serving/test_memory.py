@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,19 @@ def test_a_delta_of_another_payload_is_a_gap(scripted):
         memory.apply(PublishedDelta(1, "run-1", 0, pack_delta(model.delta(1, 2), "bfloat16")))
     memory.apply(PublishedDelta(1, "run-1", 0, pack_delta(model.delta(1, 2), "float16")))
     assert memory.version.sequence == 2
+
+
+def test_the_two_copies_of_an_image_are_filled_beside_each_other(scripted, monkeypatch):
+    model = scripted()
+    model.write(1)
+    tables = pack_delta(model.delta(0, 1), "float32").tables
+    both, fill = threading.Barrier(2, timeout=30.0), PackedRows.apply
+
+    def meet_and_fill(*arguments):
+        both.wait()  # raises where the other one is not begun
+        fill(*arguments)
+
+    monkeypatch.setattr(PackedRows, "apply", meet_and_fill)
+    version = Version(generation=1, sequence=1, lineage="run-1", image="i")
+    memory = ModelMemory(image_of(Model(version, model.card, b"", b""), tables, "float32"), "here")
+    assert memory.version.sequence == 1
