@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import numpy.typing as npt
 from monolith.errors import ConfigError, UnavailableError
 
 Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # ids (n,), values (n, dim)
+
+PIECE_ROWS = 250_000  # a row group of the file
 
 
 def add_parser(commands: Any) -> None:
@@ -59,6 +61,13 @@ def _snapshot_rows(folder: Path, name: str) -> Chunk:
     return found[name].rows()
 
 
+def _pieces(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """No more than `PIECE_ROWS` at a time: a list's offsets have 31 bits, and a row group is in memory when written."""
+    for ids, values in chunks:
+        for start in range(0, len(ids), PIECE_ROWS):
+            yield ids[start : start + PIECE_ROWS], values[start : start + PIECE_ROWS]
+
+
 def _write(chunks: Iterable[Chunk], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -66,8 +75,8 @@ def _write(chunks: Iterable[Chunk], path: Path) -> int:
     schema = pa.schema([("id", pa.int64()), ("values", pa.list_(pa.float32()))])
     count = 0
     try:
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for ids, values in chunks:
+        with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer:  # no value repeats
+            for ids, values in _pieces(chunks):
                 offsets = np.arange(len(ids) + 1, dtype=np.int32) * values.shape[1]
                 column = pa.ListArray.from_arrays(offsets, values.ravel())
                 writer.write_table(pa.table([pa.array(ids), column], schema=schema))
