@@ -32,10 +32,12 @@ class Bag:
     lengths: npt.NDArray[np.int32]  # (batch,)
     weights: Floats | None = None  # (total,); None: every id weighs 1
     one_each: bool = field(init=False)  # every sample has exactly one id
+    _offsets: Ints | None = field(init=False, repr=False)  # once somebody asked for them
 
     def __post_init__(self) -> None:
         one_each = len(self.ids) == len(self.lengths) and bool((self.lengths == 1).all())
         object.__setattr__(self, "one_each", one_each)
+        object.__setattr__(self, "_offsets", None)
         if not one_each and (self.lengths.min(initial=0) < 0 or int(self.lengths.sum()) != len(self.ids)):
             raise InputError(
                 f"a bag has {len(self.ids)} ids, its lengths add up to {int(self.lengths.sum())} (smallest "
@@ -50,19 +52,23 @@ class Bag:
 
     def offsets(self) -> Ints:
         """Where each sample's ids begin in ``ids``, and where the last ones end: (batch + 1,)."""
-        offsets = np.zeros(len(self.lengths) + 1, np.int64)
-        np.cumsum(self.lengths, out=offsets[1:])
-        return offsets
+        if self._offsets is None:
+            offsets = np.zeros(len(self.lengths) + 1, np.int64)
+            np.cumsum(self.lengths, out=offsets[1:])
+            object.__setattr__(self, "_offsets", offsets)
+            return offsets
+        return self._offsets
 
     def rows(self, start: int, stop: int) -> Bag:
         """The bag of samples ``start`` to ``stop``; shares memory."""
         if self.one_each:
-            first, last = start, stop
-        else:
-            first = int(self.lengths[:start].sum(dtype=np.int64))
-            last = first + int(self.lengths[start:stop].sum(dtype=np.int64))
+            weights = None if self.weights is None else self.weights[start:stop]
+            return _bag(self.ids[start:stop], self.lengths[start:stop], weights, True)
+        first, last = self.offsets()[[start, stop]].tolist()
+        lengths = self.lengths[start:stop]
+        one_each = last - first == stop - start and bool((lengths == 1).all())
         weights = None if self.weights is None else self.weights[first:last]
-        return Bag(self.ids[first:last], self.lengths[start:stop], weights)
+        return _bag(self.ids[first:last], lengths, weights, one_each)
 
     def take(self, order: Ints) -> Bag:
         """The bag of the samples that ``order`` names, in that order; a copy."""
@@ -120,12 +126,11 @@ class Batch:
         if step != 1:
             raise InputError(f"a batch is sliced by consecutive rows, not in steps of {step}")
         stop = max(start, stop)
-        fixed = {name: getattr(self, name)[start:stop] for name, *_ in _FIXED}
-        return Batch(
-            bags={name: bag.rows(start, stop) for name, bag in self.bags.items()},
-            dense={name: column[start:stop] for name, column in self.dense.items()},
-            label_weights=None if self.label_weights is None else self.label_weights[start:stop],
-            **fixed,
+        return _batch(
+            {name: bag.rows(start, stop) for name, bag in self.bags.items()},
+            {name: column[start:stop] for name, column in self.dense.items()},
+            *[getattr(self, name)[start:stop] for name, *_ in _FIXED],
+            None if self.label_weights is None else self.label_weights[start:stop],
         )
 
     def take(self, order: Ints) -> Batch:
@@ -158,6 +163,29 @@ _FIXED: tuple[tuple[str, type[np.generic], int], ...] = (
     ("groups", np.int64, 0),
     ("late", np.bool_, 0),
 )
+
+
+def _bag(ids: Ints, lengths: npt.NDArray[np.int32], weights: Floats | None, one_each: bool) -> Bag:
+    """A bag that is not checked, since it is cut from one that was."""
+    bag = _new(Bag)
+    _set(bag, "ids", ids)
+    _set(bag, "lengths", lengths)
+    _set(bag, "weights", weights)
+    _set(bag, "one_each", one_each)
+    _set(bag, "_offsets", None)
+    return bag
+
+
+def _batch(*columns: object) -> Batch:
+    """A batch that is not checked, since it is cut from one that was; the columns in the order of the fields."""
+    batch = _new(Batch)
+    for name, column in zip(_COLUMNS, columns, strict=True):
+        _set(batch, name, column)
+    return batch
+
+
+_new, _set = object.__new__, object.__setattr__  # of frozen classes
+_COLUMNS = [f.name for f in fields(Batch)]
 
 
 def spans(starts: Ints, lengths: npt.NDArray[np.integer]) -> Ints:

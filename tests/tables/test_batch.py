@@ -70,6 +70,20 @@ def test_slices_orders_and_joins_are_those_of_lists(rows, weighted, data):
 
 @settings(max_examples=100, deadline=None)
 @given(ROWS, st.booleans(), st.data())
+def test_slice_is_the_batch_that_its_own_columns_make(rows, weighted, data):
+    """A slice is not checked again: it must be what the checks would have let through, flags included."""
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, len(rows)), st.integers(0, len(rows)))))
+    piece = batch_of(rows, weighted=weighted)[start:stop]
+    for bag in piece.bags.values():
+        made = Bag(bag.ids, bag.lengths, bag.weights)
+        assert bag.one_each == made.one_each
+        assert np.array_equal(bag.offsets(), made.offsets())
+        assert (bag.weights is None) == (made.weights is None)
+    assert plain(replace(piece)) == plain(piece)
+
+
+@settings(max_examples=100, deadline=None)
+@given(ROWS, st.booleans(), st.data())
 def test_a_mask_takes_ids_and_leaves_samples(rows, weighted, data):
     batch = batch_of(rows, weighted=weighted)
     total = len(batch.bags["tags"].ids)
