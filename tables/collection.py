@@ -112,12 +112,7 @@ class CollectionStep:
         Each is (batch, dim) float32, or None where the loss does not use the output, whose ids then get no step. Raises
         before any table is changed: NonFiniteError, and InputError for gradients of another shape or a second call.
         """
-        collection = self._collection
-        if collection is None:
-            raise InputError(
-                "backward ran a second time through the same lookup, and its update is already in the tables: "
-                "run forward again for every backward"
-            )
+        collection = self._unapplied()
         if len(grads) != len(collection.outputs):
             raise InputError(
                 f"{len(grads)} gradients for {len(collection.outputs)} outputs: give one, or None, for each"
@@ -126,6 +121,24 @@ class CollectionStep:
             _checked(grad, len(self.vectors), dim, out.name)
             for grad, dim, out in zip(grads, collection.dims, collection.outputs, strict=True)
         ]
+        self._apply(collection, checked)
+
+    def apply_matrix(self, grads: Matrix) -> None:
+        """`apply_gradients` where every output has a gradient: (batch, sum of dims) float32, as ``vectors`` are."""
+        collection = self._unapplied()
+        checked = _checked(grads, len(self.vectors), sum(collection.dims), "all outputs")
+        assert checked is not None
+        self._apply(collection, checked)
+
+    def _unapplied(self) -> Collection:
+        if self._collection is None:
+            raise InputError(
+                "backward ran a second time through the same lookup, and its update is already in the tables: "
+                "run forward again for every backward"
+            )
+        return self._collection
+
+    def _apply(self, collection: Collection, checked: list[Matrix | None] | Matrix) -> None:
         with collection._writing():
             bad = collection._native.backward(checked, self._steps)
         if bad is not None:

@@ -26,7 +26,7 @@ from monolith.errors import InputError
 from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection
 from monolith.training.jagged import bags_between, event_times
-from monolith.training.lookup import LookupStep, WeightGradients, applied, columns_of
+from monolith.training.lookup import LookupStep, WeightGradients, applied_matrix
 
 if TYPE_CHECKING:
     from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -146,7 +146,7 @@ def collection_apply(ticket: Tensor, grad: Tensor, ids: int) -> tuple[Tensor, Te
     """Step the tables by the gradient (batch, width). Gives the anchor's, (0,), and that of the weights, (ids,)."""
     held = _tickets[int(ticket)]
     weight_grad = torch.zeros(ids)
-    grads = applied(held.lookup, columns_of(grad, held.lookup.dims))
+    grads = applied_matrix(held.lookup, grad.numpy())
     for span, part in zip(held.spans, grads, strict=True):
         if part is not None:
             weight_grad[span] += part

@@ -72,16 +72,19 @@ class Matrix(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Apply the gradients to the tables."""
-        return (None, None, *applied(ctx.lookup, columns_of(grad, ctx.lookup.dims)))
-
-
-def columns_of(grad: torch.Tensor, dims: Sequence[int]) -> list[np.ndarray[Any, Any]]:
-    """The gradient (batch, sum of dims) of each output, (batch, dim)."""
-    return np.split(grad.numpy(), np.cumsum(dims)[:-1], axis=1)
+        return (None, None, *applied_matrix(ctx.lookup, grad.numpy()))
 
 
 def applied(lookup: LookupStep, grads: Sequence[np.ndarray[Any, Any] | None]) -> list[torch.Tensor | None]:
     """Apply the outputs' gradients to the tables; the gradient of each output's weights, none if nobody asked."""
     weight_grads = lookup.weights.of(grads) if lookup.weights else []
     lookup.step.apply_gradients(grads)
+    return weight_grads
+
+
+def applied_matrix(lookup: LookupStep, grads: np.ndarray[Any, Any]) -> list[torch.Tensor | None]:
+    """The same for the outputs' gradients side by side, (batch, sum of dims)."""
+    each = np.split(grads, np.cumsum(lookup.dims)[:-1], axis=1) if lookup.weights else []
+    weight_grads = lookup.weights.of(each) if lookup.weights else []
+    lookup.step.apply_matrix(grads)
     return weight_grads

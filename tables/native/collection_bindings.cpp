@@ -13,7 +13,7 @@ using namespace monolith;
 
 namespace {
 
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // whose columns lie side by side
+using GradientMatrix = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;  // whose columns lie side by side
 
 // The arrays' memory stays: their owners are held by the lists for the length of the call.
 std::vector<FeatureBatch> batch_of(const Collection& collection, const nb::list& ids, const nb::list& lengths,
@@ -42,9 +42,21 @@ PartGradients gradients_of(const nb::list& grads) {
       gradients.push_back({});
       continue;
     }
-    const auto rows = nb::cast<Rows>(grad, false);
+    const auto rows = nb::cast<GradientMatrix>(grad, false);
     static const float none = 0.0f;  // of a batch without samples, whose array may have no memory
     gradients.push_back({rows.size() == 0 ? &none : rows.data(), static_cast<std::size_t>(rows.stride(0))});
+  }
+  return gradients;
+}
+
+// Of a matrix in which the features' gradients lie side by side, as their vectors did.
+PartGradients gradients_of(const Collection& collection, const GradientMatrix& matrix) {
+  PartGradients gradients;
+  static const float none = 0.0f;
+  const float* column = matrix.size() == 0 ? &none : matrix.data();
+  for (std::size_t k = 0; k < collection.features().size(); ++k) {
+    gradients.push_back({column, static_cast<std::size_t>(matrix.stride(0))});
+    if (matrix.size() != 0) column += collection.dim(k);
   }
   return gradients;
 }
@@ -87,7 +99,15 @@ void bind_collection(nb::module_& m) {
             Release release;
             return self.backward(gradients, steps);
           },
-          "grads"_a, "steps"_a);
+          "grads"_a, "steps"_a)
+      .def(
+          "backward",
+          [](const Collection& self, const GradientMatrix& matrix, Collection::Steps& steps) {
+            const PartGradients gradients = gradients_of(self, matrix);
+            Release release;
+            return self.backward(gradients, steps);
+          },
+          "matrix"_a.noconvert(), "steps"_a);
   m.def("threads", &crew_threads);
   m.def("set_threads", &set_crew_threads, "threads"_a);
 }

@@ -192,6 +192,33 @@ def test_gradient_of_another_shape_or_type_is_refused(grads, message, tmp_path):
     step.apply_gradients([np.ones((3, 2), np.float32)])
 
 
+@pytest.mark.parametrize("samples", [0, 1, 17])
+def test_gradients_side_by_side_give_the_bits_of_one_a_feature(samples, tmp_path):
+    rngs = [np.random.default_rng(samples) for _ in range(2)]
+    apart, together = (Collection(tables(rng), OUTPUTS) for rng in rngs)
+    for k in range(4):
+        for rng, collection in zip(rngs, (apart, together), strict=True):
+            step = collection.forward([bag(rng, samples, 30) for _ in OUTPUTS], k * 1500)
+            grads = rng.normal(size=(samples, sum(collection.dims))).astype(np.float32)
+            if collection is apart:
+                step.apply_gradients(np.split(grads, np.cumsum(collection.dims)[:-1], axis=1))
+            else:
+                step.apply_matrix(np.asfortranarray(grads) if k == 3 else grads)
+    assert files(apart.tables, tmp_path / "apart") == files(together.tables, tmp_path / "together")
+
+
+def test_gradients_side_by_side_of_another_shape_or_type_are_refused():
+    collection = Collection(tables(np.random.default_rng(0)), OUTPUTS)
+    step = collection.forward([Bag(np.arange(2), np.ones(2, np.int32)) for _ in OUTPUTS], 1)
+    width = sum(collection.dims)
+    for wrong in (np.zeros((2, width - 1), np.float32), np.zeros((2, width))):
+        with pytest.raises(InputError, match="gradient of 'all outputs' is float"):
+            step.apply_matrix(wrong)
+    step.apply_matrix(np.zeros((2, width), np.float32))
+    with pytest.raises(InputError, match="backward ran a second time"):
+        step.apply_matrix(np.zeros((2, width), np.float32))
+
+
 def test_number_of_gradients_is_that_of_the_outputs():
     table = Table(TableConfig(name="a", dim=2, optimizer=optimizers.SGD(lr=1.0)))
     step = Collection({"a": table}, [Output("a", "a", "a")]).forward([Bag(np.arange(3), np.ones(3, np.int32))])
