@@ -14,22 +14,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, Optimizer
 
-from monolith.config import DenseOptimizerConfig
 from monolith.errors import CorruptError
-
-_STATE_KEYS: dict[str, set[str]] = {"SGD": set(), "Adagrad": {"step", "sum"}, "Adam": {"step", "exp_avg", "exp_avg_sq"}}
-
-
-def build_optimizer(config: DenseOptimizerConfig, model: nn.Module) -> Optimizer:
-    """The dense weights' optimizer, in torch's fused form: one kernel for all weights instead of some ten a weight."""
-    parameters = list(model.parameters())
-    if config.kind == "sgd":
-        return SGD(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    if config.kind == "adagrad":
-        return Adagrad(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    return Adam(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+from monolith.training.dense_optimizer import KEPT, DenseOptimizer
 
 
 def dense_weights(model: nn.Module) -> bytes:
@@ -43,45 +30,54 @@ def load_dense_weights(model: nn.Module, data: bytes) -> None:
     _fill(model.state_dict(), _parse(data) if data else {}, "weight")
 
 
-def save_dense_state(model: nn.Module, optimizer: Optimizer) -> bytes:
+def save_dense_state(model: nn.Module, optimizer: DenseOptimizer) -> bytes:
     """Weights and optimizer state as bytes, from which ``load_dense_state`` goes on bit for bit."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            state[f"optimizer.{name}.{key}"] = value
-    return save(_copies(state), metadata={"optimizer": type(optimizer).__name__})
+    for name, of_weight in optimizer.weight_states().items():
+        state |= {f"optimizer.{name}.{key}": value for key, value in of_weight.items()}
+    return save(_copies(state), metadata={"optimizer": optimizer.kind})
 
 
-def load_dense_state(model: nn.Module, optimizer: Optimizer, data: bytes) -> None:
+def load_dense_state(model: nn.Module, optimizer: DenseOptimizer, data: bytes) -> None:
     """Set weights and optimizer state from ``save_dense_state`` bytes.
 
     Raises CorruptError, naming the tensor, if the bytes are of another model or optimizer; then nothing was changed.
     """
     tensors = _parse(data)
-    _check_kind(data, type(optimizer).__name__)
+    _check_kind(data, optimizer.kind)
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     moments = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
-    state = _optimizer_state(moments, model, type(optimizer).__name__)
+    states = _weight_states(moments, model, optimizer.kind)
     _fill(model.state_dict(), weights, "weight")
-    optimizer.state.clear()
-    optimizer.state.update(state)
+    optimizer.set_weight_states(states)
 
 
-def _optimizer_state(moments: Mapping[str, Tensor], model: nn.Module, kind: str) -> dict[Tensor, dict[str, Tensor]]:
-    """The optimizer's state by parameter, checked: all of it, or none where no step was made yet."""
-    state: dict[Tensor, dict[str, Tensor]] = {}
+def _weight_states(moments: Mapping[str, Tensor], model: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's state by the weights' names, checked: all of it, or none where no step was made yet."""
+    states: dict[str, dict[str, Tensor]] = {}
     known = set()
     for name, parameter in model.named_parameters():
-        own = {key: f"optimizer.{name}.{key}" for key in sorted(_STATE_KEYS[kind])}
+        own = {key: f"optimizer.{name}.{key}" for key in KEPT[kind]}
         known |= set(own.values())
-        if moments or kind == "Adagrad":  # whose state is there before the first step
-            state[parameter] = {key: _moment(moments, full, key, parameter) for key, full in own.items()}
+        if moments:
+            states[name] = {key: _moment(moments, full, key, parameter) for key, full in own.items()}
     if surplus := sorted(set(moments) - known):
         raise CorruptError(
             f"the dense state holds {surplus[0]!r}, which optimizer {kind} of this model does not have: "
             f"resume with the job file that wrote it"
         )
-    return state
+    _check_counts(states)
+    return states
+
+
+def _check_counts(states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Raise CorruptError if weights counted other steps than each other: all take part in every step."""
+    counts = {name: float(state["step"]) for name, state in states.items() if "step" in state}
+    if len(set(counts.values())) > 1:
+        raise CorruptError(
+            f"the dense state counts {counts} steps, one number for all weights is right: it is damaged, or another "
+            f"program wrote it; resume from an older snapshot"
+        )
 
 
 def _check_kind(data: bytes, kind: str) -> None:
@@ -97,7 +93,7 @@ def _check_kind(data: bytes, kind: str) -> None:
 
 def _moment(moments: Mapping[str, Tensor], name: str, key: str, parameter: Tensor) -> Tensor:
     shape = torch.Size([]) if key == "step" else parameter.shape
-    return _fitting(moments, name, shape, torch.float32, "optimizer tensor").clone()  # aligned, and its own
+    return _fitting(moments, name, shape, torch.float32, "optimizer tensor")
 
 
 def _fill(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor], what: str) -> None:

@@ -118,6 +118,11 @@ class EmbeddingBagCollection(torch.nn.Module):
             vectors = vectors.split(self._collection.dims, dim=1)  # type: ignore[no-untyped-call]
         return {out.name: vector for out, vector in zip(self.outputs, vectors, strict=True)}
 
+    def forward_matrix(self, bags: Mapping[str, Bag], event_time_ms: EventTimes = None) -> torch.Tensor:
+        """The same as one matrix, (batch, sum of dims), outputs in order: not a tensor and a gradient an output."""
+        matrix: torch.Tensor = self._pooled(Matrix, bags, event_time_ms, {})
+        return matrix
+
     def _pooled(
         self,
         function: type[torch.autograd.Function],

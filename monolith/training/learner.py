@@ -29,12 +29,14 @@ from monolith.tables.delta import ModelDelta
 from monolith.tables.schema import card_features
 from monolith.tables.table_step import end_step
 from monolith.tables.tail import published_dims, tail_sizes
-from monolith.training.dense_guard import LARGEST, unfit_gradient
-from monolith.training.dense_state import build_optimizer, dense_weights, load_dense_state, save_dense_state
+from monolith.training.dense_guard import LARGEST
+from monolith.training.dense_optimizer import DenseOptimizer
+from monolith.training.dense_state import dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
 from monolith.training.embeddings import EmbeddingBagCollection
 from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
-from monolith.training.loss import loss_of, predictions_of
+from monolith.training.inputs import Inputs
+from monolith.training.loss import gradient_of, predictions_of
 from monolith.training.models import build_model
 
 log = logging.getLogger(__name__)
@@ -54,9 +56,9 @@ class Learner:
         self.vectors = self.collection.dims  # name -> width of what the network reads
         self.dense = {f.name: f.config.width for f in self.features if not f.reads}
         self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed, tasks=len(job.labels))
-        self.optimizer = build_optimizer(job.dense_optimizer, self.model)
+        self.optimizer = DenseOptimizer(job.dense_optimizer, self.model)
         self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
-        self._inputs: dict[str, torch.Tensor] = {}  # of the newest batch
+        self._inputs: Mapping[str, torch.Tensor] = {}  # of the newest batch
 
     @property
     def tables(self) -> Mapping[str, Table]:
@@ -72,12 +74,12 @@ class Learner:
         """
         outputs = self._forward(batch, batch.event_time_ms)
         self.optimizer.zero_grad()
-        loss_of(self.job.labels, outputs, batch).backward()  # type: ignore[no-untyped-call]
+        outputs.backward(gradient_of(self.job.labels, outputs.detach(), batch))  # type: ignore[no-untyped-call]
         self._dense_step()
         return predictions_of(self.job.labels, outputs.detach()).numpy()
 
     def _dense_step(self) -> None:
-        unfit = unfit_gradient(self.model)
+        unfit = self.optimizer.unfit_gradient()
         if unfit is None:
             self.optimizer.step()
         elif self.job.dense_optimizer.on_nonfinite == "skip_step":
@@ -98,8 +100,9 @@ class Learner:
             self.collection.train()
 
     def _forward(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> torch.Tensor:
-        self._inputs = self.collection.forward_bags(batch.bags, times)
-        self._inputs |= {name: torch.tensor(column) for name, column in batch.dense.items()}
+        matrix = self.collection.forward_matrix(batch.bags, times)
+        dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
+        self._inputs = Inputs(matrix, self.vectors, dense)
         outputs: torch.Tensor = self.model(self._inputs)
         return outputs
 

@@ -13,7 +13,7 @@ from monolith.config import DenseOptimizerConfig, InputConfig, JobConfig, ModelC
 from monolith.errors import NonFiniteError
 from monolith.tables.batch import Batch
 from monolith.training.dense_guard import LARGEST, unfit_gradient
-from monolith.training.dense_state import build_optimizer
+from monolith.training.dense_optimizer import DenseOptimizer
 from monolith.training.learner import Learner
 
 
@@ -50,10 +50,10 @@ def test_weight_without_a_gradient_is_fit():
 @pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
 def test_largest_gradient_leaves_a_finite_optimizer_that_still_learns(kind):
     model = model_with(LARGEST)
-    optimizer = build_optimizer(DenseOptimizerConfig(kind=kind), model)
+    optimizer = DenseOptimizer(DenseOptimizerConfig(kind=kind), model)
     for _ in range(100):
         optimizer.step()
-    state = [value for of_weight in optimizer.state.values() for value in of_weight.values()]
+    state = [value for of_weight in optimizer.weight_states().values() for value in of_weight.values()]
     assert all(value.isfinite().all() for value in [*model.state_dict().values(), *state])
 
 

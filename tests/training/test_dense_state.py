@@ -12,28 +12,24 @@ from safetensors.torch import load, save
 
 from monolith.config import DenseOptimizerConfig
 from monolith.errors import CorruptError
-from monolith.training.dense_state import (
-    build_optimizer,
-    dense_weights,
-    load_dense_state,
-    load_dense_weights,
-    save_dense_state,
-)
+from monolith.training.dense_optimizer import DenseOptimizer
+from monolith.training.dense_state import dense_weights, load_dense_state, load_dense_weights, save_dense_state
 
 RUN = """
 import hashlib, sys, torch
 from monolith.config import DenseOptimizerConfig
-from monolith.training.dense_state import build_optimizer, load_dense_state, save_dense_state
+from monolith.training.dense_optimizer import DenseOptimizer
+from monolith.training.dense_state import load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
 deterministic(threads=1)
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(37, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
-optimizer = build_optimizer(DenseOptimizerConfig(kind=sys.argv[1]), model)
+optimizer = DenseOptimizer(DenseOptimizerConfig(kind=sys.argv[1]), model)
 for step in range(20):
     if step == int(sys.argv[2]):
         data = save_dense_state(model, optimizer)
         model = torch.nn.Sequential(torch.nn.Linear(37, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
-        optimizer = build_optimizer(DenseOptimizerConfig(kind=sys.argv[1]), model)
+        optimizer = DenseOptimizer(DenseOptimizerConfig(kind=sys.argv[1]), model)
         load_dense_state(model, optimizer, data)
     inputs = torch.randn(33, 37, generator=torch.Generator().manual_seed(step))
     optimizer.zero_grad()
@@ -48,11 +44,11 @@ def small(seed: int = 0) -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(37, 50), torch.nn.ReLU(), torch.nn.Linear(50, 1))
 
 
-def optimizer_for(model: torch.nn.Module, kind: str = "adam") -> torch.optim.Optimizer:
-    return build_optimizer(DenseOptimizerConfig(kind=kind), model)
+def optimizer_for(model: torch.nn.Module, kind: str = "adam") -> DenseOptimizer:
+    return DenseOptimizer(DenseOptimizerConfig(kind=kind), model)
 
 
-def train(model: torch.nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+def train(model: torch.nn.Module, optimizer: DenseOptimizer | torch.optim.Optimizer, steps: range) -> None:
     for step in steps:
         inputs = torch.randn(33, 37, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -89,10 +85,30 @@ def test_fused_optimizers_make_the_step_of_torchs_plain_ones():
     for kind, plain in [("sgd", torch.optim.SGD), ("adagrad", torch.optim.Adagrad), ("adam", torch.optim.Adam)]:
         ours, theirs = small(), small()
         config = DenseOptimizerConfig(kind=kind, lr=0.01, weight_decay=0.1)
-        train(ours, build_optimizer(config, ours), range(10))
+        train(ours, DenseOptimizer(config, ours), range(10))
         train(theirs, plain(theirs.parameters(), lr=0.01, weight_decay=0.1), range(10))
         for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adagrad", "adam"])
+@pytest.mark.parametrize("cut", [0, 7])
+def test_state_of_a_torch_optimizer_with_a_state_for_each_weight_goes_on(kind, cut):
+    """Snapshots of before the weights lay in one run of memory."""
+    plain = {"sgd": torch.optim.SGD, "adagrad": torch.optim.Adagrad, "adam": torch.optim.Adam}[kind]
+    theirs, ours = small(), small(seed=1)
+    optimizer = plain(theirs.parameters(), lr=0.01, fused=True)
+    train(theirs, optimizer, range(cut))
+    kept = {f"model.{name}": weight.detach().clone() for name, weight in theirs.named_parameters()}
+    for name, weight in theirs.named_parameters():
+        kept |= {f"optimizer.{name}.{key}": value.clone() for key, value in optimizer.state[weight].items()}
+    own = DenseOptimizer(DenseOptimizerConfig(kind=kind, lr=0.01), ours)
+    train(ours, own, range(3))
+    load_dense_state(ours, own, save(kept, metadata={"optimizer": plain.__name__}))
+    train(theirs, optimizer, range(cut, cut + 5))
+    train(ours, own, range(cut, cut + 5))
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_loading_ends_with_the_same_bytes_and_is_independent_of_them():
@@ -107,7 +123,7 @@ def test_loading_ends_with_the_same_bytes_and_is_independent_of_them():
 
 
 @pytest.fixture
-def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer, dict[str, torch.Tensor]]:
+def trained() -> tuple[torch.nn.Module, DenseOptimizer, dict[str, torch.Tensor]]:
     model = small()
     optimizer = optimizer_for(model)
     train(model, optimizer, range(3))
@@ -123,6 +139,7 @@ def trained() -> tuple[torch.nn.Module, torch.optim.Optimizer, dict[str, torch.T
         (lambda t: t.update({"optimizer.0.bias.sum": torch.zeros(50)}), r"optimizer\.0\.bias\.sum"),
         (lambda t: t.update({"model.0.bias": torch.zeros(49)}), r"'0\.bias' .* \(49,\), the model has .* \(50,\)"),
         (lambda t: t.update({"model.0.bias": torch.zeros(50, dtype=torch.float64)}), "float64"),
+        (lambda t: t["optimizer.2.bias.step"].add_(1), r"counts .*'2\.bias': 4.* steps, one number for all"),
     ],
 )
 def test_state_that_does_not_fit_is_refused_naming_the_tensor_and_changes_nothing(trained, change, message):

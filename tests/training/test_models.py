@@ -9,7 +9,9 @@ import torch
 
 from monolith.config import ModelConfig
 from monolith.errors import ConfigError
+from monolith.training.inputs import Inputs
 from monolith.training.models import DeepFM, build_model
+from monolith.training.models.fm import Interaction
 
 NAMES = ["user", "movie", "tags"]
 
@@ -50,6 +52,48 @@ def test_deepfm_is_fm_and_an_mlp_on_the_factors():
     deep = deepfm.mlp(torch.cat([inputs[name][:, 1:] for name in NAMES], dim=1)).squeeze(1)
     assert deep.any()
     torch.testing.assert_close(deepfm(inputs), linear(inputs) + pairwise(inputs) + deep)
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("lr", 1), ("fm", 5), ("deepfm", 5)])
+def test_vectors_side_by_side_give_the_bits_of_vectors_by_name(kind, dim):
+    built = model(kind, dim)
+    matrix = torch.cat([vectors(dim)[name] for name in NAMES], dim=1).requires_grad_()
+    by_name = {name: vector.requires_grad_() for name, vector in vectors(dim).items()}
+    together, apart = built(Inputs(matrix, dict.fromkeys(NAMES, dim), {})), built(by_name)
+    assert torch.equal(together, apart)
+    together.square().sum().backward()
+    apart.square().sum().backward()
+    assert torch.equal(matrix.grad, torch.cat([by_name[name].grad for name in NAMES], dim=1))
+
+
+def test_interaction_has_the_gradient_that_autograd_finds():
+    def by_pairs(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        named = {name: vectors[:, place] for place, name in enumerate(NAMES)}
+        return linear(named) - 0.25, pairwise(named), vectors[:, :, 1:]
+
+    generator = torch.Generator().manual_seed(2)
+    weights = [torch.randn(*shape, generator=generator) for shape in [(5,), (5,), (5, 3, 4)]]
+    for used in itertools.product([0.0, 1.0], repeat=3):
+        grads = []
+        for form in (Interaction.of, by_pairs):
+            inputs = torch.stack(list(vectors(5).values()), dim=1).requires_grad_()
+            parts = zip(form(inputs), weights, used, strict=True)
+            sum((part * weight).sum() for part, weight, use in parts if use or not any(used)).backward()
+            grads.append(inputs.grad)
+        torch.testing.assert_close(*grads)
+
+
+def test_inputs_are_a_mapping_of_vectors_and_dense_features():
+    matrix = torch.arange(12.0).view(2, 6).requires_grad_()
+    inputs = Inputs(matrix, {"a": 1, "b": 3, "c": 2}, {"price": torch.ones(2, 1)})
+    assert list(inputs) == ["a", "b", "c", "price"]
+    assert len(inputs) == 4
+    assert torch.equal(inputs["b"], matrix[:, 1:4])
+    assert torch.equal(inputs["price"], torch.ones(2, 1))
+    (inputs["a"].sum() + 2 * inputs["c"].sum()).backward()
+    assert torch.equal(matrix.grad, torch.tensor([[1.0, 0, 0, 0, 2, 2]] * 2))
+    with pytest.raises(KeyError):
+        inputs["d"]
 
 
 @pytest.mark.parametrize("kind", ["fm", "deepfm"])

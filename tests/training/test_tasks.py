@@ -9,17 +9,26 @@ import numpy as np
 import pytest
 import torch
 from batches import batch_of
+from msgspec import structs
 from sklearn.metrics import log_loss, roc_auc_score
 
 from monolith.card import CardTask
-from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TaskConfig, parse_job
+from monolith.config import (
+    DenseOptimizerConfig,
+    InputConfig,
+    JobConfig,
+    ModelConfig,
+    TableConfig,
+    TaskConfig,
+    parse_job,
+)
 from monolith.errors import CorruptError, VersionError
 from monolith.serving import Replica
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
 from monolith.tables.batch import Batch
 from monolith.training.learner import Learner
-from monolith.training.loss import loss_of, predictions_of, sampled_bce
+from monolith.training.loss import gradient_of, loss_of, predictions_of, sampled_bce
 from monolith.training.metrics import StreamMetrics
 from monolith.training.task_metrics import JobMetrics
 
@@ -93,6 +102,29 @@ def test_one_binary_task_has_the_bits_of_plain_cross_entropy_whether_weights_are
     expected = sampled_bce(outputs, torch.tensor(batch.labels[:, 0]), torch.tensor(batch.rates))
     for weights in (None, np.ones((N, 1), np.float32)):
         assert loss_of([CLICK], outputs, Batch(**fields | {"label_weights": weights})).equal(expected)
+
+
+@pytest.mark.parametrize("tasks", [[CLICK], [PRICE], [CLICK, PRICE], [structs.replace(CLICK, weight=0.3)]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_a_step_is_the_losses(tasks, weighted):
+    _, batch = shop(parse_job(JOB, "shop.yaml"))
+    fields = {name: getattr(batch, name) for name in Batch.__slots__}
+    weights = batch.label_weights[:, : len(tasks)].copy() if weighted else None
+    batch = Batch(**fields | {"labels": batch.labels[:, : len(tasks)].copy(), "label_weights": weights})
+    shape = (N,) if len(tasks) == 1 else (N, len(tasks))
+    outputs = torch.randn(*shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    loss_of(tasks, outputs, batch).backward()
+    torch.testing.assert_close(gradient_of(tasks, outputs.detach(), batch), outputs.grad)
+
+
+def test_the_gradient_of_one_binary_task_has_the_same_bits_whether_weights_are_none_or_1():
+    _, batch = shop(parse_job(JOB, "shop.yaml"))
+    fields = {name: getattr(batch, name) for name in Batch.__slots__} | {"labels": batch.labels[:, :1].copy()}
+    outputs = torch.randn(N, generator=torch.Generator().manual_seed(1))
+    none, ones = (Batch(**fields | {"label_weights": w}) for w in (None, np.ones((N, 1), np.float32)))
+    assert gradient_of([CLICK], outputs, none).equal(gradient_of([CLICK], outputs, ones))
+    whole = Batch(**fields | {"label_weights": None, "rates": np.ones(N, np.float32)})
+    assert not gradient_of([CLICK], outputs, whole).equal(gradient_of([CLICK], outputs, none))
 
 
 def test_predictions_are_probabilities_of_binary_tasks_and_the_outputs_of_others():
@@ -212,8 +244,7 @@ def test_a_replica_predicts_each_task_as_the_trainer_scores_it(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["deepfm", "dlrm"])
 def test_both_tasks_are_learnt(kind):
-    learner = learner_of(kind)
-    learner.optimizer.param_groups[0]["lr"] = 0.01
+    learner = Learner(structs.replace(learner_of(kind).job, dense_optimizer=DenseOptimizerConfig(lr=0.01)))
     _, batch = shop(learner.job)
     first = JobMetrics(learner.job.labels, N)
     first.update(batch, learner.score(batch))

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monolith.training.inputs import stacked
 from monolith.training.models.dense import DenseInputs, mlp_layers, one_or_all
-from monolith.training.models.fm import first_order, second_order
+from monolith.training.models.fm import Interaction
 
 
 class DeepFM(nn.Module):
@@ -34,12 +35,11 @@ class DeepFM(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits, (batch,) or (batch, tasks), from {vector: (batch, dim)} and {dense feature: (batch, width)}."""
-        stacked = torch.stack([inputs[name] for name in self.vectors], dim=1)
-        deep_inputs = stacked[:, :, 1:].flatten(start_dim=1)
+        first, second, factors = Interaction.of(stacked(inputs, self.vectors))
+        deep_inputs = factors.flatten(start_dim=1)
         if self.dense.names:
             deep_inputs = torch.cat([deep_inputs, self.dense.matrix(inputs)], dim=1)
         deep = one_or_all(self.mlp(deep_inputs))
-        first, second = first_order(stacked), second_order(stacked)
         if self.weights:
             first = first + torch.cat([inputs[name] for name in self.weights], dim=1).sum(dim=1)
         if len(self.bias) > 1:

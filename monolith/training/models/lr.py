@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monolith.training.inputs import stacked
 from monolith.training.models.dense import DenseInputs
 
 
@@ -21,5 +22,5 @@ class LR(nn.Module):
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits (batch,) from {vector: (batch, 1)} and {dense feature: (batch, width)}."""
-        first = torch.cat([inputs[name] for name in self.vectors], dim=1).sum(dim=1)
+        first = stacked(inputs, self.vectors).sum(dim=(1, 2))
         return self.dense.add_to(self.bias + first, inputs)

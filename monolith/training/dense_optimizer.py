@@ -1,0 +1,99 @@
+"""A model's dense weights in one run of memory, their gradients in another, and one optimizer over both.
+
+A network is few numbers in many tensors. On small batches an optimizer, a check or a reset takes most of its time per
+tensor and not per number, so here each is one call for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.adagrad import adagrad
+from torch.optim.adam import adam
+from torch.optim.sgd import sgd
+
+from monolith.config import DenseOptimizerConfig
+from monolith.training.dense_guard import LARGEST, unfit_gradient
+
+# torch's name of the optimizer, and what the optimizer keeps of a weight; "step", the count of steps, is one number.
+KEPT = {"SGD": (), "Adagrad": ("step", "sum"), "Adam": ("step", "exp_avg", "exp_avg_sq")}
+_NAMES = {"sgd": "SGD", "adagrad": "Adagrad", "adam": "Adam"}
+_LINE = 16  # float32 of a memory line; each weight begins at one, as it would in memory of its own
+
+
+class DenseOptimizer:
+    """One optimizer step for all weights of ``model``: torch's function of the configured kind, fused.
+
+    From then on the model's parameters and their gradients are views of two runs of memory: names, shapes and values
+    stay, and a backward adds to the gradients in place. All weights of the model must take part in every loss.
+    """
+
+    def __init__(self, config: DenseOptimizerConfig, model: nn.Module) -> None:
+        self._model = model
+        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        sizes = [-(-shape.numel() // _LINE) * _LINE for shape in self._shapes.values()]
+        self._starts = dict(zip(self._shapes, accumulate(sizes, initial=0), strict=False))
+        self._config = config
+        self.kind = _NAMES[config.kind]
+        self._weights, self._grads = torch.zeros(sum(sizes)), torch.zeros(sum(sizes))
+        self._state = {key: torch.zeros(()) if key == "step" else torch.zeros(sum(sizes)) for key in KEPT[self.kind]}
+        self._move_in()
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        self._grads.zero_()
+
+    def step(self) -> None:
+        """One step on the gradients as they are."""
+        weights, grads, state = [self._weights], [self._grads], {key: [run] for key, run in self._state.items()}
+        options: dict[str, Any] = {"lr": self._config.lr, "weight_decay": self._config.weight_decay}
+        options |= {"maximize": False, "fused": True}
+        if self.kind == "SGD":
+            sgd(weights, grads, [None], momentum=0.0, dampening=0.0, nesterov=False, **options)
+        elif self.kind == "Adagrad":
+            adagrad(weights, grads, state["sum"], state["step"], lr_decay=0.0, eps=1e-10, **options)
+        else:
+            first, second, steps = state["exp_avg"], state["exp_avg_sq"], state["step"]
+            adam(weights, grads, first, second, [], steps, amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, **options)
+
+    def unfit_gradient(self) -> str | None:
+        """What `dense_guard.unfit_gradient` says of the model, in one pass where it has nothing to say."""
+        grads = self._grads.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.dot(grads, grads) <= LARGEST**2:
+                return None
+        return unfit_gradient(self._model)
+
+    def weight_states(self) -> dict[str, dict[str, Tensor]]:
+        """What the optimizer keeps of each weight, by the weight's name: views."""
+        return {
+            name: {key: run if key == "step" else self._of(run, name) for key, run in self._state.items()}
+            for name in self._shapes
+        }
+
+    def set_weight_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Continue from `weight_states`, with one count of steps in all of them; no states: from before any step."""
+        for run in self._state.values():
+            run.zero_()
+        for name, own in self.weight_states().items() if states else ():
+            for key, target in own.items():
+                target.copy_(states[name][key])
+
+    def _move_in(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                weight, grad = self._of(self._weights, name), self._of(self._grads, name)
+                weight.copy_(parameter)
+                if parameter.grad is not None:
+                    grad.copy_(parameter.grad)
+                parameter.data, parameter.grad = weight, grad
+
+    def _of(self, run: Tensor, name: str) -> Tensor:
+        """The part of a run that is the weight ``name``'s, in its shape."""
+        shape = self._shapes[name]
+        return run[self._starts[name] :][: shape.numel()].view(shape)
