@@ -191,8 +191,8 @@ def heading(report: dict[str, Any]) -> Iterator[str]:
     """What the page is, and on what machine it was measured."""
     on = report["machine"]
     yield "# How long a restart takes\n"
-    yield f"Written by `python bench/restart.py --rows {report['rows']} --repeats {report['repeats']}` on "
-    yield f"{datetime.now():%d %B %Y}: {on['processor']}, {on['cores']} cores, {on['memory_gib']} GiB, at a load of "
+    yield f"Written by `python bench/restart.py --rows {report['rows']} --repeats {report['repeats']}` on"
+    yield f"{datetime.now():%d %B %Y}: {on['processor']}, {on['cores']} cores, {on['memory_gib']} GiB, at a load of"
     yield f"{on['load_1min']} by other programs. Medians; in brackets the quartiles. The last column is the most memory"
     yield "that a pass took beyond what was there before it, its result included.\n"
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from monolith.serving.payload import Packed, RowFormat
+from monolith.serving.payload import Packed
 from monolith.serving.store import Store
 
 Ids = npt.NDArray[np.int64]
@@ -52,13 +52,34 @@ def compare(store: Store, tables: Mapping[str, TrainedTable]) -> dict[str, Parit
 
 
 def _compare_table(store: Store, name: str, trained: tuple[Ids, Values]) -> Parity:
-    chunks = list(store.packed_rows(name))
-    if not chunks:
-        return Parity(equal=0, missing=len(trained[0]), stale=0, zombie=0)
-    form: RowFormat = chunks[0][2]
-    ids, first = np.unique(np.concatenate([ids for ids, _, _ in chunks]), return_index=True)
-    stored = np.concatenate([packed for _, packed, _ in chunks])[first]
-    return compare_rows((trained[0], form.pack(trained[1])), (ids, stored))
+    """Chunk by chunk: a store may be larger than memory has room for several of."""
+    ids, values = trained
+    if (ids[1:] < ids[:-1]).any():
+        order = np.argsort(ids)
+        ids, values = ids[order], values[order]
+    seen, equal, zombies = np.zeros(len(ids), np.bool_), 0, [ids[:0]]
+    for stored_ids, stored, form in store.packed_rows(name):
+        chunk_ids, first = np.unique(stored_ids, return_index=True)
+        places = np.searchsorted(ids, chunk_ids)
+        found = _at(ids, places) == chunk_ids if ids.size else np.zeros(len(chunk_ids), np.bool_)
+        zombies.append(chunk_ids[~found])
+        mine, theirs = places[found], first[found]
+        new = ~seen[mine]  # a scan of Redis may show a row twice
+        mine, theirs = mine[new], theirs[new]
+        seen[mine] = True
+        equal += int((_bits(form.pack(values[mine])) == _bits(stored[theirs])).all(axis=1).sum())
+    both = int(seen.sum())
+    return Parity(
+        equal=equal,
+        missing=len(ids) - both,
+        stale=both - equal,
+        zombie=np.unique(np.concatenate(zombies)).size,
+    )
+
+
+def _at(ids: Ids, places: npt.NDArray[np.intp]) -> Ids:
+    """``ids`` at ``places``, of which those behind the last are the last."""
+    return ids[np.minimum(places, len(ids) - 1)]
 
 
 def compare_rows(trained: Rows, stored: Rows) -> Parity:
