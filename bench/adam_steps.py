@@ -108,7 +108,7 @@ def online(contender: Contender, model: str, seed: int, ids: np.ndarray, labels:
     """The AUC over the last part of the stream, each sample scored before it is learnt from."""
     embed, step = contender
     torch.manual_seed(seed)
-    network = FM(FEATURES) if model == "fm" else DeepFM(FEATURES, DIM - 1, [128, 64])
+    network = FM(FEATURES, {}) if model == "fm" else DeepFM(dict.fromkeys(FEATURES, DIM), {}, [128, 64])
     dense = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     scores = np.empty(len(ids), np.float32)
     for first in range(0, len(ids), batch):
