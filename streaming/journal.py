@@ -44,6 +44,7 @@ __all__ = ["SEGMENT_BYTES", "Journal", "Positions", "StepEntry", "UnwrittenJourn
 log = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 64 * 2**20
+_STEPS_A_PLACE = 4096
 
 
 class Journal:
@@ -59,6 +60,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._read_only = read_only
         self._file: BinaryIO | None = None
+        self._places: dict[Path, list[tuple[int, int]]] = {}  # of a file: some steps, and the byte where each ends
         self._synced = False
         self._durable_bytes = 0  # of the newest file: what is on the disk, or was there before this process
         self._has_marks = True  # of the newest file: it is of a version that has marks
@@ -107,9 +109,12 @@ class Journal:
                 f"{segment} is of run {head.lineage} from step {head.first_step} on, "
                 f"expected: run {self.lineage}, step {self.last_step + 1}"
             )
-        for entry, end in read_frames(segment):  # noqa: B007
+        places = self._places[segment] = []
+        for entry, end in read_frames(segment):
             if entry is not None:
                 self._follow_on(entry, segment)
+                if entry.step % _STEPS_A_PLACE == 0:
+                    places.append((entry.step, end))
         self._has_marks, self._is_outdated = head.has_marks, head.is_outdated
         torn = segment.stat().st_size - end
         if not torn:
@@ -220,9 +225,14 @@ class Journal:
         for segment, following in _with_following(_segments(self.folder)):
             if following is not None and _first_step(following) <= from_step:
                 continue
-            for entry, _ in read_frames(segment):
+            for entry, _ in read_frames(segment, self._place_before(segment, from_step)):
                 if entry is not None and entry.step >= from_step:
                     yield entry
+
+    def _place_before(self, segment: Path, step: int) -> tuple[int, int] | None:
+        """Where to begin to look for ``step``: a long journal is read as a whole once, when it is opened."""
+        before = [place for place in self._places.get(segment, []) if place[0] < step]
+        return before[-1] if before else None
 
     def trim(self, before_step: int) -> None:
         """Remove files that hold only steps before ``before_step``: a restore will not ask for them again.

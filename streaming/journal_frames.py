@@ -109,13 +109,14 @@ def read_head(segment: Path) -> tuple[Head, int]:
     return head, _HEAD.size + length
 
 
-def read_frames(segment: Path) -> Iterator[tuple[StepEntry | None, int]]:
+def read_frames(segment: Path, after: tuple[int, int] | None = None) -> Iterator[tuple[StepEntry | None, int]]:
     """Every frame up to where the journal ends, None for a mark, with the byte where the frame ends.
 
-    Raises CorruptError at the first that was durable and is not as written.
+    ``after`` is a step, and the byte where its frame ends: those before are left out. Raises CorruptError at
+    the first that was durable and is not as written.
     """
     head, at = read_head(segment)
-    step = head.first_step - 1
+    step, at = after or (head.first_step - 1, at)
     with segment.open("rb") as file:
         file.seek(at)
         while fixed := file.read(_FRAME.size):

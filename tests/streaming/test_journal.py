@@ -444,3 +444,22 @@ def test_folder_that_cannot_be_made_is_a_config_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot make the step journal .*; choose another folder"):
         Journal(tmp_path / "file" / "journal")
+
+
+@pytest.mark.parametrize("segment_bytes", [2**20, 1_000])
+def test_last_steps_of_a_long_journal_are_found_without_reading_it_again(tmp_path, monkeypatch, segment_bytes):
+    monkeypatch.setattr(journal_module, "_STEPS_A_PLACE", 8, raising=False)
+    written(tmp_path, 100, segment_bytes=segment_bytes).close()
+    journal, decoded = Journal(tmp_path, read_only=True), []
+    real = journal_frames._decode
+
+    def decode(*arguments):
+        decoded.append(real(*arguments).step)
+        return real(*arguments)
+
+    monkeypatch.setattr(journal_frames, "_decode", decode)
+    for first in (1, 8, 9, 50, 96, 97, 100):
+        assert [each.step for each in journal.read(first)] == list(range(first, 101))
+    decoded.clear()
+    list(journal.read(98))
+    assert len(decoded) <= 8 + 3
