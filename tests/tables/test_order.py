@@ -6,7 +6,7 @@ occurrences are counted in it), and which ids shared a call with a clock that mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,9 @@ class Shuffled:
 
     def bucket(self, number: int) -> dict[str, np.ndarray]:
         return self._file.bucket(self._order[number])
+
+    def buckets(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self.bucket(number) for number in range(len(self._order)))
 
 
 def restored(folder: Path, order: list[int]) -> Table:
