@@ -93,7 +93,8 @@ Row Rows::add(std::uint64_t hash) {
   index_.insert(key, row);
   set_lower_half(row, static_cast<std::uint32_t>(key));
   ++bucket_sizes_[bucket_of(hash)];
-  note(hash);
+  listed_.came(hash, row);
+  sampled_.came(hash, row);
   return row;
 }
 
@@ -102,54 +103,49 @@ void Rows::remove(std::uint64_t hash, Row row) {
   index_.erase(order_.index_key(hash), row);
   pool_.release(row);
   --bucket_sizes_[bucket_of(hash)];
-  note(hash);
-}
-
-// In the lists of rows by hash.
-void Rows::note(std::uint64_t hash) {
-  listed_.changed(hash);
-  sampled_.changed(hash);
+  listed_.went(hash);
+  sampled_.went(hash);
 }
 
 // So that the stretch has the rows from the hash on as they are now.
 void Rows::bring_up(Stretch& stretch, std::uint64_t hash) const {
   if (!stretch.covers(bucket_of(hash)))
     list(stretch, bucket_of(hash));
-  else if (stretch.has_changed_from(hash))
-    stretch.update([this](std::uint64_t changed) { return find(changed); });
+  else
+    stretch.bring_up([this](std::uint64_t came) { return find(came); });
 }
 
 void Rows::list(Stretch& stretch, std::size_t first) const {
-  if (size() <= Stretch::kRows) first = 0;
+  const bool whole = size() <= Stretch::kWhole;
+  if (whole) first = 0;
   std::size_t end = first, count = 0;
-  while (end < kBuckets && count < Stretch::kRows) count += bucket_sizes_[end++];
-  const std::vector<IndexEntry> entries = entries_of(first, end, count);
-  std::vector<HashAndRow> rows;
+  while (end < kBuckets && (whole || count < Stretch::kRows)) count += bucket_sizes_[end++];
+  // Kept from list to list: the system clears the pages of memory that is asked for anew.
+  static thread_local std::vector<IndexEntry> entries;
+  static thread_local std::vector<HashAndRow> rows;
+  if (entries.size() < count + 1) entries.resize(count + 1);
+  copy_entries(first, end, entries.data());
+  rows.clear();
   rows.reserve(count);
   const auto take = [&](std::uint64_t hash, Row row) { rows.push_back({hash, row}); };
   FetchedAhead ahead(*this, take);
   for (std::size_t i = 0; i < count; ++i) ahead(~entries[i].code, entries[i].row);
   ahead.finish();
   stretch.take(first, end, rows);
+  if (count > 4 * Stretch::kRows) {  // a bucket that somebody filled
+    entries = {};
+    rows = {};
+  }
 }
 
-// The entries of the buckets [first, end), which are `count`, and one more.
-std::vector<IndexEntry> Rows::entries_of(std::size_t first, std::size_t end, std::size_t count) const {
+// Copies the entries of the buckets [first, end) to `next`, where there is room for one more.
+void Rows::copy_entries(std::size_t first, std::size_t end, IndexEntry* next) const {
   constexpr std::uint64_t kSlabs = SecretOrder::kSlabs, kSlabsAhead = 16;
-  std::vector<IndexEntry> entries(count + 1);
-  IndexEntry* next = entries.data();
-  if (index_.size() < 2 * kSlabs) {  // most slabs have none of them
-    index_.each([&](std::uint32_t upper, Row row) {
-      *next = {~upper, row};
-      next += SecretOrder::bucket_of_upper(upper) - first < end - first;
-    });
-    return entries;
-  }
+  if (end - first == kBuckets) return index_.each([&](std::uint32_t upper, Row row) { *next++ = {~upper, row}; });
   for (std::uint64_t slab = 0; slab < kSlabs; ++slab) {
     fetch(homes().at(~SecretOrder::first_upper((slab + kSlabsAhead) % kSlabs, first)));
     next = index_.copy_between(SecretOrder::first_upper(slab, first), SecretOrder::last_upper(slab, end), next);
   }
-  return entries;
 }
 
 }  // namespace monolith

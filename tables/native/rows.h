@@ -50,10 +50,13 @@ class Rows : public RowView {
   void each(std::size_t bucket, Visit visit) const {
     const std::uint64_t first = std::uint64_t{bucket} << 54;
     bring_up(listed_, first);
-    for (auto next = listed_.from(first); next != listed_.last() && bucket_of(next->hash) == bucket; ++next) {
-      if (listed_.last() - next > std::ptrdiff_t{kAhead}) fetch_row((next + kAhead)->row, Need::tail);
-      visit(next->hash, next->row);
-    }
+    listed_.visit(
+        first, [this](Row row) { fetch_row(row, Need::tail); },
+        [&](std::uint64_t hash, Row row) {
+          if (bucket_of(hash) != bucket) return false;
+          visit(hash, row);
+          return true;
+        });
   }
 
   // For all rows whose hash is not below, in the order of hashes, until visit() says false.
@@ -112,16 +115,13 @@ class Rows : public RowView {
   void walk_on(Stretch& stretch, std::uint64_t hash, Visit visit) const {
     for (;;) {
       bring_up(stretch, hash);
-      for (auto next = stretch.from(hash); next != stretch.last(); ++next)
-        if (!visit(next->hash, next->row)) return;
-      if (stretch.end() == kBuckets) return;
+      if (!stretch.visit(hash, [](Row) {}, visit) || stretch.end() == kBuckets) return;
       hash = std::uint64_t{stretch.end()} << 54;
     }
   }
-  void note(std::uint64_t hash);
   void bring_up(Stretch& stretch, std::uint64_t hash) const;
   void list(Stretch& stretch, std::size_t first) const;
-  std::vector<IndexEntry> entries_of(std::size_t first, std::size_t end, std::size_t count) const;
+  void copy_entries(std::size_t first, std::size_t end, IndexEntry* next) const;
 
   const SecretOrder order_;
   std::uint32_t shared_;
