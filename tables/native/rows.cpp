@@ -109,10 +109,8 @@ void Rows::remove(std::uint64_t hash, Row row) {
 
 // So that the stretch has the rows from the hash on as they are now.
 void Rows::bring_up(Stretch& stretch, std::uint64_t hash) const {
-  if (!stretch.covers(bucket_of(hash)))
-    list(stretch, bucket_of(hash));
-  else
-    stretch.bring_up([this](std::uint64_t came) { return find(came); });
+  if (stretch.covers(bucket_of(hash))) stretch.bring_up([this](std::uint64_t came) { return find(came); });
+  if (!stretch.covers(bucket_of(hash))) list(stretch, bucket_of(hash));  // it may have grown too long
 }
 
 void Rows::list(Stretch& stretch, std::size_t first) const {

@@ -74,6 +74,7 @@ void Stretch::fold() {
   std::inplace_merge(rows_.begin(), rows_.begin() + count, rows_.end(), by_hash);
   come_.clear();
   sorted_ = struck_ = 0;
+  if (end_ - first_ == kBuckets && rows_.size() > 2 * kWhole) forget();  // the table has grown: parts of it will do
 }
 
 void Stretch::forget() {

@@ -69,6 +69,16 @@ def test_opening_builds_the_index_at_its_size(tmp_path: Path) -> None:
     assert opened.save(tmp_path / "again").read_bytes() == (tmp_path / "table.bin").read_bytes()
 
 
+def test_sweeps_of_a_table_that_grows_list_a_part_of_it_only() -> None:
+    tables = [Table(TableConfig(name="t", dim=1, expiry=expiry.Idle(ttl_s=3600))) for _ in range(2)]
+    for part in np.array_split(np.arange(4 * COUNT), 80):
+        for table in tables:
+            table.observe(part, event_time_ms=1)
+        tables[0].sweep(1, max_rows=100)
+    swept, not_swept = (table.stats().bytes_scratch for table in tables)
+    assert swept - not_swept < 4 * 2**20  # 16 bytes a row would be 6.4 MB
+
+
 def test_no_result_depends_on_the_secret_order(tmp_path: Path) -> None:
     saved = set()
     for seed in (1, 2, 3):
