@@ -67,7 +67,7 @@ class Shuffled:
     """A table file that hands out its buckets in another order."""
 
     def __init__(self, file: TableFile, order: list[int]) -> None:
-        self.path, self.header = file.path, file.header
+        self.path, self.header, self.directory = file.path, file.header, file.directory
         self._file, self._order = file, order
 
     def bucket(self, number: int) -> dict[str, np.ndarray]:
