@@ -8,9 +8,8 @@ in memory to the columns of batches. Printed are events a second of CPU time, on
 Training: one model (26 tables of dim 16, DeepFM with an MLP of 416-128-64-1) on the same samples,
 
   ready    batches that lie in memory
-  log      the features and actions of a log:// folder, decoded and joined as `monolith train` does, so by a thread that
-           reads ahead where the process has a second core
-  parquet  rows of a Parquet file, which are samples already and never become events
+  log      the features and actions of a log:// folder, decoded and joined as `monolith train` does
+  parquet  rows of a Parquet file, which are samples already
 
 in turn in this process, with the ratio to `ready` of neighbouring runs, least, median and most, in samples a second of
 CPU time (all threads) and of wall time, at batches of 1,024 and of 16.

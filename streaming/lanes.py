@@ -7,7 +7,7 @@ it holds because they are too far ahead of that clock, move with the steps too, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -18,7 +18,6 @@ from monolith.streaming.backlog import Backlog, Polled, Ready
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
-from monolith.streaming.read_ahead import ReadAhead
 from monolith.streaming.source import Source
 
 AHEAD_BYTES = 4 * 2**20  # polled ahead in one lane, at most (one record may be larger)
@@ -103,20 +102,9 @@ class Inlet:
         self.name = name
         self._in_order = in_order
         self.number = number
-        self.source: Source = source
-        self._records = source  # read by `poll`, which may run in a thread
+        self.source = source
         self.lanes: dict[int, Lane] = {}
         self._decoder = decoder
-        self._ahead: ReadAhead | None = None
-
-    def read_ahead(self) -> None:
-        """From now on `begin_reading` has a thread read."""
-        self.source = self._ahead = ReadAhead(self.source, self.poll)
-
-    def begin_reading(self, most: int) -> None:
-        """Have a thread, if there is one, read what the next `fill` will ask for."""
-        if self._ahead is not None:
-            self._ahead.begin(most, [partition for partition, lane in self.lanes.items() if lane.has_room(most)])
 
     def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
         """A lane for a partition that has none, standing at ``position``."""
@@ -142,7 +130,7 @@ class Inlet:
             if partitions:  # the source is not there yet
                 time.sleep(timeout_s)
             return False
-        polled = (self.poll if self._ahead is None else self._ahead.read)(most, timeout_s, asked)
+        polled = self.poll(most, timeout_s, asked)
         for partition, items in groupby(polled, key=attrgetter("partition")):
             lane = self.lanes[partition]
             lane.push(*items)
@@ -152,9 +140,9 @@ class Inlet:
             self.lanes[partition].polled = positions[partition]
         return bool(polled)
 
-    def poll(self, most: int, timeout_s: float, partitions: list[int]) -> list[Polled]:
+    def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:
         """Up to ``most`` records of ``partitions``, decoded; waits up to ``timeout_s`` for the first."""
-        return [Ready(record, self.decode(record)) for record in self._records.poll(most, timeout_s, partitions)]
+        return [Ready(record, self.decode(record)) for record in self.source.poll(most, timeout_s, partitions)]
 
     def decode(self, record: Record) -> Decoded | EventError:
         """The record's event, or why it has none."""

@@ -33,9 +33,6 @@ class ParquetSamples(Inlet):
         self._parquet = source
         self._packer = SamplePacker(source.row_reader, decoder, config)
 
-    def read_ahead(self) -> None:
-        """Nothing changes: Arrow has threads of its own, and one more costs more than what is left to read ahead."""
-
     def poll(self, most: int, timeout_s: float, partitions: list[int]) -> list[Polled]:  # noqa: ARG002
         """See `Inlet`; never waits."""
         return [item for rows in self._parquet.poll_rows(most) for item in self._items(rows)]

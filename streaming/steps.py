@@ -31,7 +31,6 @@ from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.progress import Progress
-from monolith.streaming.read_ahead import has_core_to_spare
 from monolith.streaming.reader_state import (
     STATE_VERSION,
     LaneState,
@@ -128,9 +127,6 @@ class StepReader:
         except BaseException:
             journal.close()
             raise
-        if has_core_to_spare():
-            for inlet in inlets:
-                inlet.read_ahead()
         return cls(job, inlets, journal, letters, replay_only=replay_only, on_shown=on_shown)
 
     @property
@@ -282,9 +278,6 @@ class StepReader:
         self._step, self._ended = entry.step, entry.ended
         self._records += records
         self._unpublished = (self._unpublished or bool(len(samples))) and not entry.publish
-        if not (ended or last):
-            for inlet in self._inlets:
-                inlet.begin_reading(self._job.train.step_records)
         return self._made(
             samples, publish=entry.publish, records=records, ended=entry.ended or last, digest=made_from.digest()
         )

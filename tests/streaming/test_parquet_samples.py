@@ -238,14 +238,6 @@ def test_rows_that_fit_become_no_records(tmp_path, job_of, drain, open_reader, m
     assert sum(len(step.batch) for step in steps) == 20
 
 
-def test_rows_are_not_read_ahead_by_one_more_thread(tmp_path, job_of):
-    pq.write_table(_plain_table(1), tmp_path / "t.parquet")
-    (inlet,) = open_inlets(job_of(_url(tmp_path / "t.parquet", _plain_table(1))))
-    source = inlet.source
-    inlet.read_ahead()
-    assert inlet.source is source
-
-
 def test_distinct_strings_are_hashed_once_and_those_of_other_rows_not_at_all(tmp_path, job_of, monkeypatch):
     texts = pa.DictionaryArray.from_arrays(pa.array([7, 7, None, 7], pa.int32()), [f"t{i}" for i in range(100)])
     table = _plain_table(4, s=texts)
