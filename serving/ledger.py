@@ -165,7 +165,10 @@ def fault_of(counts: Mapping[str, int], head: Head, where: str) -> str | None:
 def check_contents(seen: Contents, head: Head, where: str) -> None:
     """Raise CorruptError unless all rows, as they were read, are those that the head tells of."""
     if reason := differs(seen, head.contents):
-        raise CorruptError(f"{where} {reason}; the trainer sends an image when it looks, within seconds")
+        raise CorruptError(
+            f"{where} {reason}. A lost row is sent again within seconds; if this stays, rows were altered: "
+            f"empty the store, the trainer fills it again"
+        )
 
 
 def held_sequence(head: Head, held_card: ModelCard | None, card: ModelCard) -> int:

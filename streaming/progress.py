@@ -22,7 +22,7 @@ class Progress:
     joined: JoinCounters
     dead_letters: dict[str, int]  # by reason, since the run's first step
     held: int  # records that are too far ahead of their partition's clock to be believed yet
-    jumps: int  # times that a partition's clock moved by more than input.max_jump_s, in this process
+    jumps: int  # times that a partition's clock jumped (input.max_jump_s), or was ahead of its records, in this process
     stalled_s: float  # for how long records came and the watermark stood, in this process; 0: it moves
     positions: Positions
     ends: Positions

@@ -93,7 +93,7 @@ class StepReader:
         self._labels = LabelBlocks(job)
         self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown)
         self._gate = Gate(job.input, self._joiner, letters)
-        self._watch = Watch()
+        self._watch = Watch(round(job.input.max_out_of_order_s * 1000))
         self._step = 0
         self._records = 0
         self._watermark_ms = WATERMARK_START
@@ -371,7 +371,7 @@ class StepReader:
         """What people should look at: `Progress.held`, `jumps`, `stalled_s`, and ``dead_letters.REASON`` by reason."""
         return {
             "held": sum(len(lane.held) for lane in self._lanes()),
-            "jumps": self._gate.jumps,
+            "jumps": self._gate.jumps + self._watch.ahead,
             "stalled_s": self._watch.stalled_s(self._clock()),
             **{f"dead_letters.{reason}": count for reason, count in sorted(self._letters.counts.items())},
         }
@@ -390,7 +390,7 @@ class StepReader:
             joined=self._joiner.counters,
             dead_letters=dict(self._letters.counts),
             held=sum(len(lane.held) for lane in self._lanes()),
-            jumps=self._gate.jumps,
+            jumps=self._gate.jumps + self._watch.ahead,
             stalled_s=self._watch.stalled_s(self._clock()),
             positions=self._positions(),
             ends={inlet.name: inlet.source.end_position() for inlet in self._inlets},

@@ -1,4 +1,4 @@
-"""Watching the watermark: where it stands still while records come, somebody is told. It decides nothing."""
+"""Watching clocks: a watermark that stands while records come, and a clock ahead of its records. It decides nothing."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from monolith.streaming.lanes import Lane
 log = logging.getLogger(__name__)
 
 STALL_S = 30.0  # of wall time that the watermark may stand while records come
+AHEAD_MS = 30_000  # of event time, beyond input.max_out_of_order_s, that a clock may be ahead of its records
 
 
 class Watch:
     """Owned by one `StepReader`; the times are wall time in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, out_of_order_ms: int) -> None:
+        self.ahead = 0  # times that a partition's clock was found ahead of its records
+        self._most_ahead_ms = out_of_order_ms + AHEAD_MS
+        self._ahead_lanes: set[tuple[str, int]] = set()
         self._watermark_ms: int | None = None
         self._since: float | None = None  # when the first record came that did not move the watermark
         self._records = 0
@@ -24,6 +28,8 @@ class Watch:
 
     def look(self, lanes: Sequence[Lane], entry: StepEntry, records: int, now: float) -> None:
         """A step of ``records`` records has run."""
+        for lane in lanes:
+            self._compare(lane, entry.agree)
         if entry.watermark_ms != self._watermark_ms:
             if self._told:
                 log.warning("the watermark moves again after_s=%.0f to_ms=%d", self.stalled_s(now), entry.watermark_ms)
@@ -35,6 +41,24 @@ class Watch:
         if records and not self._told and self.stalled_s(now) >= STALL_S:
             self._told = True
             self._tell(lanes, entry, now)
+
+    def _compare(self, lane: Lane, agree: int) -> None:
+        """Whether the lane's clock, which never goes back, has left behind what its newest records say."""
+        if not lane.in_order or len(lane.clock.recent) < 2 * agree - 1:
+            return
+        told_ms = sorted(lane.clock.recent)[-agree]
+        name = (lane.stream, lane.partition)
+        if lane.clock.ms - told_ms <= self._most_ahead_ms:
+            self._ahead_lanes.discard(name)
+        elif name not in self._ahead_lanes:
+            self._ahead_lanes.add(name)
+            self.ahead += 1
+            log.warning(
+                "a partition's clock is ahead of its records at=%s/%d clock_ms=%d records_ms=%d ahead_s=%.0f: %d "
+                "records (input.jump_records) agreed on a time that those behind them contradict; labels may be lost "
+                "until the records have come so far",
+                *(*name, lane.clock.ms, told_ms, (lane.clock.ms - told_ms) / 1000, agree),
+            )
 
     def stalled_s(self, now: float) -> float:
         """For how long records have come and not moved the watermark; 0 where it moves, or nothing comes."""

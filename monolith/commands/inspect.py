@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monolith.commands.inspect_policy import add_arguments
+from monolith.echo import clipped
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START, Record
 
 if TYPE_CHECKING:
     from monolith.streaming.source import Source
 
+MOST_OF_A_RECORD = 2000  # characters that --head shows of a record's value
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
 ANSWER_S = 4.0  # for a broker: an attempt to reach one takes two
@@ -95,7 +97,7 @@ def _stream(url: str, head: int) -> Iterator[str]:
         for partition in sorted(ends):
             yield f"  partition {partition}: offsets {begins[partition]:,} to {ends[partition]:,}"
         for record in _first_records(source, head):
-            value = (record.value or b"").decode(errors="backslashreplace")
+            value = clipped((record.value or b"").decode(errors="backslashreplace"), MOST_OF_A_RECORD)
             yield f"  {record.partition}:{record.offset}  {moment(record.event_time_ms)}  {value}"
     finally:
         source.close()

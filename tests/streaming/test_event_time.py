@@ -309,6 +309,23 @@ def test_stream_with_a_time_of_its_own_passes_the_numbers_that_seconds_have(topi
 # --- of an older build ------------------------------------------------------------------------------------------------
 
 
+def test_records_that_agree_on_a_wrong_time_within_the_limit_are_told_and_counted(
+    traffic, open_reader, make_job, drain, caplog
+):
+    traffic = traffic()
+    traffic.go_on(200)
+    for i in range(8):
+        traffic.show(f"wrong{i}", traffic.now_ms + 599_000)
+    traffic.go_on(200)
+    reader = open_reader(live(make_job, follow=False))
+    for _ in drain(reader):
+        pass
+    told = [record.getMessage() for record in caplog.records if "ahead of its records" in record.getMessage()]
+    assert len(told) == 1
+    assert "at=features/0" in told[0]
+    assert reader.progress().jumps == 1
+
+
 def test_steps_of_an_older_journal_run_by_its_rule(traffic, open_reader, make_job, monkeypatch, tmp_path):
     """Version 2 has no `agree`: the newest time is the clock, as it was when those steps were written."""
     traffic = traffic()
