@@ -37,9 +37,8 @@ class Held:
     sequence: int  # 0: send an image
     lineage: str  # under which to publish: that of the card, or the revision of it that the store holds
     digest: str = ""  # of what the store holds; empty where whoever wrote it gave none
-    fault: str | None = (
-        None  # why what the store holds is not what its head says; None: it is, as far as a look can tell
-    )
+    fault: str | None = None  # why what is held is not what its head says; None: it is, as far as a look can tell
+    rows: int = 0  # in all tables, by the head
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +153,11 @@ def alive_ms(head: Head, sealed_beat: bytes | None, where: str) -> int:
         log.warning("a sign of the trainer's life cannot be read: %s", error)
         return published_ms
     return max(published_ms, beat.alive_ms) if beat.owner == head.owner else published_ms
+
+
+def rows_of(head: Head) -> int:
+    """How many rows the tables have, by what the head tells."""
+    return sum(content.rows for content in (head.contents or {}).values())
 
 
 def fault_of(counts: Mapping[str, int], head: Head, where: str) -> str | None:

@@ -63,7 +63,7 @@ class LmdbStore(Store):
             txn.put("next_card", ledger.seal_json(card))
             txn.put("next_graph", ledger.seal(graph))
         self._owner, self._payload = owner, card.payload
-        return Held(head.generation, sequence, card.lineage, head.digest, fault)
+        return Held(head.generation, sequence, card.lineage, head.digest, fault, ledger.rows_of(head))
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one write transaction, on the disk when it returns."""

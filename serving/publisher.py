@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from monolith.card import ModelCard
-from monolith.errors import GapError, UnavailableError
+from monolith.errors import CorruptError, GapError, UnavailableError
 from monolith.serving.history import History, difference, is_awaited
 from monolith.serving.ledger import Held, new_revision
 from monolith.serving.store import Store
@@ -34,6 +34,7 @@ MAX_BACK_OFF_S = 5.0
 # A try that hung until its time-out is followed by a pause this many times as long: a tenth of the time is lost.
 PAUSE_PER_LOST_S = 9.0
 DRAIN_POLL_S = 0.1
+MOST_VERIFIED_ROWS = 500_000  # a start reads a store of so many rows, which takes some seconds
 LOOK_EVERY_S = 1.0  # how often a quiet trainer asks its store whether it still has everything
 
 
@@ -80,7 +81,7 @@ class Publisher:
         """
         self._card, self._graph, self._history = card, graph, history
         try:
-            self._take_over()
+            self._verify(self._take_over())
         except UnavailableError as error:
             self._defer(error, lost_s=0.0)
 
@@ -204,11 +205,24 @@ class Publisher:
         held = self._claim(self._card)
         self._awaited = is_awaited(held, self._history)
         if reason := difference(held, self._history, self._store.url):
-            card = msgspec.structs.replace(self._card, lineage=new_revision(self._card.lineage))
-            log.warning("the store gets an image, as revision %s: %s", card.lineage, reason)
-            held = self._claim(card)
+            held = self._claim_anew(self._card, reason)
         self._held = held
         return held
+
+    def _verify(self, held: Held) -> None:
+        """Read what the store holds, if that takes seconds at most: rows that somebody altered are sent again."""
+        if not held.sequence or held.rows > MOST_VERIFIED_ROWS or self._card is None:
+            return
+        try:
+            self._store.image()
+        except CorruptError as error:
+            self._held = self._claim_anew(self._card, str(error))
+
+    def _claim_anew(self, card: ModelCard, reason: str) -> Held:
+        """Take the store over under a new revision of the run, which has nothing yet."""
+        revised = msgspec.structs.replace(card, lineage=new_revision(card.lineage))
+        log.warning("the store gets an image, as revision %s: %s", revised.lineage, reason)
+        return self._claim(revised)
 
     def _claim(self, card: ModelCard) -> Held:
         held = self._store.take_over(card, self._graph, self._generation)

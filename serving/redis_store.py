@@ -65,7 +65,7 @@ class RedisStore(RedisReader):
             pipe.set(self._keys.of("next_card"), ledger.seal_json(adopted))
             pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
             sequence = ledger.held_sequence(claimed, held_card, adopted)
-            return Held(claimed.generation, sequence, adopted.lineage, claimed.digest, fault)
+            return Held(claimed.generation, sequence, adopted.lineage, claimed.digest, fault, ledger.rows_of(head))
 
         held = self._write(step)
         self._warn_of_eviction()

@@ -85,6 +85,35 @@ def test_trainer_that_starts_anew_repairs_what_was_lost_meanwhile(connect, redis
     assert served(connect(), model) == model.states[3]
 
 
+def put_back(client, key: bytes, old: bytes) -> None:
+    client.hset("{demo}:rows:user", key, old)
+
+
+def put_elsewhere(client, key: bytes, old: bytes) -> None:
+    client.hdel("{demo}:rows:user", key)
+    client.hset("{demo}:rows:user", (777).to_bytes(8, "big"), old)
+
+
+def put_damaged(client, key: bytes, old: bytes) -> None:
+    client.hset("{demo}:rows:user", key, bytes([old[0] ^ 1]) + old[1:])
+
+
+@pytest.mark.parametrize("alter", [put_back, put_elsewhere, put_damaged])
+def test_trainer_that_starts_anew_repairs_rows_that_are_as_many_and_others(
+    connect, redis_server, model, published, alter, caplog
+):
+    client, key = redis_server.client(), (2).to_bytes(8, "big")
+    old = client.hget("{demo}:rows:user", key)
+    model.write(2)
+    published.publish(4, model.since)
+    alter(client, key, old)
+    again = Publisher(connect())
+    again.start(model.card, b"")
+    assert "the store gets an image, as revision" in caplog.text
+    again.publish(4, model.since)
+    assert served(connect(), model) == model.states[4]
+
+
 @LOSSES
 def test_replica_that_starts_then_says_what_is_wrong_and_answers_once_it_is_mended(
     redis_server, model, published, lose

@@ -13,7 +13,7 @@ from monolith.errors import CorruptError, FencedError, GapError, UnavailableErro
 from monolith.serving import publisher as publisher_module
 from monolith.serving.ledger import Held, Look
 from monolith.serving.publisher import Published, Publisher
-from monolith.serving.store import open_store
+from monolith.serving.store import Image, open_store
 from monolith.tables import eviction
 
 
@@ -34,6 +34,9 @@ class FlakyStore:
 
     def look(self) -> Look:
         return self._call(self.inner.look)
+
+    def image(self) -> Image:
+        return self._call(self.inner.image)
 
     def empty(self, folder: Path) -> None:
         """As a server without persistence does over a restart."""
