@@ -106,6 +106,10 @@ class LogEntry(msgspec.Struct, frozen=True, array_like=True):
     size: int  # bytes
 
 
+# msgspec prepares a type where it is first used, which no two threads may do at once; stores are read from many.
+_prepared = [msgspec.json.Decoder(kind) for kind in (Head, Beat, LogEntry, ModelCard)]
+
+
 @dataclass(frozen=True, slots=True)
 class LogLimits:
     """How much of the past a store's delta log keeps."""

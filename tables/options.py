@@ -24,6 +24,10 @@ LEAST_TOMBSTONES = 1 << 15  # of 32 bytes: a table that is smaller than they are
 _MAX_DIM = 1 << 16
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+# msgspec prepares a type where it is first used, and two threads that do so at once meet a half-prepared one and crash.
+# A replica makes its tables in threads.
+_prepared = msgspec.json.Decoder(TableConfig)
+
 
 def checked(config: TableConfig) -> TableConfig:
     """The config, every number in its declared type. Raises ConfigError for the first field that is out of bounds."""

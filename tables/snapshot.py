@@ -96,6 +96,9 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         )
 
 
+_decode_header = msgspec.json.Decoder(Header).decode  # prepared here: tables are opened in threads
+
+
 def parts_of(config: TableConfig, state_floats: int) -> list[Part]:
     """What a bucket of such a table consists of."""
     has = {"admitted_ms": keeps_age(config), "uses": keeps_uses(config)}
@@ -298,7 +301,7 @@ class TableFile:
 
     def _header(self, json: bytes) -> Header:
         try:
-            header = msgspec.json.decode(json, type=Header)
+            header = _decode_header(json)
             config = with_steps(checked(header.config), "row")  # the only count that there was
         except msgspec.ValidationError as error:
             raise VersionError(f"{self.path}: the header has what this build does not know: {error}") from None

@@ -163,3 +163,23 @@ assert running() == alone + 2, (running(), alone)
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc, where threads can be counted")
 def test_there_are_as_many_threads_as_were_asked_for_however_many_tables_came_and_went():
     subprocess.run([sys.executable, "-c", HELPERS], check=True, timeout=120)
+
+
+FIRST_TABLES = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from monolith.tables import Table, TableConfig
+together = threading.Barrier(8)
+def make(number):
+    together.wait()
+    Table(TableConfig(name=f"t{number}", dim=4))
+threads = [threading.Thread(target=make, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+
+
+def test_first_tables_of_a_process_may_be_made_in_several_threads():
+    """msgspec crashes where two threads prepare one type; about every second of such processes did."""
+    for _ in range(6):
+        subprocess.run([sys.executable, "-c", FIRST_TABLES], check=True, timeout=60)
