@@ -29,7 +29,7 @@ def held(replica, monkeypatch):
     predicting, held = replica.predicting, threading.Event()
     held.go, held.begun, held.left = threading.Event(), threading.Semaphore(0), threading.Event()
 
-    def rest(samples):
+    def rest(*question):
         held.begun.release()
         try:
             while not held.go.wait(0.001):
@@ -37,7 +37,7 @@ def held(replica, monkeypatch):
         except GeneratorExit:
             held.left.set()
             raise
-        return (yield from predicting(samples))
+        return (yield from predicting(*question))
 
     monkeypatch.setattr(replica, "predicting", rest)
     yield held
