@@ -213,12 +213,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here too")
     args = parser.parse_args()
-    report: dict[str, Any] = {"machine": machine(), "joining": [joining(args.events) for _ in range(args.repeats)]}
+    held = waiting(args.waiting)  # first, in memory that nothing used before
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "waiting": held,
+        "joining": [joining(args.events) for _ in range(args.repeats)],
+    }
     print(f"decode and join, 30 integer features, MessagePack, {args.events:,} features, events/s of CPU time")
     for stage in report["joining"][0]:
         rates = sorted(run[stage] for run in report["joining"])
         print(f"  {stage:<26}{statistics.median(rates):>12,.0f}   ({rates[0]:,.0f} to {rates[-1]:,.0f})")
-    report["waiting"] = held = waiting(args.waiting)
     print(
         f"\n{args.waiting:,} waiting events: {held['bytes']:.0f} bytes each, {held['beside the packed features']:.0f}",
         end=" ",
