@@ -12,7 +12,7 @@ For each (request id, item id):
 - the key is remembered for ``dedup_s`` after its features (or its positive): repeats within that are dropped.
 
 Joined samples pass through in the same order. The state is canonical: what holds the same saves the same bytes.
-What waits lies in the native core, in some 130 bytes a key beside its ids and its packed features.
+What waits lies in the native core, in some 150 bytes a key beside its ids and its packed features.
 """
 
 from __future__ import annotations
