@@ -66,12 +66,7 @@ def decode_lookup(data: bytes, limits: ServeConfig) -> LookupQuestion:
 
 def decode_samples(data: bytes, limits: ServeConfig) -> Iterator[list[Sample]]:
     """A prediction's samples, some at a time. Raises as ``decode_lookup`` does, naming the sample."""
-    if _has_more(b",", limits.max_values - 1, data):
-        raise TooLargeError(
-            f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
-            "request: split it"
-        )
-    body = _decoded(_predict, data, _PREDICT, "the body")
+    body = _predict_body(data, limits)
     raws = body.samples
     check_rows(len(raws), limits)
     first, colons = 0, 1 + (body.event_time_ms is not msgspec.UNSET)
@@ -84,10 +79,20 @@ def decode_samples(data: bytes, limits: ServeConfig) -> Iterator[list[Sample]]:
         raise InputError("the body has a key twice: send it once")
 
 
-def decode_time(data: bytes) -> int | None:
+def decode_time(data: bytes, limits: ServeConfig) -> int | None:
     """When a prediction's samples are shown, in ms since the epoch; None: now. Raises as ``decode_samples`` does."""
-    time_ms = _decoded(_predict, data, _PREDICT, "the body").event_time_ms
+    time_ms = _predict_body(data, limits).event_time_ms
     return None if time_ms is msgspec.UNSET else time_ms
+
+
+def _predict_body(data: bytes, limits: ServeConfig) -> _PredictBody:
+    """What is in a body, once it is known to be within the limits."""
+    if _has_more(b",", limits.max_values - 1, data):
+        raise TooLargeError(
+            f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
+            "request: split it"
+        )
+    return _decoded(_predict, data, _PREDICT, "the body")
 
 
 def check_rows(rows: int, limits: ServeConfig) -> None:

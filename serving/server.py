@@ -151,7 +151,7 @@ class ReplicaServer:
         dim = max(self._replica.card().tables.values(), default=0)
         share.grow(values * (VALUE_BYTES + 4 * dim))
         prediction = yield from self._replica.predicting(
-            lambda: cast(Iterator[Samples], decode_samples(data, self._settings)), decode_time(data)
+            lambda: cast(Iterator[Samples], decode_samples(data, self._settings)), decode_time(data, self._settings)
         )
         by_task = {task: values.tolist() for task, values in prediction.values.items()}
         result = {"predictions": by_task}

@@ -15,7 +15,7 @@ JOINER_VERSION = 2  # 1 held features as MessagePack maps; `joiner_v1` reads it
 Columns = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), the texts
 Repack = Callable[[bytes, float], bytes]  # packed row, label that stands beside it -> packed row
 
-PENDING_NUMBERS, WAITING_NUMBERS, PARKED_NUMBERS = 11, 7, 5  # of each member; docs/formats.md names them
+PENDING_NUMBERS = 11  # of each pending record; docs/formats.md names them
 LABEL, KIND, IGNORED = 7, 9, 10  # places among a pending record's numbers
 SHOWN, ACTION, JOINED = 0, 1, 2
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.table import AbsentZeros, TableConfig
+from monolith.disk import sync_folder
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.tables.bucket_checks import bucket_faults
@@ -157,7 +158,7 @@ def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
     return path
 
 
@@ -197,14 +198,6 @@ def _json(header: Header) -> bytes:
     if isinstance(header.config.absent, AbsentZeros):
         del config["absent"]
     return msgspec.json.encode(fields, order="sorted")
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class TableFile:
