@@ -9,6 +9,8 @@
     │   └── EventError       an event cannot be decoded or breaks a rule; it goes to the dead letters
     ├── CorruptError         bytes on disk or on the wire fail their check; the message names the place
     │   └── VersionError     the bytes are of a format version this build does not read
+    ├── RejectedError        too large a share of a stream's records cannot be used
+    ├── NoSamplesError       the streams ended, and no sample was made of them
     ├── DataLossError        the stream no longer holds an offset that is needed
     ├── UnavailableError     a broker, a store, a server or a disk does not answer; trying again may help
     ├── DurabilityError      what was written may not be on the disk; this process must end, a restart goes on
@@ -57,6 +59,14 @@ class CorruptError(MonolithError):
 
 class VersionError(CorruptError):
     """The bytes are of a format version this build does not read."""
+
+
+class RejectedError(MonolithError):
+    """Too large a share of a stream's records cannot be used, by ``input.max_reject_share``."""
+
+
+class NoSamplesError(MonolithError):
+    """The streams ended and no sample was made of them: nothing was learnt, and nothing is published."""
 
 
 class DataLossError(MonolithError):

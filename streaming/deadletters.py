@@ -26,6 +26,7 @@ LETTER_VERSION = 1
 MAX_WAITING = 10_000  # letters that wait for a sink that does not answer; above it the oldest go, counted
 MAX_WAITING_BYTES = 64 * 2**20  # of their records; likewise, but the newest always waits
 CUT_BYTES = 64 * 2**10  # of a record whose letter is too large for the sink
+_SHORTENED = "too large a letter"
 _RETRY_S = 5.0
 _LOG_EVERY_S = 1.0
 _READABLE = ("log", "memory")
@@ -55,11 +56,14 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
 
     def shortened(self) -> DeadLetter:
         """The letter with the beginnings of the record's key and value, saying so."""
-        was = (
-            f"too large a letter: the record has {len(self.key or b'')} bytes of key, {len(self.value or b'')} of value"
-        )
+        was = f"{_SHORTENED}: the record has {len(self.key or b'')} bytes of key, {len(self.value or b'')} of value"
         key, value = ((part or b"")[: CUT_BYTES // 2] for part in (self.key, self.value))
         return msgspec.structs.replace(self, detail=clipped(f"{self.detail}; {was}"), key=key, value=value)
+
+    @property
+    def is_shortened(self) -> bool:
+        """Whether the letter holds the beginnings of the record's key and value only."""
+        return _SHORTENED in self.detail
 
     def identity(self) -> tuple[str, int]:
         """Equal for two letters of one record; a new stream's record at an old place has another one."""

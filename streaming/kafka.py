@@ -294,6 +294,11 @@ class KafkaSource:
         partition.fetched = go_on
         self._consumer.seek(topic, go_on)
 
+    @property
+    def missing(self) -> str | None:
+        """See `Source`."""
+        return self._waiting.missing
+
     def position(self) -> dict[int, int]:
         """See `Source`."""
         return {name: partition.position for name, partition in self._partitions.items()}

@@ -117,6 +117,11 @@ class LogSource:
             self._positions[partition] = begin
             return self._log.read(partition, begin)
 
+    @property
+    def missing(self) -> str | None:
+        """See `Source`."""
+        return self._waiting.missing
+
     def position(self) -> dict[int, int]:
         """See `Source`."""
         return dict(self._positions)

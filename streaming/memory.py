@@ -76,6 +76,7 @@ class MemorySource:
         self.name = url.name
         self.bounded = url.choice("bounded", ("0", "1")) == "1"
         self.skipped = 0
+        self.missing: str | None = None
         self._skip = on_data_loss == "skip"
         self._topic = topic(url.place, int(url.number("partitions", least=1) or 1))
         self._positions = dict(enumerate(self._topic.begins))

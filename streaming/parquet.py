@@ -93,6 +93,7 @@ class ParquetSource:
         self.name = url.name
         self.bounded = True
         self.skipped = 0
+        self.missing: str | None = None
         self.row_reader = RowReader(url)
         self._files = [_open_file(path) for path in _paths(url)]
         for file in self._files:

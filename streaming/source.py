@@ -44,6 +44,10 @@ class Source(Protocol):
     def skipped(self) -> int:
         """Offsets that were gone and were passed over, with ``on_data_loss: skip``."""
 
+    @property
+    def missing(self) -> str | None:
+        """Why the stream cannot be read now, in words (its broker does not answer, say); None: it can."""
+
     def partitions(self) -> list[int]:
         """The partitions, ascending; empty while what the URL names is not there yet."""
 

@@ -40,6 +40,7 @@ from monolith.streaming.reader_state import (
     restore_lane,
 )
 from monolith.streaming.refit import refitted
+from monolith.streaming.rejects import Rejects
 from monolith.streaming.step_digest import StepDigest
 from monolith.streaming.watch import Watch
 from monolith.tables.batch import Batch
@@ -93,6 +94,7 @@ class StepReader:
         self._labels = LabelBlocks(job)
         self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown)
         self._gate = Gate(job.input, self._joiner, letters)
+        self._rejects = Rejects(job.input.max_reject_share, job.train.window_samples)
         self._watch = Watch(round(job.input.max_out_of_order_s * 1000))
         self._step = 0
         self._records = 0
@@ -213,6 +215,7 @@ class StepReader:
             entry = self._cutter.cut(self._standing())
             if entry is not None:
                 self._gate.check_units(self._inlets, entry)
+                self._rejects.check(self._inlets, entry)
                 self._write(entry)
                 return self._run(entry)
             rest_s = deadline - time.monotonic()
@@ -363,32 +366,22 @@ class StepReader:
         if not self._replay_only and not self._job.train.keep_journal:
             self._journal.trim(before_step)
 
-    def lag(self) -> int:
-        """Records in the streams that no step has taken yet, as last heard of."""
-        return sum(inlet.lag() for inlet in self._inlets)
-
-    def troubles(self) -> dict[str, float]:
-        """What people should look at: `Progress.held`, `jumps`, `stalled_s`, and ``dead_letters.REASON`` by reason."""
-        return {
-            "held": sum(len(lane.held) for lane in self._lanes()),
-            "jumps": self._gate.jumps + self._watch.ahead,
-            "stalled_s": self._watch.stalled_s(self._clock()),
-            **{f"dead_letters.{reason}": count for reason, count in sorted(self._letters.counts.items())},
-        }
-
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""
         known = self._watermark_ms != WATERMARK_START
+        missing = {inlet.source.name: why for inlet in self._inlets if (why := inlet.source.missing) is not None}
         return Progress(
             step=self._step,
             records=self._records,
-            lag=self.lag(),
+            lag=None if missing else sum(inlet.lag() for inlet in self._inlets),
+            missing=missing,
             watermark_ms=self._watermark_ms,
             watermark_lag_ms=max(0, time.time_ns() // 1_000_000 - self._watermark_ms) if known else 0,
             waiting_bytes=self._joiner.total_bytes,
             skipped=sum(inlet.source.skipped for inlet in self._inlets),
             joined=self._joiner.counters,
-            dead_letters=dict(self._letters.counts),
+            dead_letters=dict(sorted(self._letters.counts.items())),
+            lost_letters=self._letters.lost,
             held=sum(len(lane.held) for lane in self._lanes()),
             jumps=self._gate.jumps + self._watch.ahead,
             stalled_s=self._watch.stalled_s(self._clock()),

@@ -71,7 +71,7 @@ def open_trainer(
         if job.store is not None:
             publisher = Publisher(open_store(job.store, job.name))
             stack.callback(publisher.close)
-        status = StatusFile(state / "status.json", observers=observers, troubles=steps.troubles)
+        status = StatusFile(state / "status.json", observers=observers)
         trainer = Trainer(learner, steps, snapshots, lineage=steps.lineage, publisher=publisher, status=status)
         if newest is not None:
             trainer.restore(newest)

@@ -159,7 +159,7 @@ class _Settled:
         self._since: Status | None = None
 
     def __call__(self, status: Status) -> bool:
-        busy = status.lag > 0 or status.stored_sequence != status.sequence
+        busy = status.lag != 0 or status.stored_sequence != status.sequence
         if busy or self._since is None or self._since.step != status.step:
             self._since = None if busy else status
             return False

@@ -6,25 +6,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from monolith.commands.inspect_policy import add_arguments
-from monolith.echo import clipped
-from monolith.errors import ConfigError, UnavailableError
-from monolith.events import WATERMARK_END, WATERMARK_START, Record
+from monolith.errors import ConfigError
+from monolith.events import WATERMARK_END, WATERMARK_START
 
-if TYPE_CHECKING:
-    from monolith.streaming.source import Source
-
-MOST_OF_A_RECORD = 2000  # characters that --head shows of a record's value
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
-ANSWER_S = 4.0  # for a broker: an attempt to reach one takes two
 
 
 def add_parser(commands: Any) -> None:
@@ -42,14 +34,18 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--against", type=Path, metavar="STATE", help="compare a store with a snapshot, or with the newest in STATE"
     )
-    parser.add_argument("--head", type=int, default=0, metavar="N", help="show the first N records of a stream")
+    parser.add_argument(
+        "--head", type=int, default=0, metavar="N", help="show the first N records of a stream, decoded, as JSON lines"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it; exit 1 if a comparison finds a difference, or cannot be made as the two are of different moments."""
     if args.what.startswith(STREAMS):
-        lines = _stream(args.what, args.head)
+        from monolith.commands.inspect_stream import stream_lines
+
+        lines = stream_lines(args.what, args.head)
     elif args.what.startswith(STORES) and args.against is not None:
         return _parity(args.what, args.model, args.against)
     elif args.what.startswith(STORES):
@@ -84,50 +80,6 @@ def size(count: int) -> str:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1024  # type: ignore[assignment]
     raise AssertionError
-
-
-def _stream(url: str, head: int) -> Iterator[str]:
-    from monolith.streaming.source import open_source
-
-    source = _answering(open_source, url)
-    try:
-        begins, ends = source.position(), source.end_position()
-        total = sum(ends[p] - begins[p] for p in ends)
-        yield f"stream {source.name}: {total:,} records in {len(ends)} partitions"
-        for partition in sorted(ends):
-            yield f"  partition {partition}: offsets {begins[partition]:,} to {ends[partition]:,}"
-        for record in _first_records(source, head):
-            value = clipped((record.value or b"").decode(errors="backslashreplace"), MOST_OF_A_RECORD)
-            yield f"  {record.partition}:{record.offset}  {moment(record.event_time_ms)}  {value}"
-    finally:
-        source.close()
-
-
-def _answering(open_source: Callable[[str], Source], url: str) -> Source:
-    """The stream, which has told its partitions; raises UnavailableError if a broker does not within some seconds."""
-    waiting, deadline = logging.getLogger("monolith.streaming.waiting"), time.monotonic() + ANSWER_S
-    level = waiting.level
-    waiting.setLevel(logging.ERROR)  # the error says it, once
-    try:
-        source = open_source(url)
-        while not source.partitions():
-            if time.monotonic() >= deadline:
-                source.close()
-                raise UnavailableError(
-                    f"{source.name} does not answer: no broker was reached in {ANSWER_S:.0f} s. Is it running, and is "
-                    f"this its address?"
-                )
-            time.sleep(0.1)
-        return source
-    finally:
-        waiting.setLevel(level)
-
-
-def _first_records(source: Source, count: int) -> Iterator[Record]:
-    """The first ``count`` records, or all there are; a source may hand out what stands before a damage first."""
-    while count > 0 and source.lag() and (records := source.poll(count, 5.0)):
-        yield from records
-        count -= len(records)
 
 
 def _store(url: str, model: str | None) -> Iterator[str]:

@@ -46,6 +46,7 @@ def _state(path: Path) -> Iterator[str]:
         faults.append(str(error))
         yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
     faults += yield from _each_snapshot(snapshots)
+    yield from _status(path)
     yield from _unfinished(path, snapshots)
     for stranger in snapshots.strangers():
         yield f"{stranger} is no snapshot and not the trainer's: {size(bytes_below(stranger))}"
@@ -58,6 +59,23 @@ def _state(path: Path) -> Iterator[str]:
         faults.append(str(error))
     if faults:
         raise CorruptError(f"{len(faults)} things in {path} cannot be used: {'; '.join(faults)}")
+
+
+def _status(path: Path) -> Iterator[str]:
+    """What the trainer last said of itself."""
+    from monolith.commands.progress import lag, left_out, scores
+    from monolith.training.status import read_status
+
+    status = read_status(path / "status.json")
+    if status is None:
+        return
+    yield (
+        f"status of {moment(status.updated_ms)}: {status.samples:,} samples of {status.streams.records:,} records; "
+        + ("ended" if status.ended else lag(status.streams))
+    )
+    yield from (f"  {score}" for score in scores(status.metrics))
+    yield "  left out: " + ("; ".join(left_out(status.streams)) or "nothing")
+    yield from (f"  look at this: {warning}" for warning in status.warnings)
 
 
 def _each_snapshot(snapshots: Snapshots) -> Generator[str, None, list[str]]:

@@ -8,7 +8,7 @@ import msgspec
 
 from monolith.config.features import FeatureConfig
 from monolith.config.labels import TaskConfig
-from monolith.config.limits import Count, NonNegative, Positive, Share
+from monolith.config.limits import Count, NonNegative, Positive, Share, ShareOrNone
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
@@ -35,6 +35,9 @@ class InputConfig(_Section, frozen=True):
     time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # of the events' event_time_ms; parquet:// has its own unit=
     check_time_unit: bool = True  # times that are a date of our time in another unit, and none in ms: dead letter
     on_data_loss: Literal["stop", "skip"] = "stop"
+    max_reject_share: ShareOrNone = (
+        0.5  # of a stream's first 1,000 records, then of each train.window_samples: above it, stop
+    )
     unknown_features: Literal["dead_letter", "ignore"] = "dead_letter"
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from monolith.streaming.progress import Progress
+
 
 class Status(msgspec.Struct, kw_only=True):
     """One look at the daemon. Rates are over the process's life; the file's ``updated_ms`` tells how fresh it is."""
@@ -21,22 +23,20 @@ class Status(msgspec.Struct, kw_only=True):
     sequence: int  # last published number
     stored_sequence: int  # what the store is known to hold
     samples: int  # trained since the first step of the run
-    lag: int  # records in the streams that are not read yet
+    lag: int | None  # records in the streams that are not read yet; None: a stream does not answer
     watermark_ms: int
     ended: bool
     metrics: dict[str, Any]
     tables: dict[str, dict[str, Any]]
     samples_per_s: float = 0.0  # over the last seconds
-    troubles: dict[str, float] = {}  # of the streams, see `StepReader.troubles`
+    streams: Progress = Progress()  # what became of the records
+    warnings: list[str] = []  # what the job would learn more by, each said once in the log as well
     updated_ms: int = 0
     pid: int = 0
 
 
 class StatusFile:
-    """Writes `Status` to ``path`` at most once in ``every_s``; ``observers`` see each one as well.
-
-    ``troubles`` is asked for the status's ``troubles`` each time.
-    """
+    """Writes `Status` to ``path`` at most once in ``every_s``; ``observers`` see each one as well."""
 
     def __init__(
         self,
@@ -44,12 +44,10 @@ class StatusFile:
         *,
         every_s: float = 1.0,
         observers: list[Callable[[Status], None]] | None = None,
-        troubles: Callable[[], dict[str, float]] = dict,
     ) -> None:
         self.path = path
         self.every_s = every_s
         self.observers = observers or []
-        self._troubles = troubles
         self._last: tuple[float, int] | None = None
         self._next = 0.0
 
@@ -63,7 +61,6 @@ class StatusFile:
         if self._last is not None and now > self._last[0]:
             status.samples_per_s = (status.samples - self._last[1]) / (now - self._last[0])
         self._last, self._next = (now, status.samples), now + self.every_s
-        status.troubles = self._troubles()
         status.updated_ms, status.pid = time.time_ns() // 1_000_000, os.getpid()
         scratch = self.path.with_suffix(".tmp")
         try:

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.load import job_json
-from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
+from monolith.streaming.progress import Progress
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
+from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
 from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
@@ -85,8 +87,8 @@ class Steps(Protocol):
     def trim(self, before_step: int) -> None:
         """Forget what only a restore to before ``before_step`` would ask for."""
 
-    def lag(self) -> int:
-        """Records in the streams that no step has taken."""
+    def progress(self) -> Progress:
+        """What became of the streams' records."""
 
 
 class Publisher(Protocol):
@@ -143,6 +145,7 @@ class Trainer:
         self.lineage, self.publisher, self.status = lineage, publisher, status
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
         self.history = History(learner.job)
+        self.advisor = Advisor(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._kept_step = 0  # the newest snapshot's
         self._clean = True  # nothing changed since the last cut
@@ -154,7 +157,8 @@ class Trainer:
         """Train until the stream ends or `stop` is called; the last things done are a publish and a snapshot.
 
         Both are of the same moment, unless the store is away or the trainer is stopped amid steps that it runs again.
-        Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again.
+        Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again; and
+        `NoSamplesError` if it ended and nothing was trained: then nothing is published and no snapshot is kept.
         """
         ended = False
         while not (ended or self._stopping):
@@ -170,6 +174,9 @@ class Trainer:
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
+        if ended and not self.metrics.samples:
+            self._report(ended=True)
+            raise NoSamplesError(self._fruitless())
         try:
             if not ended and self.publisher is not None:
                 self._publish_last(self.publisher)
@@ -180,6 +187,19 @@ class Trainer:
                 self._hand_over(self.publisher)
         finally:
             self._report(ended=True)
+
+    def _fruitless(self) -> str:
+        """Why there was nothing to train on."""
+        streams = self.steps.progress()
+        if not streams.records:
+            return "the streams ended and hold no record: is `input` right, and has anybody written to them?"
+        dropped = ", ".join(f"{what} {count:,}" for what, count in streams.dropped().items())
+        return (
+            f"the streams ended, and none of their {streams.records:,} records made a sample "
+            f"({dropped or 'none was refused'}): nothing was trained and nothing is published. `monolith inspect` of "
+            f"`input.dead_letters` shows each refused record with its reason. {self.learner.job.state} remembers these "
+            f"records as read: give a new `state` to read them again"
+        )
 
     def _hand_over(self, publisher: Publisher) -> None:
         """Nothing comes after this: see that the store has everything, also what a process before this one left."""
@@ -195,6 +215,8 @@ class Trainer:
 
     def _tend(self, publisher: Publisher) -> None:
         """In quiet times: see that the store still has everything. Where rows changed since, that takes a cut first."""
+        if not self.metrics.samples:
+            return
         if self._clean:
             publisher.tend(self.sequence, self._delta)
         elif publisher.lacks(self.sequence) and (step := self.steps.closing_step()) is not None:
@@ -202,6 +224,8 @@ class Trainer:
 
     def _publish_last(self, publisher: Publisher) -> None:
         """See that the store has all that the snapshot to come will hold; give up after `STOP_S` and a last try."""
+        if not self.metrics.samples:
+            return
         deadline = time.monotonic() + STOP_S
         if self._clean:
             publisher.publish(self.sequence, self._delta)
@@ -231,12 +255,13 @@ class Trainer:
             self._publish()
 
     def _train(self, batch: Batch) -> None:
+        self.advisor.look(batch)
         scores = self.learner.step(batch)
         self.metrics.update(batch, scores)
         self._ingested.extend(batch.ingestion_time_ms.tolist())
 
     def _publish(self) -> None:
-        if self.publisher is None:
+        if self.publisher is None or not self.metrics.samples:
             self._ingested.clear()
             return
         self.publisher.publish(self.sequence, self._delta)
@@ -309,6 +334,7 @@ class Trainer:
             self.status.write(self._status(ended))
 
     def _status(self, ended: bool) -> Status:
+        streams = self.steps.progress()
         return Status(
             model=self.learner.job.name,
             lineage=self.lineage,
@@ -316,11 +342,13 @@ class Trainer:
             sequence=self.sequence,
             stored_sequence=self.publisher.held_sequence if self.publisher else 0,
             samples=self.metrics.samples,
-            lag=self.steps.lag(),
+            lag=streams.lag,
             watermark_ms=self.watermark_ms,
             ended=ended,
             metrics=self.metrics.report(),
             tables={name: msgspec.to_builtins(table.stats()) for name, table in self.learner.tables.items()},
+            streams=streams,
+            warnings=self.advisor.review(self.learner.tables, streams),
         )
 
 

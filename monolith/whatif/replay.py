@@ -72,7 +72,7 @@ def replay(
             if step.number > number:  # else it only says that the streams are at their end
                 run.step(step.batch, step.watermark_ms, publish=step.publish or not publishes)
             number, done, ended = step.number, done + step.records, step.ended
-            total = total or done + reader.lag()
+            total = total or done + (reader.progress().lag or 0)
             progress(done, max(done, total))
         return run.result(reader.progress().dead_letters)
 

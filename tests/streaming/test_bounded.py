@@ -35,7 +35,7 @@ def test_records_too_big_for_a_whole_step_are_not_waited_for(streams, make_job, 
     streams = streams()
     for i in range(12):
         streams.features.put(0, None, b"x" * 2**20, 1000 + i, 1000 + i)
-    with open_bounded(make_job()) as reader:
+    with open_bounded(make_job(input={"max_reject_share": 1.0})) as reader:
         steps = drain(reader)
         assert sum(step.records for step in steps) == 12
         assert reader.progress().dead_letters == {"malformed": 12}

@@ -192,7 +192,8 @@ def _run(job, inlets: list[Inlet]) -> list:
                 seen.append((to_bytes(step.batch), [*step.keys], reader.state(), step.watermark_ms, step.ended))
         except ConfigError as error:  # a stream that is in another unit from its beginning
             seen.append(str(error))
-        troubles = reader.troubles()
+        told = reader.progress()
+        troubles = (told.held, told.jumps, told.stalled_s, told.dead_letters)
     return [seen, troubles, [record.value for record in open_source("memory://letters").poll(10**6, 0.0)]]
 
 
@@ -201,7 +202,15 @@ def job_of(make_job):
     def make(url: str, **inputs):
         ids = [feature.name for feature in FEATURES if feature.name not in DENSE]
         return make_job(
-            input={"features": None, "actions": None, "samples": url, "follow": False, **LETTERS, **inputs},
+            input={
+                "features": None,
+                "actions": None,
+                "samples": url,
+                "follow": False,
+                "max_reject_share": 1.0,
+                **LETTERS,
+                **inputs,
+            },
             train={"step_records": 3},
             tables=[TableConfig(name=name, dim=4) for name in ids],
             features=FEATURES,

@@ -444,6 +444,6 @@ def test_open_names_the_run_and_closes_as_a_context(make_job, streams, tmp_path)
             StepReader.open(make_job(), tmp_path / "j")
     with StepReader.open(make_job(), tmp_path / "j") as reader:
         assert reader.lineage == lineage
-        assert reader.lag() == 0
+        assert reader.progress().lag == 0
         reader.state()
         reader.commit()

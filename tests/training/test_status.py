@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from monolith.streaming.joiner_state import JoinCounters
+from monolith.streaming.progress import Progress
 from monolith.training.status import Status, StatusFile, read_status
 
 
@@ -45,13 +47,13 @@ def test_folder_that_is_gone_costs_the_report_and_not_the_training(tmp_path):
     assert not (tmp_path / "gone").exists()
 
 
-def test_troubles_of_the_streams_are_told(tmp_path):
-    StatusFile(tmp_path / "status.json", troubles=lambda: {"held": 3, "dead_letters.ahead": 2}).write(status())
-    assert read_status(tmp_path / "status.json").troubles == {"held": 3, "dead_letters.ahead": 2}
-
-
-def test_status_that_a_power_cut_left_half_written_is_none(tmp_path):
-    path = tmp_path / "status.json"
-    for left in (b"", bytes(300), b'{"model": "m", "lin'):
-        path.write_bytes(left)
-        assert read_status(path) is None
+def test_what_became_of_the_records_is_told(tmp_path):
+    told = status()
+    told.streams = Progress(
+        records=9, dead_letters={"ahead": 2}, joined=JoinCounters(late=3), missing={"kafka://b/t": "away"}
+    )
+    told.warnings = ["raise join.window_s"]
+    StatusFile(tmp_path / "status.json").write(told)
+    again = read_status(tmp_path / "status.json")
+    assert again.streams.dropped() == {"rejected ahead": 2, "late positives": 3}
+    assert (again.streams, again.warnings) == (told.streams, ["raise join.window_s"])

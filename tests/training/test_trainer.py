@@ -13,9 +13,10 @@ from batches import batch_of
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
 from monolith.config.table import LFU, Adam, Idle, MinCount
-from monolith.errors import ConfigError, FencedError, UnavailableError
+from monolith.errors import ConfigError, FencedError, NoSamplesError, UnavailableError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import Store, open_store
+from monolith.streaming.progress import Progress
 from monolith.tables.batch import Batch
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
@@ -64,8 +65,8 @@ class FixedSteps:
     def trim(self, before_step: int) -> None:
         self.trimmed.append(before_step)
 
-    def lag(self) -> int:
-        return len(self.steps) - self.at
+    def progress(self) -> Progress:
+        return Progress(records=sum(len(step.batch) for step in self.steps[: self.at]), lag=len(self.steps) - self.at)
 
 
 @dataclass
@@ -378,3 +379,12 @@ def test_the_status_file_says_where_it_is(tmp_path):
     status = read_status(tmp_path / "status.json")
     assert (status.step, status.samples, status.lag, status.ended) == (4, 80, 0, True)
     assert status.tables["user"]["rows"] > 0
+
+
+def test_a_run_without_a_sample_publishes_nothing_and_fails_when_its_streams_end(tmp_path):
+    store = Rows()
+    empty = FixedStep(1, made_steps(1).steps[0].batch[:0], 10_000, publish=True)
+    fruitless = trainer(tmp_path, FixedSteps([empty]), store)
+    with pytest.raises(NoSamplesError, match="hold no record"):
+        fruitless.run()
+    assert (store.seen, fruitless.snapshots.steps()) == ([], [])
