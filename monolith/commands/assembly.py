@@ -8,6 +8,7 @@ The state folder of a job::
       snapshots/   the newest atomic cuts
       graph-*.onnx the dense part as exported for serving
       status.json  what the daemon last said of itself
+      curves.jsonl what it said over time
 """
 
 from __future__ import annotations

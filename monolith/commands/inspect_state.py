@@ -17,7 +17,7 @@ from monolith.errors import ConfigError, CorruptError, MonolithError
 if TYPE_CHECKING:
     from monolith.training.snapshot import Snapshots
 
-OWN_FILES = ("graph-*.onnx", "job.json", "status.json")
+OWN_FILES = ("graph-*.onnx", "job.json", "status.json", "curves.jsonl")
 
 
 def folder_lines(path: Path) -> Iterator[str]:

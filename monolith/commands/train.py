@@ -19,6 +19,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("job", type=Path, help="the job file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable")
     parser.add_argument("--quiet", action="store_true", help="no progress line and no last page")
+    parser.add_argument(
+        "--dashboard",
+        metavar="[HOST:]PORT",
+        help="serve a live page, /metrics (Prometheus) and /health; without HOST to this machine alone",
+    )
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the curves for TensorBoard too")
     parser.set_defaults(run=run)
 
 
@@ -29,25 +35,27 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.job, args.set)  # before torch loads: a mistake in the job is told at once
     from monolith.commands.progress import Progress, Starting
 
-    with (
-        Starting(sys.stderr, "loading torch", enabled=not args.quiet) as starting,
-        Progress(sys.stderr, enabled=not args.quiet) as progress,
-    ):
+    shows = not args.quiet
+    with Starting(sys.stderr, "loading torch", enabled=shows) as starting, Progress(sys.stderr, enabled=shows) as bar:
         try:
-            _train(job, starting, progress)
+            _train(job, args, starting, bar)
         finally:
-            if progress.last is not None and not args.quiet:
+            if bar.last is not None and shows:
                 from monolith.commands.last_page import last_page
 
-                print("\n".join(last_page(job, progress.last)), flush=True)
+                print("\n".join(last_page(job, bar.last)), flush=True)
     return 0
 
 
-def _train(job: JobConfig, starting: Starting, progress: Progress) -> None:
+def _train(job: JobConfig, args: argparse.Namespace, starting: Starting, bar: Progress) -> None:
     from monolith.commands.assembly import open_trainer
+    from monolith.dashboard.observers import observing
 
     starting.doing = "opening streams and store, reading the newest snapshot, exporting the network"
-    with open_trainer(job, observers=[lambda _: starting.end(), progress]) as trainer:
+    with (
+        observing(job, args.dashboard, args.tensorboard) as observers,
+        open_trainer(job, observers=[lambda _: starting.end(), bar, *observers]) as trainer,
+    ):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: trainer.stop())
         trainer.run()

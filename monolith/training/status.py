@@ -29,6 +29,8 @@ class Status(msgspec.Struct, kw_only=True):
     metrics: dict[str, Any]
     tables: dict[str, dict[str, Any]]
     samples_per_s: float = 0.0  # over the last seconds
+    snapshot_step: int = 0  # of the newest snapshot
+    freshness_ms: float | None = None  # from ingestion to the store, median of the newest delta; None: no delta yet
     streams: Progress = Progress()  # what became of the records
     warnings: list[str] = []  # what the job would learn more by, each said once in the log as well
     updated_ms: int = 0

@@ -150,6 +150,7 @@ class Trainer:
         self._kept_step = 0  # the newest snapshot's
         self._clean = True  # nothing changed since the last cut
         self._ingested: list[int] = []
+        self._freshness_ms: float | None = None  # of the newest delta that the store took
         self._stopping = False
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
 
@@ -266,6 +267,8 @@ class Trainer:
             return
         self.publisher.publish(self.sequence, self._delta)
         if self.publisher.held_sequence >= self.sequence:
+            if self._ingested:
+                self._freshness_ms = time.time_ns() / 1e6 - float(np.median(self._ingested))
             self._ingested.clear()
         elif len(self._ingested) > MOST_INGESTED:  # the store is away: keep every other one
             self._ingested = self._ingested[::2]
@@ -348,6 +351,8 @@ class Trainer:
             metrics=self.metrics.report(),
             tables={name: msgspec.to_builtins(table.stats()) for name, table in self.learner.tables.items()},
             streams=streams,
+            snapshot_step=self._kept_step,
+            freshness_ms=self._freshness_ms,
             warnings=self.advisor.review(self.learner.tables, streams),
         )
 
