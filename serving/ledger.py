@@ -49,6 +49,7 @@ class Look:
     digest: str
     fault: str | None = None  # as in ``Held``
     alive_ms: int = 0  # wall time at which the trainer that may write was last heard of; 0: never
+    rows: int = 0  # in all tables, by the head
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class LmdbStore(Store):
         with self._transaction() as txn:
             head = txn.head()
             fault = txn.fault(head)
-        return Look(head.version, head.digest, fault, ledger.alive_ms(head, self._beat_file.read(), self.url))
+        alive_ms = ledger.alive_ms(head, self._beat_file.read(), self.url)
+        return Look(head.version, head.digest, fault, alive_ms, ledger.rows_of(head))
 
     def beat(self) -> None:
         """See ``Store``: a small file, for a transaction would cost a sync every second."""

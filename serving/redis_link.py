@@ -12,6 +12,7 @@ Keys of model M all begin with ``{M}:`` (the braces keep a model in one slot of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,8 @@ from redis.retry import Retry
 from monolith.errors import ConfigError, CorruptError, UnavailableError
 
 CONNECT_TIMEOUT_S = 1.0
+HEADS = "{*}:head"  # the keys of all models' heads, as Redis matches them
+MODEL_OF_HEAD = re.compile(rb"\{([^{}]+)\}:head")
 
 
 class Keys:

@@ -15,12 +15,13 @@ from monolith.serving.content import of_rows
 from monolith.serving.ledger import Head, Look, Version
 from monolith.serving.packed import PackedTable
 from monolith.serving.payload import Packed, RowFormat
-from monolith.serving.redis_link import Keys, translated
+from monolith.serving.redis_link import HEADS, MODEL_OF_HEAD, Keys, translated
 from monolith.serving.rows import pack_keys, unpack_keys, unpack_rows
 from monolith.serving.store import Found, Ids, Image, Model, Reading, Store, Values, image_of, scatter
 from monolith.serving.wire import PublishedDelta, decode
 
 SCAN_ROWS = 5_000  # a round trip
+SCAN_KEYS = 1_000  # likewise
 IMAGE_TRIES = 10
 MAX_DELTAS_A_CALL = 64
 UNKNOWN_POLICY = "unknown"
@@ -56,7 +57,15 @@ class RedisReader(Store):
         head = ledger.unseal_head(sealed_head, self.url)
         told = list(head.tables) == names  # else an image with other tables came in between
         fault = self._lost(head, names, counts) if told else None
-        return Look(head.version, head.digest, fault, ledger.alive_ms(head, beat, self.url))
+        alive_ms = ledger.alive_ms(head, beat, self.url)
+        return Look(head.version, head.digest, fault, alive_ms, ledger.rows_of(head))
+
+    def model_names(self) -> list[str]:
+        """The models of this database, this store's among them or not, in order. Scans the database's keys."""
+        with translated(self.url):
+            keys = self._redis.scan_iter(match=HEADS, count=SCAN_KEYS, _type="string")
+            names = {match.group(1).decode(errors="replace") for key in keys if (match := MODEL_OF_HEAD.fullmatch(key))}
+        return sorted(names)
 
     def eviction_policy(self) -> str:
         """The server's maxmemory-policy, or ``UNKNOWN_POLICY`` where it does not tell this user."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monolith.commands.inspect_policy import add_arguments
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START
 
 STREAMS = ("log://", "kafka://", "parquet://")
@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis://"
     )
-    parser.add_argument("--model", help="the model's name in the store (redis)")
+    parser.add_argument("--model", help="the model's name in the store; without it, all models are listed")
     parser.add_argument(
         "--against", type=Path, metavar="STATE", help="compare a store with a snapshot, or with the newest in STATE"
     )
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     elif args.what.startswith(STORES) and args.against is not None:
         return _parity(args.what, args.model, args.against)
     elif args.what.startswith(STORES):
-        lines = _store(args.what, args.model)
+        lines = _store(args.what, args.model) if args.model else _models(args.what)
     elif Path(args.what).is_dir():
         from monolith.commands.inspect_state import folder_lines
 
@@ -80,6 +80,39 @@ def size(count: int) -> str:
             return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
         count /= 1024  # type: ignore[assignment]
     raise AssertionError
+
+
+def _models(url: str) -> Iterator[str]:
+    """All models of a store, a line each; what is in the only one, where there is only one."""
+    from monolith.serving.listing import models, place
+
+    listed = models(url)
+    if not listed:
+        raise UnavailableError(f"{place(url)} holds no model yet: start a trainer that publishes there")
+    for one in listed:
+        version = one.version
+        if one.fault is not None:
+            yield f"model {one.model}: {one.fault}"
+        elif not version.sequence:
+            yield f"model {one.model}: nothing is published yet, trainer last heard of {_ago(one.trainer_age_ms)}"
+        else:
+            yield (
+                f"model {one.model}: generation {version.generation}, sequence {version.sequence}, published "
+                f"{_ago(one.published_age_ms)}, trainer last heard of {_ago(one.trainer_age_ms)}, {one.rows:,} rows"
+            )
+    if len(listed) == 1 and listed[0].version.sequence:
+        yield from _store(url, listed[0].model)
+
+
+def _ago(age_ms: float | None) -> str:
+    """An age for people."""
+    if age_ms is None:
+        return "never"
+    seconds = age_ms / 1000
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.1f} s ago"
 
 
 def _store(url: str, model: str | None) -> Iterator[str]:

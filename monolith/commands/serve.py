@@ -15,7 +15,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("serve", help="answer look-ups and predictions over HTTP from a store")
     parser.add_argument("job", type=Path, nargs="?", help="the job file: its store and name are served")
     parser.add_argument("--store", help="store URL, in place of a job file: lmdb://DIR or redis://HOST:PORT/DB")
-    parser.add_argument("--model", help="the model's name in that store (with --store)")
+    parser.add_argument("--model", help="the model's name in that store (with --store); not needed where there is one")
     parser.add_argument("--mode", choices=["memory", "direct"], default="memory", help="default: memory")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
@@ -39,7 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def what_to_serve(args: argparse.Namespace) -> tuple[str, str, ServeConfig]:
-    """Which store, which model and how: by a job file, or by --store and --model; --set has the last word."""
+    """Which store, which model and how: by a job file, or by --store and --model; --set has the last word.
+
+    A store that is named without a model must hold one alone: raises ConfigError naming them where there are several.
+    """
     from monolith.config.load import load_job, load_serve
 
     if args.job is not None:
@@ -48,6 +51,11 @@ def what_to_serve(args: argparse.Namespace) -> tuple[str, str, ServeConfig]:
         if url is None:
             raise ConfigError(f"{args.job} has no `store`; add one, or give --store")
         return url, model, job.serve
-    if not (args.store and args.model):
-        raise ConfigError("give a job file, or --store URL with --model NAME")
-    return args.store, args.model, load_serve(args.set)
+    if not args.store:
+        raise ConfigError("give a job file, or --store URL, with --model NAME where the store holds several models")
+    settings = load_serve(args.set)
+    if args.model:
+        return args.store, args.model, settings
+    from monolith.serving.listing import only_model
+
+    return args.store, only_model(args.store), settings
