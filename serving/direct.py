@@ -63,13 +63,14 @@ class Direct:
         return self._inference
 
     def _gather_for(self, version: Version, tails: Mapping[str, int]) -> Gather:
-        def gather(requests: Sequence[Request], weights: bool) -> Gathered:
+        def gather(requests: Sequence[Request], weights: bool, mask: bool = False) -> Gathered:
             shared = [(tail_name(name), tail_numbers(ids, tails[name])) for name, ids in requests if name in tails]
             reading, dense = self._read(_joined([*requests, *shared]), weights)
             if (reading.version.generation, reading.version.image) != (version.generation, version.image):
                 raise _MovedError
             answers = _split([*requests, *shared], reading)
-            return Gathered(reading.version, _with_shared(requests, answers, tails), dense)
+            found = [found for _, found in answers[: len(requests)]] if mask else None
+            return Gathered(reading.version, _with_shared(requests, answers, tails), dense, found)
 
         return gather
 

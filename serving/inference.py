@@ -8,9 +8,9 @@ version, and scored piece by piece.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from monolith.card import ModelCard, Read
 from monolith.echo import shown
 from monolith.errors import InputError
 from monolith.events import FeatureValue
+from monolith.serving.candidates import Candidates, own_columns, shared_columns
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces
 from monolith.serving.predictor import Predictor, Weights
@@ -28,6 +29,7 @@ from monolith.tables.schema import Columns, FeatureSchema
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
+Found = npt.NDArray[np.bool_]
 Request = tuple[str, Ids]  # table, ids (n,)
 Sample = Mapping[str, FeatureValue]
 
@@ -43,9 +45,15 @@ class Gathered:
     version: Version
     rows: list[Values]  # (n, dim) a request, in their order
     weights: Weights  # of the dense part; empty unless asked for
+    found: list[Found] | None = None  # (n,) a request: which ids have rows of their own; None: not asked for
 
 
-Gather = Callable[[Sequence[Request], bool], Gathered]  # requests, whether the weights are wanted too
+class Gather(Protocol):
+    """Answers requests, with the dense weights and with which ids were found where they are wanted."""
+
+    def __call__(self, requests: Sequence[Request], weights: bool, mask: bool = False) -> Gathered:
+        """All of one version."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,22 @@ class Rows:
 
     version: Version
     values: Values  # (n, dim); an id without a row has zeros, or the row that it shares
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """Embeddings, and which of their ids have rows of their own."""
+
+    values: Values  # (n, dim); an id without a row has zeros, or the row that it shares
+    found: Found  # (n,)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Embeddings of several tables or features, all of one version."""
+
+    version: Version
+    rows: dict[str, FoundRows]  # as they were asked for, in that order
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +122,14 @@ class Inference:
         gathered = gather([self._request(name, values)], False)
         return Rows(gathered.version, gathered.rows[0])
 
+    def lookup_together(self, questions: Mapping[str, Sequence[FeatureValue] | Ids], gather: Gather) -> Together:
+        """`lookup` of several names at once, with which values were found. Raises InputError as it does."""
+        requests = [self._request(name, values) for name, values in questions.items()]
+        gathered = gather(requests, False, mask=True)
+        assert gathered.found is not None
+        rows = map(FoundRows, gathered.rows, gathered.found)
+        return Together(gathered.version, dict(zip(questions, rows, strict=True)))
+
     def predict(
         self, samples: Iterable[Sequence[Sample]], gather: Gather, event_time_ms: int | None = None
     ) -> Pieces[Prediction]:
@@ -105,9 +137,7 @@ class Inference:
 
         Raises InputError for a bad sample, and for one whose prediction is not a number.
         """
-        if self._predictor is None:
-            raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
-        time_ms = time.time_ns() // 1_000_000 if event_time_ms is None else event_time_ms
+        predictor, time_ms = self._graph(), _now_ms() if event_time_ms is None else event_time_ms
         encoded, before = [], 0
         for some in samples:
             for first, last in _cut(some, before):
@@ -116,25 +146,64 @@ class Inference:
                 yield
             before += len(some)
         gathered = gather([self._joined(name, read, encoded) for name, read in self._outputs], True)
-        scores, starts = [np.zeros((0, len(self.card.tasks)), np.float32)], dict.fromkeys(self._features, 0)
+        scores, starts = [self._no_scores()], dict.fromkeys(self._features, 0)
         for columns in encoded:
             yield
-            inputs = columns.dense | dict(self._vectors(columns, gathered.rows, starts))
-            scores.append(self._predictor.predict(inputs, gathered.weights))
-        values = np.concatenate(scores)
+            inputs = columns.dense | dict(self._vectors(columns, gathered.rows, starts, self._outputs))
+            scores.append(predictor.predict(inputs, gathered.weights))
+        return self._prediction(gathered.version, scores)
+
+    def predict_candidates(
+        self, candidates: Candidates, gather: Gather, event_time_ms: int | None = None
+    ) -> Pieces[Prediction]:
+        """`predict` of samples that share features: these are encoded, looked up and pooled once.
+
+        Raises InputError as `predict` does, naming the candidate.
+        """
+        predictor, time_ms = self._graph(), _now_ms() if event_time_ms is None else event_time_ms
+        if not len(candidates):
+            return self._prediction(gather((), False).version, [self._no_scores()])
+        shared, encoded = shared_columns(self._schema, candidates, time_ms), []
+        for piece in candidates.cut():
+            encoded.append(own_columns(self._schema, candidates, piece))
+            yield
+        once = [(name, read) for name, read in self._outputs if name not in encoded[0].bags]
+        each = [(name, read) for name, read in self._outputs if name in encoded[0].bags]
+        requests = [self._joined(name, read, [shared]) for name, read in once]
+        gathered = gather([*requests, *(self._joined(name, read, encoded) for name, read in each)], True)
+        rows, starts = gathered.rows, dict.fromkeys(self._features, 0)
+        inputs = shared.dense | dict(self._vectors(shared, rows[: len(once)], dict(starts), once))
+        scores = [self._no_scores()]
+        for piece, columns in zip(candidates.cut(), encoded, strict=True):
+            yield
+            count = min(piece.stop, len(candidates)) - piece.start
+            own = columns.dense | dict(self._vectors(columns, rows[len(once) :], starts, each))
+            common = {name: np.repeat(one, count, axis=0) for name, one in inputs.items() if name not in own}
+            scores.append(predictor.predict(common | own, gathered.weights))
+        return self._prediction(gathered.version, scores)
+
+    def _graph(self) -> Predictor:
+        if self._predictor is None:
+            raise InputError(f"model {self.card.model!r} in {self._where} has no graph: it can look up, not predict")
+        return self._predictor
+
+    def _no_scores(self) -> Values:
+        return np.zeros((0, len(self.card.tasks)), np.float32)
+
+    def _prediction(self, version: Version, scores: Sequence[Values]) -> Prediction:
+        values, tasks = np.concatenate(scores), self.card.tasks
         self._refuse_non_finite(values)
-        tasks = self.card.tasks
         by_task = {task.name: values[:, place] for place, task in enumerate(tasks)}
-        return Prediction(gathered.version, by_task, is_probability=[task.loss for task in tasks] == ["log"])
+        return Prediction(version, by_task, is_probability=[task.loss for task in tasks] == ["log"])
 
     def _joined(self, name: str, read: Read, encoded: Sequence[Columns]) -> Request:
         return _keys(name, read, np.concatenate([np.zeros(0, np.int64), *(c.bags[name].ids for c in encoded)]))
 
     def _vectors(
-        self, columns: Columns, rows: Sequence[Values], starts: dict[str, int]
+        self, columns: Columns, rows: Sequence[Values], starts: dict[str, int], outputs: Sequence[tuple[str, Read]]
     ) -> Iterator[tuple[str, Values]]:
-        """The vectors of each output. ``rows`` are the request's; those of ``columns`` begin at ``starts``."""
-        for (name, read), all_rows in zip(self._outputs, rows, strict=True):
+        """The vectors of ``outputs``, whose ``rows`` are the request's; those of ``columns`` begin at ``starts``."""
+        for (name, read), all_rows in zip(outputs, rows, strict=True):
             bag, start = columns.bags[name], starts[name]
             yield read.output, np.ascontiguousarray(pool(all_rows[start : start + len(bag.ids)], bag, read.pooling))
         for name, bag in columns.bags.items():
@@ -178,6 +247,10 @@ class Inference:
             f"model {self.card.model!r} has no table or feature {shown(name)}, it has "
             f"{sorted({*self.card.tables, *outputs})}"
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _keys(feature: str, read: Read, ids: Ids) -> Request:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError
@@ -18,7 +18,7 @@ class Listed:
     """One model of a store, as its head tells."""
 
     model: str
-    version: Version = Version()  # sequence 0: a trainer took the store over and published nothing yet
+    version: Version = field(default_factory=Version)  # sequence 0: nothing is published yet
     rows: int = 0  # in all tables
     published_age_ms: float | None = None  # since the trainer handed the version over
     trainer_age_ms: float | None = None  # since the trainer was last heard of; None: never
@@ -44,7 +44,7 @@ def only_model(url: str) -> str:
     if len(names) == 1:
         return names[0]
     if not names:
-        raise UnavailableError(f"{place(url)} holds no model yet: start a trainer, or name the one to wait for (--model)")
+        raise UnavailableError(f"{place(url)} holds no model yet: start a trainer, or name what to wait for (--model)")
     raise ConfigError(f"{place(url)} holds {len(names)} models, {', '.join(names)}: name one (--model {names[0]})")
 
 
@@ -87,5 +87,7 @@ def _listed(url: str, name: str) -> Listed:
     finally:
         store.close()
     now_ms, published_ms = time.time_ns() / 1e6, look.version.published_ms
-    ages = [max(0.0, now_ms - then) if then > 0 else None for then in (published_ms, max(look.alive_ms, published_ms))]
-    return Listed(name, look.version, look.rows, *ages, look.fault)
+    published, heard = (
+        max(0.0, now_ms - then) if then > 0 else None for then in (published_ms, max(look.alive_ms, published_ms))
+    )
+    return Listed(name, look.version, look.rows, published, heard, look.fault)

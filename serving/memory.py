@@ -20,7 +20,7 @@ from monolith.serving.left_right import LeftRight
 from monolith.serving.packed import PackedDelta, PackedTable
 from monolith.serving.payload import RowFormat
 from monolith.serving.predictor import Weights, load_weights
-from monolith.serving.store import Ids, Image, Values
+from monolith.serving.store import Found, Ids, Image, Values
 from monolith.serving.wire import PublishedDelta
 from monolith.tables import Table
 from monolith.tables.delta import Delta
@@ -50,6 +50,10 @@ class PackedRows:
         packed = self._words.lookup(ids).view(np.uint8)
         return self._format.unpack(packed[:, : self._format.width])
 
+    def contains(self, ids: Ids) -> Found:
+        """(n,) which ids have rows of their own."""
+        return self._words.contains(ids)
+
     def apply(self, table: PackedTable, tail: PackedTable | None = None) -> None:
         """Rows as given, removed ids gone; an image replaces everything. Raises as ``Table.apply`` does."""
         self._words.apply(self._in_words(table, None if tail is None else self._in_words(tail)))
@@ -75,9 +79,10 @@ class _Side:
     tables: dict[str, PackedRows]
     weights: Weights
 
-    def gather(self, requests: Sequence[Request], weights: bool) -> Gathered:
+    def gather(self, requests: Sequence[Request], weights: bool, mask: bool) -> Gathered:
         rows = [self.tables[name].lookup(ids) for name, ids in requests]
-        return Gathered(self.version, rows, self.weights if weights else {})
+        found = [self.tables[name].contains(ids) for name, ids in requests] if mask else None
+        return Gathered(self.version, rows, self.weights if weights else {}, found)
 
 
 class ModelMemory:
@@ -98,10 +103,10 @@ class ModelMemory:
         with self._sides.reading() as side:
             return side.version
 
-    def gather(self, requests: Sequence[Request], weights: bool) -> Gathered:
-        """Rows for each (table, ids), and the dense weights if they are wanted."""
+    def gather(self, requests: Sequence[Request], weights: bool, mask: bool = False) -> Gathered:
+        """Rows for each (table, ids), and the dense weights and which ids have rows if they are wanted."""
         with self._sides.reading() as side:
-            return side.gather(requests, weights)
+            return side.gather(requests, weights, mask)
 
     def apply(self, published: PublishedDelta) -> None:
         """Make the delta visible as a whole. Raises GapError if it does not follow; load an image after any error."""

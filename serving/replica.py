@@ -25,9 +25,10 @@ from typing import Literal, Protocol, TypeVar
 from monolith.card import ModelCard
 from monolith.errors import ConfigError, MonolithError, UnavailableError
 from monolith.events import FeatureValue
+from monolith.serving.candidates import Candidates
 from monolith.serving.direct import Direct
 from monolith.serving.follower import Follower, Freshness, Loaded
-from monolith.serving.inference import Gather, Ids, Inference, Prediction, Rows, Values
+from monolith.serving.inference import Gather, Ids, Inference, Prediction, Rows, Together, Values
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, finished
 from monolith.serving.store import Store, open_store
@@ -148,6 +149,13 @@ class Replica:
         """``lookup``, with the version that the rows are of."""
         return self._source.ask(lambda inference, gather: inference.lookup(name, values, gather))
 
+    def lookup_together(self, questions: Mapping[str, Sequence[FeatureValue] | Ids]) -> Together:
+        """``lookup`` of several tables or features, all of one version, with which values have rows of their own.
+
+        Raises as ``lookup`` does.
+        """
+        return self._source.ask(lambda inference, gather: inference.lookup_together(questions, gather))
+
     def predict(self, samples: Samples, event_time_ms: int | None = None) -> Prediction:
         """One prediction a task and sample, a mapping of feature values as events hold them, and their version.
 
@@ -165,6 +173,25 @@ class Replica:
         ``samples`` hands them out some at a time, from the first one again at every call.
         """
         return self._source.answer(lambda inference, gather: inference.predict(samples(), gather, event_time_ms))
+
+    def predict_candidates(
+        self,
+        shared: Mapping[str, FeatureValue],
+        columns: Mapping[str, Sequence[FeatureValue]],
+        event_time_ms: int | None = None,
+    ) -> Prediction:
+        """``predict`` of many samples that differ in some features only, with the same bits and less to do.
+
+        ``shared`` has one value a feature, ``columns`` one a candidate; features of neither count as missing. Raises as
+        ``predict`` does, and InputError for a feature that is in both and columns of several lengths.
+        """
+        return finished(self.predicting_candidates(Candidates(shared, columns), event_time_ms))
+
+    def predicting_candidates(self, candidates: Candidates, event_time_ms: int | None = None) -> Pieces[Prediction]:
+        """``predict_candidates`` in pieces."""
+        return self._source.answer(
+            lambda inference, gather: inference.predict_candidates(candidates, gather, event_time_ms)
+        )
 
     def card(self) -> ModelCard:
         """The card of the model that answers now."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from monolith.config.optimizer_rules import largest_gradient
 from monolith.config.table import TableConfig
@@ -131,6 +132,13 @@ class Table:
         out = self._out(out, len(ids))
         self.native.lookup(ids, out)
         return out
+
+    def contains(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """(n,) whether each of ``ids`` (n,) int64 has a row of its own that has not expired. Read only."""
+        ids = checked_ids(ids)
+        found = np.empty(len(ids), np.bool_)
+        self.native.contains(ids, found)
+        return found
 
     def apply_gradients(self, ids: Ids, grads: Matrix, *, event_time_ms: EventTimes = None) -> None:
         """One optimizer step for each unique id, on the sum of its gradients in order of occurrence.

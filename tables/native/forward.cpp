@@ -295,6 +295,19 @@ void Table::lookup(const Parts& parts, std::size_t call_ids) const {
              [&](const Piece& piece) { for_dim(options_.dim, [&](auto dim) { read(piece, dim); }); });
 }
 
+void Table::contains(const std::int64_t* ids, std::size_t n, bool* out) const {
+  Pipeline pipeline(rows_, Need::values, n, Ids{ids});
+  while (pipeline.more()) {
+    ReaderTurn turn(turnstile_);
+    for (std::size_t left = kATurn; left != 0 && pipeline.more();) {
+      const Found found = pipeline.next(left);
+      for (std::size_t k = 0; k < found.count; ++k)
+        out[found.first + k] = found.rows[k] != kNoRow && !expired(found.rows[k]);
+      left -= found.count;
+    }
+  }
+}
+
 template <class Dim>
 void Table::read(const Piece& piece, Dim dim) const {
   const Part& part = *piece.part;

@@ -89,6 +89,13 @@ void bind_training(nb::class_<Table>& table) {
           },
           "ids"_a.noconvert(), "out"_a.noconvert())
       .def(
+          "contains",
+          [](const Table& self, Array<std::int64_t> ids, MutableFlags out) {
+            Release release;
+            self.contains(ids.data(), ids.size(), out.data());
+          },
+          "ids"_a.noconvert(), "out"_a.noconvert())
+      .def(
           "apply_gradients",
           [](Table& self, Array<std::int64_t> ids, Matrix grads, Array<std::int64_t> ms) {
             Release release;

@@ -110,6 +110,8 @@ class Table {
   // Where memory or disk has no room for a row, it throws: ids before that one are observed, and the table is whole.
   void observe(const std::int64_t* ids, std::size_t n, Times times, Runs runs = {});
   void lookup(const Parts& parts, std::size_t call_ids = 0) const;
+  // out[i]: whether ids[i] has a row of its own, which has not expired.
+  void contains(const std::int64_t* ids, std::size_t n, bool* out) const;
   // Returns the position of a gradient that holds NaN or a size the optimizer does not bear if the policy is to raise
   // (then nothing was changed), else -1.
   std::int64_t apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times);

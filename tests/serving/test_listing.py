@@ -40,7 +40,7 @@ def test_serve_needs_no_model_where_there_is_one(recommender, url):
 
 def test_a_store_without_a_model_says_so(start_recommender, url, capsys):
     start_recommender("run-1").store.version()  # taken over, nothing published
-    with pytest.raises(UnavailableError, match="holds no model yet.*--model"):
+    with pytest.raises(UnavailableError, match=r"holds no model yet.*--model"):
         only_model(url)
     code, _, err = shown(capsys, "inspect", url)
     assert code == 1

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from monolith.config.table import HashedTail
 from monolith.errors import ConfigError, CorruptError, GapError, InputError, UnavailableError
 from monolith.serving.follower import Follower
 from monolith.serving.inference import Gathered, Inference
@@ -374,3 +375,47 @@ def test_trouble_is_told_and_staleness_grows_while_it_lasts(model, wait_until):
     assert store.finished.wait(20)
     wait_until(lambda: follower.stale_ms() == 0, "the trouble being over")
     follower.stop()
+
+
+@pytest.mark.parametrize("mode", ["memory", "direct"])
+def test_several_names_are_looked_up_together_with_which_were_found(recommender, url, mode):
+    with Replica.open(url, "demo", mode) as replica:
+        answer = replica.lookup_together({"user": [2, 99, 1], "tags": ["new", "none"], "movie": []})
+        assert list(answer.rows) == ["user", "tags", "movie"]
+        assert answer.rows["user"].found.tolist() == [True, False, True]
+        assert answer.rows["tags"].found.tolist() == [True, False]
+        assert answer.rows["movie"].found.shape == (0,)
+        for name, values in (("user", [2, 99, 1]), ("tags", ["new", "none"]), ("movie", [])):
+            assert answer.rows[name].values.tobytes() == replica.lookup(name, values).tobytes()
+        assert (answer.version.generation, answer.version.sequence) == (1, 1)
+        assert replica.lookup_together({}).rows == {}
+        with pytest.raises(InputError, match="no table or feature 'none'"):
+            replica.lookup_together({"user": [1], "none": [1]})
+
+
+@pytest.mark.parametrize("mode", ["memory", "direct"])
+def test_an_id_that_shares_a_row_is_not_found(start_recommender, url, samples, mode):
+    recommender = start_recommender("run-1", absent=HashedTail(rows=4))
+    recommender.learn(samples)
+    recommender.publish()
+    with Replica.open(url, "demo", mode) as replica:
+        rows = replica.lookup_together({"user": [1, 99]}).rows["user"]
+        assert rows.found.tolist() == [True, False]
+        assert rows.values.tobytes() == replica.lookup("user", [1, 99]).tobytes()
+
+
+def test_several_names_are_of_one_version_while_deltas_land(recommender, url, samples, in_thread):
+    with Replica.open(url, "demo") as replica:
+        ended = threading.Event()
+
+        def train() -> None:
+            for _ in range(30):
+                recommender.learn(samples)
+                recommender.publish()
+            ended.set()
+
+        in_thread(train)
+        while not ended.is_set():
+            answer = replica.lookup_together({"user": [2], "tags": ["new"], "last_movie": [10]})
+            user, tags, last = (round(float(rows.values[0, 0])) for rows in answer.rows.values())
+            assert (user, last) == (2 * tags, tags), answer

@@ -326,3 +326,14 @@ def test_last_seen_days_apart(make_table, ids):
         table.observe(ids(day), event_time_ms=day * DAY_MS)
     table.sweep(1024)
     assert table.rows()[0].tolist() == [7, 8, 9, 10]
+
+
+def test_contains_tells_which_ids_have_rows_that_did_not_expire(make_table, ids):
+    table = make_table(expiry=expiry.Idle(ttl_s=1))
+    table.observe(ids(5, -7), event_time_ms=1_000)
+    table.observe(ids(*range(100, 1_100)), event_time_ms=3_000)
+    assert table.contains(ids(5, 100, 7, 1_099, -7, 100)).tolist() == [False, True, False, True, False, True]
+    assert table.contains(ids()).shape == (0,)
+    assert table.contains(ids(*range(2_000))).sum() == 1_000
+    with pytest.raises(ValueError, match="int64"):
+        table.contains(np.zeros(2, np.float32))
