@@ -2,7 +2,8 @@
 
 Read in this order to follow one delta: ``publisher`` (the trainer's end), ``payload`` and ``packed`` (the form of its
 rows), ``wire`` (its bytes), ``ledger`` (which deltas a store takes), ``store`` with ``lmdb_store`` and ``redis_store``,
-``follower`` and ``replica`` (the serving end), ``predictor``, then ``server`` and ``client`` (the same over HTTP).
+``follower`` and ``replica`` (the serving end), ``predictor``, then ``server`` with ``answers``, and ``client`` with
+``asking`` (the same over HTTP).
 ``parity`` proves the two ends equal.
 """
 
@@ -15,6 +16,7 @@ if __name__ != "monolith.serving":
     raise ImportError(f"import monolith.serving, not {__name__}: top-level 'serving' is only a folder of the checkout")
 
 if TYPE_CHECKING:
+    from monolith.serving.async_client import AsyncClient
     from monolith.serving.client import Client
     from monolith.serving.parity import compare
     from monolith.serving.publisher import Publisher
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 # Loaded on first use: a client needs no onnxruntime, a trainer no web server.
 _HOMES = {
+    "AsyncClient": "async_client",
     "Client": "client",
     "Publisher": "publisher",
     "Replica": "replica",
@@ -33,7 +36,7 @@ _HOMES = {
     "serve": "server",
 }
 
-__all__ = ["Client", "Publisher", "Replica", "Store", "compare", "open_store", "serve"]
+__all__ = ["AsyncClient", "Client", "Publisher", "Replica", "Store", "compare", "open_store", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from monolith.serving.questions import TooLargeError
-from monolith.serving.workers import BusyError
+from monolith.serving.errors import BusyError, TooLargeError
 
 SMALL_BYTES = 64 * 2**10
 

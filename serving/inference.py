@@ -23,6 +23,7 @@ from monolith.serving.candidates import Candidates, own_columns, shared_columns
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces
 from monolith.serving.predictor import Predictor, Weights
+from monolith.serving.together import FoundRows
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
 from monolith.tables.schema import Columns, FeatureSchema
@@ -62,14 +63,6 @@ class Rows:
 
     version: Version
     values: Values  # (n, dim); an id without a row has zeros, or the row that it shares
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRows:
-    """Embeddings, and which of their ids have rows of their own."""
-
-    values: Values  # (n, dim); an id without a row has zeros, or the row that it shares
-    found: Found  # (n,)
 
 
 @dataclass(frozen=True, slots=True)

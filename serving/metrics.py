@@ -44,6 +44,11 @@ class ServerMetrics:
             ["reason"],
             registry=self._registry,
         )
+        self._unauthorized = Counter(
+            "monolith_replica_requests_unauthorized",
+            "Requests turned away as they came without one of the server's tokens",
+            registry=self._registry,
+        )
         self._outcomes: dict[tuple[str, int], tuple[Counter, Histogram, Counter]] = {}
         self._registry.register(_ReplicaCollector(replica))
 
@@ -65,6 +70,10 @@ class ServerMetrics:
     def abandoned(self, endpoint: str) -> None:
         """Count one request that nobody waits for any more."""
         self._abandoned.labels(endpoint).inc()
+
+    def unauthorized(self) -> None:
+        """Count one request without a token of the server's."""
+        self._unauthorized.inc()
 
     def closed(self, reason: str) -> None:
         """Count one connection that the server closed."""

@@ -8,13 +8,17 @@ before anything is made of it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from monolith.config.job import ServeConfig
 from monolith.echo import clipped
 from monolith.errors import InputError
+from monolith.serving.candidates import Candidates
+from monolith.serving.columns import Values
+from monolith.serving.errors import TooLargeError
+from monolith.serving.scoring import RawCandidates
 
 _T = TypeVar("_T")
 
@@ -23,15 +27,25 @@ JsonValue = int | float | str | bool | JsonList | dict[str, float] | None  # a f
 Sample = dict[str, JsonValue]
 
 
-class TooLargeError(InputError):
-    """A request asks for more than the server's settings allow."""
-
-
 class LookupQuestion(msgspec.Struct, forbid_unknown_fields=True):
     """Ids of a table, or values of a feature."""
 
     name: str
     values: list[int | str]
+
+
+class TogetherQuestion(msgspec.Struct, forbid_unknown_fields=True):
+    """Ids or values by the name of their table or feature."""
+
+    lookups: dict[str, list[int | str]]
+
+
+class CandidatesQuestion(msgspec.Struct, forbid_unknown_fields=True):
+    """Features that all candidates share, and columns of those in which they differ; and when they are shown."""
+
+    candidates: dict[str, list[JsonValue]]
+    shared: Sample | msgspec.UnsetType = msgspec.UNSET
+    event_time_ms: int | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _PredictBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -45,10 +59,17 @@ _BACKSLASH = ord("\\")
 _LOOKUP = '{"name": "user", "values": [17, 42]}'
 _PREDICT = '{"samples": [{"user": 17, "movie": 50}]}'
 
+_TOGETHER = '{"lookups": {"user": [17, 42], "tag": ["new"]}}'
+_CANDIDATES = '{"shared": {"user": 17}, "candidates": {"movie": [50, 51]}}'
+
 _lookup = msgspec.json.Decoder(LookupQuestion)
 _predict = msgspec.json.Decoder(_PredictBody)
 _sample = msgspec.json.Decoder(Sample)
 _samples = msgspec.json.Decoder(list[Sample])
+_together = msgspec.json.Decoder(TogetherQuestion)
+_candidates = msgspec.json.Decoder(CandidatesQuestion)
+_column = msgspec.json.Decoder(list[JsonValue])
+_keys = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 PIECE_BYTES = 16 * 2**10  # or one sample's
@@ -62,6 +83,86 @@ def decode_lookup(data: bytes, limits: ServeConfig) -> LookupQuestion:
     _refuse_repeated_keys(data, 2, "the body")
     check_rows(len(question.values), limits)
     return question
+
+
+def has_key(data: bytes, key: str) -> bool:
+    """Whether a body is a mapping with that key; a body that cannot be read is not."""
+    if b'"%s"' % key.encode() not in data:
+        return False
+    try:
+        return key in _keys.decode(data)
+    except _UNREADABLE:
+        return False
+
+
+def decode_together(data: bytes, limits: ServeConfig) -> dict[str, list[int | str]]:
+    """A look-up's values by name. Raises as ``decode_lookup`` does."""
+    if _has_more(b",", 2 * limits.max_rows, data):  # names without values have commas, too
+        raise TooLargeError(f"more than {limits.max_rows} rows in one request, at most {limits.max_rows} are allowed")
+    lookups = _decoded(_together, data, _TOGETHER, "the body").lookups
+    _refuse_repeated_keys(data, 1 + len(lookups), "the body")
+    check_rows(sum(map(len, lookups.values())), limits)
+    return lookups
+
+
+def decode_candidates(data: bytes, limits: ServeConfig) -> tuple[Candidates, int | None]:
+    """Candidates, and when they are shown. Raises as ``decode_samples`` does, naming the candidate."""
+    _refuse_values(data, limits)
+    question = _decoded(_candidates, data, _CANDIDATES, "the body")
+    shared = {} if question.shared is msgspec.UNSET else question.shared
+    optional = (question.shared is not msgspec.UNSET) + (question.event_time_ms is not msgspec.UNSET)
+    nested = sum(len(one) for values in question.candidates.values() for one in values if isinstance(one, dict))
+    pairs = 1 + optional + _pairs(shared) + len(question.candidates) + nested
+    _refuse_repeated_keys(data, pairs, "the body")
+    candidates = Candidates(cast(Any, shared), cast(Any, question.candidates))  # a value may be a list of several types
+    return _within(candidates, limits), None if question.event_time_ms is msgspec.UNSET else question.event_time_ms
+
+
+def decode_raw_candidates(raw: RawCandidates, limits: ServeConfig) -> Candidates:
+    """Candidates of a binary body. Raises as ``decode_candidates`` does."""
+    check_rows(raw.count, limits)
+    where = "the shared features"
+    shared = _decoded(_sample, raw.shared, '{"user": 17}', where)
+    _refuse_repeated_keys(raw.shared, _pairs(shared), where)
+    columns = {name: _listed(name, values, raw.count, limits) for name, values in raw.columns.items()}
+    return _within(Candidates(cast(Any, shared), columns), limits)
+
+
+def _listed(name: str, values: Values | bytes, count: int, limits: ServeConfig) -> Values:
+    if not isinstance(values, bytes):
+        return values
+    _refuse_values(values, limits)
+    where = f"column {name!r:.80}"
+    column = _decoded(_column, values, "[1, null, [2, 3]]", where)
+    if len(column) != count:
+        raise InputError(f"{where} has {len(column)} values for {count} candidates: send one for each")
+    _refuse_repeated_keys(values, sum(len(one) for one in column if isinstance(one, dict)), where)
+    return column
+
+
+def _within(candidates: Candidates, limits: ServeConfig) -> Candidates:
+    check_rows(len(candidates), limits)
+    shared = sum(map(_size, candidates.shared.values()))
+    bags = [[_size(one) for one in values] for values in candidates.columns.values() if _has_bags(values)]
+    single = len(candidates.columns) - len(bags)
+    total = shared + single * len(candidates) + sum(map(sum, bags))
+    largest = shared + single + max(map(sum, zip(*bags, strict=True)), default=0)
+    for size, most, what in (
+        (total, limits.max_values, "request"),
+        (largest, limits.max_sample_values, "sample, shared ones included"),
+    ):
+        if size > most:
+            raise TooLargeError(f"the candidates have {size} values, at most {most} are allowed in one {what}")
+    return candidates
+
+
+def _has_bags(values: Values) -> bool:
+    return isinstance(values, list) and not {list, dict}.isdisjoint(map(type, values))
+
+
+def _size(value: object) -> int:
+    """How many values a feature's value counts as."""
+    return max(1, len(value)) if isinstance(value, list | dict) else 1
 
 
 def decode_samples(data: bytes, limits: ServeConfig) -> Iterator[list[Sample]]:
@@ -87,12 +188,16 @@ def decode_time(data: bytes, limits: ServeConfig) -> int | None:
 
 def _predict_body(data: bytes, limits: ServeConfig) -> _PredictBody:
     """What is in a body, once it is known to be within the limits."""
+    _refuse_values(data, limits)
+    return _decoded(_predict, data, _PREDICT, "the body")
+
+
+def _refuse_values(data: bytes, limits: ServeConfig) -> None:
     if _has_more(b",", limits.max_values - 1, data):
         raise TooLargeError(
             f"the samples have more than {limits.max_values} values, at most {limits.max_values} are allowed in one "
             "request: split it"
         )
-    return _decoded(_predict, data, _PREDICT, "the body")
 
 
 def check_rows(rows: int, limits: ServeConfig) -> None:

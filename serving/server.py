@@ -28,8 +28,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import asdict
+from typing import Any, cast
 
 import msgspec
 import uvicorn
@@ -39,34 +39,27 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from monolith.config.job import ServeConfig
 from monolith.echo import clipped
 from monolith.errors import ConfigError, InputError, MonolithError, UnavailableError
-from monolith.serving import body, metrics
+from monolith.serving import metrics
 from monolith.serving.allowance import Allowance, Share
+from monolith.serving.answers import BINARY, JSON, Answer, Answers, Work, as_json
 from monolith.serving.connections import MAX_LINGERING, RETRY_AFTER_S, Connections
-from monolith.serving.inference import Ids, Rows
-from monolith.serving.ledger import Version
-from monolith.serving.pieces import Pieces, at_once, finished
-from monolith.serving.questions import TooLargeError, check_rows, decode_lookup, decode_samples, decode_time
-from monolith.serving.replica import Age, Mode, Replica, Samples
+from monolith.serving.errors import RefusedError
+from monolith.serving.guard import Guard, check_tls, load_tokens
+from monolith.serving.pieces import finished
+from monolith.serving.replica import Age, Mode, Replica
 from monolith.serving.workers import Workers
 
 log = logging.getLogger(__name__)
 
-JSON = "application/json"
 PATHS = "POST /lookup and /predict, GET /health, /ready, /version and /metrics"
 SPARE_FILES = 64  # besides connections: the store, logs, libraries
 TURN_S = 0.0005  # see ``_no_long_pauses``
 BYTES_PER_ROW = 1024  # of a request's body, at most: ``max_rows`` times this is the longest body that is read
-VALUE_BYTES = 64  # of memory that a value of a prediction takes besides its row: an object, an id, a weight
-JSON_FLOAT_BYTES = 20
-SMALL_JSON_BYTES = 4096  # a body that the event loop reads itself
-SMALL_LOOKUP = 1024  # ids that it looks up itself
-PIECE_FLOATS = 8192  # written as JSON at one go
-
-T = TypeVar("T")
 
 
 class _RefusedError(Exception):
@@ -75,14 +68,6 @@ class _RefusedError(Exception):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """A response and how many rows it took."""
-
-    response: Response
-    rows: int = 0
 
 
 class ReplicaServer:
@@ -95,12 +80,13 @@ class ReplicaServer:
         self.connections = Connections(self._settings, self._metrics)
         self._workers = Workers(self._settings.threads, self._settings.max_waiting)
         self._allowance = Allowance(self._settings.max_request_bytes, lambda: self.connections.unsent_bytes)
+        self._answers = Answers(replica, self._settings)
         self._in_threads = mode == "direct"  # memory answers in microseconds, a store may make its caller wait
         self._metrics.watch("connections", "Open connections", lambda: len(self.connections))
         self._metrics.watch(
             "requests_inside", "Requests that threads answer, or that wait", lambda: self._workers.inside
         )
-        self.app = Starlette(
+        app = Starlette(
             routes=[
                 Route("/lookup", self._counted("lookup", self._lookup), methods=["POST"]),
                 Route("/predict", self._counted("predict", self._predict), methods=["POST"]),
@@ -111,63 +97,28 @@ class ReplicaServer:
             ],
             exception_handlers={HTTPException: _no_such_path, MonolithError: _failed},
         )
+        tokens = load_tokens(self._settings)
+        self.app: ASGIApp = Guard(app, tokens, self._metrics.unauthorized) if len(tokens) else app
 
     # --- questions ---
 
-    async def _lookup(self, request: Request, share: Share) -> _Answer:
-        kind = _content_type(request, body.CONTENT_TYPE, JSON)
-        data = await self._read(request, share)
-        if kind == body.CONTENT_TYPE:
-            name, ids = body.decode_request(data)
-            check_rows(len(ids), self._settings)
-            if len(ids) <= SMALL_LOOKUP and not self._in_threads:
-                return self._binary_rows(name, ids, share)
-            return await self._run(at_once(lambda: self._binary_rows(name, ids, share)), request, small=False)
-        question = self._json_question(data, share)
-        rows = await self._run(question, request, small=len(data) <= SMALL_JSON_BYTES)
-        text = _json_rows(rows[0], rows[1])
-        return await self._run(text, request, small=rows[1].values.size <= PIECE_FLOATS)
+    async def _lookup(self, request: Request, share: Share) -> Answer:
+        kind = _content_type(request, BINARY, JSON)
+        return await self._run(self._answers.lookup(kind, await self._read(request, share), share), request)
 
-    def _binary_rows(self, name: str, ids: Ids, share: Share) -> _Answer:
-        rows = self._replica.read(name, ids)
-        share.grow(rows.values.nbytes)
-        answer = body.LookupAnswer(rows.version.generation, rows.version.sequence, rows.values)
-        return _Answer(Response(body.encode_response(answer), media_type=body.CONTENT_TYPE), len(ids))
+    async def _predict(self, request: Request, share: Share) -> Answer:
+        kind = _content_type(request, JSON, BINARY)
+        return await self._run(self._answers.predict(kind, await self._read(request, share), share), request)
 
-    def _json_question(self, data: bytes, share: Share) -> Pieces[tuple[str, Rows]]:
-        question = decode_lookup(data, self._settings)
-        yield
-        rows = self._replica.read(question.name, question.values)
-        share.grow(rows.values.size * JSON_FLOAT_BYTES)
-        return question.name, rows
-
-    async def _predict(self, request: Request, share: Share) -> _Answer:
-        _content_type(request, JSON)
-        data = await self._read(request, share)
-        return await self._run(self._prediction(data, share), request, small=False)
-
-    def _prediction(self, data: bytes, share: Share) -> Pieces[_Answer]:
-        values = min(data.count(b",") + 1, self._settings.max_values)
-        dim = max(self._replica.card().tables.values(), default=0)
-        share.grow(values * (VALUE_BYTES + 4 * dim))
-        prediction = yield from self._replica.predicting(
-            lambda: cast(Iterator[Samples], decode_samples(data, self._settings)), decode_time(data, self._settings)
-        )
-        by_task = {task: values.tolist() for task, values in prediction.values.items()}
-        result = {"predictions": by_task}
-        if prediction.is_probability:
-            result = {"probabilities": next(iter(by_task.values()))}
-        return _Answer(_json(result | _version_fields(prediction.version)), len(prediction))
-
-    async def _run(self, work: Pieces[T], request: Request, *, small: bool) -> T:
-        if small and not self._in_threads:
-            return finished(work)
+    async def _run(self, work: Work, request: Request) -> Answer:
+        if work.small and not self._in_threads:
+            return finished(work.pieces)
 
         async def abandoned() -> None:
             if await request.is_disconnected():
                 raise ClientDisconnect
 
-        return await self._workers.run(work, abandoned)
+        return await self._workers.run(work.pieces, abandoned)
 
     async def _read(self, request: Request, share: Share) -> bytes:
         """The body, as long as it is not longer than any good request's."""
@@ -182,7 +133,7 @@ class ReplicaServer:
         return b"".join(parts)
 
     def _counted(
-        self, endpoint: str, answer: Callable[[Request, Share], Awaitable[_Answer]]
+        self, endpoint: str, answer: Callable[[Request, Share], Awaitable[Answer]]
     ) -> Callable[[Request], Awaitable[Response]]:
         """``answer`` with its errors as JSON, its time and its outcome counted."""
 
@@ -195,7 +146,7 @@ class ReplicaServer:
                 self._metrics.abandoned(endpoint)
                 return Response(status_code=499)  # which nobody reads
             except (_RefusedError, MonolithError) as error:
-                answered = _Answer(_error(error))
+                answered = Answer(_error(error))
             seconds = time.perf_counter() - started
             self._metrics.answered(endpoint, answered.response.status_code, seconds, answered.rows)
             return answered.response
@@ -205,16 +156,16 @@ class ReplicaServer:
     # --- about the replica ---
 
     async def _health(self, _: Request) -> Response:
-        return _json({"status": "alive"})
+        return as_json({"status": "alive"})
 
     async def _ready(self, _: Request) -> Response:
         status = await run_in_threadpool(self._replica.status)
         about = {"stale_ms": status.stale_ms, "age": asdict(status.age)}
         if not status.ready:
-            return _json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
+            return as_json({"error": f"no model yet: {status.trouble or 'it is being loaded'}"}, 503)
         if too_old := _too_old(status.age, self._settings.max_age_s):
-            return _json({"error": too_old, **about}, 503)
-        return _json({"status": "ready", **about})
+            return as_json({"error": too_old, **about}, 503)
+        return as_json({"status": "ready", **about})
 
     async def _version(self, _: Request) -> Response:
         status = await run_in_threadpool(self._replica.status)
@@ -222,7 +173,9 @@ class ReplicaServer:
             raise UnavailableError(f"no model yet: {status.trouble or 'it is being loaded'}")
         about = {key: value for key, value in asdict(status).items() if key != "version"}
         card = await run_in_threadpool(self._replica.card)
-        return _json({"model": card.model, "payload": card.payload, **msgspec.structs.asdict(status.version), **about})
+        return as_json(
+            {"model": card.model, "payload": card.payload, **msgspec.structs.asdict(status.version), **about}
+        )
 
     async def _metrics_text(self, _: Request) -> Response:
         text = await run_in_threadpool(self._metrics.text)
@@ -248,13 +201,14 @@ def serve(
     settings = settings or ServeConfig()
     _make_room_for(settings.max_connections)
     with bind(host, port) as listener, Replica.open(url, model, mode, timeout_s=None) as replica:
-        address = _address(listener)
+        server = make_server(replica, mode=mode, settings=settings)  # before anybody is told: it reads files
+        address = _address(listener, "http" if settings.tls_certificate is None else "https")
         log.info("listening address=%s store=%s mode=%s", address, url.partition("?")[0], mode)
         listener.listen()  # so that whoever is told the address can connect at once
         if on_listening is not None:
             on_listening(address)
         with _signals_only_end_the_server(), _no_long_pauses():
-            make_server(replica, mode=mode, settings=settings).run(sockets=[listener])
+            server.run(sockets=[listener])
 
 
 def _make_room_for(connections: int) -> None:
@@ -305,6 +259,8 @@ def _signals_only_end_the_server() -> Iterator[None]:
 
 def make_server(replica: Replica, *, mode: Mode = "memory", settings: ServeConfig | None = None) -> uvicorn.Server:
     """A uvicorn server for ``replica``; ``run(sockets=[...])`` starts it, ``should_exit = True`` ends it."""
+    settings = settings or ServeConfig()
+    check_tls(settings)
     server = ReplicaServer(replica, mode=mode, settings=settings)
     config = uvicorn.Config(
         server.app,
@@ -313,7 +269,9 @@ def make_server(replica: Replica, *, mode: Mode = "memory", settings: ServeConfi
         log_level="error",  # its warnings are of what clients do, which is counted instead
         access_log=False,
         lifespan="off",
-        timeout_keep_alive=(settings or ServeConfig()).keep_alive_s,
+        timeout_keep_alive=settings.keep_alive_s,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
     )
     return uvicorn.Server(config)
 
@@ -338,9 +296,9 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def _address(listener: socket.socket, scheme: str = "http") -> str:
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _content_type(request: Request, *allowed: str) -> str:
@@ -357,18 +315,6 @@ def _content_type(request: Request, *allowed: str) -> str:
     raise _RefusedError(415, f"content type {kind!r:.80}, allowed are {' and '.join(allowed)}")
 
 
-def _json_rows(name: str, rows: Rows) -> Pieces[_Answer]:
-    """The answer to a look-up, a piece of its rows at a time."""
-    count, dim = rows.values.shape
-    step = max(1, PIECE_FLOATS // dim)
-    texts = []
-    for first in range(0, count, step):
-        texts.append(msgspec.json.encode(rows.values[first : first + step].tolist())[1:-1])
-        yield
-    result = {"name": name, "dim": dim, "rows": msgspec.Raw(b"[" + b",".join(texts) + b"]")}
-    return _Answer(_json(result | _version_fields(rows.version)), count)
-
-
 def _too_old(age: Age, max_age_s: float | None) -> str | None:
     """Why a replica that could answer should not be asked, None if it may be."""
     if max_age_s is None or (age.trainer_ms is not None and age.trainer_ms <= 1e3 * max_age_s):
@@ -380,14 +326,6 @@ def _too_old(age: Age, max_age_s: float | None) -> str | None:
     )
 
 
-def _version_fields(version: Version) -> dict[str, Any]:
-    return {"generation": version.generation, "sequence": version.sequence}
-
-
-def _json(content: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type=JSON)
-
-
 def _failed(_: Request, error: Exception) -> Response:
     return _error(error)
 
@@ -395,19 +333,19 @@ def _failed(_: Request, error: Exception) -> Response:
 def _no_such_path(request: Request, error: Exception) -> Response:
     status = cast(HTTPException, error).status_code
     what = f"{request.method} {request.url.path}"
-    return _json({"error": f"{what:.200}: {cast(HTTPException, error).detail}; the paths are {PATHS}"}, status)
+    return as_json({"error": f"{what:.200}: {cast(HTTPException, error).detail}; the paths are {PATHS}"}, status)
 
 
 def _error(error: Exception) -> Response:
     if isinstance(error, _RefusedError):
         status = error.status
     elif isinstance(error, InputError):
-        status = 413 if isinstance(error, TooLargeError) else 400
+        status = error.status if isinstance(error, RefusedError) else 400
     else:
         status = 503 if isinstance(error, UnavailableError) else 500
     if status == 500:
         log.error("request failed: %s", clipped(str(error)))
-    response = _json({"error": clipped(str(error))}, status)
+    response = as_json({"error": clipped(str(error))}, status)
     if status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_S)
     return response

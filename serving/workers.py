@@ -12,16 +12,12 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
-from monolith.errors import UnavailableError
+from monolith.serving.errors import BusyError
 from monolith.serving.pieces import Pieces
 
 SLICE_S = 0.002
 
 _T = TypeVar("_T")
-
-
-class BusyError(UnavailableError):
-    """The server has as much to do as it may have; nothing was done for this request."""
 
 
 class Workers:

@@ -107,6 +107,10 @@ class ServeConfig(_Section, frozen=True):
     body_timeout_s: Positive = 30.0  # from there to the end of its body
     answer_timeout_s: Positive = 30.0  # for the client to take an answer
     max_age_s: Positive | None = None  # since the trainer was last heard of, from which on /ready is 503; None: never
+    token_file: str | None = None  # file of bearer tokens, one a line; a request must carry one of them; None: no token
+    token_variable: str | None = None  # environment variable with a bearer token; beside a file, any of both will do
+    tls_certificate: str | None = None  # PEM file of the certificate, and what it is signed with; None: plain HTTP
+    tls_key: str | None = None  # PEM file of the certificate's key; None: it is in the certificate's file
 
 
 class JobConfig(_Section, frozen=True):

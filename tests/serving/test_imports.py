@@ -38,5 +38,5 @@ def test_only_what_is_used_is_loaded(statement, not_needed):
 def test_a_name_that_is_none_of_the_packages_lists_them():
     import monolith.serving
 
-    with pytest.raises(AttributeError, match=r"has no 'Replika'; it has Client.*Replica"):
+    with pytest.raises(AttributeError, match=r"has no 'Replika'; it has AsyncClient.*Replica"):
         _ = monolith.serving.Replika

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from monolith.config.job import ServeConfig
-from monolith.serving import inference, server
+from monolith.serving import answers, inference
 from monolith.serving.body import CONTENT_TYPE, encode_request
 from monolith.serving.client import Client
 from monolith.serving.pieces import finished
@@ -96,7 +96,7 @@ def test_everybody_else_is_answered_while_predictions_are_worked_on(start_server
     assert httpx.get(f"{address}/health").status_code == 200
     with Client(address) as client:
         assert client.lookup("user", [1, 2]).any()
-        assert client._json("POST", "/lookup", {"name": "tags", "values": ["new"]})["rows"]
+        assert client.lookup("tags", ["new"]).any()
     assert answers == []
     held.go.set()
 
@@ -155,7 +155,7 @@ def test_a_request_for_more_memory_than_all_may_have_is_413_and_beside_others_50
 
 @pytest.mark.parametrize("mode", ["memory", "direct"])
 def test_a_large_look_up_has_the_rows_of_small_ones(start_server, recommender, url, mode, monkeypatch):
-    monkeypatch.setattr(server, "PIECE_FLOATS", 64)
+    monkeypatch.setattr(answers, "PIECE_FLOATS", 64)
     address = start_server(Replica.open(url, "demo", mode), mode=mode)
     ids = np.arange(5000) % 5
     expected = recommender.tables["user"].lookup(ids)

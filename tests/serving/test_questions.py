@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from monolith.config.job import ServeConfig
 from monolith.errors import InputError
-from monolith.serving.questions import TooLargeError, decode_lookup, decode_samples
+from monolith.serving.errors import TooLargeError
+from monolith.serving.questions import decode_lookup, decode_samples
 
 LIMITS = ServeConfig(max_rows=3, max_values=8, max_sample_values=5)
 ODD = 'a,b:c"d\\,\\'  # everything that means something outside a string
