@@ -1,17 +1,21 @@
 """A replica over HTTP: Starlette on uvicorn.
 
 ====================  =============================================================================================
-``POST /lookup``      ``{"name": "user", "values": [17, 42]}`` or, for services, a body of ``application/x-monolith``
-``POST /predict``     ``{"samples": [{"user": 17, "movie": 50}]}``
+``POST /lookup``      ``{"name": "user", "values": [17, 42]}`` or ``{"lookups": {"user": [17], "tag": ["new"]}}``
+``POST /predict``     ``{"samples": [{"user": 17, "movie": 50}]}``, or for candidates that share features
+                      ``{"shared": {"user": 17}, "candidates": {"movie": [50, 51]}}``
 ``GET /health``       200 while the process lives
 ``GET /ready``        200 when it can answer, else 503 with the reason
 ``GET /version``      what is served, how fresh and how stale it is
 ``GET /metrics``      Prometheus
+``GET /openapi.json`` all of this as an OpenAPI document, and ``GET /docs`` as a page for people
 ====================  =============================================================================================
 
+Services send ``application/x-monolith`` bodies to the first two (`body`, `together`, `scoring`).
+
 An error is JSON ``{"error": "what was wrong, what is allowed"}``: 400 for a body, a name or a value that is not
-understood, 413 for too many of them, 415 for another content type or encoding, 503 when not ready or with too much to
-do, 500 for damaged data.
+understood, 401 without a bearer token where the server wants one, 413 for too many of them, 415 for another content
+type or encoding, 503 when not ready or with too much to do, 500 for damaged data.
 
 The event loop itself does what takes microseconds: look-ups of some ids in memory. All else goes to ``workers``.
 """
@@ -44,7 +48,7 @@ from starlette.types import ASGIApp
 from monolith.config.job import ServeConfig
 from monolith.echo import clipped
 from monolith.errors import ConfigError, InputError, MonolithError, UnavailableError
-from monolith.serving import metrics
+from monolith.serving import docs_page, metrics, openapi
 from monolith.serving.allowance import Allowance, Share
 from monolith.serving.answers import BINARY, JSON, Answer, Answers, Work, as_json
 from monolith.serving.connections import MAX_LINGERING, RETRY_AFTER_S, Connections
@@ -56,7 +60,7 @@ from monolith.serving.workers import Workers
 
 log = logging.getLogger(__name__)
 
-PATHS = "POST /lookup and /predict, GET /health, /ready, /version and /metrics"
+PATHS = "POST /lookup and /predict, GET /health, /ready, /version, /metrics, /openapi.json and /docs"
 SPARE_FILES = 64  # besides connections: the store, logs, libraries
 TURN_S = 0.0005  # see ``_no_long_pauses``
 BYTES_PER_ROW = 1024  # of a request's body, at most: ``max_rows`` times this is the longest body that is read
@@ -94,10 +98,13 @@ class ReplicaServer:
                 Route("/ready", self._ready),
                 Route("/version", self._version),
                 Route("/metrics", self._metrics_text),
+                Route("/openapi.json", self._openapi),
+                Route("/docs", self._docs),
             ],
             exception_handlers={HTTPException: _no_such_path, MonolithError: _failed},
         )
         tokens = load_tokens(self._settings)
+        self._document = openapi.document(tokens=len(tokens) > 0)
         self.app: ASGIApp = Guard(app, tokens, self._metrics.unauthorized) if len(tokens) else app
 
     # --- questions ---
@@ -180,6 +187,12 @@ class ReplicaServer:
     async def _metrics_text(self, _: Request) -> Response:
         text = await run_in_threadpool(self._metrics.text)
         return Response(text, headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _openapi(self, _: Request) -> Response:
+        return as_json(self._document)
+
+    async def _docs(self, _: Request) -> Response:
+        return Response(docs_page.page(self._document), media_type="text/html", headers=docs_page.HEADERS)
 
 
 def serve(
