@@ -25,7 +25,7 @@ from monolith.tables.hashing import hash_string
 MAX_WEIGHT = 1e6  # beyond it, sums and gradients of float32 overflow sooner or later, and nothing learns any more
 NO_NUMBER = math.nan  # what is packed for a dense number that is missing
 
-_INT64 = np.iinfo(np.int64)
+_LEAST_ID, _GREATEST_ID = -(2**63), 2**63 - 1
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _REMEMBERED = 1 << 14  # hashes of strings, a feature: a hit costs a tenth of a hash
 _OWN_ROW = "\0missing"  # hashed as a string of the feature: the id that missing values have in common
@@ -70,7 +70,7 @@ class _IdRule(_Packed):
     def _int_id(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
             raise self._refusal(value, "an integer")
-        if not _INT64.min <= value <= _INT64.max:
+        if not _LEAST_ID <= value <= _GREATEST_ID:
             raise EventError(
                 "feature_range",
                 f"feature {self.name!r} has the id {shown(value)}, which does not fit 64 bits with a sign: "
