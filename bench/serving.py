@@ -7,9 +7,9 @@ folder. In every round each contender asks in turn, so that all see the same mac
 over a bare connection, two names at once, HMGET of the same 200 stored rows from a redis-server that this program
 starts (where one is installed) and their decoding, Feast's `get_online_features` of 200 rows from the same Redis server
 (where PYTHON has feast); a prediction for 200 candidates of one user, and the same as 200 samples. Printed are p50 and
-p99 of all rounds' requests together, and the ratios of each round's p50 and p99 to those of the first contender: median,
-and lowest to highest. Then CLIENTS processes ask for 200 ids at once, and at last one asks FLAT times, of which the
-first and the last tenth are compared (--full: a million times).
+p99 of all rounds' requests together, and the ratios of each round's p50 and p99 to the first contender's: median, and
+lowest to highest. Then CLIENTS processes ask for 200 ids at once, and at last one asks FLAT times, of which the first
+and the last tenth are compared (--full: a million times).
 """
 
 from __future__ import annotations

@@ -69,7 +69,8 @@ def parse() -> argparse.Namespace:
 
 def publish(url: str, rows: int) -> None:
     """A model of two features, one of them a bag, whose logit is a weighted sum of all values."""
-    from monolith.card import CardFeature, ModelCard
+    from monolith.card import CardFeature, ModelCard, Read
+    from monolith.config import FeatureConfig
     from monolith.serving.publisher import Publisher
     from monolith.serving.store import open_store
     from monolith.tables import Table, TableConfig, optimizers
@@ -82,7 +83,11 @@ def publish(url: str, rows: int) -> None:
         table.observe(np.arange(rows), event_time_ms=1)
         sequence = table.cut()
     features = [
-        CardFeature(name=name, table=name, type="int", bag=name == "movies", pooling="sum", salted=False)
+        CardFeature(
+            config=FeatureConfig(name=name, bag=name == "movies"),
+            seed=name,
+            reads=[Read(table=name, output=name, pooling="sum", salted=False)],
+        )
         for name in tables
     ]
     card = ModelCard(model="load", lineage="bench", tables=published_dims(configs), tails={}, features=features)

@@ -12,6 +12,7 @@ import urllib.request
 import numpy as np
 import pytest
 
+from monolith.serving import Client
 from monolith.streaming.source import open_sink, open_source
 from monolith.training.status import read_status
 
@@ -114,6 +115,27 @@ def test_serve_answers_over_http_and_stops_on_sigterm(trained):
     finally:
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=20) == 0, trained.output()
+
+
+def test_serve_without_a_models_name_and_with_a_token_answers_those_who_have_it(trained):
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    (trained.folder / "tokens").write_text("a-secret-token\n")
+    server = trained.spawn("serve", "--store", "lmdb://small/store", "--port", port, "--set", "serve.token_file=tokens")
+    try:
+        trained.wait(lambda: answers(f"{address}/health"), "a server that lives")
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{address}/version")
+        with Client(address, token="a-secret-token") as client:
+            trained.wait(client.ready, "a ready server")
+            together = client.lookup_together({"user": [1, -5], "tags": ["t1"]})
+            assert together.rows["user"].found.tolist()[1] is False
+            scores = client.predict_candidates({"user": 1}, {"item": [1, 2, 3], "tags": [["t1"], [], ["t2", "t3"]]})
+            assert scores.shape == (3,)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 0, trained.output()
+    assert "a-secret-token" not in trained.output()
 
 
 def test_sigterm_ends_a_following_run_with_a_snapshot_and_exit_0(kit):
