@@ -139,7 +139,10 @@ def _store(url: str, model: str | None) -> Iterator[str]:
 
 def _parity(url: str, model: str | None, state: Path) -> int:
     from monolith.commands.parity import against_snapshot
+    from monolith.serving.listing import only_model
 
+    if model is None and url.startswith("redis://"):
+        model = only_model(url)
     report = against_snapshot(url, model, state)
     for line in report.lines():
         print(line)
