@@ -37,6 +37,7 @@ BINARY = body.CONTENT_TYPE
 VALUE_BYTES = 64  # of memory that a value of a prediction takes besides its row: an object, an id, a weight
 JSON_FLOAT_BYTES = 20
 SMALL_JSON_BYTES = 4096  # a body that the event loop reads itself
+SMALL_JSON_LOOKUP = 256  # ids of it, whose rows take longer to be written than to be found
 SMALL_LOOKUP = 1024  # ids that it looks up itself
 PIECE_FLOATS = 8192  # written as JSON at one go
 
@@ -73,7 +74,7 @@ class Answers:
         if kind == BINARY:
             name, ids = body.decode_request(data)
             return Work(at_once(lambda: self._binary_rows(name, ids, share)), len(ids) <= SMALL_LOOKUP)
-        small = len(data) <= SMALL_JSON_BYTES and (data.count(b",") + 1) * self._largest_dim() <= PIECE_FLOATS
+        small = len(data) <= SMALL_JSON_BYTES and data.count(b",") < SMALL_JSON_LOOKUP
         return Work((self._json_together if has_key(data, "lookups") else self._json_rows)(data, share), small)
 
     def predict(self, kind: str, data: bytes, share: Share) -> Work:

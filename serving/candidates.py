@@ -55,7 +55,7 @@ class Candidates:
 
     def cut(self) -> Iterator[slice]:
         """Pieces of a bounded number of values."""
-        bags = [values for values in self.columns.values() if any(isinstance(one, list | dict) for one in values)]
+        bags = [values for values in self.columns.values() if has_bags(values)]
         if not bags:
             yield from (slice(at, at + PIECE_CANDIDATES) for at in range(0, len(self), PIECE_CANDIDATES))
             return
@@ -67,6 +67,11 @@ class Candidates:
                 first, size = number + 1, 0
         if first < len(self):
             yield slice(first, len(self))
+
+
+def has_bags(values: Values) -> bool:
+    """Whether some of a column's values are lists or mappings."""
+    return not isinstance(values, np.ndarray) and not {list, dict}.isdisjoint(map(type, values))
 
 
 def _length(name: str, values: Values) -> int:

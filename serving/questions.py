@@ -15,7 +15,7 @@ import msgspec
 from monolith.config.job import ServeConfig
 from monolith.echo import clipped
 from monolith.errors import InputError
-from monolith.serving.candidates import Candidates
+from monolith.serving.candidates import Candidates, has_bags
 from monolith.serving.columns import Values
 from monolith.serving.errors import TooLargeError
 from monolith.serving.scoring import RawCandidates
@@ -143,7 +143,7 @@ def _listed(name: str, values: Values | bytes, count: int, limits: ServeConfig) 
 def _within(candidates: Candidates, limits: ServeConfig) -> Candidates:
     check_rows(len(candidates), limits)
     shared = sum(map(_size, candidates.shared.values()))
-    bags = [[_size(one) for one in values] for values in candidates.columns.values() if _has_bags(values)]
+    bags = [[_size(one) for one in values] for values in candidates.columns.values() if has_bags(values)]
     single = len(candidates.columns) - len(bags)
     total = shared + single * len(candidates) + sum(map(sum, bags))
     largest = shared + single + max(map(sum, zip(*bags, strict=True)), default=0)
@@ -154,10 +154,6 @@ def _within(candidates: Candidates, limits: ServeConfig) -> Candidates:
         if size > most:
             raise TooLargeError(f"the candidates have {size} values, at most {most} are allowed in one {what}")
     return candidates
-
-
-def _has_bags(values: Values) -> bool:
-    return isinstance(values, list) and not {list, dict}.isdisjoint(map(type, values))
 
 
 def _size(value: object) -> int:
