@@ -16,7 +16,20 @@ from typing import Any
 from monolith import __version__
 from monolith.errors import MonolithError
 
-COMMANDS = ("train", "replay", "serve", "bench", "export", "inspect", "plot", "redeliver", "data", "demo")
+COMMANDS = (
+    "train",
+    "fit",
+    "evaluate",
+    "replay",
+    "serve",
+    "bench",
+    "export",
+    "inspect",
+    "plot",
+    "redeliver",
+    "data",
+    "demo",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import msgspec
 
 from monolith.config import JobConfig
 from monolith.events import Joined, Record, Shown
+from monolith.streaming.between import Between, Offsets, offsets_between
 from monolith.streaming.codec import FeatureDecoder, Stream
 from monolith.streaming.cutting import Cut
 from monolith.streaming.deadletters import DeadLetters
@@ -22,14 +23,24 @@ from monolith.streaming.live import LiveCutter
 from monolith.streaming.steps import StepReader
 
 
-def open_bounded(job: JobConfig, *, unjoined: bool = False, on_shown: OnShown | None = None) -> StepReader:
-    """Open the job's streams up to their present ends. ``unjoined``: `input.samples` holds feature events, each of
-    which is a sample by itself, with label 0. Raises ConfigError, also for a stream that is not there.
+def open_bounded(
+    job: JobConfig,
+    *,
+    unjoined: bool = False,
+    decoder: FeatureDecoder | None = None,
+    between: Between | None = None,
+    on_shown: OnShown | None = None,
+) -> StepReader:
+    """Open the job's streams up to their present ends, or the part of each that is ``between`` two times.
+
+    ``unjoined``: `input.samples` holds feature events, each of which is a sample by itself, with label 0. ``decoder``:
+    another one than the job's. Raises ConfigError, also for a stream that is not there, and UnavailableError for one
+    between times that does not answer.
     """
     quiet = msgspec.structs.replace(job.input, follow=False, dead_letters=None)
     job = msgspec.structs.replace(job, input=quiet)
-    inlets = open_inlets(job, UnjoinedDecoder(job) if unjoined else None)
-    cutter = SizeCutter(job, inlets)
+    inlets = open_inlets(job, UnjoinedDecoder(job) if unjoined else decoder)
+    cutter = SizeCutter(job, inlets, between)
     return StepReader(
         job, inlets, UnwrittenJournal(), DeadLetters(None), clock=_stopped_clock, cutter=cutter, on_shown=on_shown
     )
@@ -38,8 +49,18 @@ def open_bounded(job: JobConfig, *, unjoined: bool = False, on_shown: OnShown | 
 class SizeCutter(LiveCutter):
     """Cuts a step when every stream has given as much as it may hold back, or all it has."""
 
-    def __init__(self, job: JobConfig, inlets: list[Inlet]) -> None:
+    def __init__(self, job: JobConfig, inlets: list[Inlet], between: Between | None = None) -> None:
         super().__init__(job, inlets, _stopped_clock)
+        self._ends: dict[str, Offsets] = {}
+        if between is not None and between != Between():
+            self._ends = {inlet.name: offsets_between(inlet.source, between)[1] for inlet in inlets}
+
+    def _set_stops(self, inlet: Inlet) -> None:
+        super()._set_stops(inlet)
+        for partition, end in self._ends.get(inlet.name, {}).items():
+            lane = inlet.lanes[partition]
+            if lane.stop is not None and end < lane.stop:
+                lane.stop = self._stops[inlet.name][partition] = end
 
     def _is_full(self, cut: Cut, behind: bool, now: float) -> bool:  # noqa: ARG002
         most = self._train.step_records

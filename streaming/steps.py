@@ -352,6 +352,15 @@ class StepReader:
         self._live = False
         self._entries = self._recorded = None
 
+    def begin_at(self, positions: Positions) -> None:
+        """Begin the run at these offsets, by `Source.name` and partition, with a model that is to be published.
+
+        What a journalled step says of where the run began counts for more.
+        """
+        self._unpublished = True
+        for inlet in self._inlets:
+            inlet.source.seek(positions.get(inlet.source.name, {}))
+
     def _positions(self) -> Positions:
         return {inlet.name: {p: lane.position for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets}
 

@@ -5,6 +5,7 @@ The state folder of a job::
     state/
       journal/     the step journal, which also names the run (its lineage)
       job.json     the settings that its newest steps were made with
+      start/       the model that the run began from, if it was fitted or another run's
       snapshots/   the newest atomic cuts
       graph-*.onnx the dense part as exported for serving
       status.json  what the daemon last said of itself
@@ -31,6 +32,7 @@ from monolith.serving.store import open_store
 from monolith.streaming.steps import StepReader
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshot, Snapshots
+from monolith.training.start import read_start
 from monolith.training.status import Status, StatusFile
 from monolith.training.trainer import Trainer
 
@@ -76,6 +78,8 @@ def open_trainer(
         trainer = Trainer(learner, steps, snapshots, lineage=steps.lineage, publisher=publisher, status=status)
         if newest is not None:
             trainer.restore(newest)
+        elif (start := read_start((replay or state / "journal").parent)) is not None:
+            trainer.begin_from(start)
         trainer.history.expect(steps.publishes_after(trainer.step))
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from monolith.config.features import FeatureConfig
+from monolith.config.fit import FitConfig
 from monolith.config.labels import TaskConfig
 from monolith.config.limits import Count, NonNegative, Positive, Share, ShareOrNone
 from monolith.config.table import TableConfig
@@ -127,6 +128,7 @@ class JobConfig(_Section, frozen=True):
     train: TrainConfig = TrainConfig()
     publish: PublishConfig = PublishConfig()
     serve: ServeConfig = ServeConfig()
+    fit: FitConfig = FitConfig()
     state: str = "state"  # folder of the step journal and the snapshots
     store: str | None = None  # URL of the serving store; None: nothing is published
     seed: int = 0

@@ -136,6 +136,11 @@ class Learner:
         """Move every table's clock to the stream's watermark and sweep a part; how many expired rows were removed."""
         return sum(end_step(table, watermark_ms, sweep_rows) for table in self.tables.values())
 
+    @property
+    def sequence(self) -> int:
+        """The number that the next `cut` closes."""
+        return {table.sequence for table in self.tables.values()}.pop()
+
     def cut(self) -> int:
         """Close the current sequence number in every table and return it."""
         return {table.cut() for table in self.tables.values()}.pop()

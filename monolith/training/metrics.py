@@ -212,6 +212,14 @@ class StreamMetrics:
         )
 
 
+def scores_of(probabilities: Floats, labels: Floats, weights: Floats, rates: Floats, users: Counts) -> Scores:
+    """Exact scores over samples, columns (n,); labels that weigh nothing do not count."""
+    chunk = _Chunk(probabilities, labels, weights, rates, users).where(weights > 0)
+    sums = _Sums()
+    sums.add(chunk)
+    return sums.scores(auc(chunk.probabilities, chunk.labels), chunk.within_user()[0])
+
+
 def weights_of(batch: Batch, task: int) -> Floats:
     """(n,) weights of the labels in column ``task``."""
     return np.ones(len(batch), np.float32) if batch.label_weights is None else batch.label_weights[:, task]

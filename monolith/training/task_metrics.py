@@ -55,6 +55,13 @@ class _Sums(msgspec.Struct):
         return Errors(self.samples, math.sqrt(means[0]), *means[1:])
 
 
+def errors_of(predictions: Floats, labels: Floats, weights: Floats) -> Errors:
+    """Errors over samples, columns (n,); labels that weigh nothing do not count."""
+    sums, has = _Sums(), weights > 0
+    sums.add(predictions[has], labels[has], weights[has])
+    return sums.errors()
+
+
 class _NumbersState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     total: _Sums
     open: _Sums

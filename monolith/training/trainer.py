@@ -20,6 +20,7 @@ import numpy.typing as npt
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
+from monolith.streaming.journal import Positions
 from monolith.streaming.progress import Progress
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
@@ -27,6 +28,7 @@ from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
 from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+from monolith.training.start import Start
 from monolith.training.status import Status, StatusFile
 from monolith.training.task_metrics import JobMetrics
 
@@ -74,6 +76,9 @@ class Steps(Protocol):
 
     def closing_step(self) -> Step | None:
         """A journalled step that takes nothing and publishes; None where steps are to be run again first."""
+
+    def begin_at(self, positions: Positions) -> None:
+        """Begin the run at these offsets, by `Source.name` and partition."""
 
     def state(self) -> bytes:
         """What `restore` needs to go on after the last step; the journal is durable up to it."""
@@ -147,6 +152,7 @@ class Trainer:
         self.history = History(learner.job)
         self.advisor = Advisor(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
+        self._started = False  # the run began from a model
         self._kept_step = 0  # the newest snapshot's
         self._clean = True  # nothing changed since the last cut
         self._ingested: list[int] = []
@@ -175,7 +181,7 @@ class Trainer:
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
-        if ended and not self.metrics.samples:
+        if ended and self._is_blank:
             self._report(ended=True)
             raise NoSamplesError(self._fruitless())
         try:
@@ -188,6 +194,11 @@ class Trainer:
                 self._hand_over(self.publisher)
         finally:
             self._report(ended=True)
+
+    @property
+    def _is_blank(self) -> bool:
+        """Whether the model has learnt nothing yet, so that nobody is to get it."""
+        return not (self.metrics.samples or self._started)
 
     def _fruitless(self) -> str:
         """Why there was nothing to train on."""
@@ -216,7 +227,7 @@ class Trainer:
 
     def _tend(self, publisher: Publisher) -> None:
         """In quiet times: see that the store still has everything. Where rows changed since, that takes a cut first."""
-        if not self.metrics.samples:
+        if self._is_blank:
             return
         if self._clean:
             publisher.tend(self.sequence, self._delta)
@@ -225,7 +236,7 @@ class Trainer:
 
     def _publish_last(self, publisher: Publisher) -> None:
         """See that the store has all that the snapshot to come will hold; give up after `STOP_S` and a last try."""
-        if not self.metrics.samples:
+        if self._is_blank:
             return
         deadline = time.monotonic() + STOP_S
         if self._clean:
@@ -262,7 +273,7 @@ class Trainer:
         self._ingested.extend(batch.ingestion_time_ms.tolist())
 
     def _publish(self) -> None:
-        if self.publisher is None or not self.metrics.samples:
+        if self.publisher is None or self._is_blank:
             self._ingested.clear()
             return
         self.publisher.publish(self.sequence, self._delta)
@@ -324,6 +335,14 @@ class Trainer:
         self._restore_history(snapshot)
         self._kept_step = self.step
         log.info("restored step=%d sequence=%d from=%s", self.step, self.sequence, snapshot.path)
+
+    def begin_from(self, start: Start) -> None:
+        """Begin the run with a fitted model, or another run's, at the offsets that it names."""
+        self.learner.load_tables(start.snapshot.path / "tables")
+        self.learner.load_dense_state(start.snapshot.read("dense.safetensors"))
+        self.steps.begin_at(start.about.positions)
+        self.sequence, self._started = start.snapshot.manifest.sequence, True
+        log.info("begins from=%s origin=%s", start.snapshot.path, start.about.origin)
 
     def _restore_history(self, snapshot: Snapshot) -> None:
         manifest = snapshot.manifest

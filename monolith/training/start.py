@@ -1,0 +1,76 @@
+"""Where a run starts from when it has no snapshot of its own yet: a fitted model, or another run's.
+
+``state/start`` holds one snapshot of step 0 with tables and dense weights, and ``start.json``: where the model comes
+from and at which offsets of the streams the run begins. A run that has begun never looks at it again, except to repeat
+its journal from step 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from monolith.config import JobConfig
+from monolith.config.load import job_json
+from monolith.disk import make_folder
+from monolith.errors import ConfigError, CorruptError
+from monolith.streaming.journal import Positions
+from monolith.training.learner import Learner
+from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+
+FOLDER = "start"
+_ABOUT = "start.json"
+
+
+class About(msgspec.Struct, frozen=True):
+    """What a start is of."""
+
+    origin: str  # for people: the command that made it, and from what
+    positions: Positions = {}  # `Source.name` -> partition -> offset at which the run begins; others: their beginnings
+
+
+class Start(msgspec.Struct, frozen=True):
+    """A start on disk."""
+
+    snapshot: Snapshot
+    about: About
+
+
+def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> None:
+    """Make ``learner`` the start of the run of ``state``. Raises ConfigError where that run has begun already."""
+    check_not_begun(state)
+    make_folder(state)
+    manifest = Manifest(
+        version=SNAPSHOT_VERSION,
+        model=job.name,
+        lineage="",
+        step=0,
+        sequence=learner.sequence - 1,
+        job=msgspec.json.decode(job_json(job)),
+    )
+    parts: dict[str, Part] = {
+        "tables": learner.save_tables,
+        "dense.safetensors": learner.dense_state(),
+        _ABOUT: msgspec.json.encode(about),
+    }
+    Snapshots(state / FOLDER, keep=1).write(manifest, parts)
+
+
+def check_not_begun(state: Path) -> None:
+    """Raises ConfigError where the run of the state folder ``state`` has begun."""
+    if any((state / "journal").glob("*.journal")):
+        raise ConfigError(
+            f"the run in {state} has begun, so it cannot start from another model any more: give a new `state`"
+        )
+
+
+def read_start(state: Path) -> Start | None:
+    """The start of the run of ``state``, or None. Raises CorruptError where it cannot be used."""
+    snapshot = Snapshots(state / FOLDER, keep=1).newest()
+    if snapshot is None:
+        return None
+    try:
+        return Start(snapshot, msgspec.json.decode(snapshot.read(_ABOUT), type=About))
+    except msgspec.DecodeError as error:
+        raise CorruptError(f"{snapshot.path / _ABOUT} cannot be read: {error}") from error
