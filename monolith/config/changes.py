@@ -46,6 +46,7 @@ INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides n
 RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did what this one does; lists without index
 LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
 NAMES = re.compile(r"(tables|labels)\[\d+\]\.(name|loss)")  # likewise; a feature may be declared, or no longer
+TUNING = ("model.dropout", "model.embedding_l2")  # how they learn, and not what they are
 
 
 def deciding_settings(job: JobConfig) -> bytes:
@@ -106,7 +107,11 @@ def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tupl
     Raises ConfigError for a change of what is kept, and for any deciding one while steps are pending.
     """
     changes = deciding_changes(old, job)
-    lasting = {key: change for key, change in changes.items() if _below(key, LASTING) or NAMES.fullmatch(key)}
+    lasting = {
+        key: change
+        for key, change in changes.items()
+        if (_below(key, LASTING) and key not in TUNING) or NAMES.fullmatch(key)
+    }
     if lasting:
         raise ConfigError(
             f"{_words(lasting)}: the state folder is of another model. Set it back, or give a new `state`"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from monolith.config.features import FeatureConfig
 from monolith.config.fit import FitConfig
 from monolith.config.labels import TaskConfig
-from monolith.config.limits import Count, NonNegative, Positive, Share, ShareOrNone
+from monolith.config.limits import Count, Decay, NonNegative, Positive, Share, ShareOrNone
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
@@ -55,11 +55,18 @@ class JoinConfig(_Section, frozen=True):
 
 
 class ModelConfig(_Section, frozen=True):
-    """The network over the embeddings."""
+    """The network over the embeddings. Which kind reads which key is in `monolith.config.model_rules`."""
 
-    kind: Literal["lr", "fm", "deepfm", "dlrm"] = "deepfm"
+    kind: str = "deepfm"  # lr, fm, deepfm, widedeep, mlp, dcnv2, dlrm, or MODULE:CLASS, a torch module of your own
     hidden: list[Count] = msgspec.field(default_factory=lambda: [256, 128, 64])  # of the MLP; dlrm: of the top one
     bottom: list[Count] = msgspec.field(default_factory=lambda: [64])  # dlrm: of the bottom MLP, before its last layer
+    cross_layers: Count = 3  # dcnv2: of the cross network
+    cross_rank: Count | None = None  # dcnv2: each cross layer's matrix is a product of this rank; None: a full matrix
+    activation: Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid"] = "relu"  # after each MLP layer
+    norm: Literal["none", "batch", "layer"] = "none"  # of each MLP layer's output, before the activation
+    dropout: Decay = 0.0  # share of each MLP layer's outputs that a training step sets to 0; not used in scoring
+    embedding_l2: NonNegative = 0.0  # each sample's loss gets half of this times the squares of the vectors it reads
+    options: dict[str, Any] = {}  # MODULE:CLASS: arguments of its constructor, by name
 
 
 class DenseOptimizerConfig(_Section, frozen=True):

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 from monolith.config.document import Keys, nearest
 from monolith.config.feature_rules import broken_feature_rules
-from monolith.config.job import JobConfig, ModelConfig, TrainConfig
+from monolith.config.job import JobConfig, TrainConfig
 from monolith.config.label_rules import broken_label_rules
-from monolith.config.model_rules import part_faults, width_faults
+from monolith.config.model_rules import part_faults, setting_faults, width_faults
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.schema import Problem
@@ -118,8 +118,8 @@ def _model(job: JobConfig) -> Iterator[Problem]:
     has_dense = any(feature.name not in read for feature in job.features)
     for text in part_faults(job.model.kind, has_dense=has_dense, tasks=len(job.labels)):
         yield ("model", "kind"), text
-    if job.model.kind != "dlrm" and job.model.bottom != ModelConfig().bottom:
-        yield ("model", "bottom"), f"only the model dlrm has a bottom MLP; saw {job.model.kind}"
+    for key, text in setting_faults(job.model):
+        yield ("model", key), text
 
 
 def _optimizers(job: JobConfig) -> Iterator[Problem]:

@@ -31,6 +31,8 @@ def problems(value: Any, type_: inspect.Type, keys: Keys = ()) -> Iterator[Probl
             yield from _dict_problems(value, type_, keys)
         case inspect.LiteralType():
             yield from _literal_problems(value, type_, keys)
+        case inspect.AnyType():
+            pass
         case _:
             yield from _scalar_problems(value, type_, keys)
 

@@ -6,7 +6,7 @@ tensor and not per number, so here each is one call for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -26,6 +26,11 @@ _NAMES = {"sgd": "SGD", "adagrad": "Adagrad", "adam": "Adam"}
 _LINE = 16  # float32 of a memory line; each weight begins at one, as it would in memory of its own
 
 
+def trained_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The weights that learn, by name: those that want gradients."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
 class DenseOptimizer:
     """One optimizer step for all weights of ``model``: torch's function of the configured kind, fused.
 
@@ -35,7 +40,7 @@ class DenseOptimizer:
 
     def __init__(self, config: DenseOptimizerConfig, model: nn.Module) -> None:
         self._model = model
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self._shapes = {name: parameter.shape for name, parameter in trained_weights(model)}
         sizes = [-(-shape.numel() // _LINE) * _LINE for shape in self._shapes.values()]
         self._starts = dict(zip(self._shapes, accumulate(sizes, initial=0), strict=False))
         self._config = config
@@ -86,7 +91,7 @@ class DenseOptimizer:
 
     def _move_in(self) -> None:
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in trained_weights(self._model):
                 weight, grad = self._of(self._weights, name), self._of(self._grads, name)
                 weight.copy_(parameter)
                 if parameter.grad is not None:

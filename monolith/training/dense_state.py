@@ -1,7 +1,7 @@
 """The dense part's weights and its optimizer's moments as bytes: for snapshots (both) and for serving (weights).
 
 The bytes are one safetensors file: tensor ``model.<name>`` for every entry of the module's state, and
-``optimizer.<parameter>.<key>`` for the optimizer's. Equal state gives equal bytes. Settings such as the learning rate
+``optimizer.<parameter>.<key>`` for the optimizer's, ``steps`` for how often a model was trained that draws by chance. Equal state gives equal bytes. Settings such as the learning rate
 are not in it: they come from the job file.
 """
 
@@ -16,7 +16,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from monolith.errors import CorruptError
-from monolith.training.dense_optimizer import KEPT, DenseOptimizer
+from monolith.training.dense_optimizer import KEPT, DenseOptimizer, trained_weights
+from monolith.training.modes import Modes
+
+_STEPS = "steps"
 
 
 def dense_weights(model: nn.Module) -> bytes:
@@ -30,33 +33,39 @@ def load_dense_weights(model: nn.Module, data: bytes) -> None:
     _fill(model.state_dict(), _parse(data) if data else {}, "weight")
 
 
-def save_dense_state(model: nn.Module, optimizer: DenseOptimizer) -> bytes:
+def save_dense_state(model: nn.Module, optimizer: DenseOptimizer, modes: Modes | None = None) -> bytes:
     """Weights and optimizer state as bytes, from which ``load_dense_state`` goes on bit for bit."""
     state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    if modes is not None and modes.steps:
+        state[_STEPS] = torch.tensor(modes.steps)
     for name, of_weight in optimizer.weight_states().items():
         state |= {f"optimizer.{name}.{key}": value for key, value in of_weight.items()}
     return save(_copies(state), metadata={"optimizer": optimizer.kind})
 
 
-def load_dense_state(model: nn.Module, optimizer: DenseOptimizer, data: bytes) -> None:
+def load_dense_state(model: nn.Module, optimizer: DenseOptimizer, data: bytes, modes: Modes | None = None) -> None:
     """Set weights and optimizer state from ``save_dense_state`` bytes.
 
     Raises CorruptError, naming the tensor, if the bytes are of another model or optimizer; then nothing was changed.
     """
     tensors = _parse(data)
     _check_kind(data, optimizer.kind)
+    steps = _fitting(tensors, _STEPS, torch.Size([]), torch.int64, "count") if _STEPS in tensors else torch.tensor(0)
+    tensors.pop(_STEPS, None)
     weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     moments = {name: tensor for name, tensor in tensors.items() if not name.startswith("model.")}
     states = _weight_states(moments, model, optimizer.kind)
     _fill(model.state_dict(), weights, "weight")
     optimizer.set_weight_states(states)
+    if modes is not None:
+        modes.steps = int(steps)
 
 
 def _weight_states(moments: Mapping[str, Tensor], model: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
     """The optimizer's state by the weights' names, checked: all of it, or none where no step was made yet."""
     states: dict[str, dict[str, Tensor]] = {}
     known = set()
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained_weights(model):
         own = {key: f"optimizer.{name}.{key}" for key in KEPT[kind]}
         known |= set(own.values())
         if moments:

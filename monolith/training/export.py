@@ -8,10 +8,11 @@ version of the weights is a few hundred kB of safetensors and no new graph.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,25 @@ WEIGHT_PREFIX = "w:"
 TOLERANCE = 1e-5  # relative to the largest logit of the batch, or to 1 if that is smaller: float32 rounding
 
 _INNER_PREFIX = "w:/"
+_TALKATIVE = ("torch.onnx._internal.exporter", "torch.fx.experimental.symbolic_shapes")
+_SAME = 1e-3  # for inputs that no table made, whose logits may cancel: far above rounding, far below another formula
+_MOST_REASON = 300  # characters of torch's reason in an error
 _EXAMPLE_BATCH = 3  # the exporter takes 0 and 1 for constants
 
 
-def export_graph(model: nn.Module, inputs: Mapping[str, int]) -> bytes:
-    """The ONNX graph of a model from ``monolith.training.models``; takes about 3 s. Writes no file.
+def export_graph(model: nn.Module, inputs: Mapping[str, int], kind: str = "") -> bytes:
+    """The ONNX graph of a model in eval mode; takes about 3 s. Writes no file.
 
     ``inputs`` are the names of vectors and dense features, with their widths, in the graph's order. The bytes hold no
-    weights, no traces and no paths.
+    weights, no traces and no paths. Raises InputError, which names ``kind`` and torch's reason, where ONNX cannot say
+    what the model does, or says something else.
     """
+    data = _exported(model, inputs, kind or type(model).__name__)
+    _compare(data, model, inputs, kind or type(model).__name__)
+    return data
+
+
+def _exported(model: nn.Module, inputs: Mapping[str, int], kind: str) -> bytes:
     weights = dict(model.state_dict())
     if taken := [name for name in inputs if name.startswith(WEIGHT_PREFIX) or name in ("", "logit")]:
         raise InputError(
@@ -46,7 +57,7 @@ def export_graph(model: nn.Module, inputs: Mapping[str, int]) -> bytes:
         )
     examples = [torch.zeros(_EXAMPLE_BATCH, dim) for dim in inputs.values()]
     batch = torch.export.Dim("batch")
-    with _quietly(model):
+    with _quietly(model), _refusing(kind):
         program = torch.onnx.export(
             _Functional(model, list(inputs), list(weights)),
             (*examples, *weights.values()),
@@ -54,8 +65,7 @@ def export_graph(model: nn.Module, inputs: Mapping[str, int]) -> bytes:
             dynamic_shapes=((*({0: batch} for _ in inputs), *(None for _ in weights)),),
             verbose=False,
         )
-    if program is None:
-        raise InputError(f"torch exported no graph for {type(model).__name__}: it must be traceable by torch.export")
+        assert program is not None  # dynamo=True gives one, or raises
     proto = program.model_proto  # made anew by every access
     _rename(proto.graph, [*inputs, *(WEIGHT_PREFIX + name for name in weights)])
     return _plain(proto)
@@ -82,10 +92,10 @@ class DenseGraph:
         result: npt.NDArray[np.float32] = self._session.run(["logit"], inputs)[0]
         return result
 
-    def check(self, model: nn.Module, vectors: Mapping[str, Tensor]) -> float:
+    def check(self, model: nn.Module, vectors: Mapping[str, Tensor], tolerance: float = TOLERANCE) -> float:
         """The largest difference from torch over these vectors, relative to the largest logit (at least 1).
 
-        Raises CorruptError if it is above ``TOLERANCE`` or not a number: the version must not be published.
+        Raises CorruptError if it is above ``tolerance`` or not a number: the version must not be published.
         """
         with torch.no_grad():
             expected = model(vectors).numpy()
@@ -95,10 +105,10 @@ class DenseGraph:
         if not expected.size:
             return 0.0
         difference = float(np.abs(got - expected).max() / max(1.0, float(np.abs(expected).max())))
-        if not difference <= TOLERANCE:
+        if not difference <= tolerance:
             raise CorruptError(
                 f"the exported graph and torch differ by {difference:.3g} of the largest logit over {len(expected)} "
-                f"samples, at most {TOLERANCE} is rounding: look for NaN in the weights, then export the graph again"
+                f"samples, at most {tolerance} is rounding: look for NaN in the weights, then export the graph again"
             )
         return difference
 
@@ -124,18 +134,61 @@ class _Functional(nn.Module):
 
 
 @contextmanager
-def _quietly(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and none of the exporter's remarks on operators that no model here uses."""
-    exporter_log = logging.getLogger("torch.onnx._internal.exporter")
-    level, training = exporter_log.level, model.training
-    exporter_log.setLevel(logging.ERROR)
+def _refusing(kind: str) -> Iterator[None]:
+    """Turn whatever the exporter raises into an InputError with the first words of the innermost cause."""
+    try:
+        yield
+    except Exception as error:  # of many classes, the user's own among them
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = next((line for line in str(cause).splitlines() if line.strip()), "no reason given")[:_MOST_REASON]
+        raise InputError(
+            f"model {kind} cannot be served: torch makes no ONNX graph of it: {_words(cause)}. Write "
+            f"its forward without branches or loops over values, for batches of any size; or train it without a store"
+        ) from error
+
+
+def _words(error: BaseException) -> str:
+    """Its class and the first paragraph of what it says, in one line."""
+    paragraph = str(error).strip().partition("\n\n")[0]
+    return f"{type(error).__name__}: {' '.join(paragraph.split())[:_MOST_REASON].rstrip('.')}"
+
+
+def _compare(data: bytes, model: nn.Module, inputs: Mapping[str, int], kind: str) -> None:
+    """Raise InputError unless the graph gives what torch does, of one sample and of several."""
+    generator = torch.Generator().manual_seed(1)
+    training = model.training
     model.eval()
     try:
-        with warnings.catch_warnings():
+        graph = DenseGraph(data)
+        for samples in (1, 5):
+            columns = {name: torch.randn(samples, width, generator=generator) for name, width in inputs.items()}
+            graph.check(model, columns, _SAME)
+    except Exception as error:  # of onnxruntime's classes, where the graph is for another number of samples
+        raise InputError(
+            f"model {kind} cannot be served: its ONNX graph does not do what the model does: {_words(error)}. Write "
+            f"its forward without branches or loops over values, for batches of any size; or train it without a store"
+        ) from error
+    finally:
+        model.train(training)
+
+
+@contextmanager
+def _quietly(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and none of what torch logs and prints while it exports: what matters is in the exceptions."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels, training = [logger.level for logger in loggers], model.training
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    model.eval()
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter_log.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         model.train(training)
 
 

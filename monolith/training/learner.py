@@ -21,6 +21,7 @@ import torch
 
 from monolith.card import CardTask, ModelCard
 from monolith.config import JobConfig
+from monolith.config.model_rules import is_own
 from monolith.disk import remedy, write_durably
 from monolith.errors import NonFiniteError
 from monolith.tables import Table, set_threads
@@ -38,6 +39,7 @@ from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
 from monolith.training.inputs import Inputs
 from monolith.training.loss import gradient_of, predictions_of
 from monolith.training.models import build_model
+from monolith.training.modes import Modes
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Learner:
         self.vectors = self.collection.dims  # name -> width of what the network reads
         self.dense = {f.name: f.config.width for f in self.features if not f.reads}
         self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed, tasks=len(job.labels))
+        self.modes = Modes(self.model, job.seed, always=is_own(job.model.kind))
         self.optimizer = DenseOptimizer(job.dense_optimizer, self.model)
         self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
         self._inputs: Mapping[str, torch.Tensor] = {}  # of the newest batch
@@ -68,21 +71,33 @@ class Learner:
     def step(self, batch: Batch) -> Predictions:
         """Predictions as they were before this step; afterwards one optimizer step has been made on all n.
 
-        A dense gradient with NaN, infinity or a size that the optimizer would overflow by meets the policy
-        ``dense_optimizer.on_nonfinite``: the dense weights stay as they are in this step, or NonFiniteError is raised.
-        As the tables may have taken their part by then, the learner must then be restored.
+        A dense gradient with NaN, infinity or a size that the optimizer would overflow by, or a running statistic that
+        is no longer finite, meets the policy ``dense_optimizer.on_nonfinite``: dense weights and buffers stay as they
+        are in this step, or NonFiniteError is raised. As the tables may have taken their part by then, the learner must
+        then be restored.
         """
-        outputs = self._forward(batch, batch.event_time_ms)
+        inputs = self._read(batch, batch.event_time_ms)
+        outputs, said = self.modes.forward(inputs)
         self.optimizer.zero_grad()
-        outputs.backward(gradient_of(self.job.labels, outputs.detach(), batch))  # type: ignore[no-untyped-call]
+        self._backward(outputs, inputs.matrix, batch)
         self._dense_step()
-        return predictions_of(self.job.labels, outputs.detach()).numpy()
+        return predictions_of(self.job.labels, said).numpy()
+
+    def _backward(self, outputs: torch.Tensor, matrix: torch.Tensor, batch: Batch) -> None:
+        """Gradients of the loss; those of the rows go to the tables, with what ``model.embedding_l2`` adds to them."""
+        gradient, l2 = gradient_of(self.job.labels, outputs.detach(), batch), self.job.model.embedding_l2
+        if l2:
+            towards_zero = matrix.detach() * (l2 / max(1, len(batch)))
+            torch.autograd.backward([outputs, matrix], [gradient, towards_zero])  # type: ignore[no-untyped-call]
+        else:
+            outputs.backward(gradient)  # type: ignore[no-untyped-call]
 
     def _dense_step(self) -> None:
-        unfit = self.optimizer.unfit_gradient()
+        unfit = self.optimizer.unfit_gradient() or self.modes.unfit_statistic()
         if unfit is None:
             self.optimizer.step()
         elif self.job.dense_optimizer.on_nonfinite == "skip_step":
+            self.modes.undo()
             log.warning("dense step skipped: %s", unfit)
         else:
             raise NonFiniteError(
@@ -95,16 +110,15 @@ class Learner:
         self.collection.eval()
         try:
             with torch.no_grad():
-                return predictions_of(self.job.labels, self._forward(batch, None)).numpy()
+                return predictions_of(self.job.labels, self.model(self._read(batch, None))).numpy()
         finally:
             self.collection.train()
 
-    def _forward(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> torch.Tensor:
+    def _read(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> Inputs:
         matrix = self.collection.forward_matrix(batch.bags, times)
         dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
         self._inputs = Inputs(matrix, self.vectors, dense)
-        outputs: torch.Tensor = self.model(self._inputs)
-        return outputs
+        return self._inputs
 
     def card(self, lineage: str) -> ModelCard:
         """What a replica must know about this model."""
@@ -121,13 +135,17 @@ class Learner:
         )
 
     def export(self, cache: Path) -> bytes:
-        """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds."""
+        """The dense part as ONNX, weights as inputs, kept in folder ``cache`` since an export takes seconds.
+
+        That of a user's class is made anew: what the class does may have changed. Raises InputError for a model that
+        is no graph, with torch's reason.
+        """
         shape = [self.vectors, self.dense, len(self.job.labels)]
         asked = msgspec.json.encode([GRAPH_VERSION, self.job.model, *shape, str(torch.__version__)])
         stem = f"graph-{zlib.crc32(asked):08x}"
-        graph = _kept_graph(cache, stem)
+        graph = None if is_own(self.job.model.kind) else _kept_graph(cache, stem)
         if graph is None:
-            graph = export_graph(self.model, {**self.vectors, **self.dense})
+            graph = export_graph(self.model, {**self.vectors, **self.dense}, self.job.model.kind)
             _keep_graph(cache / f"{stem}-{zlib.crc32(graph):08x}.onnx", graph)
         self.graph = DenseGraph(graph)
         return graph
@@ -186,11 +204,11 @@ class Learner:
 
     def dense_state(self) -> bytes:
         """Dense weights and their optimizer's state, bit by bit."""
-        return save_dense_state(self.model, self.optimizer)
+        return save_dense_state(self.model, self.optimizer, self.modes)
 
     def load_dense_state(self, data: bytes) -> None:
         """Continue from `dense_state` bytes."""
-        load_dense_state(self.model, self.optimizer, data)
+        load_dense_state(self.model, self.optimizer, data, self.modes)
 
     def save(self, folder: Path) -> None:
         """Keep the learner in an empty folder."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from monolith.config import ModelConfig
 from monolith.training.inputs import stacked
-from monolith.training.models.dense import DenseInputs, mlp_layers, one_or_all
+from monolith.training.models.dense import DenseInputs, one_or_all
 from monolith.training.models.fm import Interaction
+from monolith.training.models.layers import mlp_layers
 
 
 class DeepFM(nn.Module):
@@ -19,16 +21,14 @@ class DeepFM(nn.Module):
     the MLP, weights of the dense numbers, a bias, and a weight for either part of the FM, 1 at first.
     """
 
-    def __init__(
-        self, vectors: Mapping[str, int], dense: Mapping[str, int], hidden: Sequence[int], tasks: int = 1
-    ) -> None:
+    def __init__(self, vectors: Mapping[str, int], dense: Mapping[str, int], config: ModelConfig, tasks: int) -> None:
         super().__init__()
         self.vectors = [name for name, dim in vectors.items() if dim > 1]
         self.weights = [name for name, dim in vectors.items() if dim == 1]
         factors = max(vectors.values()) - 1
         self.bias = nn.Parameter(torch.zeros(tasks))
         self.dense = DenseInputs(dense, tasks)
-        layers, width = mlp_layers(len(self.vectors) * factors + self.dense.width, hidden)
+        layers, width = mlp_layers(len(self.vectors) * factors + self.dense.width, config.hidden, config)
         self.mlp = nn.Sequential(*layers, nn.Linear(width, tasks, bias=False))  # `bias` is the one bias of the sum
         if tasks > 1:
             self.parts = nn.Parameter(torch.ones(2, tasks))

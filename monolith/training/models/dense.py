@@ -1,4 +1,4 @@
-"""Dense features in a model: one matrix, and the weights of its first-order part; and layers over numbers."""
+"""What models read: dense features as one matrix with first-order weights, or all inputs side by side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from monolith.training.inputs import Inputs
 
 class DenseInputs(nn.Module):
     """The dense features of a job side by side. Without any, it has no weights and changes nothing."""
@@ -30,15 +31,16 @@ class DenseInputs(nn.Module):
         return added
 
 
+def side_by_side(inputs: Mapping[str, Tensor], vectors: Sequence[str], dense: Sequence[str]) -> Tensor:
+    """(batch, sum of widths): the vectors, then the dense features; no copy of what an `Inputs` has so already."""
+    if isinstance(inputs, Inputs) and list(inputs.widths) == list(vectors):
+        parts = [inputs.matrix]
+    else:
+        parts = [inputs[name] for name in vectors]
+    parts += [inputs[name] for name in dense]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
 def one_or_all(outputs: Tensor) -> Tensor:
     """(batch, tasks), or (batch,) where there is one task."""
     return outputs.squeeze(1) if outputs.shape[1] == 1 else outputs
-
-
-def mlp_layers(width: int, sizes: Sequence[int]) -> tuple[list[nn.Module], int]:
-    """Linear layers of ``sizes``, each with a ReLU, over ``width`` numbers; and the width that comes out."""
-    layers: list[nn.Module] = []
-    for size in sizes:
-        layers += [nn.Linear(width, size), nn.ReLU()]
-        width = size
-    return layers, width

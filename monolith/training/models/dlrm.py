@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from monolith.training.models.dense import mlp_layers, one_or_all
+from monolith.config import ModelConfig
+from monolith.training.models.dense import one_or_all
+from monolith.training.models.layers import mlp_layers
 
 
 class DLRM(nn.Module):
@@ -17,21 +19,14 @@ class DLRM(nn.Module):
     The top MLP reads that vector and the inner product of each pair of vectors, and has one output a task.
     """
 
-    def __init__(
-        self,
-        vectors: Mapping[str, int],
-        dense: Mapping[str, int],
-        bottom: Sequence[int],
-        top: Sequence[int],
-        tasks: int = 1,
-    ) -> None:
+    def __init__(self, vectors: Mapping[str, int], dense: Mapping[str, int], config: ModelConfig, tasks: int) -> None:
         super().__init__()
         self.vectors, dim = list(vectors), next(iter(vectors.values()))
         self.numbers = list(dense)
-        self.bottom = nn.Sequential(*mlp_layers(sum(dense.values()), [*bottom, dim])[0])
+        self.bottom = nn.Sequential(*mlp_layers(sum(dense.values()), [*config.bottom, dim], config)[0])
         count = len(self.vectors) + 1
         self.pairs = [i * count + j for i, j in combinations(range(count), 2)]  # places above the diagonal
-        layers, width = mlp_layers(dim + len(self.pairs), top)
+        layers, width = mlp_layers(dim + len(self.pairs), config.hidden, config)
         self.top = nn.Sequential(*layers, nn.Linear(width, tasks))
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
