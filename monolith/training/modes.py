@@ -63,7 +63,7 @@ class Modes:
     def _training(self, samples: int) -> Iterator[None]:
         """Training mode, and torch's generator at this step's place. One sample alone has no variance to learn."""
         kept = torch.get_rng_state()
-        torch.default_generator.manual_seed(xxhash.xxh3_64_intdigest(f"{self._seed} {self.steps}"))
+        torch.default_generator.manual_seed(xxhash.xxh3_64_intdigest(f"{self._seed} {self.steps}".encode()))
         self._model.train()
         if samples < 2:
             for norm in self._norms.values():
