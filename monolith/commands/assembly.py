@@ -114,7 +114,7 @@ def _settle(state: Path, job: JobConfig, pending: int, newest: Snapshot | None, 
         log.warning("%s is not there: the settings of %s count for the steps since then", of_run, newest.path)
     elif before is None and pending:
         log.warning("%s is not there: nothing says with which settings %d journalled steps were made", of_run, pending)
-    if before is not None:
+    if before is not None and (newest is not None or pending):  # else nothing was made with them: all may change
         for key, (was, now) in check_changes(before, job, pending=pending).items():
             log.info("setting changed key=%s was=%r now=%r", key, was, now)
     keep_job(state / "job.json", job)

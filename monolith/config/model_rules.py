@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-import msgspec
-
 from monolith.config.document import describe, nearest
 from monolith.config.job import ModelConfig
 

@@ -1,8 +1,8 @@
 """The dense part's weights and its optimizer's moments as bytes: for snapshots (both) and for serving (weights).
 
-The bytes are one safetensors file: tensor ``model.<name>`` for every entry of the module's state, and
-``optimizer.<parameter>.<key>`` for the optimizer's, ``steps`` for how often a model was trained that draws by chance. Equal state gives equal bytes. Settings such as the learning rate
-are not in it: they come from the job file.
+The bytes are one safetensors file: tensor ``model.<name>`` for every entry of the module's state (weights and buffers),
+``optimizer.<parameter>.<key>`` for the optimizer's, and ``steps`` for how often a model was trained that draws by
+chance. Equal state gives equal bytes. Settings such as the learning rate are not in it: they come from the job file.
 """
 
 from __future__ import annotations

@@ -142,7 +142,6 @@ def _refusing(kind: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = next((line for line in str(cause).splitlines() if line.strip()), "no reason given")[:_MOST_REASON]
         raise InputError(
             f"model {kind} cannot be served: torch makes no ONNX graph of it: {_words(cause)}. Write "
             f"its forward without branches or loops over values, for batches of any size; or train it without a store"

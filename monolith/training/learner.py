@@ -88,7 +88,7 @@ class Learner:
         gradient, l2 = gradient_of(self.job.labels, outputs.detach(), batch), self.job.model.embedding_l2
         if l2:
             towards_zero = matrix.detach() * (l2 / max(1, len(batch)))
-            torch.autograd.backward([outputs, matrix], [gradient, towards_zero])  # type: ignore[no-untyped-call]
+            torch.autograd.backward([outputs, matrix], [gradient, towards_zero])
         else:
             outputs.backward(gradient)  # type: ignore[no-untyped-call]
 

@@ -78,7 +78,9 @@ def test_a_table_of_weights_may_stand_beside_factors_and_no_other_width_may():
 def test_dlrm_needs_a_dense_feature_and_only_dlrm_has_a_bottom():
     dense = "features:\n  - {name: price_seen, type: float}\n"
     assert "there is none; give one" in refused(dense, "model: {kind: dlrm}\n")
-    assert "model.bottom: the model deepfm does not read it; leave it out, or take dlrm" in refused("labels:", "model: {bottom: [8]}\nlabels:")
+    assert "model.bottom: the model deepfm does not read it; leave it out, or take dlrm" in refused(
+        "labels:", "model: {bottom: [8]}\nlabels:"
+    )
 
 
 @pytest.mark.parametrize(("old", "new"), [("squared", "log"), ("click", "clicked"), ("  - {name: click}\n", "")])

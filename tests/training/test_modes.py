@@ -1,4 +1,4 @@
-"""Training mode and eval mode: what a model says, chance that repeats itself, batch norm's statistics, L2 of vectors."""
+"""Training and eval mode: what a model says, chance that repeats itself, batch norm's statistics, L2 of vectors."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def job_of(optimizer: DenseOptimizerConfig = DenseOptimizerConfig(), seed: int =
 
 def batch(job: JobConfig, number: int, n: int = 32) -> Batch:
     rng = np.random.default_rng(number)
-    samples = [{"user": int(u), "item": int(u) % 5, "age": float(a)} for u, a in zip(rng.integers(0, 9, n), rng.random(n))]
+    samples = [
+        {"user": int(u), "item": int(u) % 5, "age": float(a)}
+        for u, a in zip(rng.integers(0, 9, n), rng.random(n), strict=True)
+    ]
     return batch_of(job, samples, rng.integers(0, 2, n))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from batches import batch_of
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
@@ -59,7 +62,7 @@ NETS = """
     class Branch(Tower):
         def forward(self, inputs):
             outputs = super().forward(inputs)
-            return outputs if outputs.sum() > 0 else 2 * outputs
+            return outputs if outputs.isfinite().all() else torch.zeros_like(outputs)
 
 
     class ForThree(Tower):
@@ -168,6 +171,16 @@ def test_the_class_gets_widths_tasks_and_options_and_becomes_a_graph(tasks):
     assert graph.check(model.eval(), inputs_of()) < 1e-5
 
 
+def test_the_example_of_the_documentation_is_a_model_that_is_served(tmp_path):
+    page = Path(__file__).parents[2].joinpath("docs", "models.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    kind, options = re.search(r'kind: "mynets\.(\S+)", options: (\{.*?\})', page).groups()
+    tmp_path.joinpath("code", "mypkg", "towers.py").write_text(code)
+    model = built(f"mypkg.{kind}", 2, **yaml.safe_load(options))
+    assert model.net.last[2].in_features == 64
+    assert DenseGraph(export_graph(model, {**VECTORS, **DENSE})).check(model, inputs_of()) < 1e-5
+
+
 def test_equal_seeds_give_equal_weights():
     first, second, other = (
         build_model(ModelConfig(kind="mypkg.nets:Tower"), VECTORS, DENSE, seed).state_dict() for seed in (1, 1, 2)
@@ -208,13 +221,21 @@ def test_its_graph_is_made_anew_at_every_start(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "options", "says"),
     [
-        ("nopkg.nets:Tower", {}, r"the module 'nopkg.nets' cannot be imported \(its folder must be on PYTHONPATH\): Mod"),
+        (
+            "nopkg.nets:Tower",
+            {},
+            r"the module 'nopkg.nets' cannot be imported \(its folder must be on PYTHONPATH\): Mod",
+        ),
         ("mypkg.broken:Tower", {}, r"'mypkg.broken' cannot be imported .*: RuntimeError: no licence"),
         ("mypkg.nets:Towel", {}, r"'mypkg.nets' has no such name; allowed is a class of torch.nn.Module"),
         ("mypkg.nets:function", {}, r"has .*function.* there; allowed is a class of torch.nn.Module"),
         ("mypkg.nets:Tower", {"widht": 3}, r"cannot be built with options \{'widht': 3\}: TypeError: .*'widht'"),
         ("mypkg.nets:Raises", {}, r"mypkg.nets:Raises does not run: KeyError: 'movie'"),
-        ("mypkg.nets:Twice", {}, r"gives torch.float32 \(3, 2\) of 3 samples; it must give logits, float32 \(batch,\) or"),
+        (
+            "mypkg.nets:Twice",
+            {},
+            r"gives torch.float32 \(3, 2\) of 3 samples; it must give logits, float32 \(batch,\) or",
+        ),
         ("mypkg.nets:Squeezed", {}, r"gives torch.float32 \(\) of 1 samples"),
         ("mypkg.nets:Undefined", {}, r"of small random inputs; logits must be finite"),
         ("mypkg.nets:InBatch", {}, r"a score must depend on its sample only"),
@@ -273,15 +294,15 @@ def test_torchrecs_class_computes_what_it_does_over_its_own_collection(kind):
     )
     module, _, name = kind.partition(":")
     count = "num_dense_features" if name == "SimpleDeepFMNN" else "dense_in_features"
-    theirs = getattr(sys.modules[module], name)(
-        embedding_bag_collection=collection, **{count: 3}, **TORCHREC[kind]
-    )
+    theirs = getattr(sys.modules[module], name)(embedding_bag_collection=collection, **{count: 3}, **TORCHREC[kind])
     weights = {key.removeprefix("net.model."): value for key, value in ours.state_dict().items()}
     assert not theirs.load_state_dict(weights, strict=False).unexpected_keys
     inputs = inputs_of()
     for name, table in collection.embedding_bags.items():
         table.weight.data.copy_(inputs[name])
-    ids = KeyedJaggedTensor(keys=list(VECTORS), values=torch.arange(5).repeat(2), lengths=torch.ones(10, dtype=torch.int32))
+    ids = KeyedJaggedTensor(
+        keys=list(VECTORS), values=torch.arange(5).repeat(2), lengths=torch.ones(10, dtype=torch.int32)
+    )
     expected = theirs(torch.cat([inputs[name] for name in DENSE], dim=1), ids).squeeze(1)
     outputs = ours(inputs)
     torch.testing.assert_close(torch.sigmoid(outputs) if "DeepFM" in kind else outputs, expected)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from monolith.training.inputs import Inputs
 
+
 class DenseInputs(nn.Module):
     """The dense features of a job side by side. Without any, it has no weights and changes nothing."""
 

@@ -70,7 +70,7 @@ class _Collection(nn.Module):
 
 
 def _take_off_sigmoid(model: nn.Module) -> None:
-    """torchrec's SimpleDeepFMNN ends in a sigmoid, though its documentation calls the output logits."""
+    """Torchrec's SimpleDeepFMNN ends in a sigmoid, though its documentation calls the output logits."""
     last = getattr(getattr(model, "over_arch", None), "model", None)
     if isinstance(last, nn.Sequential) and isinstance(last[-1], nn.Sigmoid):
         del last[-1]
