@@ -129,7 +129,7 @@ class _Functional(nn.Module):
         """Logits, as the model gives them."""
         vectors = dict(zip(self._features, inputs, strict=False))
         weights = dict(zip(self._weights, inputs[len(self._features) :], strict=True))
-        logits: Tensor = torch.func.functional_call(self._model[0], weights, (vectors,))
+        logits: Tensor = torch.func.functional_call(self._model[0], weights, (vectors,), tie_weights=False)
         return logits
 
 

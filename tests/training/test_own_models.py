@@ -59,6 +59,13 @@ NETS = """
             self.layers[0] = nn.LazyLinear(8)
 
 
+    class Tied(Tower):
+        def __init__(self, vectors, dense, tasks):
+            super().__init__(vectors, dense, tasks)
+            self.again = nn.Linear(8, tasks)
+            self.again.weight = self.layers[4].weight
+
+
     class Branch(Tower):
         def forward(self, inputs):
             outputs = super().forward(inputs)
@@ -181,6 +188,16 @@ def test_the_example_of_the_documentation_is_a_model_that_is_served(tmp_path):
     assert DenseGraph(export_graph(model, {**VECTORS, **DENSE})).check(model, inputs_of()) < 1e-5
 
 
+def test_weights_under_two_names_are_served_under_both(tmp_path):
+    job = job_of("mypkg.nets:Tied")
+    learner = Learner(job)
+    learner.export(tmp_path)
+    learner.step(batch(job, 0))
+    state = learner.model.state_dict()
+    assert torch.equal(state["net.again.weight"], state["net.layers.4.weight"])
+    assert learner.graph.check(learner.model, learner._inputs) < 1e-5
+
+
 def test_equal_seeds_give_equal_weights():
     first, second, other = (
         build_model(ModelConfig(kind="mypkg.nets:Tower"), VECTORS, DENSE, seed).state_dict() for seed in (1, 1, 2)
@@ -189,7 +206,7 @@ def test_equal_seeds_give_equal_weights():
     assert not torch.equal(first["net.layers.0.weight"], other["net.layers.0.weight"])
 
 
-@pytest.mark.parametrize("kind", ["Tower", "Noisy", "Frozen", "Lazy"])
+@pytest.mark.parametrize("kind", ["Tower", "Noisy", "Frozen", "Lazy", "Tied"])
 def test_it_learns_and_goes_on_after_a_restore_with_the_same_bits(tmp_path, kind):
     """Also where forward itself draws by chance, and where some weights are not to be learnt."""
     job = job_of(f"mypkg.nets:{kind}", **({"dropout": 0.3} if kind == "Tower" else {}))
@@ -283,6 +300,14 @@ TORCHREC = {
     },
     "torchrec.models.deepfm:SimpleDeepFMNN": {"hidden_layer_size": 8, "deep_fm_dimension": 5},
 }  # fmt: skip
+
+
+def test_the_torchrec_example_of_the_documentation_is_a_model():
+    page = Path(__file__).parents[2].joinpath("docs", "models.md").read_text()
+    text = page.partition("## torchrec's models")[2].partition("```yaml\n")[2].partition("```")[0]
+    config = ModelConfig(**yaml.safe_load(text)["model"])
+    model = build_model(config, dict.fromkeys(VECTORS, 16), DENSE)
+    assert type(model.net.model).__name__ == "DLRM_DCN"
 
 
 @pytest.mark.parametrize("kind", TORCHREC)
