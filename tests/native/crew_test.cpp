@@ -1,5 +1,5 @@
 // One list of work for all threads: what is added within a part is taken by whoever has nothing to do.
-#include "crew.h"
+#include "threads/crew.h"
 
 #include <atomic>
 #include <chrono>

@@ -1,11 +1,11 @@
 // The index against std::map: keys spread, crowded, equal in their upper halves; growing, shrinking, growing again.
-#include "index.h"
+#include "index/index.h"
 
 #include <map>
 #include <random>
 
 #include "check.h"
-#include "hash.h"
+#include "index/hash.h"
 
 using namespace monolith;
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "table.h"
+#include "table/table.h"
 
 inline monolith::TableOptions table_options(std::size_t dim) {
   using namespace monolith;

@@ -4,10 +4,10 @@
 #include <random>
 
 #include "check.h"
-#include "counters.h"
-#include "rows.h"
-#include "secret_order.h"
-#include "tombstones.h"
+#include "index/secret_order.h"
+#include "policies/counters.h"
+#include "rows/rows.h"
+#include "table/tombstones.h"
 
 using namespace monolith;
 

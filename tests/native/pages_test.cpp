@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "check.h"
-#include "range.h"
+#include "memory/range.h"
 
 using namespace monolith;
 

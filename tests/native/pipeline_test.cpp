@@ -1,11 +1,11 @@
 // The pipeline gives every id the row it has, whatever comes and goes meanwhile.
-#include "pipeline.h"
+#include "rows/pipeline.h"
 
 #include <numeric>
 
 #include "check.h"
-#include "rows_ahead.h"
-#include "simd.h"
+#include "memory/simd.h"
+#include "table/rows_ahead.h"
 
 using namespace monolith;
 

@@ -3,7 +3,7 @@
 
 #include "check.h"
 #include "make_table.h"
-#include "table.h"
+#include "table/table.h"
 
 using namespace monolith;
 

@@ -1,5 +1,5 @@
 // A segment against std::map, and the hash against its inverse.
-#include "segment.h"
+#include "index/segment.h"
 
 #include <map>
 #include <random>

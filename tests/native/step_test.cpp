@@ -5,10 +5,10 @@
 #include <thread>
 
 #include "check.h"
-#include "collection.h"
-#include "crew.h"
 #include "make_table.h"
-#include "simd.h"
+#include "memory/simd.h"
+#include "table/collection.h"
+#include "threads/crew.h"
 
 using namespace monolith;
 

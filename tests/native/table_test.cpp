@@ -1,5 +1,5 @@
 // Whole tables under the sanitizers: the logic is held by the Python tests, here every path is walked.
-#include "table.h"
+#include "table/table.h"
 
 #include <cmath>
 #include <limits>

@@ -1,5 +1,5 @@
 // The optimizers a table can have. A new one is a struct like those beside this file (state_floats, start, step), a
-// place in the variant, and a line in optimizers/bindings.cpp; docs/optimizers.md shows it.
+// place in the variant, and a line in bindings/optimizers.cpp; docs/optimizers.md shows it.
 #pragma once
 
 #include <type_traits>
