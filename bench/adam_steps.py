@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from monolith.config.table import Adam, RowWiseAdam, TableConfig
+from monolith.config.optimizers import Adam, RowWiseAdam
+from monolith.config.table import TableConfig
 from monolith.tables.batch import Bag
 from monolith.training import EmbeddingBagCollection
 from monolith.training.models.deepfm import DeepFM

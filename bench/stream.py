@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from machine import machine
 
 from monolith.config import InputConfig, JobConfig, JoinConfig, ModelConfig, TableConfig, TrainConfig
-from monolith.config.table import RowWiseAdagrad
+from monolith.config.optimizers import RowWiseAdagrad
 from monolith.events import WATERMARK_END, ActionEvent, FeatureEvent, Record, Shown
 from monolith.streaming.codec import FeatureDecoder, encode
 from monolith.streaming.joiner import Joiner

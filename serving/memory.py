@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith.card import ModelCard
-from monolith.config.table import SGD, AbsentZeros, HashedTail, Never, TableConfig
+from monolith.config.optimizers import SGD
+from monolith.config.table import AbsentZeros, HashedTail, Never, TableConfig
 from monolith.errors import GapError
 from monolith.serving.inference import Gathered, Request
 from monolith.serving.ledger import Version

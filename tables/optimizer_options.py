@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -11,11 +12,11 @@ import numpy as np
 
 from monolith.config.document import path_text
 from monolith.config.optimizer_rules import optimizers_of
-from monolith.config.table import Optimizer, Schedule, StepCount, TableConfig
+from monolith.config.optimizers import Optimizer, Schedule, StepCount
+from monolith.config.table import TableConfig
 from monolith.tables import _core
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_SHARES = ("beta1", "beta2", "momentum", "alpha")  # what remains of something after a step
 
 Rule = tuple[str, Any, bool, str]  # path in the config, value, whether it is right, what is allowed
 
@@ -30,21 +31,19 @@ def native_optimizer(config: TableConfig) -> Any:
     return sliced
 
 
-def with_steps(config: TableConfig, otherwise: StepCount, saved: TableConfig | None = None) -> TableConfig:
-    """The config with a step count wherever Adam has none: that of ``saved``, whose optimizers are alike, else this."""
+def with_steps(config: TableConfig, otherwise: StepCount, saved: Sequence[StepCount] = ()) -> TableConfig:
+    """The config with a step count wherever Adam has none: that of ``saved``, by slices, or where it ends, this."""
 
-    def settled(rule: Optimizer, former: Optimizer | None) -> Optimizer:
+    def settled(rule: Optimizer, number: int) -> Optimizer:
         if getattr(rule, "steps", "") is not None:
             return rule
-        return msgspec.structs.replace(rule, steps=getattr(former, "steps", None) or otherwise)
+        return msgspec.structs.replace(rule, steps=saved[number] if number < len(saved) else otherwise)
 
-    formers = [part.optimizer for part in saved.slices] if saved else [None] * len(config.slices)
     slices = [
-        msgspec.structs.replace(part, optimizer=settled(part.optimizer, former))
-        for part, former in zip(config.slices, formers, strict=True)
+        msgspec.structs.replace(part, optimizer=settled(part.optimizer, number))
+        for number, part in enumerate(config.slices)
     ]
-    optimizer = settled(config.optimizer, saved.optimizer if saved else None)
-    return msgspec.structs.replace(config, optimizer=optimizer, slices=slices)
+    return msgspec.structs.replace(config, optimizer=settled(config.optimizer, 0), slices=slices)
 
 
 def native_schedule(schedule: Schedule) -> Any:
@@ -63,8 +62,8 @@ def native_schedule(schedule: Schedule) -> Any:
 def row_layout(config: TableConfig) -> str:
     """What says how wide a row's optimizer state is and what it means, in words; hyperparameters are no part of it."""
     if not config.slices:
-        return _kind(config.optimizer)
-    return " + ".join(f"{part.columns} x {_kind(part.optimizer)}" for part in config.slices)
+        return config.optimizer.layout()
+    return " + ".join(f"{part.columns} x {part.optimizer.layout()}" for part in config.slices)
 
 
 def optimizer_rules(config: TableConfig) -> Iterator[Rule]:
@@ -88,23 +87,31 @@ def _native(optimizer: Optimizer) -> Any:
     return native
 
 
-def _kind(optimizer: Optimizer) -> str:
-    kind: str = msgspec.to_builtins(optimizer)["kind"]
-    return f"{kind} with amsgrad" if getattr(optimizer, "amsgrad", False) else kind
-
-
 def _rules(path: str, optimizer: Optimizer) -> Iterator[Rule]:
+    bounds = _bounds(type(optimizer))
     for field, value in msgspec.structs.asdict(optimizer).items():
-        if field not in ("schedule", "steps") and value is not None:
-            right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
-            yield f"{path}.{field}", value, right, "a finite float32 number of at least 0"
-    for field in ("eps", "clip_row_norm", "clip_global_norm"):
-        value = getattr(optimizer, field, None)
-        yield f"{path}.{field}", value, value is None or float(np.float32(value)) > 0, "a number above 0 in float32"
-    for field in _SHARES:
-        value = getattr(optimizer, field, 0.0)
-        yield f"{path}.{field}", value, value < 1, "from 0 up to, not including, 1"
+        if field in ("schedule", "steps") or value is None:
+            continue
+        right = math.isfinite(value) and 0 <= value <= _FLOAT32_MAX
+        yield f"{path}.{field}", value, right, "a finite float32 number of at least 0"
+        above, below = bounds[field]
+        if above is not None and field != "lr":
+            yield f"{path}.{field}", value, float(np.float32(value)) > above, f"a number above {above} in float32"
+        if below is not None:
+            yield f"{path}.{field}", value, value < below, f"from 0 up to, not including, {below}"
     yield from _schedule_rules(f"{path}.schedule", optimizer.schedule)
+
+
+@cache
+def _bounds(kind: type[Optimizer]) -> dict[str, tuple[int | None, int | None]]:
+    """Above and below what each field of a kind must be, as its type says."""
+    info = msgspec.inspect.type_info(kind)
+    bounds = {}
+    for field in info.fields:  # type: ignore[attr-defined]
+        types = getattr(field.type, "types", (field.type,))
+        limits = [(getattr(each, "gt", None), getattr(each, "lt", None)) for each in types]
+        bounds[field.name] = next((limit for limit in limits if limit != (None, None)), (None, None))
+    return bounds
 
 
 def _schedule_rules(path: str, schedule: Schedule) -> Iterator[Rule]:

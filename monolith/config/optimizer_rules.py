@@ -9,16 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from monolith.config.document import Keys
+from monolith.config.optimizers import SGD, Adagrad, Optimizer, Schedule
 from monolith.config.schema import Problem
-from monolith.config.table import FTRL, SGD, Adagrad, Momentum, Optimizer, Schedule, TableConfig
-
-_NO_START = "beta and initial_accumulator are both 0, and the first rate infinite; allowed: one of them above 0"
-
-
-# The largest size in a gradient. Above 2**50 sums of squares could become infinite, and the row would stand still for
-# ever; Momentum sums without squares, SGD keeps no sum. (float32's largest number is (2 - 2**-23) * 2**127.)
-_LARGEST = 2.0**50
-_LARGEST_OF = {Momentum: 2.0**100, SGD: (2 - 2.0**-23) * 2.0**127}
+from monolith.config.table import TableConfig
 
 
 def optimizers_of(table: TableConfig) -> Iterator[tuple[Keys, Optimizer]]:
@@ -35,10 +28,10 @@ def largest_gradient(table: TableConfig) -> float:
 
 
 def _largest(optimizer: Optimizer) -> float:
-    largest = _LARGEST_OF.get(type(optimizer), _LARGEST)
+    largest = optimizer.LARGEST_GRADIENT
     norms = (optimizer.clip_row_norm, optimizer.clip_global_norm)
     clips = any(norm is not None and norm <= largest for norm in norms)
-    return _LARGEST_OF[SGD] if clips else largest
+    return SGD.LARGEST_GRADIENT if clips else largest
 
 
 def broken_optimizer_rules(table: TableConfig) -> Iterator[Problem]:
@@ -46,8 +39,8 @@ def broken_optimizer_rules(table: TableConfig) -> Iterator[Problem]:
     if table.slices:
         yield from _slices(table)
     for keys, optimizer in optimizers_of(table):
-        if isinstance(optimizer, FTRL) and optimizer.beta == 0 and optimizer.initial_accumulator == 0:
-            yield (*keys, "beta"), _NO_START
+        for field, text in optimizer.faults():
+            yield (*keys, field), text
         yield from _schedule((*keys, "schedule"), optimizer.schedule)
     if table.max_gradient > (largest := largest_gradient(table)):
         yield ("max_gradient",), f"{table.max_gradient:g} is above {largest:g}, the most that the optimizer bears"

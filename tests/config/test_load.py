@@ -5,20 +5,8 @@ from pathlib import Path
 import pytest
 
 from monolith.config import job_from_json, job_json, load_job
-from monolith.config.table import (
-    LFU,
-    Absolute,
-    Adagrad,
-    Adam,
-    Always,
-    FeatureRules,
-    File,
-    Forever,
-    Idle,
-    MinCount,
-    Probability,
-    Ram,
-)
+from monolith.config.optimizers import Adagrad, Adam
+from monolith.config.table import LFU, Absolute, Always, FeatureRules, File, Forever, Idle, MinCount, Probability, Ram
 from monolith.errors import ConfigError
 from monolith.tables import Table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monolith.config.table import SGD, Adam
+from monolith.config.optimizers import SGD, Adam
 
 
 @pytest.mark.parametrize("option", ["tables.movie.dim=8", "tables[1].dim=8", "tables.1.dim=8", "tables[movie].dim = 8"])

@@ -12,8 +12,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import reference
 
-from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, optimizers, reference
+from monolith.tables import FeatureRules, TableConfig, admission, eviction, expiry, optimizers
 
 KEPT_SEQUENCES = 4096  # for which tombstones are known
 LEAST_TOMBSTONES = 40  # that a table of a pair keeps, however few rows it has; by default there are more

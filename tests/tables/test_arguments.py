@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError, InputError, NonFiniteError
-from monolith.tables import Table, admission, expiry, initializers, optimizers, reference
+from monolith.tables import Table, admission, expiry, initializers, optimizers
 
 IDS, GRADS = np.array([1, 2], np.int64), np.ones((2, 4), np.float32)
 

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import reference
 
-from monolith.tables import Table, admission, initializers, optimizers, reference
+from monolith.tables import Table, admission, initializers, optimizers
 
 DIMS = [1, 2, 7, 8, 15, 16, 17, 31, 32, 33, 64, 100, 128, 200]
 RULES = {

@@ -4,10 +4,11 @@ import tempfile
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monolith.tables import FeatureRules, Table, TableConfig, TableFile, admission, reference
+from monolith.tables import FeatureRules, Table, TableConfig, TableFile, admission
 
 _POOL = np.arange(60_000)
 IDS = _POOL[reference.bucket(_POOL) == 9][:24]

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError, InputError
-from monolith.tables import Table, TableFile, admission, eviction, expiry, optimizers, reference
+from monolith.tables import Table, TableFile, admission, eviction, expiry, optimizers
 
 
 def held(table: Table) -> list[int]:

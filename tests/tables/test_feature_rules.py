@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError, InputError
-from monolith.tables import Table, TableConfig, admission, expiry, optimizers, reference
+from monolith.tables import Table, TableConfig, admission, expiry, optimizers
 
 RULES = {
     "tag": FeatureRules(admission=admission.MinCount(3)),

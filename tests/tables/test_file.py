@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import reference
 
 from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError, CorruptError, VersionError
@@ -23,13 +24,14 @@ from monolith.tables import (
     expiry,
     initializers,
     optimizers,
-    reference,
 )
+from monolith.tables.buckets import Buckets
 
 FOLDER = Path(__file__).parent.parent / "golden"
-GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2, 3)}
+GOLDEN = {version: FOLDER / f"table.v{version}.bin" for version in (1, 2, 3, 4)}
 GOLDEN_BFLOAT16 = FOLDER / "table.v2.bfloat16.bin"
-GOLDEN_TAIL = FOLDER / "table.v3.tail.bin"
+GOLDEN_TAIL = {version: FOLDER / f"table.v{version}.tail.bin" for version in (3, 4)}
+GOLDEN_PART = FOLDER / "table.v4.part.bin"
 
 RULES = [
     optimizers.SGD(),
@@ -74,7 +76,9 @@ EVERY_PART = {
     "dim": 2,
 }
 WITH_TAIL = EVERY_PART | {"absent": absent.HashedTail(rows=1030)}
-WRITTEN = [(GOLDEN[3], EVERY_PART), (GOLDEN_TAIL, WITH_TAIL)]
+WRITTEN = [(GOLDEN[4], EVERY_PART), (GOLDEN_TAIL[4], WITH_TAIL)]
+READ = [*WRITTEN, (GOLDEN[3], EVERY_PART), (GOLDEN_TAIL[3], WITH_TAIL)]
+PART = Buckets.of((0, 2), (600, 700))
 
 
 def train(table: Table, rng: np.random.Generator, time_ms: int) -> None:
@@ -184,9 +188,9 @@ def test_other_files_and_versions_are_refused_by_name(tmp_path):
     path.write_bytes(b"PK\3\4" + whole[4:])
     with pytest.raises(CorruptError, match="magic"):
         Table.open(tmp_path)
-    for version in (0, 4):
+    for version in (0, 5):
         path.write_bytes(whole[:8] + version.to_bytes(4, "little") + whole[12:])
-        with pytest.raises(VersionError, match=rf"version {version}, this build reads versions 1 to 3"):
+        with pytest.raises(VersionError, match=rf"version {version}, this build reads versions 1 to 4"):
             Table.open(tmp_path)
 
 
@@ -247,12 +251,12 @@ def test_single_buckets_can_be_read(tmp_path):
     assert len(held) == len(table)
 
 
-def test_part_that_a_later_build_added_is_refused_by_name(tmp_path):
+def test_array_that_a_later_build_added_is_refused_by_name(tmp_path):
     path = lived_in().save(tmp_path)
     whole = path.read_bytes()
     length = int.from_bytes(whole[12:16], "little")
     header = json.loads(whole[16 : 16 + length])
-    header["parts"].append({"name": "tail_slots", "type": "<u4", "group": "rows", "width": 1})
+    header["arrays"].append({"name": "tail_slots", "type": "<u4", "group": "rows", "width": 1})
     text = json.dumps(header).encode()
     head = whole[:12] + len(text).to_bytes(4, "little") + text
     path.write_bytes(head + zlib.crc32(head).to_bytes(4, "little") + whole[20 + length :])
@@ -267,6 +271,23 @@ def test_golden_file_is_still_written_and_read(tmp_path, path, settings):
     (tmp_path / "table.bin").write_bytes(golden)
     assert Table.open(tmp_path).save(tmp_path / "again").read_bytes() == golden
     assert lived_in(**settings).save(tmp_path / "fresh").read_bytes() == golden
+
+
+def test_golden_part_is_still_written_and_read(tmp_path):
+    """Some buckets of a table, in two ranges."""
+    golden = GOLDEN_PART.read_bytes()
+    (tmp_path / "table.bin").write_bytes(golden)
+    opened = Table.open(tmp_path, buckets=PART)
+    assert opened.save(tmp_path / "again").read_bytes() == golden
+    assert lived_in(**WITH_TAIL).save(tmp_path / "fresh", buckets=PART).read_bytes() == golden
+    assert 0 < len(opened) < len(lived_in(**WITH_TAIL))
+
+
+@pytest.mark.parametrize(("version", "golden", "settings"), [(3, GOLDEN, EVERY_PART), (3, GOLDEN_TAIL, WITH_TAIL)])
+def test_golden_file_of_version_3_is_the_same_table_as_that_of_version_4(tmp_path, version, golden, settings):
+    (tmp_path / "table.bin").write_bytes(golden[version].read_bytes())
+    for opened in (Table.open(tmp_path), Table.open(tmp_path, lived_in(**settings).config)):
+        assert opened.save(tmp_path / "again").read_bytes() == golden[4].read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -313,16 +334,17 @@ def test_golden_file_of_an_earlier_version_reads_as_the_page_says(version, path)
     assert total == header["statistics"]["admitted"] - header["statistics"]["expired"] > 0
 
 
-@pytest.mark.parametrize(("path", "settings"), WRITTEN)
+@pytest.mark.parametrize(("path", "settings"), READ)
 def test_golden_file_reads_as_the_page_says(path, settings):
     """A reader of its own, from docs/formats.md."""
     golden = path.read_bytes()
     magic, version, json_bytes = struct.unpack_from("<8sII", golden)
-    assert (magic, version) == (b"MONOTABL", 3)
+    assert (magic, version) in ((b"MONOTABL", 3), (b"MONOTABL", 4))
     at = 16 + json_bytes
     assert struct.unpack_from("<I", golden, at)[0] == zlib.crc32(golden[:at])
     header, directory = json.loads(golden[16:at]), at + 4
-    groups, parts = header["groups"], header["parts"]
+    groups, parts = header["groups"], header["arrays" if version == 4 else "parts"]
+    assert header.get("buckets", [[0, 1024]]) == [[0, 1024]]
     entry = struct.Struct(f"<Q{len(groups)}II")
     at = directory + 1024 * entry.size
     assert struct.unpack_from("<I", golden, at)[0] == zlib.crc32(golden[directory:at])

@@ -48,7 +48,7 @@ def test_opening_a_file_imports_nothing_that_it_names(naming, trap, name):
     with pytest.raises(ConfigError, match=rf"eviction\.function = '{name}', .*monolith\.tables\.eviction\.register"):
         Table.open(folder)
     with TableFile(folder) as file:
-        assert file.header.config.eviction.function == name
+        assert file.config.eviction.function == name
     assert "score_trap" not in sys.modules
     assert not trap.exists()
 
@@ -70,7 +70,7 @@ def test_registered_function_is_found_by_a_file(naming):
 def test_config_of_ones_own_may_import_and_files_find_the_function_from_then_on(naming, trap):
     folder = naming("score_trap:score")
     with TableFile(folder) as file:
-        own = TableConfig(name="user", dim=2, eviction=file.header.config.eviction)
+        own = TableConfig(name="user", dim=2, eviction=file.config.eviction)
     assert Table.open(folder, own).stats().row_limit == 9
     assert trap.exists()
     assert Table.open(folder).stats().row_limit == 9

@@ -26,7 +26,8 @@ import pytest
 
 from monolith.errors import ConfigError, CorruptError
 from monolith.tables import Table, TableConfig, admission, expiry, optimizers
-from monolith.tables.snapshot import Header
+from monolith.tables.header import Header, decode_former_header, decode_header
+from monolith.tables.settings import config_of, settings_of
 
 SECONDS = float(os.environ.get("MONOLITH_FUZZ_SECONDS", "0"))  # 0: the short slice
 SEED = os.environ.get("MONOLITH_FUZZ_SEED", "0")
@@ -35,6 +36,7 @@ HUNG_S = 60  # a case takes a few ms
 MOST_BYTES = 64 * 2**20  # that opening a file of 100 KB may take, whatever it says of itself
 
 GOLDEN = Path(__file__).parent.parent / "golden"
+FORMER = ("table.v1.bin", "table.v2.bin", "table.v2.bfloat16.bin")
 INTEGERS = [0, 1, -1, 2, 7, 1023, 1024, 65_537, 2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**63), 2**64, 10**30]
 VALUES = [*INTEGERS, None, True, "", "x", 0.5, -0.0, 1e308, [], [3], {}, {"kind": "always"}, {"kind": "sgd"}]
 
@@ -70,7 +72,10 @@ def header_count(rng: random.Random, parts: Parts) -> None:
     """A number that everything else hangs on."""
     header = json.loads(parts.header)
     key = rng.choice(["sequence", "floor", "clock_ms", "sweep_cursor", "steps", "state_floats", "dim", "max_counters"])
-    at = {"dim": header["config"], "max_counters": header["config"]["admission"]}.get(key, header)
+    rows, settings = (header.get(either, header.get("config")) for either in ("rows", "settings"))
+    at = {"dim": rng.choice([rows, settings]), "max_counters": settings["admission"]}.get(key, header)
+    if key == "state_floats":
+        at = header.get("rows", header)
     at[key] = rng.choice([*INTEGERS, int(at.get(key, 0)) + rng.choice([-1, 1, 4])])
     parts.header = json.dumps(header).encode()
 
@@ -236,21 +241,24 @@ def opened(folder: Path) -> tuple[Table | None, Exception | None]:
 
 def content(parts: Parts) -> tuple[Header, list[tuple[list[int], bytes]]]:
     """What a file says, in one form for all ways to say it."""
-    header = msgspec.json.decode(parts.header, type=Header).laid_out()
+    decode = decode_header if parts.version >= 4 else lambda data: decode_former_header(data).now()
+    header = decode(parts.header)
     happened = {name: count for name, count in header.statistics.items() if count and name != "counter_halvings"}
     if "expired" in happened:  # of earlier versions
         happened["expired_idle"] = happened.get("expired_idle", 0) + happened.pop("expired")
-    counts = isinstance(header.config.admission, admission.MinCount | admission.Probability)
+    config = config_of(header.settings, header.defaulted)
+    counts = isinstance(config.admission, admission.MinCount | admission.Probability)
     buckets = [(list(c), normal(header, c, b, counts)) for c, b in zip(parts.counts, parts.buckets, strict=True)]
     if not counts:  # a rule that does not count has no use for counters
         buckets = [([c[0], 0, c[2]], b) for c, b in buckets]
-    return msgspec.structs.replace(header, statistics=happened), buckets
+    settings, defaulted = settings_of(config)
+    return msgspec.structs.replace(header, statistics=happened, settings=settings, defaulted=defaulted), buckets
 
 
 def normal(header: Header, counts: list[int], bucket: bytes, counting: bool) -> bytes:
     """A bucket's bytes without counters that nobody reads, every NaN of 16 bits being the same."""
     rows, counters, tombstones = counts
-    config = header.config
+    config = header.rows
     width = 4 if config.storage == "float32" else 2
     kinds = [("ids", 8, rows), ("last", 8, rows), ("c", 8, counters), ("cl", 8, counters), ("t", 8, tombstones)]
     kinds += [("m", 4, rows), ("cc", 4, counters), ("tm", 4, tombstones), ("v", width, rows * config.dim)]
@@ -269,7 +277,7 @@ def normal(header: Header, counts: list[int], bucket: bytes, counting: bool) -> 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The golden files of each version, and tables under other rules."""
-    files = [(GOLDEN / name).read_bytes() for name in ("table.v1.bin", "table.v2.bin", "table.v2.bfloat16.bin")]
+    files = [(GOLDEN / name).read_bytes() for name in FORMER]
     rules: list[dict[str, Any]] = [
         {"dim": 1},
         {"dim": 3, "optimizer": optimizers.RowWiseAdagrad(), "storage": "float16", "expiry": expiry.Idle(ttl_s=1)},

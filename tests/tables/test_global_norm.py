@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import reference
 import torch
 
 from monolith.errors import ConfigError
-from monolith.tables import Table, TableConfig, initializers, reference, set_threads, threads
+from monolith.tables import Table, TableConfig, initializers, set_threads, threads
 from monolith.tables import optimizers as opt
 from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output

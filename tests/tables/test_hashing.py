@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from reference import mix64
 
 from monolith.errors import InputError
 from monolith.tables.hashing import feature_salt, hash_string, hash_strings, salted
-from monolith.tables.reference import mix64
 from monolith.tables.tail import tail_numbers
 
 GOLDEN = json.loads((Path(__file__).parent.parent / "golden" / "hashing.json").read_text())

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError, NonFiniteError
-from monolith.tables import initializers, reference
+from monolith.tables import initializers
 from monolith.tables import optimizers as opt
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)

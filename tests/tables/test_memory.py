@@ -10,9 +10,10 @@ import sys
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError
-from monolith.tables import Table, TableFile, admission, expiry, initializers, memory, options, reference
+from monolith.tables import Table, TableFile, admission, expiry, initializers, memory, options
 from monolith.tables import optimizers as opt
 
 FILE_STEP = 16 << 20  # of disk taken at once
@@ -117,7 +118,7 @@ def test_saved_table_opens_under_either_memory(make_table, config, state_of, in_
     live(table)
     before = table.save(tmp_path).read_bytes()
     with TableFile(tmp_path) as file:
-        assert file.header.config == config()
+        assert file.config == config()
     assert b'"memory"' not in before
     opened = [Table.open(tmp_path), Table.open(tmp_path, config()), Table.open(tmp_path, config(memory=in_file))]
     assert [each.config.memory for each in opened] == [memory.Ram(), memory.Ram(), in_file]

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -31,7 +32,6 @@ from monolith.tables import (
     expiry,
     initializers,
     optimizers,
-    reference,
 )
 from monolith.tables.feature_runs import FeatureRuns
 

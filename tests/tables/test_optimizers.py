@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError
-from monolith.tables import Table, initializers, reference
+from monolith.tables import Table, initializers
 from monolith.tables import optimizers as opt
 from monolith.tables.delta import Delta
 

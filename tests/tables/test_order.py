@@ -6,16 +6,19 @@ occurrences are counted in it), and which ids shared a call with a clock that mo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import reference
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from monolith.tables import Table, TableConfig, TableFile, admission, expiry, optimizers, reference
+from monolith.tables import Table, TableConfig, TableFile, admission, expiry, optimizers
+from monolith.tables.buckets import ALL_BUCKETS
+from monolith.tables.saved import SavedTable
 
 StateOf = Callable[[Table], bytes]
 RULES: list[dict[str, Any]] = [
@@ -63,25 +66,23 @@ def train(table: Table, first: int, steps: int) -> list[tuple[bytes, bytes, byte
     return deltas
 
 
-class Shuffled:
+class Shuffled(TableFile):
     """A table file that hands out its buckets in another order."""
 
-    def __init__(self, file: TableFile, order: list[int]) -> None:
-        self.path, self.header, self.directory = file.path, file.header, file.directory
-        self._file, self._order = file, order
+    def __init__(self, folder: Path, order: list[int]) -> None:
+        super().__init__(folder)
+        self._order = order
 
-    def bucket(self, number: int) -> dict[str, np.ndarray]:
-        return self._file.bucket(self._order[number])
-
-    def buckets(self) -> Iterator[dict[str, np.ndarray]]:
-        return (self.bucket(number) for number in range(len(self._order)))
+    def buckets(self, numbers: Sequence[int]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        assert sorted(numbers) == sorted(self._order)
+        return super().buckets(self._order)
 
 
 def restored(folder: Path, order: list[int]) -> Table:
     """`Table.open`, but with the buckets imported in ``order``."""
-    with TableFile(folder) as file:
-        table = Table(file.header.config)
-        table._restore(Shuffled(file, order))
+    with Shuffled(folder, order) as file:
+        table = Table(file.config)
+        SavedTable([file], ALL_BUCKETS).restore(table)
     return table
 
 

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import reference
 
 from monolith.events import WATERMARK_END, WATERMARK_START
-from monolith.tables import Table, admission, expiry, optimizers, reference
+from monolith.tables import Table, admission, expiry, optimizers
 
 DAY_MS = 86_400_000
 

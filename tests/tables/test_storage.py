@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import reference
 
-from monolith.tables import Table, TableFile, expiry, initializers, optimizers, reference
+from monolith.tables import Table, TableFile, expiry, initializers, optimizers
 from monolith.tables.delta import Delta
 
 NARROW = pytest.mark.parametrize("storage", ["bfloat16", "float16"])

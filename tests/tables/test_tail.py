@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+import reference
 
 from monolith.errors import ConfigError, CorruptError, InputError, NonFiniteError
 from monolith.tables import (
@@ -19,7 +20,6 @@ from monolith.tables import (
     eviction,
     initializers,
     optimizers,
-    reference,
     set_threads,
     threads,
 )
@@ -292,10 +292,10 @@ def test_file_whose_buckets_lack_shared_rows_is_refused(tmp_path):
     path = trained_tail().save(tmp_path)
     more = tail_table(6).save(tmp_path / "more")
     fewer, more = path.read_bytes(), more.read_bytes()
-    path.write_bytes(more.replace(b'"rows":6', b'"rows":5'))
+    path.write_bytes(more.replace(b'"tail_rows":6', b'"tail_rows":5'))
     with pytest.raises(CorruptError, match="header fails its checksum"):
         Table.open(tmp_path)
-    path.write_bytes(resealed(fewer, b'"rows":5', b'"rows":6'))
+    path.write_bytes(resealed(fewer, b'"tail_rows":5', b'"tail_rows":6'))
     with pytest.raises(CorruptError, match="bucket 5 has 0 rows of the tail, not 1"):
         Table.open(tmp_path)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monolith.config import TableConfig
-from monolith.config.table import SGD
+from monolith.config.optimizers import SGD
 from monolith.tables.batch import Bag
 
 MakeBag = Callable[..., Bag]

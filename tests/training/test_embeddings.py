@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from monolith.config import TableConfig
-from monolith.config.table import SGD, Adagrad, Adam, FeatureRules, MinCount, Never, RowWiseAdagrad
+from monolith.config.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad
+from monolith.config.table import FeatureRules, MinCount, Never
 from monolith.errors import ConfigError, InputError, NonFiniteError
 from monolith.tables.hashing import salted
 from monolith.training.embeddings import EmbeddingBagCollection

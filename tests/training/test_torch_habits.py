@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from monolith.config.table import SGD, Adagrad, MinCount
+from monolith.config.optimizers import SGD, Adagrad
+from monolith.config.table import MinCount
 from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
 from monolith.training.embeddings import EmbeddingBagCollection

@@ -13,7 +13,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection as Torchre
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith.config import TableConfig
-from monolith.config.table import SGD, Adagrad
+from monolith.config.optimizers import SGD, Adagrad
 from monolith.errors import InputError
 from monolith.training.embeddings import EmbeddingBagCollection
 

@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from monolith.config import TableConfig
-from monolith.config.table import Adam, Always, Forever, Idle, MinCount, Never, Probability
+from monolith.config.optimizers import Adam
+from monolith.config.table import Always, Forever, Idle, MinCount, Never, Probability
 from monolith.errors import ConfigError
 from monolith.whatif.settings import settings, vary_axes, words_of
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from monolith.config import InputConfig, JobConfig, TableConfig, TrainConfig
-from monolith.config.table import FTRL, Adam, Idle, MinCount, RowWiseAdagrad, Slice
+from monolith.config.optimizers import FTRL, Adam, RowWiseAdagrad, Slice
+from monolith.config.table import Idle, MinCount
 from monolith.events import FeatureEvent
 from monolith.streaming import memory
 from monolith.streaming.bounded import open_bounded

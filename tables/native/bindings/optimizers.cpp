@@ -1,5 +1,5 @@
-// Python bindings of the optimizers, one line each: a native struct is made empty, then given the fields of the config
-// struct of the same name (monolith/tables/options.py), which has checked them.
+// Python bindings of the optimizers: a native struct is made empty, then given the fields of the config struct of the
+// same name (monolith/config/optimizers.py), which has checked them. Rules say their names and fields themselves.
 #include <nanobind/stl/variant.h>
 
 #include "bindings/bindings.h"
@@ -12,23 +12,15 @@ using namespace monolith;
 namespace {
 
 template <class Bound>
-nb::class_<Bound> bind(nb::module_& m, const char* name) {
-  return nb::class_<Bound>(m, name)
-      .def(nb::init<>())
+void bind(nb::module_& m) {
+  nb::class_<Bound> bound(m, Bound::kName);
+  bound.def(nb::init<>())
       .def_rw("lr", &Bound::lr)
       .def_rw("weight_decay", &Bound::weight_decay)
       .def_rw("clip_row_norm", &Bound::clip_row_norm)
       .def_rw("clip_global_norm", &Bound::clip_global_norm)
       .def_rw("schedule", &Bound::schedule);
-}
-
-template <class Bound>
-nb::class_<Bound> bind_adam(nb::module_& m, const char* name) {
-  return bind<Bound>(m, name)
-      .def_rw("beta1", &Bound::beta1)
-      .def_rw("beta2", &Bound::beta2)
-      .def_rw("eps", &Bound::eps)
-      .def_rw("steps", &Bound::steps);
+  Bound::fields([&](const char* name, auto field) { bound.def_rw(name, field); });
 }
 
 void bind_schedule(nb::module_& m) {
@@ -52,22 +44,7 @@ void bind_schedule(nb::module_& m) {
 void bind_optimizers(nb::module_& m) {
   bind_schedule(m);
   nb::enum_<StepCount>(m, "StepCount").value("row", StepCount::row).value("table", StepCount::table);
-  bind<Sgd>(m, "SGD");
-  bind<Momentum>(m, "Momentum").def_rw("momentum", &Momentum::momentum).def_rw("nesterov", &Momentum::nesterov);
-  bind<Adagrad>(m, "Adagrad").def_rw("initial_accumulator", &Adagrad::initial_accumulator).def_rw("eps", &Adagrad::eps);
-  bind<RowWiseAdagrad>(m, "RowWiseAdagrad")
-      .def_rw("initial_accumulator", &RowWiseAdagrad::initial_accumulator)
-      .def_rw("eps", &RowWiseAdagrad::eps);
-  bind<RmsProp>(m, "RMSProp").def_rw("alpha", &RmsProp::alpha).def_rw("eps", &RmsProp::eps);
-  bind_adam<Adam>(m, "Adam").def_rw("amsgrad", &Adam::amsgrad);
-  bind_adam<AdamW>(m, "AdamW").def_rw("amsgrad", &AdamW::amsgrad);
-  bind_adam<RowWiseAdam>(m, "RowWiseAdam");
-  bind_adam<RowWiseAdamW>(m, "RowWiseAdamW");
-  bind<Ftrl>(m, "FTRL")
-      .def_rw("beta", &Ftrl::beta)
-      .def_rw("l1", &Ftrl::l1)
-      .def_rw("l2", &Ftrl::l2)
-      .def_rw("initial_accumulator", &Ftrl::initial_accumulator);
+  Rules::each([&](auto* rule) { bind<std::remove_pointer_t<decltype(rule)>>(m); });
   nb::class_<Sliced<WholeRow>>(m, "Sliced")
       .def(nb::init<>())
       .def(

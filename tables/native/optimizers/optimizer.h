@@ -1,26 +1,19 @@
-// The optimizers a table can have. A new one is a struct like those beside this file (state_floats, start, step), a
-// place in the variant, and a line in bindings/optimizers.cpp; docs/optimizers.md shows it.
+// The optimizers a table can have: those of all files in rules/, and runs of columns with one of them each. A new one
+// is a file there and nothing else here; docs/optimizers.md shows it.
 #pragma once
 
 #include <type_traits>
 #include <variant>
 
-#include "optimizers/adagrad.h"
-#include "optimizers/adam.h"
-#include "optimizers/ftrl.h"
-#include "optimizers/momentum.h"
-#include "optimizers/rmsprop.h"
-#include "optimizers/rowwise_adagrad.h"
-#include "optimizers/rowwise_adam.h"
-#include "optimizers/sgd.h"
+#include "optimizers/all_rules.h"  // the build makes it: an #include of every file in rules/
+#include "optimizers/registry.h"
 #include "optimizers/sliced.h"
 
 namespace monolith {
 
-using WholeRow =
-    std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, RowWiseAdamW, Ftrl>;
-using Optimizer = std::variant<Sgd, Momentum, Adagrad, RowWiseAdagrad, RmsProp, Adam, AdamW, RowWiseAdam, RowWiseAdamW,
-                               Ftrl, Sliced<WholeRow>>;
+using Rules = decltype(registered(HighestRank()));
+using WholeRow = Rules::Variant;
+using Optimizer = Rules::With<Sliced<WholeRow>>::Variant;
 
 // The optimizer as it is at the table's step t, from 1.
 inline Optimizer at_step(const Optimizer& optimizer, std::uint64_t t) {

@@ -2,11 +2,20 @@
 #pragma once
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
 struct RowWiseAdagrad : Rule {
+  static constexpr const char* kName = "RowWiseAdagrad";
+
   float initial_accumulator = 0.0f, eps = 1e-8f;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("initial_accumulator", &RowWiseAdagrad::initial_accumulator);
+    visit("eps", &RowWiseAdagrad::eps);
+  }
 
   std::size_t state_floats(std::size_t) const { return 1; }
   void start(float* n, std::size_t) const { *n = initial_accumulator; }
@@ -23,5 +32,7 @@ struct RowWiseAdagrad : Rule {
     each_column(dim, [=](std::size_t i) { w[i] -= lr * decayed(grad[i], w[i], d); });
   }
 };
+
+MONOLITH_OPTIMIZER(RowWiseAdagrad)
 
 }  // namespace monolith

@@ -2,14 +2,24 @@
 // w -= (lr / (1 - b1^t)) / (sqrt(v) / sqrt(1 - b2^t) + eps) * m          t counts the row's own steps, or the table's
 #pragma once
 
-#include "optimizers/adam.h"
+#include "optimizers/rules/adam.h"
 
 namespace monolith {
 
 struct RowWiseAdam : Rule {
+  static constexpr const char* kName = "RowWiseAdam";
+
   double beta1 = 0.9, beta2 = 0.999;
   float eps = 1e-8f;
   StepCount steps = StepCount::row;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("beta1", &RowWiseAdam::beta1);
+    visit("beta2", &RowWiseAdam::beta2);
+    visit("eps", &RowWiseAdam::eps);
+    visit("steps", &RowWiseAdam::steps);
+  }
 
   // State: m (dim), v, and the step count as an unsigned 32-bit integer.
   std::size_t state_floats(std::size_t dim) const { return dim + 2; }
@@ -42,6 +52,8 @@ struct RowWiseAdam : Rule {
 
 // With the steps of the table, FBGEMM's PARTIAL_ROWWISE_ADAM.
 struct RowWiseAdamW : RowWiseAdam {
+  static constexpr const char* kName = "RowWiseAdamW";
+
   template <class Dim>
   void step(float* __restrict w, float* __restrict state, const float* __restrict grad, Dim dim) const {
     const float kept = static_cast<float>(1.0 - lr * weight_decay);
@@ -49,5 +61,8 @@ struct RowWiseAdamW : RowWiseAdam {
     step_on(w, state, dim, [&](std::size_t i) { return grad[i]; });
   }
 };
+
+MONOLITH_OPTIMIZER(RowWiseAdam)
+MONOLITH_OPTIMIZER(RowWiseAdamW)
 
 }  // namespace monolith

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import (
+from monolith.config.optimizers import (
     FTRL,
     SGD,
     Adagrad,
@@ -27,8 +27,8 @@ from monolith.config.table import (
     RowWiseAdam,
     RowWiseAdamW,
     Schedule,
-    TableConfig,
 )
+from monolith.config.table import TableConfig
 
 F32 = np.float32
 Floats = npt.NDArray[np.float32]

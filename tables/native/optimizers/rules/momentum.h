@@ -4,14 +4,22 @@
 #include <algorithm>
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
 struct Momentum : Rule {
+  static constexpr const char* kName = "Momentum";
   static constexpr float kLargest = 0x1p100f;  // it sums, but no squares: stands still at 2^124
 
   float momentum = 0.9f;
   bool nesterov = false;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("momentum", &Momentum::momentum);
+    visit("nesterov", &Momentum::nesterov);
+  }
 
   std::size_t state_floats(std::size_t dim) const { return dim; }
   void start(float* b, std::size_t dim) const { std::fill_n(b, dim, 0.0f); }
@@ -27,5 +35,7 @@ struct Momentum : Rule {
     });
   }
 };
+
+MONOLITH_OPTIMIZER(Momentum)
 
 }  // namespace monolith

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
@@ -32,10 +33,21 @@ struct AdamStep {
 };
 
 struct Adam : Rule {
+  static constexpr const char* kName = "Adam";
+
   double beta1 = 0.9, beta2 = 0.999;
   float eps = 1e-8f;
   bool amsgrad = false;
   StepCount steps = StepCount::row;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("beta1", &Adam::beta1);
+    visit("beta2", &Adam::beta2);
+    visit("eps", &Adam::eps);
+    visit("steps", &Adam::steps);
+    visit("amsgrad", &Adam::amsgrad);
+  }
 
   // State: m (dim), v (dim), the step count as an unsigned 32-bit integer, and with AMSGrad the greatest v (dim).
   std::size_t state_floats(std::size_t dim) const { return (amsgrad ? 3 : 2) * dim + 1; }
@@ -67,6 +79,8 @@ struct Adam : Rule {
 };
 
 struct AdamW : Adam {
+  static constexpr const char* kName = "AdamW";
+
   template <class Dim>
   void step(float* __restrict w, float* __restrict state, const float* __restrict grad, Dim dim) const {
     const float kept = static_cast<float>(1.0 - lr * weight_decay);
@@ -74,5 +88,8 @@ struct AdamW : Adam {
     step_on(w, state, dim, [&](std::size_t i) { return grad[i]; });
   }
 };
+
+MONOLITH_OPTIMIZER(Adam)
+MONOLITH_OPTIMIZER(AdamW)
 
 }  // namespace monolith

@@ -11,10 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from monolith.config.table import FTRL, Initializer, TableConfig, TruncatedNormal, Uniform
-from monolith.tables.hashing import table_key
-from monolith.tables.reference_steps import (
+from reference_steps import (
     initial_state,
     lane_sum,
     row_state,
@@ -22,7 +19,11 @@ from monolith.tables.reference_steps import (
     slices_of,
     step,
 )
-from monolith.tables.reference_storage import rounded
+from reference_storage import rounded
+
+from monolith.config.optimizers import FTRL
+from monolith.config.table import Initializer, TableConfig, TruncatedNormal, Uniform
+from monolith.tables.hashing import table_key
 
 __all__ = [
     "admission_draws",

@@ -4,11 +4,20 @@
 #include <algorithm>
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
 struct Adagrad : Rule {
+  static constexpr const char* kName = "Adagrad";
+
   float initial_accumulator = 0.0f, eps = 1e-10f;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("initial_accumulator", &Adagrad::initial_accumulator);
+    visit("eps", &Adagrad::eps);
+  }
 
   std::size_t state_floats(std::size_t dim) const { return dim; }
   void start(float* n, std::size_t dim) const { std::fill_n(n, dim, initial_accumulator); }
@@ -23,5 +32,7 @@ struct Adagrad : Rule {
     });
   }
 };
+
+MONOLITH_OPTIMIZER(Adagrad)
 
 }  // namespace monolith

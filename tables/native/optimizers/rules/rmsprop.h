@@ -4,12 +4,21 @@
 #include <algorithm>
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
 struct RmsProp : Rule {
+  static constexpr const char* kName = "RMSProp";
+
   double alpha = 0.99;
   float eps = 1e-8f;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("alpha", &RmsProp::alpha);
+    visit("eps", &RmsProp::eps);
+  }
 
   std::size_t state_floats(std::size_t dim) const { return dim; }
   void start(float* n, std::size_t dim) const { std::fill_n(n, dim, 0.0f); }
@@ -25,5 +34,7 @@ struct RmsProp : Rule {
     });
   }
 };
+
+MONOLITH_OPTIMIZER(RmsProp)
 
 }  // namespace monolith

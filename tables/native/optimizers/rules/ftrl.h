@@ -9,11 +9,22 @@
 #include <algorithm>
 
 #include "optimizers/gradient.h"
+#include "optimizers/registry.h"
 
 namespace monolith {
 
 struct Ftrl : Rule {
+  static constexpr const char* kName = "FTRL";
+
   float beta = 1.0f, l1 = 0.0f, l2 = 0.0f, initial_accumulator = 0.0f;
+
+  template <class Visit>
+  static void fields(Visit visit) {
+    visit("beta", &Ftrl::beta);
+    visit("l1", &Ftrl::l1);
+    visit("l2", &Ftrl::l2);
+    visit("initial_accumulator", &Ftrl::initial_accumulator);
+  }
 
   // State: z (dim), n (dim), the rate of the last step.
   std::size_t state_floats(std::size_t dim) const { return 2 * dim + 1; }
@@ -41,5 +52,7 @@ struct Ftrl : Rule {
     state[2 * dim] = lr;
   }
 };
+
+MONOLITH_OPTIMIZER(Ftrl)
 
 }  // namespace monolith
