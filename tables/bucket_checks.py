@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monolith.tables.reference import bucket as bucket_of
+from monolith.tables.split import buckets_of
 
 Ids = npt.NDArray[np.int64]
 
@@ -58,7 +58,7 @@ def _id_faults(name: str, number: int, ids: Ids, policies: npt.NDArray[Any] | No
     if falls.size:
         at = int(falls[0])
         yield f"{name} do not ascend: {ids[at + 1]} follows on {ids[at]}"
-    buckets = bucket_of(ids)
+    buckets = buckets_of(ids)
     strays = np.flatnonzero(buckets != number)
     if strays.size:
         at = int(strays[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -78,8 +78,8 @@ def _folder(config: TableConfig) -> str:
     raise ConfigError(f"table {config.name!r}: memory.folder {folder!r} {seen}; allowed: a folder that takes new files")
 
 
-def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None:
-    """Raise ConfigError unless rows saved under one config mean the same under the other.
+def check_same_rows(saved: SavedRows, wanted: TableConfig, where: str) -> None:
+    """Raise ConfigError unless rows that were saved mean the same under the config ``wanted``.
 
     Memory, storage (values are then rounded once), rates, thresholds, times to live, limits and policies may change
     between runs; what says which row an id has, how wide it is, and what its optimizer state means may not. A tail may
@@ -89,12 +89,25 @@ def check_same_rows(saved: TableConfig, wanted: TableConfig, where: str) -> None
         old, new = getattr(saved, field), getattr(wanted, field)
         if old != new:
             raise ConfigError(f"{where}: the table was saved with {field} = {old!r}, the config says {new!r}{_ADVICE}")
-    old, new = row_layout(saved), row_layout(wanted)
-    if old != new:
-        raise ConfigError(f"{where}: the table was saved with optimizer kind {old!r}, the config says {new!r}{_ADVICE}")
+    if saved.layout != (new := row_layout(wanted)):
+        raise ConfigError(
+            f"{where}: the table was saved with optimizer kind {saved.layout!r}, the config says {new!r}{_ADVICE}"
+        )
     rows, now = saved.tail_rows, wanted.tail_rows
     if rows and now and rows != now:
         raise ConfigError(f"{where}: the table was saved with absent.rows = {rows}, the config says {now}{_ADVICE}")
+
+
+class SavedRows(Protocol):
+    """What is said of the rows of a saved table; ``monolith.tables.header.RowKind`` does."""
+
+    @property
+    def layout(self) -> str:
+        """The kinds of its optimizers, by runs of columns."""
+
+    @property
+    def tail_rows(self) -> int:
+        """How many rows ids without one share."""
 
 
 _ADVICE = "; rows cannot be carried over: keep the old setting, or start a fresh table"

@@ -1,4 +1,4 @@
-"""One table as one file, by bucket, each part under its own checksum; ``docs/formats.md`` is its description.
+"""One table as one file, or a part of it, by bucket, each under its own checksum; ``docs/formats.md`` describes it.
 
 The bytes are a function of the table's logical state: buckets in order, ids ascending within each, so two tables in the
 same state give the same file whatever their history. A reader trusts nothing before its checksum holds, and can fetch
@@ -10,111 +10,47 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import AbsentZeros, TableConfig
+from monolith.config.table import TableConfig
 from monolith.disk import sync_folder
-from monolith.errors import ConfigError, CorruptError, VersionError
-from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.errors import ConfigError, CorruptError, InputError, VersionError
 from monolith.tables.bucket_checks import bucket_faults
-from monolith.tables.optimizer_options import with_steps
-from monolith.tables.options import checked
-from monolith.tables.policy_options import keeps_age, keeps_uses, policy_names
-from monolith.tables.storage import STORED, narrowed, widened
+from monolith.tables.buckets import BUCKETS, Buckets
+from monolith.tables.header import (
+    KNOWN,
+    SOMETIMES,
+    TAIL,
+    Header,
+    arrays_of,
+    decode_former_header,
+    decode_header,
+    encoded,
+    groups_of,
+    limits,
+    row_kind,
+    sometimes,
+)
+from monolith.tables.settings import config_of
+from monolith.tables.storage import narrowed, widened
 
 FILE_NAME = "table.bin"
 MAGIC = b"MONOTABL"
-VERSION = 3  # what is written; older ones are read
-BUCKETS = 1024
-UPPERS_A_BUCKET = 2**32 // BUCKETS  # upper halves of the hashes of its ids
+VERSION = 4  # what is written; older ones are read
 
 Bucket = dict[str, npt.NDArray[Any]]
+T = TypeVar("T")
 
 _PREFIX = struct.Struct("<8sII")  # magic, version, bytes of the JSON header
 _CRC = struct.Struct("<I")
-_UINT32, _UINT64 = 2**32 - 1, 2**64 - 1
-
-
-class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One array of a bucket: ``width`` elements for each member of its group."""
-
-    name: str
-    type: str  # as numpy writes it: <i8, <u4, <f4; <u2 for the bits of 16-bit values
-    group: str
-    width: int = 1
-
-
-_GROUPS = ["rows", "counters", "tombstones"]  # members of each are counted in the directory; with a tail, it follows
-_ALWAYS = (  # in file order, eight-byte ones first; `values` and `state` follow
-    Part("ids", "<i8", "rows"),
-    Part("last_seen_ms", "<i8", "rows"),
-    Part("counter_ids", "<i8", "counters"),
-    Part("counter_last_ms", "<i8", "counters"),
-    Part("tombstone_ids", "<i8", "tombstones"),
-    Part("marks", "<u4", "rows"),
-    Part("counts", "<u4", "counters"),
-    Part("tombstone_marks", "<u4", "tombstones"),
-)
-_SOMETIMES = (  # where the table has them; else a bucket that was read has empty arrays
-    Part("admitted_ms", "<i8", "rows"),
-    Part("uses", "<u4", "rows"),
-    Part("policies", "<u4", "rows"),
-    Part("counter_policies", "<u4", "counters"),
-)
-_TAIL = ("tail_marks", "tail_values", "tail_state")
-_KNOWN = {"values", "state", *_TAIL, *(part.name for part in (*_ALWAYS, *_SOMETIMES))}
-
-
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All of a table's state that is not in a bucket."""
-
-    config: TableConfig
-    sequence: int  # the open one
-    floor: int  # deltas can start from here on
-    clock_ms: int
-    open_forgotten: bool = False  # those that went in the open sequence are not all known either: the next cut's floor
-    sweep_cursor: int  # the bucket in which the next sweep starts
-    sweep_offset: int = 0  # and how many upper halves of hashes from the bucket's first
-    steps: int = 0  # apply_gradients calls since the table was made; version 1 did not count them
-    eviction_cursor: int = 0  # the upper half of the hash at which the next sample starts
-    state_floats: int  # words of optimizer state a row
-    statistics: dict[str, int]
-    groups: list[str] = []  # in the order of the directory's counts; empty in versions 1 and 2, as are the parts
-    parts: list[Part] = []  # in file order
-
-    def laid_out(self) -> Header:
-        """The header as this build writes it: with groups and parts."""
-        return msgspec.structs.replace(
-            self, groups=groups_of(self.config), parts=parts_of(self.config, self.state_floats)
-        )
-
-
-_decode_header = msgspec.json.Decoder(Header).decode  # prepared here: tables are opened in threads
-
-
-def parts_of(config: TableConfig, state_floats: int) -> list[Part]:
-    """What a bucket of such a table consists of."""
-    has = {"admitted_ms": keeps_age(config), "uses": keeps_uses(config)}
-    some = [part for part in _SOMETIMES if has.get(part.name, bool(config.per_feature))]
-    values = Part("values", STORED[config.storage], "rows", config.dim)
-    parts = [*_ALWAYS, values, Part("state", "<f4", "rows", state_floats), *some]
-    if config.tail_rows:
-        widths = (("<u4", 1), (STORED[config.storage], config.dim), ("<f4", state_floats))
-        parts += [Part(name, type_, "tail", width) for name, (type_, width) in zip(_TAIL, widths, strict=True)]
-    return parts
-
-
-def groups_of(config: TableConfig) -> list[str]:
-    """What a bucket of such a table has several of."""
-    return [*_GROUPS, "tail"] if config.tail_rows else _GROUPS
 
 
 def tail_members(rows: int, bucket: int) -> int:
@@ -124,7 +60,7 @@ def tail_members(rows: int, bucket: int) -> int:
 
 def no_tail() -> Bucket:
     """The arrays of a bucket without shared rows."""
-    return {name: np.zeros(0, "<u4" if name == "tail_marks" else "<f4") for name in _TAIL}
+    return {name: np.zeros(0, "<u4" if name == "tail_marks" else "<f4") for name in TAIL}
 
 
 class Entry(NamedTuple):
@@ -146,58 +82,42 @@ def _entry(groups: int) -> struct.Struct:
 
 
 def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
-    """Write ``folder/table.bin`` and fsync it. Raises OSError, and then leaves what was there before as it was."""
+    """Write ``folder/table.bin`` and fsync it. Raises OSError, and then leaves what was there before as it was.
+
+    ``buckets`` are those that the header names, in order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path, part = folder / FILE_NAME, folder / (FILE_NAME + ".part")
+    path, unfinished = folder / FILE_NAME, folder / (FILE_NAME + ".part")
     try:
-        with part.open("wb") as file:
+        with unfinished.open("wb") as file:
             _write_all(file, header, buckets)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        unfinished.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
     sync_folder(folder)
     return path
 
 
 def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> None:
-    header = header.laid_out()
     entry = _entry(len(header.groups))
-    json = _json(header)
+    json = encoded(header)
     head = _PREFIX.pack(MAGIC, VERSION, len(json)) + json
     head += _CRC.pack(zlib.crc32(head))
-    directory, offset = b"", len(head) + BUCKETS * entry.size + _CRC.size
+    directory, offset = b"", len(head) + len(header.held()) * entry.size + _CRC.size
     file.seek(offset)
     for bucket in buckets:
         for name in ("values", "tail_values"):
-            bucket[name] = narrowed(bucket[name], header.config.storage)
-        data = b"".join(bucket[part.name].tobytes() for part in header.parts)
+            bucket[name] = narrowed(bucket[name], header.rows.storage)
+        data = b"".join(bucket[array.name].tobytes() for array in header.arrays)
         members = [len(bucket[name]) for name in ("ids", "counter_ids", "tombstone_ids", "tail_marks")]
         directory += entry.pack(offset, *members[: len(header.groups)], zlib.crc32(data))
         file.write(data)
         offset += len(data)
     file.seek(0)
     file.write(head + directory + _CRC.pack(zlib.crc32(directory)))
-
-
-def _json(header: Header) -> bytes:
-    """The header, sorted; what came to the config later and is not used is left out, for builds that do not know it."""
-    fields = msgspec.to_builtins(header)
-    config = fields["config"]
-    for later in ("open_forgotten", "sweep_offset"):
-        if not fields[later]:
-            del fields[later]
-    del config["memory"]  # where the rows lay while they were trained says nothing about them
-    for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
-        if optimizer["clip_global_norm"] is None:
-            del optimizer["clip_global_norm"]
-        if optimizer.get("steps") == "row":
-            del optimizer["steps"]
-    if isinstance(header.config.absent, AbsentZeros):
-        del config["absent"]
-    return msgspec.json.encode(fields, order="sorted")
 
 
 class TableFile:
@@ -220,36 +140,56 @@ class TableFile:
             self.close()
             raise
 
+    @property
+    def held(self) -> Buckets:
+        """The buckets that the file has."""
+        return self.header.held()
+
+    @property
+    def config(self) -> TableConfig:
+        """The config by which the table was trained; ``memory`` is not saved.
+
+        Raises VersionError where it has what this build does not know, CorruptError for what no table can have.
+        """
+        header = self.header
+        config = self._configured(lambda: config_of(header.settings, header.defaulted), "header's settings")
+        rows = row_kind(config, header.rows.state_floats)
+        if (rows, arrays_of(rows, sometimes(config))) != (header.rows, header.arrays):
+            self._corrupt("the header's settings are not those of a table of its rows and arrays")
+        return config
+
     def bucket(self, number: int) -> Bucket:
         """The arrays of one bucket: ``ids`` (n,) ascending, ``values`` (n * dim,) float32, and the rest.
 
-        Raises CorruptError for bytes that fail their checksum, and for arrays that no table can have.
+        Raises CorruptError for bytes that fail their checksum, and for arrays that no table can have, and InputError
+        for a bucket that the file does not have.
         """
+        if number not in self.directory:
+            raise InputError(f"{self.path} has no bucket {number}; it has {self.held}")
         entry, size = self.directory[number], self._size(self.directory[number])
         self._file.seek(entry.offset)
         data = self._file.read(size)
         if len(data) != size or zlib.crc32(data) != entry.crc:
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes) fails its checksum")
-        bucket, at = {part.name: np.zeros(0, part.type) for part in _SOMETIMES} | no_tail(), 0
-        for part in self.header.parts:
-            bucket[part.name] = np.frombuffer(data, part.type, entry.counts[part.group] * part.width, at)
-            at += bucket[part.name].nbytes
-        policies = len(policy_names(self.header.config))
+        bucket, at = {array.name: np.zeros(0, array.type) for array in SOMETIMES} | no_tail(), 0
+        for array in self.header.arrays:
+            bucket[array.name] = np.frombuffer(data, array.type, entry.counts[array.group] * array.width, at)
+            at += bucket[array.name].nbytes
+        policies = len(self.header.rows.policies)
         for fault in bucket_faults(number, bucket, self.header.sequence, policies):
             self._corrupt(f"bucket {number} (offset {entry.offset}, {size} bytes): {fault}")
         for name in ("values", "tail_values"):
-            bucket[name] = widened(bucket[name], self.header.config.storage)
+            bucket[name] = widened(bucket[name], self.header.rows.storage)
         return bucket
 
-    def buckets(self) -> Iterator[Bucket]:
-        """All buckets in order. The next one is read and checked, by another thread, while one is worked on."""
+    def buckets(self, numbers: Sequence[int]) -> Iterator[tuple[int, Bucket]]:
+        """Those buckets in turn, by number. The next is read and checked, by another thread, while one is worked on."""
         with ThreadPoolExecutor(1) as reader:
-            following = reader.submit(self.bucket, 0)
-            for number in range(1, BUCKETS + 1):
-                bucket = following.result()
-                if number < BUCKETS:
-                    following = reader.submit(self.bucket, number)
-                yield bucket
+            following = [reader.submit(self.bucket, number) for number in numbers[:1]]
+            for place, number in enumerate(numbers):
+                bucket = following.pop().result()
+                following += [reader.submit(self.bucket, later) for later in numbers[place + 1 : place + 2]]
+                yield number, bucket
 
     def close(self) -> None:
         """Close the file."""
@@ -263,7 +203,7 @@ class TableFile:
     ) -> None:
         self.close()
 
-    def _read_head(self) -> tuple[Header, list[Entry]]:
+    def _read_head(self) -> tuple[Header, dict[int, Entry]]:
         size = os.fstat(self._file.fileno()).st_size
         prefix = self._exactly(_PREFIX.size, "the prefix")
         magic, version, json_bytes = _PREFIX.unpack(prefix)
@@ -276,52 +216,68 @@ class TableFile:
         json = self._exactly(json_bytes, "the header")
         if version >= 3:
             self._check_crc(prefix + json, "the header")
-            header = self._header(json)
+            header = self._header(json, version)
             entry = _entry(len(header.groups))
-            table = self._exactly(BUCKETS * entry.size, "the directory")
+            table = self._exactly(len(header.held()) * entry.size, "the directory")
             self._check_crc(table, "the directory")
         else:
-            entry = _entry(len(_GROUPS))
+            entry = _entry(3)
             table = self._exactly(BUCKETS * entry.size, "the directory")
             self._check_crc(prefix + json + table, "the header")
-            header = self._header(json).laid_out()
-        directory = [
+            header = self._header(json, version)
+        entries = [
             Entry(offset, dict(zip(header.groups, counts, strict=True)), crc)
             for offset, *counts, crc in entry.iter_unpack(table)
         ]
+        directory = dict(zip(header.held(), entries, strict=True))
         self._check_layout(header, directory, self._file.tell(), size)
         return header, directory
 
-    def _header(self, json: bytes) -> Header:
-        try:
-            header = _decode_header(json)
-            config = with_steps(checked(header.config), "row")  # the only count that there was
-        except msgspec.ValidationError as error:
-            raise VersionError(f"{self.path}: the header has what this build does not know: {error}") from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._corrupt(f"the header, from offset {_PREFIX.size} on, is no JSON: {error}")
-        except ConfigError as error:
-            self._corrupt(f"the header's config cannot be: {error}")
-        if unknown := [part.name for part in header.parts if part.name not in _KNOWN]:
+    def _header(self, json: bytes, version: int) -> Header:
+        def decode() -> Header:
+            return decode_header(json) if version >= 4 else decode_former_header(json).now()
+
+        header = self._configured(decode, "header")
+        if unknown := [array.name for array in header.arrays if array.name not in KNOWN]:
             raise VersionError(f"{self.path}: its buckets have {unknown}, which this build does not know")
-        for name, value, lowest, highest in _limits(header):
+        for name, value, lowest, highest in limits(header):
             if not lowest <= value <= highest:
                 self._corrupt(f"the header's {name} is {value}; allowed: {lowest} to {highest}")
-        return msgspec.structs.replace(header, config=config)
+        self._check_held(header)
+        some = {array.name for array in header.arrays}
+        if (header.groups, header.arrays) != (groups_of(header.rows.tail_rows), arrays_of(header.rows, some)):
+            self._corrupt("the header's groups and arrays are not those of a table of its rows")
+        return header
+
+    def _configured(self, decode: Callable[[], T], what: str) -> T:
+        try:
+            return decode()
+        except msgspec.ValidationError as error:
+            raise VersionError(f"{self.path}: the {what} has what this build does not know: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._corrupt(f"the {what}, from offset {_PREFIX.size} on, is no JSON: {error}")
+        except ConfigError as error:
+            self._corrupt(f"the header's config cannot be: {error}")
+
+    def _check_held(self, header: Header) -> None:
+        try:
+            held = header.held()
+        except InputError as error:
+            self._corrupt(f"the header's buckets cannot be: {error}")
+        if not held.ranges or [*held.ranges] != header.buckets:
+            self._corrupt("the header's buckets are no ranges that ascend and lie apart")
 
     def _check_crc(self, data: bytes, what: str) -> None:
         (crc,) = _CRC.unpack(self._exactly(_CRC.size, f"the checksum of {what}"))
         if crc != zlib.crc32(data):
             self._corrupt(f"{what} fails its checksum")
 
-    def _check_layout(self, header: Header, directory: list[Entry], offset: int, size: int) -> None:
+    def _check_layout(self, header: Header, directory: dict[int, Entry], offset: int, size: int) -> None:
         self.header = header
-        if (header.groups, header.parts) != (groups_of(header.config), parts_of(header.config, header.state_floats)):
-            self._corrupt("the header's groups and parts are not those of a table of its config")
-        for number, entry in enumerate(directory):
+        for number, entry in directory.items():
             if entry.offset != offset:
                 self._corrupt(f"bucket {number} is said to be at offset {entry.offset}, it follows at {offset}")
-            shared, expected = entry.counts.get("tail", 0), tail_members(header.config.tail_rows, number)
+            shared, expected = entry.counts.get("tail", 0), tail_members(header.rows.tail_rows, number)
             if shared != expected:
                 self._corrupt(f"bucket {number} has {shared} rows of the tail, not {expected}")
             offset += self._size(entry)
@@ -329,7 +285,8 @@ class TableFile:
             self._corrupt(f"the file has {size} bytes, its directory says {offset}")
 
     def _size(self, entry: Entry) -> int:
-        return sum(entry.counts[part.group] * part.width * np.dtype(part.type).itemsize for part in self.header.parts)
+        arrays = self.header.arrays
+        return sum(entry.counts[array.group] * array.width * np.dtype(array.type).itemsize for array in arrays)
 
     def _exactly(self, size: int, what: str) -> bytes:
         data = self._file.read(size)
@@ -339,17 +296,3 @@ class TableFile:
 
     def _corrupt(self, what: str) -> NoReturn:
         raise CorruptError(f"{self.path}: {what}; restore the file from another copy, or use an older snapshot")
-
-
-def _limits(header: Header) -> Iterator[tuple[str, int, int, int]]:
-    """Each count of a table with the lowest and the highest that it can have."""
-    yield "sequence", header.sequence, 1, _UINT32
-    yield "floor", header.floor, 0, header.sequence - 1
-    yield "clock_ms", header.clock_ms, WATERMARK_START, WATERMARK_END - 1
-    yield "sweep_cursor", header.sweep_cursor, 0, BUCKETS - 1
-    yield "sweep_offset", header.sweep_offset, 0, UPPERS_A_BUCKET - 1
-    yield "eviction_cursor", header.eviction_cursor, 0, 2**32 - 1
-    yield "steps", header.steps, 0, _UINT64
-    yield "state_floats", header.state_floats, 0, _UINT32
-    for name, count in header.statistics.items():
-        yield f"statistics.{name}", count, 0, _UINT64

@@ -48,3 +48,19 @@ class TableStats:
     def bytes_overhead(self) -> int:
         """Bytes beyond values, optimizer state, counters and scratch: what the table takes for itself."""
         return self.bytes_tail + self.bytes_index + self.bytes_tombstones
+
+
+HAPPENED = (  # the native counts of what happened
+    "observed",
+    "admitted",
+    "rejected",
+    "late",
+    "expired_idle",
+    "expired_age",
+    "swept",
+    "evicted",
+    "dropped_gradients",
+    "nonfinite",
+    "counter_decrements",
+)
+HELD = tuple(name for name in TableStats.__dataclass_fields__ if name not in HAPPENED)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -20,9 +19,9 @@ import numpy.typing as npt
 
 from monolith.config.optimizer_rules import largest_gradient
 from monolith.config.table import TableConfig
-from monolith.errors import CorruptError, GapError, InputError, NonFiniteError, VersionError
+from monolith.errors import GapError, InputError, NonFiniteError
 from monolith.events import WATERMARK_END
-from monolith.tables import _core, eviction, snapshot
+from monolith.tables import _core, eviction, saved, snapshot
 from monolith.tables.arguments import (
     EventTimes,
     Ids,
@@ -33,30 +32,16 @@ from monolith.tables.arguments import (
     checked_time,
     checked_times,
 )
+from monolith.tables.buckets import ALL_BUCKETS, BUCKETS, Buckets
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.optimizer_options import with_steps
-from monolith.tables.options import LEAST_TOMBSTONES, check_same_rows, checked, native_table
+from monolith.tables.options import LEAST_TOMBSTONES, checked, native_table
 from monolith.tables.outputs import empty_matrix
-from monolith.tables.policy_options import policy_names, renumbered
-from monolith.tables.stats import TableStats
+from monolith.tables.stats import HAPPENED, HELD, TableStats
 from monolith.tables.tail import checked_tail
 
 _MAX_SEQUENCE = 2**32 - 2
-_STATISTICS = (
-    "observed",
-    "admitted",
-    "rejected",
-    "late",
-    "expired_idle",
-    "expired_age",
-    "swept",
-    "evicted",
-    "dropped_gradients",
-    "nonfinite",
-    "counter_decrements",
-)
-_FORMER_STATISTICS = ("expired", "counter_halvings")  # of versions 1 and 2
 
 
 class Table:
@@ -65,10 +50,19 @@ class Table:
     For deltas it remembers the ids whose rows went, in the last 4,096 sequences and of at most one for every other row,
     or ``tombstones`` where that is more; beyond it forgets the oldest sequences, and a delta from before them is a
     GapError. With None it remembers no id: of a replica that nobody asks for deltas.
+
+    ``buckets`` says which of the table's buckets this object has, where several divide a table between them. Each is
+    then given ids of its own buckets only (``monolith.tables.split``), and limits of rows, counters and tombstones hold
+    for each by itself.
     """
 
-    def __init__(self, config: TableConfig, *, tombstones: int | None = LEAST_TOMBSTONES) -> None:
+    def __init__(
+        self, config: TableConfig, *, tombstones: int | None = LEAST_TOMBSTONES, buckets: Buckets = ALL_BUCKETS
+    ) -> None:
         self.config = with_steps(checked(config), "table")
+        if not buckets.ranges:
+            raise InputError(f"table {config.name!r} is to have no bucket; give it at least one")
+        self.buckets = buckets
         if tombstones is not None:
             checked_count(tombstones, 0, 2**40, "tombstones")
         # Of this package only.
@@ -187,7 +181,7 @@ class Table:
             with self.writer:
                 self.native.advance(checked_time(watermark_ms, "watermark_ms"))
 
-    def sweep(self, buckets: int = snapshot.BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
+    def sweep(self, buckets: int = BUCKETS, *, max_rows: int = 2**63 - 1) -> int:
         """Remove expired rows, and counters that decayed to nothing, as far as ``buckets`` of the 1,024 buckets reach.
 
         The next sweep goes on where this one ended. It ends behind the ``max_rows``-th row or counter that it looked
@@ -197,7 +191,7 @@ class Table:
         """
         with self.writer:
             return self.native.sweep(
-                checked_count(buckets, 0, snapshot.BUCKETS, "buckets"),
+                checked_count(buckets, 0, BUCKETS, "buckets"),
                 checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
             )
 
@@ -207,15 +201,18 @@ class Table:
             checked_count(self.sequence, 1, _MAX_SEQUENCE, "sequence")
             return self.native.cut()
 
-    def delta(self, since: int) -> Delta:
+    def delta(self, since: int, *, buckets: Buckets | None = None) -> Delta:
         """Everything written or removed after sequence ``since``, with values as they are now; 0 is the full image.
+
+        With ``buckets``, only what lies in those: ``monolith.tables.delta.joined`` puts such parts together.
 
         Its ``sequence`` is the one closed last. Rows that expired and were not swept yet are in it, their tombstones
         follow with the sweep: so what a replica holds depends on its sequence alone, whichever deltas it came by. It
         costs by the rows written if ``since`` is the sequence closed last or the one before, else a look through the
         table. Raises GapError where the tombstones since then are no longer all known (the image is always there), and
-        InputError for a ``since`` that was not closed yet.
+        InputError for a ``since`` that was not closed yet, or for buckets that the table does not have.
         """
+        buckets = self._own(buckets)
         with self.writer:
             now = self.native.clockwork()
             since = checked_count(since, 0, now.sequence - 1, "since")
@@ -224,15 +221,22 @@ class Table:
                     f"table {self.config.name!r}: ids removed since sequence {since} are known only from {now.floor} "
                     f"on: take the full image, delta(0)"
                 )
-            ids, values, removed = self.native.delta(since)
-            tail = self._tail_delta(since, now.sequence - 1)
-        return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed, tail)
+            ids, values, removed = self.native.delta(since, buckets.mask())
+            tail = self._tail_delta(since, now.sequence - 1, buckets)
+        return Delta(since, now.sequence - 1, ids, values.reshape(-1, self.dim), removed, tail, buckets)
 
-    def _tail_delta(self, since: int, sequence: int) -> Delta | None:
+    def _tail_delta(self, since: int, sequence: int, buckets: Buckets) -> Delta | None:
         if not self.config.tail_rows:
             return None
-        numbers, values = self.native.tail_delta(since)
-        return Delta(since, sequence, numbers, values.reshape(-1, self.dim), np.zeros(0, np.int64))
+        numbers, values = self.native.tail_delta(since, buckets.mask())
+        return Delta(since, sequence, numbers, values.reshape(-1, self.dim), np.zeros(0, np.int64), None, buckets)
+
+    def _own(self, buckets: Buckets | None) -> Buckets:
+        if buckets is None:
+            return self.buckets
+        if not buckets.ranges or (buckets - self.buckets).ranges:
+            raise InputError(f"table {self.config.name!r} has {self.buckets}, not {buckets}: ask for some that it has")
+        return buckets
 
     def apply(self, delta: Delta) -> None:
         """Bring a replica's table to ``delta.sequence``: rows as given, removed ids gone; base 0 replaces everything.
@@ -247,6 +251,11 @@ class Table:
         checked_count(delta.base_sequence, 0, delta.sequence, "base_sequence")
         if delta.sequence == 0 and len(ids):
             raise InputError(f"the delta holds {len(ids)} rows of no closed sequence: cut() the table before delta()")
+        if delta.buckets != self.buckets:
+            raise InputError(
+                f"the delta is of {delta.buckets}, table {self.config.name!r} has {self.buckets}: join the parts of a "
+                f"delta (monolith.tables.delta.joined) before it is applied"
+            )
         tail = checked_tail(self.config, delta)
         with self.writer:
             held = self.sequence - 1
@@ -264,7 +273,7 @@ class Table:
 
     def tail(self) -> Matrix:
         """The rows that absent ids share, (tail rows, dim)."""
-        return self.native.tail_delta(0)[1].reshape(-1, self.dim)
+        return self.native.tail_delta(0, ALL_BUCKETS.mask())[1].reshape(-1, self.dim)
 
     def rows(self) -> tuple[Ids, Matrix]:
         """All rows that are not expired: ids (n,) ascending, and values (n, dim)."""
@@ -275,105 +284,58 @@ class Table:
         """What the table holds, what that takes, and what has happened to it."""
         with self.writer:
             happened, sizes = self.native.statistics(), self.native.sizes()
-        counts = {name: getattr(happened, name) for name in _STATISTICS}
-        return TableStats(**counts, **{name: getattr(sizes, name) for name in _SIZES})
+        counts = {name: getattr(happened, name) for name in HAPPENED}
+        return TableStats(**counts, **{name: getattr(sizes, name) for name in HELD})
 
-    def save(self, folder: str | os.PathLike[str]) -> Path:
+    def save(self, folder: str | os.PathLike[str], *, buckets: Buckets | None = None) -> Path:
         """Write the whole state to ``folder/table.bin``, fsynced, and return that path. Raises OSError.
 
-        Equal states give equal bytes. Other writers wait meanwhile; look-ups do not.
+        With ``buckets``, only those: files that have the others, saved before the table changes, make it whole again.
+        Equal states give equal bytes. Other writers wait meanwhile; look-ups do not. Raises InputError for buckets that
+        the table does not have, and for rows outside of those that it has.
         """
+        buckets = self._own(buckets)
         with self.writer:
-            now, happened = self.native.clockwork(), self.native.statistics()
-            header = snapshot.Header(
-                config=self.config,
-                sequence=now.sequence,
-                floor=min(now.floor, now.sequence - 1),
-                open_forgotten=now.floor == now.sequence,
-                clock_ms=now.clock_ms,
-                sweep_cursor=now.sweep_cursor // snapshot.UPPERS_A_BUCKET,
-                sweep_offset=now.sweep_cursor % snapshot.UPPERS_A_BUCKET,
-                steps=now.steps,
-                eviction_cursor=now.eviction_cursor,
-                state_floats=self.native.state_floats,
-                statistics={name: getattr(happened, name) for name in _STATISTICS},
-            )
-            return snapshot.write(Path(folder), header, self._buckets())
+            return snapshot.write(Path(folder), saved.header_of(self, buckets), saved.exported(self, buckets))
 
     @classmethod
     def open(
         cls,
-        folder: str | os.PathLike[str],
+        folder: saved.Folders,
         config: TableConfig | None = None,
         *,
         tombstones: int | None = LEAST_TOMBSTONES,
+        buckets: Buckets = ALL_BUCKETS,
     ) -> Table:
-        """The table that was saved in ``folder``, under its own config or a changed one.
+        """The table that was saved in ``folder``, or in several, under its own config or a changed one.
 
-        Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids or optimizer kind, there is no
-        table, or the file's own config names a score function that this process has not registered; CorruptError or
+        With ``buckets``, the part of it that has those, however the files divide it; ``monolith.tables.saved`` says
+        what becomes of clocks and counts. Raises ConfigError if ``config`` has another name, dim, seed, sharing of ids
+        or optimizer kind, if there is no table, if files overlap, lack a bucket or are not of one table at one moment,
+        or if the file's own config names a score function that this process has not registered; CorruptError or
         VersionError, naming file and place, for bytes that fail a check.
         """
-        with snapshot.TableFile(folder) as file:
-            saved = file.header.config
+        with saved.opened(folder, buckets) as files:
             if config is None:
-                eviction.check_registered(saved.eviction, str(file.path))
+                own = files.config()
+                eviction.check_registered(own.eviction, files.where)
             else:
-                check_same_rows(saved, config, str(file.path))
-                config = with_steps(config, "table", saved)
-            table = cls(config or saved, tombstones=tombstones)
-            table._restore(file)
+                own = with_steps(config, "table", files.check(config))
+            table = cls(own, tombstones=tombstones, buckets=buckets)
+            files.restore(table)
         return table
 
     @classmethod
-    def open_to_read(cls, folder: str | os.PathLike[str]) -> Table:
-        """The table that was saved in ``folder``, without its limit: for reading rows and counts.
+    def open_to_read(cls, folder: saved.Folders) -> Table:
+        """The table that was saved in ``folder``, or in several, without its limit: for reading rows and counts.
 
         No score function is needed, whatever the file names. Do not train or save the table: rows would not be
         evicted. Raises ConfigError, CorruptError and VersionError as ``open`` does.
         """
-        with snapshot.TableFile(folder) as file:
-            table = cls(msgspec.structs.replace(file.header.config, eviction=eviction.Unlimited()))
-            table._restore(file)
+        with saved.opened(folder) as files:
+            table = cls(msgspec.structs.replace(files.config(), eviction=eviction.Unlimited()))
+            files.restore(table)
         return table
-
-    def _restore(self, file: snapshot.TableFile) -> None:
-        header = file.header
-        if header.state_floats != self.native.state_floats:
-            raise CorruptError(
-                f"{file.path}: {header.state_floats} words of optimizer state a row, the optimizer has "
-                f"{self.native.state_floats}"
-            )
-        if unknown := sorted(set(header.statistics) - {*_STATISTICS, *_FORMER_STATISTICS}):
-            raise VersionError(f"{file.path}: the header counts what this build does not know: {', '.join(unknown)}")
-        self.native.reserve(sum(entry.rows for entry in file.directory))
-        policy_of = renumbered(policy_names(header.config), policy_names(self.config))
-        for number, bucket in enumerate(file.buckets()):
-            if not self.config.tail_rows:
-                bucket |= snapshot.no_tail()
-            if any(len(part) for part in bucket.values()):
-                bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
-                self.native.import_bucket(number, bucket)
-        clockwork = _core.Clockwork(
-            header.sequence,
-            header.sequence if header.open_forgotten else header.floor,
-            header.clock_ms,
-            header.sweep_cursor * snapshot.UPPERS_A_BUCKET + header.sweep_offset,
-            header.steps,
-            header.eviction_cursor,
-        )
-        self.native.set_clockwork(clockwork)
-        if self.config.tail_rows and not header.config.tail_rows:  # fresh rows, which no replica has
-            self.native.write_tail(header.sequence, np.arange(self.config.tail_rows), self.tail())
-        happened = _core.Statistics()
-        for name in _STATISTICS:
-            setattr(happened, name, header.statistics.get(name, 0))  # 0: a count that came later
-        happened.expired_idle += header.statistics.get("expired", 0)  # versions 1 and 2 knew no other reason
-        self.native.set_statistics(happened)
-
-    def _buckets(self) -> Iterator[snapshot.Bucket]:
-        for number in range(snapshot.BUCKETS):
-            yield self.native.export_bucket(number)
 
     def _out(self, out: Matrix | None, n: int) -> Matrix:
         if out is None:
@@ -431,6 +393,3 @@ def _taken(spare: list[_core.Step]) -> _core.Step:
         return spare.pop()
     except IndexError:
         return _core.Step()
-
-
-_SIZES = tuple(name for name in TableStats.__dataclass_fields__ if name not in _STATISTICS)

@@ -17,6 +17,7 @@ from monolith.config.table import TAIL_MARK, TableConfig
 from monolith.errors import InputError
 from monolith.tables import _core
 from monolith.tables.arguments import Ids, Matrix, checked_ids, checked_matrix
+from monolith.tables.buckets import BUCKETS
 from monolith.tables.delta import Delta
 
 
@@ -49,7 +50,8 @@ def checked_tail(config: TableConfig, delta: Delta) -> tuple[Ids, Matrix] | None
     if tail is None:
         return None
     numbers = checked_ids(tail.ids, "the tail's numbers")
-    whole = delta.base_sequence > 0 or np.array_equal(numbers, np.arange(rows))
+    expected = np.flatnonzero(delta.buckets.mask()[np.arange(rows) % BUCKETS])
+    whole = delta.base_sequence > 0 or np.array_equal(numbers, expected)
     if not whole or (len(numbers) and not 0 <= numbers.min() <= numbers.max() < rows):
         raise InputError(f"the delta's tail is not one of {rows} rows, as table {config.name!r} has it")
     return numbers, checked_matrix(tail.values, len(numbers), config.dim, "the tail's values")

@@ -19,13 +19,6 @@ using namespace monolith;
 
 namespace {
 
-template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> numpy(std::vector<T>&& from) {
-  auto* kept = new std::vector<T>(std::move(from));
-  nb::capsule owner(kept, [](void* vector) noexcept { delete static_cast<std::vector<T>*>(vector); });
-  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
-}
-
 // (size) float32 of any contents, in memory that an earlier result may have been in.
 nb::ndarray<nb::numpy, float, nb::ndim<1>> result(std::size_t size) {
   float* const memory = take_memory(size);
@@ -129,23 +122,31 @@ auto released(Get get) {
   return get();
 }
 
+BucketSet bucket_set(const Array<bool>& wanted) {
+  BucketSet buckets;
+  for (std::size_t bucket = 0; bucket < kBuckets; ++bucket) buckets[bucket] = wanted.data()[bucket];
+  return buckets;
+}
+
 void bind_deltas(nb::class_<Table>& table) {
   table.def("cut", &Table::cut, nb::call_guard<Release>())
       .def(
           "delta",
-          [](const Table& self, std::uint32_t since) {
-            DeltaArrays delta = released([&] { return self.delta(since); });
+          [](const Table& self, std::uint32_t since, Array<bool> wanted) {
+            const BucketSet buckets = bucket_set(wanted);
+            DeltaArrays delta = released([&] { return self.delta(since, buckets); });
             return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)),
                                   numpy(std::move(delta.removed)));
           },
-          "since"_a)
+          "since"_a, "buckets"_a.noconvert())
       .def(
           "tail_delta",
-          [](const Table& self, std::uint32_t since) {
-            DeltaArrays delta = released([&] { return self.tail_delta(since); });
+          [](const Table& self, std::uint32_t since, Array<bool> wanted) {
+            const BucketSet buckets = bucket_set(wanted);
+            DeltaArrays delta = released([&] { return self.tail_delta(since, buckets); });
             return nb::make_tuple(numpy(std::move(delta.ids)), numpy(std::move(delta.values)));
           },
-          "since"_a)
+          "since"_a, "buckets"_a.noconvert())
       .def(
           "write_tail",
           [](Table& self, std::uint32_t sequence, Array<std::int64_t> numbers, Matrix values) {
@@ -390,6 +391,7 @@ NB_MODULE(_core, m) {
   bind_deltas(table);
   bind_snapshots(table);
   bind_collection(m);
+  bind_splits(m);
   m.def("result", &result, "size"_a);
   m.def("pool", &pool, "rows"_a.noconvert(), "lengths"_a.noconvert(), "weights"_a.noconvert(), "mean"_a,
         "out"_a.noconvert());

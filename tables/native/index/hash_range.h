@@ -1,13 +1,16 @@
-// Hashes of one bucket whose upper halves lie in a range: how far a sweep goes at once.
+// Some of the buckets; and hashes of one of them whose upper halves lie in a range: how far a sweep goes at once.
 #pragma once
 
 #include <algorithm>
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 
 #include "index/hash.h"
 
 namespace monolith {
+
+using BucketSet = std::bitset<kBuckets>;
 
 struct HashRange {
   static constexpr std::uint64_t kBucket = (std::uint64_t{1} << 32) / kBuckets;  // upper halves of a bucket

@@ -29,16 +29,16 @@ std::uint32_t Table::close_sequence() {
   return closed;
 }
 
-DeltaArrays Table::delta(std::uint32_t since) const {
+DeltaArrays Table::delta(std::uint32_t since, const BucketSet& buckets) const {
   const Writing writing(writer_);
-  DeltaArrays delta = copy_rows(changed_after(since), false);
-  if (since != 0) delta.removed = tombstones_.ids_after(since);
+  DeltaArrays delta = copy_rows(changed_after(since, buckets), false);
+  if (since != 0) delta.removed = tombstones_.ids_after(since, buckets);
   return delta;
 }
 
 DeltaArrays Table::live_rows() const {
   const Writing writing(writer_);
-  return copy_rows(changed_after(0), true);
+  return copy_rows(changed_after(0, BucketSet().set()), true);
 }
 
 // Calls visit(id, row) for all, in order, with rows fetched ahead.
@@ -73,15 +73,21 @@ void Table::append_values(Row row, std::vector<float>& to) const {
 }
 
 // Rows written after `since`, by ascending id.
-std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
+std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since, const BucketSet& buckets) const {
   const bool last_too = since + 2 == sequence_;
   std::vector<IdAndRow> changed;
   if (since != 0 && since + 2 >= sequence_ && touched_now_.complete() && (!last_too || touched_last_.complete())) {
-    changed = listed(last_too);
+    changed = listed(last_too, buckets);
   } else {
-    rows_.each([&](std::uint64_t hash, Row row) {
+    const auto look = [&](std::uint64_t hash, Row row) {
       if (rows_.mark(row) > since) changed.emplace_back(id_of(hash), row);
-    });
+    };
+    if (buckets.all()) {
+      rows_.each(look);
+    } else {
+      for (std::size_t bucket = 0; bucket < kBuckets; ++bucket)
+        if (buckets[bucket]) rows_.each(bucket, look);
+    }
   }
   std::sort(changed.begin(), changed.end());
   changed.erase(std::unique(changed.begin(), changed.end()), changed.end());
@@ -89,9 +95,13 @@ std::vector<Table::IdAndRow> Table::changed_after(std::uint32_t since) const {
 }
 
 // The same from the lists, whose ids may be gone by now, or be there twice.
-std::vector<Table::IdAndRow> Table::listed(bool last_too) const {
+std::vector<Table::IdAndRow> Table::listed(bool last_too, const BucketSet& buckets) const {
   std::vector<std::uint64_t> hashes(touched_now_.hashes().begin(), touched_now_.hashes().end());
   if (last_too) hashes.insert(hashes.end(), touched_last_.hashes().begin(), touched_last_.hashes().end());
+  if (!buckets.all()) {
+    const auto elsewhere = [&](std::uint64_t hash) { return !buckets[bucket_of(hash)]; };
+    hashes.erase(std::remove_if(hashes.begin(), hashes.end(), elsewhere), hashes.end());
+  }
   std::vector<IdAndRow> rows;
   Pipeline pipeline(rows_, Need::tail, hashes.size(), Hashes{hashes.data()});
   while (pipeline.more()) {
@@ -174,12 +184,12 @@ void Table::fill(const std::int64_t* ids, const float* values, std::size_t n) {
   }
 }
 
-DeltaArrays Table::tail_delta(std::uint32_t since) const {
+DeltaArrays Table::tail_delta(std::uint32_t since, const BucketSet& buckets) const {
   const Writing writing(writer_);
   DeltaArrays delta;
   for (std::uint32_t number = 0; number < rows_.shared(); ++number) {
     const Row row = rows_.shared_at(number);
-    if (rows_.mark(row) <= since) continue;
+    if (rows_.mark(row) <= since || !buckets[number % kBuckets]) continue;
     delta.ids.push_back(number);
     append_values(row, delta.values);
   }

@@ -137,15 +137,15 @@ class Table {
   std::uint32_t cut();
   // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows
   // that expired and were not swept are in it: so what a replica holds depends on the sequence alone, and not on which
-  // deltas it came by.
-  DeltaArrays delta(std::uint32_t since) const;
+  // deltas it came by. Of the given buckets only; what their deltas hold together is the delta of all.
+  DeltaArrays delta(std::uint32_t since, const BucketSet& buckets = BucketSet().set()) const;
   DeltaArrays live_rows() const;  // those that are not expired
   void apply_image(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n);
   void apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
                    const std::int64_t* removed, std::size_t n_removed);
 
-  // Shared rows by number, in place of ids: those written after `since`, 0: all.
-  DeltaArrays tail_delta(std::uint32_t since) const;
+  // Shared rows by number, in place of ids: those written after `since`, 0: all. Number n is in bucket n % 1,024.
+  DeltaArrays tail_delta(std::uint32_t since, const BucketSet& buckets = BucketSet().set()) const;
   void write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n);
 
   void reserve(std::size_t rows);  // so many will come: an empty table makes its index for them
@@ -242,8 +242,8 @@ class Table {
   void step_rows(Rule rule, Dim dim, const Group& group, GradientSums& sums, Times times);
 
   std::uint32_t close_sequence();
-  std::vector<IdAndRow> changed_after(std::uint32_t since) const;
-  std::vector<IdAndRow> listed(bool last_too) const;
+  std::vector<IdAndRow> changed_after(std::uint32_t since, const BucketSet& buckets) const;
+  std::vector<IdAndRow> listed(bool last_too, const BucketSet& buckets) const;
   template <class Visit>
   void each_fetched(const std::vector<IdAndRow>& listed, Visit visit) const;
   DeltaArrays copy_rows(const std::vector<IdAndRow>& changed, bool live_only) const;

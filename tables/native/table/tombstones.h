@@ -13,6 +13,7 @@
 #include <optional>
 #include <vector>
 
+#include "index/hash_range.h"
 #include "index/segment.h"
 
 namespace monolith {
@@ -76,12 +77,12 @@ class Tombstones {
     if (listed_ > 2 * (tombstones_.size() + kLeast)) list_again();
   }
 
-  // Ids removed in sequences after `mark`, ascending.
-  std::vector<std::int64_t> ids_after(std::uint32_t mark) const {
+  // Ids of the given buckets that were removed in sequences after `mark`, ascending.
+  std::vector<std::int64_t> ids_after(std::uint32_t mark, const BucketSet& buckets) const {
     std::vector<std::int64_t> ids;
     for (auto at = by_mark_.upper_bound(mark); at != by_mark_.end(); ++at)
       for (const std::uint64_t hash : at->second)
-        if (is_of(hash, at->first)) ids.push_back(id_of(hash));
+        if (buckets[bucket_of(hash)] && is_of(hash, at->first)) ids.push_back(id_of(hash));
     std::sort(ids.begin(), ids.end());
     ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
     return ids;
