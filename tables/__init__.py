@@ -15,16 +15,21 @@ if __name__ != "monolith.tables":
 from monolith.config import optimizers
 from monolith.config.table import FeatureRules, TableConfig
 from monolith.tables import absent, admission, eviction, expiry, initializers, memory
+from monolith.tables.buckets import Buckets
 from monolith.tables.delta import Delta, ModelDelta
 from monolith.tables.snapshot import TableFile
+from monolith.tables.split import Owners, Split
 from monolith.tables.stats import TableStats
 from monolith.tables.table import Table
 from monolith.tables.threads import set_threads, threads
 
 __all__ = [
+    "Buckets",
     "Delta",
     "FeatureRules",
     "ModelDelta",
+    "Owners",
+    "Split",
     "Table",
     "TableConfig",
     "TableFile",

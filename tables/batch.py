@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from monolith.errors import InputError
+from monolith.tables.split import Owners, Split, split_ids
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -87,6 +89,46 @@ class Bag:
         lengths = np.diff(kept[self.offsets()]).astype(np.int32)
         return Bag(self.ids[mask], lengths, None if self.weights is None else self.weights[mask])
 
+    def split(self, owners: Owners, *, salted_by: str | None = None) -> BagSplit:
+        """The bag of each owner: every sample, with those of its ids whose rows the owner has, in their order; copies.
+
+        ``salted_by`` is the feature's name where its ids are salted by it, so that buckets are those of the rows.
+        """
+        split = split_ids(self.ids, owners, salted_by=salted_by)
+        samples = None if self.one_each else np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
+        return BagSplit([self._part(positions, samples) for positions in split.parts()], split)
+
+    def _part(self, positions: Ints, samples: Ints | None) -> Bag:
+        lengths = np.bincount(positions if samples is None else samples[positions], minlength=len(self))
+        weights = None if self.weights is None else self.weights[positions]
+        return Bag(self.ids[positions], lengths.astype(np.int32), weights)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BagSplit:
+    """A bag by owners of buckets, and the way back: ``split.places()`` says for each id which part has it, and where.
+
+    So ``concatenate(what each part's ids gave)[split.back]`` is in the order of the bag's ids.
+    """
+
+    parts: list[Bag]  # of each owner
+    split: Split
+
+
+class Home(NamedTuple):
+    """Where the rows of a feature's ids are."""
+
+    owners: Owners
+    salted: bool = False  # the feature shares its table with others, but no rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BatchSplit:
+    """A batch by owners of buckets: each part has all samples, with everything but the ids shared, not copied."""
+
+    parts: list[Batch]  # of each owner
+    splits: Mapping[str, Split]  # of each feature's ids: the way back, as in `BagSplit`
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -152,6 +194,30 @@ class Batch:
         """The same samples with only those ids whose mask is true; features without a mask keep all of theirs."""
         bags = {name: bag.where(masks[name]) if name in masks else bag for name, bag in self.bags.items()}
         return Batch(bags=bags, **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "bags"})
+
+    def split(self, homes: Mapping[str, Home]) -> BatchSplit:
+        """For each owner the same samples with only those ids whose rows it has.
+
+        ``homes`` has every feature with ids; a feature that tables of several divisions read is split for each of them
+        by `Bag.split`. Raises InputError, naming it, for a feature without a home and for homes of several numbers of
+        owners.
+        """
+        if missing := [name for name in self.bags if name not in homes]:
+            raise InputError(f"no home for the ids of {', '.join(missing)}: say who owns the buckets of every feature")
+        counts = {home.owners.count: name for name, home in homes.items()}
+        if len(counts) > 1:
+            said = ", ".join(f"{name!r} has {count} owners" for count, name in counts.items())
+            raise InputError(f"one batch is split among one number of owners; {said}")
+        splits = {
+            name: bag.split(homes[name].owners, salted_by=name if homes[name].salted else None)
+            for name, bag in self.bags.items()
+        }
+        shared = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bags"}
+        parts = [
+            Batch(bags={name: split.parts[owner] for name, split in splits.items()}, **shared)
+            for owner in range(next(iter(counts), 0))
+        ]
+        return BatchSplit(parts, {name: split.split for name, split in splits.items()})
 
 
 # Column, dtype, dimensions behind the rows.

@@ -28,3 +28,4 @@ std::vector<Test> step_tests();
 std::vector<Test> policy_tests();
 std::vector<Test> thread_tests();
 std::vector<Test> crew_tests();
+std::vector<Test> split_tests();

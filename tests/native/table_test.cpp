@@ -73,6 +73,28 @@ void buckets_carry_the_whole_state() {
   check_same_buckets(table, opened);
 }
 
+// Of every fourth bucket, and of the others: what a delta of all has, each in one of the two.
+void deltas_of_some_buckets_make_up_the_whole() {
+  const TableOptions options = table_options(16);
+  Table table(options);
+  std::mt19937_64 random(8);
+  walk(table, 16, random);
+  BucketSet some;
+  for (std::size_t bucket = 0; bucket < kBuckets; bucket += 4) some.set(bucket);
+  for (const std::uint32_t back : {1u, 2u, 3u}) {
+    const std::uint32_t since = table.clockwork().sequence - back;
+    const DeltaArrays whole = table.delta(since), one = table.delta(since, some), other = table.delta(since, ~some);
+    for (const auto member : {&DeltaArrays::ids, &DeltaArrays::removed}) {
+      std::vector<std::int64_t> both;
+      std::merge((one.*member).begin(), (one.*member).end(), (other.*member).begin(), (other.*member).end(),
+                 std::back_inserter(both));
+      CHECK(both == whole.*member);
+      for (const std::int64_t id : one.*member) CHECK(some[bucket_of(hash_of(id))]);
+    }
+    CHECK(one.values.size() + other.values.size() == whole.values.size());
+  }
+}
+
 void policies_meet_nonfinite_gradients() {
   for (const NonFinite policy : {NonFinite::raise, NonFinite::skip_row, NonFinite::clip}) {
     TableOptions options = table_options(3);
@@ -107,6 +129,7 @@ std::vector<Test> table_tests() {
   return {
       {"every rule walks cleanly", every_rule_walks_cleanly},
       {"buckets carry the whole state", buckets_carry_the_whole_state},
+      {"deltas of some buckets make up the whole", deltas_of_some_buckets_make_up_the_whole},
       {"policies meet nonfinite gradients", policies_meet_nonfinite_gradients},
       {"clock stands at the ends of time", clock_stands_at_the_ends_of_time},
   };

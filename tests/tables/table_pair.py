@@ -11,6 +11,8 @@ from table_model import LEAST_TOMBSTONES, Features, Model, Row, Times
 
 from monolith.errors import GapError
 from monolith.tables import Table, TableConfig, TableFile
+from monolith.tables.buckets import ALL_BUCKETS, Buckets
+from monolith.tables.delta import Delta, joined
 from monolith.tables.feature_runs import FeatureRuns
 from monolith.tables.policy_options import keeps_age, keeps_uses
 
@@ -93,6 +95,28 @@ class Pair:
             self.table = Table.open(folder, tombstones=LEAST_TOMBSTONES)
             assert self.table.save(folder).read_bytes() == before
 
+    def divide(self, divisions: Sequence[Sequence[Buckets]]) -> None:
+        """The table goes from each division of its buckets to the next, and comes back whole, bit for bit."""
+        with tempfile.TemporaryDirectory() as folder:
+            folders = [f"{folder}/whole"]
+            before = self.table.save(folders[0]).read_bytes()
+            for number, division in enumerate([*divisions, [ALL_BUCKETS]]):
+                parts = [Table.open(folders, buckets=part, tombstones=LEAST_TOMBSTONES) for part in division]
+                assert sum(len(part) for part in parts) == len(self.table)
+                folders = [f"{folder}/{number}.{place}" for place in range(len(parts))]
+                for part, to in zip(parts, folders, strict=True):
+                    part.save(to)
+            self.table = parts[0]
+            assert self.table.save(folder).read_bytes() == before
+
+    def delta_of_parts(self, since: int, division: Sequence[Buckets]) -> None:
+        """Those of some buckets each are together the one of all."""
+        if 0 < since < self.model.floor:
+            return
+        whole = self.table.delta(since)
+        both = joined([self.table.delta(since, buckets=part) for part in reversed(division)])
+        assert same_delta(both, whole)
+
     # --- what must hold after any of them ---
 
     def check(self, ids: Sequence[int]) -> None:
@@ -134,6 +158,14 @@ class Pair:
         """What the file has of a row where a rule needs it."""
         kept = (row.admitted, row.uses, row.feature)
         return tuple(value for value, has in zip(kept, _kept(self.model.config), strict=True) if has)
+
+
+def same_delta(one: Delta | None, other: Delta | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    arrays = [(delta.ids.tobytes(), delta.values.tobytes(), delta.removed.tobytes()) for delta in (one, other)]
+    said = [(delta.base_sequence, delta.sequence, delta.buckets) for delta in (one, other)]
+    return arrays[0] == arrays[1] and said[0] == said[1] and same_delta(one.tail, other.tail)
 
 
 def _kept(config: TableConfig) -> tuple[bool, bool, bool]:

@@ -33,7 +33,9 @@ from monolith.tables import (
     initializers,
     optimizers,
 )
+from monolith.tables.buckets import Buckets
 from monolith.tables.feature_runs import FeatureRuns
+from monolith.tables.split import Owners
 
 # Thirty ids, eight of them in one bucket, which holds two counters.
 _MANY = np.arange(60_000)
@@ -118,6 +120,15 @@ TIMES = st.integers(0, 20_000)
 HOW = st.sampled_from(["none", "one", "each"])
 
 
+def division(count: int, width: int) -> list[Buckets]:
+    """``count`` parts of the buckets; each has every ``count``-th run of ``width``, or one run of them."""
+    owners = Owners(np.arange(1024) // width % count, count) if width else Owners.evenly(count)
+    return [owners.buckets(owner) for owner in range(count)]
+
+
+DIVISIONS = st.builds(division, st.integers(1, 4), st.sampled_from([0, 0, 1, 100]))
+
+
 class TableMachine(RuleBasedStateMachine):
     """Draws what to do, and has a `Pair` do it."""
 
@@ -171,6 +182,14 @@ class TableMachine(RuleBasedStateMachine):
     def save_and_open(self) -> None:
         self.pair.save_and_open()
 
+    @rule(divisions=st.lists(DIVISIONS, min_size=1, max_size=3))
+    def divide(self, divisions: list[list[Buckets]]) -> None:
+        self.pair.divide(divisions)
+
+    @rule(division=DIVISIONS, data=st.data())
+    def delta_of_parts(self, division: list[Buckets], data: Any) -> None:
+        self.pair.delta_of_parts(data.draw(st.integers(0, self.pair.model.sequence - 1)), division)
+
     @invariant()
     def looks_alike(self) -> None:
         self.pair.check(POOL)
@@ -219,6 +238,7 @@ class Life:
         self.ops = 0
         calls = {self.observe: 6, self.lookup: 5, self.apply_gradients: 4, self.step: 4, self.advance: 2, self.sweep: 3}
         calls |= {self.cut: 2, self.many_cuts: 0.02, self.delta: 2, self.follow: 0.5, self.save_and_open: 0.1}
+        calls |= {self.divide: 0.05, self.delta_of_parts: 0.2}
         self.calls = list(calls)
         self.chances = np.array(list(calls.values())) / sum(calls.values())
 
@@ -284,6 +304,16 @@ class Life:
 
     def save_and_open(self) -> None:
         self.pair.save_and_open()
+
+    def divide(self) -> None:
+        self.pair.divide([self.division() for _ in range(2)])
+
+    def delta_of_parts(self) -> None:
+        newest = self.pair.model.sequence - 1
+        self.pair.delta_of_parts(max(0, newest - int(self.rng.integers(0, 4))), self.division())
+
+    def division(self) -> list[Buckets]:
+        return division(int(self.rng.integers(1, 5)), int(self.rng.choice([0, 1, 100])))
 
     def ids(self) -> list[int]:
         """Some ids are seen often, most seldom."""

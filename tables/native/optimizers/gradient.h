@@ -1,6 +1,6 @@
 // What all optimizers share. The order of operations is part of the contract: every one is an IEEE float32 operation
 // that NumPy does alike (no contraction to fma, square root and division rounded correctly), so SIMD along the columns
-// leaves the bits as they are, and monolith/tables/reference.py gives the same ones.
+// leaves the bits as they are, and tests/tables/reference_steps.py gives the same ones.
 #pragma once
 
 #include <algorithm>
