@@ -114,12 +114,12 @@ class SavedTable:
 
     def _restore_buckets(self, file: TableFile, table: Table) -> None:
         policy_of = renumbered(file.header.rows.policies, policy_names(table.config))
-        for number, bucket in file.buckets([*(file.held & self.wanted)]):
+        filled = [number for number in file.held & self.wanted if any(file.directory[number].counts.values())]
+        for number, bucket in file.buckets(filled):
             if not table.config.tail_rows:
                 bucket |= snapshot.no_tail()
-            if any(len(array) for array in bucket.values()):
-                bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
-                table.native.import_bucket(number, bucket)
+            bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
+            table.native.import_bucket(number, bucket)
 
     def _statistics(self) -> _core.Statistics:
         happened = _core.Statistics()

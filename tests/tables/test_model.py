@@ -20,7 +20,7 @@ import pytest
 import reference
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from table_pair import EventTimes, Pair
 
 from monolith.tables import (
@@ -135,6 +135,7 @@ class TableMachine(RuleBasedStateMachine):
     @initialize(config=CONFIGS)
     def start(self, config: TableConfig) -> None:
         self.pair = Pair(config)
+        self.divided = False
 
     @rule(ids=BATCHES, how=HOW, data=st.data())
     def observe(self, ids: list[int], how: str, data: Any) -> None:
@@ -182,8 +183,11 @@ class TableMachine(RuleBasedStateMachine):
     def save_and_open(self) -> None:
         self.pair.save_and_open()
 
-    @rule(divisions=st.lists(DIVISIONS, min_size=1, max_size=3))
+    @precondition(lambda self: not self.divided)
+    @rule(divisions=st.lists(DIVISIONS, min_size=1, max_size=2))
     def divide(self, divisions: list[list[Buckets]]) -> None:
+        """Once a table, since that writes many files."""
+        self.divided = True
         self.pair.divide(divisions)
 
     @rule(division=DIVISIONS, data=st.data())
