@@ -5,7 +5,6 @@
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
-#include <optional>
 #include <string>
 #include <system_error>
 
