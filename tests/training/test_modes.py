@@ -11,7 +11,7 @@ from safetensors.numpy import load
 
 from monolith.config import DenseOptimizerConfig, InputConfig, JobConfig, ModelConfig, TableConfig
 from monolith.config.features import FeatureConfig
-from monolith.config.table import SGD
+from monolith.config.optimizers import SGD
 from monolith.errors import NonFiniteError
 from monolith.tables.batch import Batch
 from monolith.training.dense_state import dense_weights
