@@ -203,7 +203,7 @@ class StepReader:
         return self._run(entry, ends=is_last and (entry.ended or self._replay_only))
 
     def _meet(self, entry: StepEntry) -> None:
-        """Add the lanes and ends that the run met at this step; behind an end it was gone on with, as `LiveCutter.start`."""
+        """Add the lanes and ends that the run met at this step; one that had ended forgets its ends first, as live."""
         for lane in self._lanes():
             lane.stop = None if self._ended else lane.stop
         for inlet in self._inlets:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -98,7 +97,7 @@ def recorded_era(journal: Journal, held: Held, reached: int, job: JobConfig) -> 
 
 
 def _amended(journal: Journal, held: Held, reached: int, wanted: Settings) -> Held:
-    """The settings of the steps after ``reached``, with what is the only way on for them: written down where it differs.
+    """The settings of the steps after ``reached``, with what is the only way on for them, which is journalled.
 
     The newest era first: killed in between, the next start finds those that are left as they were.
     """

@@ -40,9 +40,9 @@ def folder_lines(path: Path) -> Iterator[str]:
 def _state(path: Path) -> Iterator[str]:
     from monolith.training.snapshot import Snapshots
 
-    snapshots, faults = Snapshots(path / "snapshots"), []
+    snapshots, faults, has_settings = Snapshots(path / "snapshots"), [], False
     try:
-        yield from _journal(path / "journal")
+        has_settings = yield from _journal(path / "journal")
     except MonolithError as error:
         faults.append(str(error))
         yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
@@ -52,7 +52,7 @@ def _state(path: Path) -> Iterator[str]:
     for stranger in snapshots.strangers():
         yield f"{stranger} is no snapshot and not the trainer's: {size(bytes_below(stranger))}"
     if (path / "job.json").exists():
-        yield from _kept_job(path / "job.json", faults)
+        faults += yield from _kept_job(path / "job.json", is_read=not has_settings)
     own = [(name, sum(bytes_below(found) for found in path.glob(name))) for name in OWN_FILES]
     yield "files: " + ", ".join(f"{name} {size(taken)}" for name, taken in own)
     yield f"{path} takes {size(bytes_below(path))} in all"
@@ -60,15 +60,17 @@ def _state(path: Path) -> Iterator[str]:
         raise CorruptError(f"{len(faults)} things in {path} cannot be used: {'; '.join(faults)}")
 
 
-def _kept_job(path: Path, faults: list[str]) -> Iterator[str]:
-    """What an older build left there, which counts until the journal has settings of its own."""
+def _kept_job(path: Path, *, is_read: bool) -> Generator[str, None, list[str]]:
+    """What an older build left there, and what is wrong with it; it counts until the journal has settings."""
     from monolith.config.kept_job import read_kept_job
 
-    yield f"{path}: of an older build, {size(bytes_below(path))}; not read where the journal has settings"
+    yield f"{path}: of an older build, {size(bytes_below(path))}{'' if is_read else ', and no longer read'}"
     try:
-        read_kept_job(path)
+        if is_read:
+            read_kept_job(path)
     except MonolithError as error:
-        faults.append(str(error))
+        return [str(error)]
+    return []
 
 
 def _status(path: Path) -> Iterator[str]:
@@ -111,7 +113,8 @@ def _unfinished(path: Path, snapshots: Snapshots) -> Iterator[str]:
         yield f"  {leftover}: {size(bytes_below(leftover))}"
 
 
-def _journal(path: Path) -> Iterator[str]:
+def _journal(path: Path) -> Generator[str, None, bool]:
+    """Tells it, and returns whether it has settings."""
     from monolith.streaming.journal import Journal
 
     journal = Journal(path, read_only=True)
@@ -126,6 +129,7 @@ def _journal(path: Path) -> Iterator[str]:
         for stream, ends in last.ends.items():
             yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
     yield from _settings(journal.settings)
+    return bool(journal.settings)
 
 
 def _settings(held: dict[int, bytes]) -> Iterator[str]:

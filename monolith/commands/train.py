@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from monolith.commands.progress import Progress, Starting
     from monolith.config import JobConfig
     from monolith.training.trainer import Trainer
-    from monolith.training.trainer import Trainer
 
 
 def add_parser(commands: Any) -> None:

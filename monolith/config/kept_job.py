@@ -1,4 +1,4 @@
-"""The job that a run's newest steps were made with, as builds kept it whose step journals had no settings: ``job.json``.
+"""``job.json``: the job of a run's newest steps, as builds kept it whose step journals had no settings.
 
 ``{"version":2,"crc32":N,"job":{...}}``, where N is the CRC-32 of the version's digits, a space and the bytes of ``job``
 as they stand in the file (`docs/formats.md`). Version 1 was the job alone, which no check protects. Both are read, and

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
 import pytest
 
 from monolith.commands.compare import compare_snapshots, same_history
 from monolith.streaming.journal import Journal
+from monolith.streaming.source import open_sink
 from monolith.training.snapshot import Snapshots
 
 pytestmark = pytest.mark.e2e
 
-TRAIN = {"batch_size": 8, "step_records": 16, "snapshot_every_s": 0.2, "keep_journal": True, "keep_snapshots": 3}
-DECLARED = "features=[{name: tags, type: string, bag: true}, {name: item, missing: own_row}, {name: price, type: float}]"
+LIVE = {"batch_size": 8, "step_records": 16, "snapshot_every_s": 0.5, "keep_journal": True, "keep_snapshots": 6}
 STAGES: list[list[str]] = [
     [],
     ["train.batch_size=4", "tables.user.optimizer.lr=0.2", "dense_optimizer.lr=0.01", "train.sweep_rows=7"],
@@ -25,51 +26,171 @@ STAGES: list[list[str]] = [
         *["tables.user.eviction.max_rows=25", "train.threads=2"],
     ],
     [
-        *["features=[{name: tags, type: string, bag: true}, {name: item, missing: own_row}]", "join.negative_rate=0.5"],
-        *["tables.tags.storage=bfloat16", "input.max_out_of_order_s=30", "train.window_samples=500", "seed=9"],
+        *["features=[{name: tags, type: string, bag: true}, {name: item, missing: own_row}]", "seed=9"],
+        *["join.negative_rate=0.5", "tables.tags.pooling=sum", "input.max_out_of_order_s=30"],
     ],
 ]
 
 
 def words(stage: int) -> list[str]:
     """The command's options: all changes up to ``stage``."""
-    settings = {text.partition("=")[0]: text for changes in STAGES[: stage + 1] for text in changes}
-    return [word for text in settings.values() for word in ("--set", text)]
+    return [word for changes in STAGES[: stage + 1] for text in changes for word in ("--set", text)]
 
 
 def newest(state: Path) -> Path:
     return Snapshots(state / "snapshots").newest().path
 
 
-def steps_of_changes(state: Path) -> list[int]:
-    return list(Journal(state / "journal", read_only=True).settings)
+def held(state: Path) -> dict[int, bytes]:
+    """The settings' history, as the journal has it."""
+    return Journal(state / "journal", read_only=True).settings
 
 
-def replayed(kit, job: Path, state: Path, name: str, *more: object) -> None:
-    """A replay ends in the run's own bits, its history included."""
-    again = kit.folder / name
-    ended = kit.run("replay", job, "--state", again, *more)
-    assert ended.returncode == 0, ended.stderr
-    assert "identical to the run's snapshot, bit by bit" in ended.stdout
-    assert compare_snapshots(newest(state), newest(again)) == []
-    assert same_history(newest(state), newest(again))
-
-
-def fill(kit, part: int) -> None:
-    """Another part of the stream, later than those before it."""
-    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=1_500 * (part + 1))
+def same_run(left: Path, right: Path) -> bool:
+    """Whether two state folders stand at the same step with the same bits, by the same way."""
+    return compare_snapshots(newest(left), newest(right)) == [] and same_history(newest(left), newest(right))
 
 
 @pytest.fixture
-def streams(kit):
-    """The two logs in pieces, one a stage: `grow` adds the next."""
-    features, actions = kit.events(1_500 * len(STAGES), 5)
+def grow(kit):
+    """Appends the stage's part to the two logs: ``of`` feature events and their actions."""
 
-    def grow(stage: int, stages: int = 1) -> None:
-        for name, rows in (("features", features), ("actions", actions)):
+    def part(stage: int, *, of: int, stages: int = 1) -> None:
+        for name, rows in zip(("features", "actions"), kit.events(of * len(STAGES), 5), strict=True):
             sink = open_sink(f"log://{kit.folder / name}")
-            size = len(rows) // len(STAGES)
-            sink.append(rows[size * stage : size * (stage + stages)])
+            length = len(rows) // len(STAGES)
+            sink.append(rows[length * stage : length * (stage + stages)])
             sink.close()
 
-    return grow
+    return part
+
+
+@pytest.mark.timeout(900)
+def test_a_run_with_three_changes_of_many_settings_is_repeated_by_its_journal(kit, grow):
+    job, state = kit.job("run", train=LIVE, store=None), kit.folder / "run" / "state"
+    for stage in range(len(STAGES)):
+        grow(stage, of=300)
+        ended = kit.run("train", job, *words(stage))
+        assert ended.returncode == 0, ended.stderr
+        assert len(held(state)) == stage + 1
+    kept = Snapshots(state / "snapshots")
+    for name, more in (("again", []), ("from", ["--from", kept.path(kept.steps()[0])])):
+        ended = kit.run("replay", job, *more, "--state", kit.folder / name)
+        assert ended.returncode == 0, ended.stderr
+        assert "identical to the run's snapshot, bit by bit\n" in ended.stdout
+        assert "but for its history" not in ended.stdout
+        assert same_run(state, kit.folder / name)
+    told = kit.run("inspect", state).stdout
+    assert "settings from step 1 on: " in told
+    assert "tables[0].optimizer.lr: 0.05 -> 0.2" in told
+    assert "features[1].name: None -> 'item'" in told
+
+
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_and_started_with_other_settings_again_and_again_is_repeated_by_its_journal(kit, grow):
+    """Most starts find steps that wait, journalled under one or two settings that are not the job's any more."""
+    job, state, rng = kit.job("killed", train=LIVE), kit.folder / "killed" / "state", random.Random(7)
+    grow(0, of=1_200, stages=len(STAGES))
+    for stage in range(len(STAGES)):
+        for turn in range(2):
+            kill(kit, kit.spawn("train", job, *words(stage)), state, rng, at_start=turn == 1)
+    ended = kit.run("train", job, *words(len(STAGES) - 1))
+    assert ended.returncode == 0, ended.stderr
+    assert "the store gets an image" not in kit.output() + ended.stderr, "what was published was made again as it was"
+    assert 1 < len(held(state)) <= len(STAGES)
+    ended = kit.run("replay", job, "--state", kit.folder / "again", "--store", f"lmdb://{kit.folder}/again-store")
+    assert ended.returncode == 0, ended.stderr
+    assert same_run(state, kit.folder / "again")
+    compared = kit.run("inspect", f"lmdb://{kit.folder}/killed/store", "--against", kit.folder / "again")
+    assert compared.returncode == 0, compared.stdout
+
+
+def kill(kit, daemon: subprocess.Popen, state: Path, rng: random.Random, *, at_start: bool) -> None:
+    """SIGKILL at a random instant: as soon as it has journalled some steps, or while it starts."""
+    before = size(state)
+    if not at_start:
+        kit.wait(lambda: size(state) > before + 20_000 or daemon.poll() is not None, "new steps")
+    try:
+        daemon.wait(timeout=rng.uniform(0.0, 3.0 if at_start else 0.3))
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+    assert daemon.wait() in (0, -9), kit.output()[-3000:]
+
+
+def size(state: Path) -> int:
+    return sum(path.stat().st_size for path in state.glob("journal/*.journal"))
+
+
+KILL_AT = """
+import os, signal, sys
+point, job, words = sys.argv[1], sys.argv[2], sys.argv[3:]
+from monolith.cli import main
+from monolith.streaming.journal import Journal
+from monolith.training.snapshot import Snapshots
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+owner, name, before = {
+    "before the snapshot of the switch": (Snapshots, "write", True),
+    "before the new settings are journalled": (Journal, "settle", True),
+    "behind the new settings": (Journal, "settle", False),
+    "behind the first step's entry": (Journal, "append", False),
+}[point]
+real = getattr(owner, name)
+
+def killed(*args, **options):
+    if before:
+        die()
+    real(*args, **options)
+    die()
+
+setattr(owner, name, killed)
+sys.exit(main(["train", job, *words]))
+"""
+POINTS = [
+    "before the snapshot of the switch",
+    "before the new settings are journalled",
+    "behind the new settings",
+    "behind the first step's entry",
+]
+
+
+@pytest.mark.timeout(900)
+def test_a_kill_at_each_point_of_a_switch_ends_in_the_bits_of_a_stop_with_the_old_settings(kit, grow):
+    """What people had to do themselves: start with the old settings, stop, change them, and start again."""
+    steady = {**LIVE, "publish_every_s": 0.0, "step_linger_s": 30.0, "snapshot_every_s": 1e9}
+    job, state = kit.job("run", train=steady, store=None), kit.folder / "run" / "state"
+    grow(0, of=400)
+    daemon = kit.spawn("train", job)
+    kit.wait(lambda: size(state) > 2_000, "some steps")
+    daemon.kill()
+    daemon.wait()
+    assert Snapshots(state / "snapshots").named() == [], "every step waits"
+    waiting = kit.folder / "waiting"
+    shutil.copytree(state, waiting)
+
+    stop_where_it_was(kit, job)
+    assert kit.run("train", job, *words(1)).returncode == 0
+    by_hand = kit.folder / "by hand"
+    state.rename(by_hand)
+    for point in POINTS:
+        shutil.copytree(waiting, state)
+        command = [sys.executable, "-c", KILL_AT, point, str(job), "--quiet", *words(1)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=kit.folder, check=False)
+        assert ended.returncode == -9, ended.stderr
+        assert kit.run("train", job, *words(1)).returncode == 0
+        assert list(held(state)) == list(held(by_hand)), point
+        assert same_run(state, by_hand), point
+        shutil.rmtree(state)
+
+
+def stop_where_it_was(kit, job: Path) -> None:
+    """Run the steps that wait again under their own settings, keep a snapshot, and add no step."""
+    from monolith.commands.assembly import open_trainer
+    from monolith.config.load import load_job
+
+    with open_trainer(load_job(job)) as trainer:
+        while trainer.step < trainer.steps.last_step:
+            trainer.advance(trainer.steps.next(10.0))
+        trainer.snapshot()

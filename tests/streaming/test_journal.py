@@ -602,7 +602,7 @@ def test_settings_that_the_disk_does_not_take_change_nothing(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(journal_module, "_write_all", full)
-    with pytest.raises(UnavailableError, match="cannot write to the step journal .*No space"):
+    with pytest.raises(UnavailableError, match=r"cannot write to the step journal .*No space"):
         journal.settle(3, NEW)
     monkeypatch.undo()
     assert only_file(tmp_path).read_bytes() == before
