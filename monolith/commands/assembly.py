@@ -90,15 +90,7 @@ def open_trainer(
     folder has of them, from ``start`` on (None: step 1), and no more.
     """
     state = Path(job.state)
-    try:
-        make_folder(state)
-    except OSError as error:
-        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
-    snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
-    if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
-        raise ConfigError(
-            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
-        )
+    snapshots = _snapshots(state, job.train.keep_snapshots, is_replay=replay is not None)
     with ExitStack() as stack:
         journal = Journal(replay or state / "journal", read_only=replay is not None)
         stack.callback(journal.close)
@@ -116,13 +108,7 @@ def open_trainer(
             stack.callback(publisher.close)
         status = StatusFile(state / "status.json", observers=observers)
         trainer = Trainer(
-            learner,
-            steps,
-            snapshots,
-            lineage=steps.lineage,
-            settings=era.settings,
-            publisher=publisher,
-            status=status,
+            learner, steps, snapshots, lineage=steps.lineage, settings=era.settings, publisher=publisher, status=status
         )
         if newest is not None:
             trainer.restore(newest)
@@ -134,6 +120,20 @@ def open_trainer(
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
+
+
+def _snapshots(state: Path, keep: int, *, is_replay: bool) -> Snapshots:
+    """Those of the state folder, which is made where it is missing."""
+    try:
+        make_folder(state)
+    except OSError as error:
+        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
+    snapshots = Snapshots(state / "snapshots", keep=keep)
+    if snapshots.named() and not is_replay and not any((state / "journal").glob("*.journal")):
+        raise ConfigError(
+            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
+        )
+    return snapshots
 
 
 def _era(journal: Journal, newest: Snapshot | None, job: JobConfig) -> Era:
