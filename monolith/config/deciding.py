@@ -47,7 +47,8 @@ INDIFFERENT = _paths(
         "train": "step_records step_linger_s publish_every_s snapshot_every_s keep_snapshots keep_journal",
         "publish": "payload",
         "serve": "max_rows max_values max_sample_values max_request_bytes threads max_waiting max_connections"
-        " keep_alive_s head_timeout_s body_timeout_s answer_timeout_s max_age_s",
+        " keep_alive_s head_timeout_s body_timeout_s answer_timeout_s max_age_s token_file token_variable"
+        " tls_certificate tls_key",
     }
 )
 
