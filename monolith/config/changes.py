@@ -20,9 +20,10 @@ from monolith.errors import ConfigError
 
 RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did what this one does; lists without index
 
-# What the kept rows and weights are the rows and weights of.
+# What the kept rows and weights are the rows and weights of. How a network learns is no part of it.
 LASTING = re.compile(
-    r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$|tables\[\d+\]\.(name|dim|seed|shared_ids)$|labels\[\d+\]\.(name|loss)$"
+    r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$"
+    r"|tables\[\d+\]\.(name|dim|seed|shared_ids)$|labels\[\d+\]\.(name|loss)$"
 )
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (was, is); a key that one of the two does not have is None there

@@ -33,7 +33,7 @@ DECIDING = _paths(
         "features": "name type bag width transforms boundaries missing default utc_offset_h",
         "labels": "name loss weight",
         "join": "positive_actions window_s early_s dedup_s late_positives negative_rate max_bytes",
-        "model": "kind hidden bottom",
+        "model": "kind hidden bottom cross_layers cross_rank activation norm dropout embedding_l2 options",
         "dense_optimizer": "kind lr weight_decay on_nonfinite",
         "input": "max_out_of_order_s max_future_s jump_records max_jump_s time_unit check_time_unit unknown_features",
         "train": "batch_size sweep_rows threads window_samples group_by",
@@ -49,6 +49,7 @@ INDIFFERENT = _paths(
         "serve": "max_rows max_values max_sample_values max_request_bytes threads max_waiting max_connections"
         " keep_alive_s head_timeout_s body_timeout_s answer_timeout_s max_age_s token_file token_variable"
         " tls_certificate tls_key",
+        "fit": "samples features actions epochs patience metric validation batch_size shuffle",
     }
 )
 
