@@ -1,9 +1,10 @@
-"""The step journal: which records made each step, which watermark it had, and whether it published.
+"""The step journal: which records made each step, its watermark, whether it published, and under which settings.
 
 An append-only file of checksummed frames, one a step, written before the step runs; `sync` makes it durable before
 anything that a step made leaves the machine, and marks that. After a crash the steps behind the newest snapshot are cut
-again from it. A file that outgrows ``segment_bytes`` is followed by the next one, FIRST.journal, named for its first
-step; `journal_frames` has the bytes.
+again from it. Settings that decide bits have a frame wherever they change. A file that outgrows ``segment_bytes`` is
+followed by the next one, FIRST.journal, named for its first step, which begins with the settings in force;
+`journal_frames` has the bytes.
 
 What a crash left of frames that were never durable is removed when the journal is opened. A durable byte that is not as
 written is a CorruptError: it never passes for a shorter journal.
@@ -31,10 +32,12 @@ from monolith.errors import (
 )
 from monolith.streaming.journal_frames import (
     Positions,
+    SettingsEntry,
     StepEntry,
     encode_entry,
     encode_head,
     encode_mark,
+    encode_settings,
     read_frames,
     read_head,
 )
@@ -57,8 +60,9 @@ class Journal:
         VersionError, naming file and byte, if it cannot be trusted; UnavailableError if the disk refuses.
         """
         self.folder = folder
+        self.settings: dict[int, bytes] = {}  # those that decide bits: from which step on -> canonical JSON; ascending
         self._segment_bytes = segment_bytes
-        self._read_only = read_only
+        self.read_only = read_only
         self._file: BinaryIO | None = None
         self._places: dict[Path, list[tuple[int, int]]] = {}  # of a file: some steps, and the byte where each ends
         self._synced = False
@@ -77,7 +81,7 @@ class Journal:
     def _open(self) -> None:
         segments = _segments(self.folder)
         if not segments:
-            if self._read_only:
+            if self.read_only:
                 raise ConfigError(f"there is no step journal in {self.folder}")
             self.lineage, self.first_step, self.last_step = secrets.token_hex(8), 1, 0
             self._begin_segment(1)
@@ -87,7 +91,7 @@ class Journal:
         self.last_step = head.first_step - 1
         for segment in segments:
             self._scan(segment, last=segment == segments[-1])
-        if not self._read_only:
+        if not self.read_only:
             self._take_up(segments[-1])
 
     def _take_up(self, segment: Path) -> None:
@@ -111,7 +115,9 @@ class Journal:
             )
         places = self._places[segment] = []
         for entry, end in read_frames(segment):
-            if entry is not None:
+            if isinstance(entry, SettingsEntry):
+                self._hold(entry)
+            elif entry is not None:
                 self._follow_on(entry, segment)
                 if entry.step % _STEPS_A_PLACE == 0:
                     places.append((entry.step, end))
@@ -122,13 +128,34 @@ class Journal:
         if not last:
             raise CorruptError(f"{segment}: unfinished frame of {torn} bytes at byte {end}, but another file follows")
         log.warning("journal has an unfinished frame, cut off file=%s at=%d bytes=%d", segment, end, torn)
-        if not self._read_only:
+        if not self.read_only:
             os.truncate(segment, end)
 
     def _follow_on(self, entry: StepEntry, segment: Path) -> None:
         if entry.step != self.last_step + 1:
             raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
         self.last_step = entry.step
+
+    def _hold(self, entry: SettingsEntry) -> None:
+        self.settings = dict(sorted({**self.settings, entry.from_step: entry.settings}.items()))
+
+    def settle(self, from_step: int, settings: bytes) -> None:
+        """Write that ``settings`` hold from ``from_step`` on, up to the next step that has some; durable when done.
+
+        What the journal had for that very step counts no more. Raises UnavailableError as `append` does, and
+        DurabilityError.
+        """
+        self._refuse_after_failure()
+        assert self._file is not None, "the journal was opened read only"
+        assert self.first_step <= from_step <= self.last_step + 1, f"settings from step {from_step}"
+        if self._is_outdated:
+            self.sync()
+            self._begin_segment(self.last_step + 1)
+        self._synced = False
+        entry = SettingsEntry(settings=settings, from_step=from_step)
+        self._write(encode_settings(entry))
+        self._hold(entry)
+        self.sync()
 
     def append(self, entry: StepEntry) -> None:
         """Write ``entry``, of the step after `last_step`; it survives a killed process, and a power cut after `sync`.
@@ -184,7 +211,7 @@ class Journal:
         """Have a new file follow on the one that is written to, which is closed then."""
         path = self.folder / f"{first_step:012d}.journal"
         try:
-            write_durably(path, encode_head(self.lineage, first_step))
+            write_durably(path, encode_head(self.lineage, first_step) + self._in_force(first_step))
             file = path.open("r+b", buffering=0)
         except OSError as error:
             with suppress(OSError):
@@ -194,6 +221,13 @@ class Journal:
             self._file.close()
         self._file, self._durable_bytes = file, file.seek(0, os.SEEK_END)
         self._has_marks, self._is_outdated = True, False
+
+    def _in_force(self, step: int) -> bytes:
+        """The frame of the settings of ``step``; nothing where none are known."""
+        since = max((since for since in self.settings if since <= step), default=None)
+        if since is None:
+            return b""
+        return encode_settings(SettingsEntry(settings=self.settings[since], from_step=since))
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
@@ -226,7 +260,7 @@ class Journal:
             if following is not None and _first_step(following) <= from_step:
                 continue
             for entry, _ in read_frames(segment, self._place_before(segment, from_step)):
-                if entry is not None and entry.step >= from_step:
+                if isinstance(entry, StepEntry) and entry.step >= from_step:
                     yield entry
 
     def _place_before(self, segment: Path, step: int) -> tuple[int, int] | None:
@@ -241,7 +275,7 @@ class Journal:
         DurabilityError as `sync` does.
         """
         self._refuse_after_failure()
-        assert not self._read_only, "the journal was opened read only: it belongs to another trainer"
+        assert not self.read_only, "the journal was opened read only: it belongs to another trainer"
         for segment, following in _with_following(_segments(self.folder)):
             if following is None or _first_step(following) > before_step:
                 break

@@ -1,9 +1,9 @@
-"""The bytes of a step journal's file: its head, a frame for each step, and marks of what is durable.
+"""The bytes of a step journal's file: its head, frames for steps and for settings, and marks of what is durable.
 
 Layout (`docs/formats.md`; integers little-endian, bodies MessagePack):
 
-    head             "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
-    frame            length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`, or {durable}
+    head     "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
+    frame    length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`, `SettingsEntry` or {durable}
 
 A power cut may leave any mixture of old and new sectors of what was not synced, so a frame that is not as written is
 one of two things. If a mark behind it says that its step was durable, its bytes changed later: `CorruptError`. If no
@@ -22,8 +22,10 @@ import msgspec
 from monolith.errors import CorruptError, VersionError
 from monolith.events import WATERMARK_START
 
-JOURNAL_VERSION = 3  # files of the versions before, 1 without marks and 2 without `StepEntry.agree`, are read as well
+# Read as well: 3, without settings, 2, without `StepEntry.agree`, and 1, without marks.
+JOURNAL_VERSION = 4
 _WITHOUT_MARKS = 1
+SETTINGS_FORMAT = 1
 
 _MAGIC = b"MNLJRNL1"
 _HEAD = struct.Struct("<8sII")
@@ -31,6 +33,7 @@ _MOST_HEAD_BYTES = 4096
 _FRAME = struct.Struct("<III")
 _MARK_BODY = struct.Struct(">10sQ")
 _MARK_KEY = b"\x81\xa7durable\xcf"  # MessagePack: a map of one key, whose value is a u64
+_SETTINGS_KEY = b"\x83\xa8settings"  # a map of three keys, of which this is the first
 
 Positions = dict[str, dict[int, int]]  # stream -> partition -> offset
 
@@ -48,6 +51,20 @@ class StepEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     idle: dict[str, list[int]] = {}  # partitions that did not hold the watermark
     begins: Positions = {}  # of partitions that the job meets for the first time
     stop_at: Positions = {}  # where a job that does not follow will end; in the first entry of a run to there
+
+
+class SettingsEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """Which settings the steps from ``from_step`` on are made with, up to the next step that has an entry.
+
+    Of two entries for one step the later in the journal counts.
+    """
+
+    settings: bytes  # `monolith.config.deciding.Settings`; nothing here looks into them
+    from_step: int
+    format: int = SETTINGS_FORMAT  # of ``settings``
+
+
+Entry = StepEntry | SettingsEntry
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -80,6 +97,11 @@ def encode_entry(entry: StepEntry) -> bytes:
     return _frame(msgspec.msgpack.encode(entry))
 
 
+def encode_settings(entry: SettingsEntry) -> bytes:
+    """The frame of settings."""
+    return _frame(msgspec.msgpack.encode(entry))
+
+
 def encode_mark(step: int) -> bytes:
     """The frame that says that everything up to ``step`` is on the disk."""
     return _frame(_MARK_BODY.pack(_MARK_KEY, step))
@@ -109,11 +131,11 @@ def read_head(segment: Path) -> tuple[Head, int]:
     return head, _HEAD.size + length
 
 
-def read_frames(segment: Path, after: tuple[int, int] | None = None) -> Iterator[tuple[StepEntry | None, int]]:
+def read_frames(segment: Path, after: tuple[int, int] | None = None) -> Iterator[tuple[Entry | None, int]]:
     """Every frame up to where the journal ends, None for a mark, with the byte where the frame ends.
 
     ``after`` is a step, and the byte where its frame ends: those before are left out. Raises CorruptError at
-    the first that was durable and is not as written.
+    the first that was durable and is not as written, and VersionError at one that this build does not know.
     """
     head, at = read_head(segment)
     step, at = after or (head.first_step - 1, at)
@@ -131,16 +153,24 @@ def read_frames(segment: Path, after: tuple[int, int] | None = None) -> Iterator
                 yield None, at
                 continue
             entry = _decode(segment, at, body)
-            step = entry.step
+            step = entry.step if isinstance(entry, StepEntry) else step
             yield entry, at
 
 
-def _decode(segment: Path, at: int, body: bytes) -> StepEntry:
+def _decode(segment: Path, at: int, body: bytes) -> Entry:
+    start = at - _FRAME.size - len(body)
     try:
-        return msgspec.msgpack.decode(body, type=StepEntry)
+        if not body.startswith(_SETTINGS_KEY):
+            return msgspec.msgpack.decode(body, type=StepEntry)
+        settings = msgspec.msgpack.decode(body, type=SettingsEntry)
     except msgspec.DecodeError as error:
-        start = at - _FRAME.size - len(body)
         raise VersionError(f"{segment}: the frame at byte {start} is not one that this build knows: {error}") from None
+    if settings.format != SETTINGS_FORMAT:
+        raise VersionError(
+            f"{segment}: the settings at byte {start} are of format {settings.format}, this build reads "
+            f"{SETTINGS_FORMAT}"
+        )
+    return settings
 
 
 def _check_end(segment: Path, head: Head, at: int, step: int, *, known: bool) -> None:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -76,19 +77,22 @@ class StepReader:
         letters: DeadLetters,
         *,
         replay_only: bool = False,
+        until: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         cutter: LiveCutter | None = None,
         on_shown: OnShown | None = None,
     ) -> None:
         """Stand before the first step. `open` builds the parts from the job.
 
-        ``cutter`` proposes the steps that the journal does not hold. ``on_shown`` is the joiner's.
+        ``until`` is the last step that this job makes: those after it are made under other settings, by another
+        reader. ``cutter`` proposes the steps that the journal does not hold. ``on_shown`` is the joiner's.
         """
         self._job = job
         self._inlets = inlets
         self._journal = journal
         self._letters = letters
         self._replay_only = replay_only
+        self._until = until
         self._clock = clock
         self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
         self._labels = LabelBlocks(job)
@@ -111,25 +115,27 @@ class StepReader:
     def open(
         cls,
         job: JobConfig,
-        journal_dir: Path,
+        journal: Path | Journal,
         *,
         replay_only: bool = False,
+        until: int | None = None,
         on_shown: OnShown | None = None,
     ) -> StepReader:
-        """Open the job's streams, its dead letters and its journal.
+        """Open the job's streams, its dead letters and its journal: a folder, or an open one that is now the reader's.
 
         With ``replay_only`` the steps are those of the journal, the last one is `Step.ended`, and nothing is written.
         Raises ConfigError for URLs that cannot be, for a stream that is not there (unless the job follows it), and for
         a journal that another process has open; CorruptError for a damaged journal.
         """
-        journal = Journal(journal_dir, read_only=replay_only)
+        if isinstance(journal, Path):
+            journal = Journal(journal, read_only=replay_only)
         try:
             inlets = open_inlets(job)
             letters = DeadLetters(None if replay_only else job.input.dead_letters)
         except BaseException:
             journal.close()
             raise
-        return cls(job, inlets, journal, letters, replay_only=replay_only, on_shown=on_shown)
+        return cls(job, inlets, journal, letters, replay_only=replay_only, until=until, on_shown=on_shown)
 
     @property
     def lineage(self) -> str:
@@ -146,20 +152,27 @@ class StepReader:
         """The newest journalled step; those after a restored snapshot are run again first."""
         return self._journal.last_step
 
+    @property
+    def at_switch(self) -> bool:
+        """Whether the next step is made under other settings, and so not by this reader."""
+        return self._until is not None and self._step >= self._until
+
     def publishes_after(self, step: int) -> int:
         """How many of the journalled steps after ``step`` publish: as many sequences will be made again."""
         return sum(entry.publish for entry in self._journalled(step + 1))
 
     def next(self, timeout_s: float) -> Step | None:
-        """The next step, or None if none came together within ``timeout_s``.
+        """The next step, or None if none came together within ``timeout_s``, and at once `at_switch`.
 
         When it returns, the step's journal entry is written, and durable if the step publishes. Raises DataLossError
         for records or journalled steps that are gone, UnavailableError if the journal's disk is full (call again when
         there is room), and DurabilityError if the disk fails to keep the journal: that is final.
         """
+        if self.at_switch:
+            return None
         deadline = time.monotonic() + timeout_s
         if self._entries is None:
-            self._entries = self._journalled(self._step + 1)
+            self._entries = takewhile(self._is_mine, self._journalled(self._step + 1))
             self._recorded = next(self._entries, None)
         if self._recorded is not None:
             return self._next_recorded(self._recorded, deadline)
@@ -172,6 +185,9 @@ class StepReader:
     def _journalled(self, step: int) -> Iterator[StepEntry]:
         return self._journal.read(step) if step <= self._journal.last_step else iter(())
 
+    def _is_mine(self, entry: StepEntry) -> bool:
+        return self._until is None or entry.step <= self._until
+
     def _next_recorded(self, entry: StepEntry, deadline: float) -> Step | None:
         self._meet(entry)
         while missing := [(inlet, parts) for inlet in self._inlets if (parts := _uncovered(inlet, entry))]:
@@ -183,11 +199,13 @@ class StepReader:
             self._journal.sync()  # the process that wrote it may have been killed before it could
         assert self._entries is not None
         self._recorded = next(self._entries, None)
-        last = self._replay_only and self._recorded is None
-        return self._run(entry, last=last)
+        is_last = self._recorded is None and self._until is None
+        return self._run(entry, ends=is_last and (entry.ended or self._replay_only))
 
     def _meet(self, entry: StepEntry) -> None:
-        """Add the lanes and ends that the run met at this step."""
+        """Add the lanes and ends that the run met at this step; one that had ended forgets its ends first, as live."""
+        for lane in self._lanes():
+            lane.stop = None if self._ended else lane.stop
         for inlet in self._inlets:
             for partition, begin in entry.begins.get(inlet.name, {}).items():
                 if partition not in inlet.lanes:
@@ -217,7 +235,7 @@ class StepReader:
                 self._gate.check_units(self._inlets, entry)
                 self._rejects.check(self._inlets, entry)
                 self._write(entry)
-                return self._run(entry)
+                return self._run(entry, ends=entry.ended)
             rest_s = deadline - time.monotonic()
             if rest_s <= 0:
                 return None
@@ -226,14 +244,14 @@ class StepReader:
     def closing_step(self) -> Step | None:
         """A step that takes no record and publishes: for a trainer that is told to stop, or whose store lost its rows.
 
-        None where the journal has steps that are to be run again first, and in a replay, which adds no step. When it
-        returns, the entry is durable. Raises UnavailableError as `next` does.
+        None where the journal has steps that are to be run again first or other settings come next, and in a replay,
+        which adds no step. When it returns, the entry is durable. Raises UnavailableError as `next` does.
         """
-        if self._replay_only or self._step != self._journal.last_step:
+        if self._replay_only or self._until is not None or self._step != self._journal.last_step:
             return None
         entry = self._cutter.closing(self._standing())
         self._write(entry)
-        return self._run(entry)
+        return self._run(entry, ends=False)
 
     def _standing(self) -> Standing:
         joiner = self._joiner
@@ -256,8 +274,11 @@ class StepReader:
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    def _run(self, entry: StepEntry, *, last: bool = False) -> Step:
-        """Do what ``entry`` says: a function of the state before, the streams and the entry, and of nothing else."""
+    def _run(self, entry: StepEntry, *, ends: bool) -> Step:
+        """Do what ``entry`` says: a function of the state before, the streams and the entry, and of nothing else.
+
+        ``ends``: nothing comes after it. A run that came to its end may have been gone on with.
+        """
         records, made_from = 0, StepDigest(entry)
         for inlet in self._inlets:
             for partition, end in entry.ends[inlet.name].items():
@@ -281,9 +302,7 @@ class StepReader:
         self._step, self._ended = entry.step, entry.ended
         self._records += records
         self._unpublished = (self._unpublished or bool(len(samples))) and not entry.publish
-        return self._made(
-            samples, publish=entry.publish, records=records, ended=entry.ended or last, digest=made_from.digest()
-        )
+        return self._made(samples, publish=entry.publish, records=records, ended=ends, digest=made_from.digest())
 
     def _made(self, samples: JoinedSamples, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
         return Step(

@@ -3,8 +3,7 @@
 The state folder of a job::
 
     state/
-      journal/     the step journal, which also names the run (its lineage)
-      job.json     the settings that its newest steps were made with
+      journal/     the step journal, which also names the run (its lineage) and has the settings of its steps
       start/       the model that the run began from, if it was fitted or another run's
       snapshots/   the newest atomic cuts
       graph-*.onnx the dense part as exported for serving
@@ -19,16 +18,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import msgspec
-
+from monolith.commands.eras import Era, next_era, recorded_era, settled
 from monolith.config import JobConfig
 from monolith.config.advice import advice
-from monolith.config.changes import check_changes
-from monolith.config.kept_job import keep_job, read_kept_job
+from monolith.config.changes import changes, words
+from monolith.config.deciding import settings_of
 from monolith.disk import make_folder, remedy
 from monolith.errors import ConfigError, DataLossError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
+from monolith.streaming.journal import Journal
 from monolith.streaming.steps import StepReader
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshot, Snapshots
@@ -38,52 +37,125 @@ from monolith.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+Observers = list[Callable[[Status], None]]
+
+
+def run_eras(
+    job: JobConfig,
+    run: Callable[[Trainer], None] = Trainer.run,
+    *,
+    replay: Path | None = None,
+    start: Snapshot | None = None,
+    observers: Observers | None = None,
+) -> Trainer:
+    """Have ``run`` run a trainer for each era of the job, one after the other; the last one is returned, closed.
+
+    A switch of settings is a snapshot, and a trainer that goes on from it. See `open_trainer` for the rest.
+    """
+    while True:
+        trainer = _run_era(job, run, replay, start, observers)
+        if trainer is not None:
+            return trainer
+
+
+def _run_era(
+    job: JobConfig,
+    run: Callable[[Trainer], None],
+    replay: Path | None,
+    start: Snapshot | None,
+    observers: Observers | None,
+) -> Trainer | None:
+    """None where another era follows: nothing of this one's model is in memory then."""
+    with open_trainer(job, replay=replay, start=start, observers=observers) as trainer:
+        run(trainer)
+        if trainer.stopped or not trainer.steps.at_switch:
+            return trainer
+    log.info("other settings hold from step=%d on", trainer.step + 1)
+    return None
+
 
 @contextmanager
 def open_trainer(
-    job: JobConfig, *, replay: Path | None = None, observers: list[Callable[[Status], None]] | None = None
+    job: JobConfig,
+    *,
+    replay: Path | None = None,
+    start: Snapshot | None = None,
+    observers: Observers | None = None,
 ) -> Iterator[Trainer]:
     """A trainer that stands where its state folder says, with its store taken over; everything closes on the way out.
 
-    With ``replay`` the steps are those of that journal folder, which is only read, and no more.
+    It makes the steps of one era: journalled steps that wait are made again under the settings that they were
+    journalled with, and where the job has others, the trainer is then at a switch, and the next one that is opened has
+    them. With ``replay`` the steps are those of that journal folder, which is only read, under the settings that the
+    folder has of them, from ``start`` on (None: step 1), and no more.
     """
-    for sentence in advice(job):
-        log.warning("%s", sentence)
     state = Path(job.state)
-    try:
-        make_folder(state)
-    except OSError as error:
-        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
-    snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
-    if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
-        raise ConfigError(
-            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
-        )
+    snapshots = _snapshots(state, job.train.keep_snapshots, is_replay=replay is not None)
     with ExitStack() as stack:
-        steps = stack.enter_context(StepReader.open(job, replay or state / "journal", replay_only=replay is not None))
+        journal = Journal(replay or state / "journal", read_only=replay is not None)
+        stack.callback(journal.close)
         if replay is None:  # the journal's lock says that nobody else writes here
             _remove_unfinished(state, snapshots)
-        newest = snapshots.newest()
-        reached = newest.manifest.step if newest else 0
-        if steps.first_step > reached + 1:
-            raise DataLossError(_trimmed(steps, reached, replay))
-        pending = steps.last_step - reached
-        _settle(state, job, pending, newest, replay)
+        newest = snapshots.newest() or start
+        era = _era(journal, newest, job)
+        job = era.job
+        steps = StepReader.open(job, journal, replay_only=replay is not None, until=era.until)
+        stack.callback(steps.close)
         learner = Learner(job)
         publisher = None
         if job.store is not None:
             publisher = Publisher(open_store(job.store, job.name))
             stack.callback(publisher.close)
         status = StatusFile(state / "status.json", observers=observers)
-        trainer = Trainer(learner, steps, snapshots, lineage=steps.lineage, publisher=publisher, status=status)
+        trainer = Trainer(
+            learner, steps, snapshots, lineage=steps.lineage, settings=era.settings, publisher=publisher, status=status
+        )
         if newest is not None:
             trainer.restore(newest)
-        elif (start := read_start((replay or state / "journal").parent)) is not None:
-            trainer.begin_from(start)
+        elif (begin := read_start((replay or state / "journal").parent)) is not None:
+            trainer.begin_from(begin)
+        if era.is_new:  # not before it is known that the snapshot can be gone on from under the new settings
+            journal.settle(era.since, era.settings)
         trainer.history.expect(steps.publishes_after(trainer.step))
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
+
+
+def _snapshots(state: Path, keep: int, *, is_replay: bool) -> Snapshots:
+    """Those of the state folder, which is made where it is missing."""
+    try:
+        make_folder(state)
+    except OSError as error:
+        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
+    snapshots = Snapshots(state / "snapshots", keep=keep)
+    if snapshots.named() and not is_replay and not any((state / "journal").glob("*.journal")):
+        raise ConfigError(
+            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
+        )
+    return snapshots
+
+
+def _era(journal: Journal, newest: Snapshot | None, job: JobConfig) -> Era:
+    """What the trainer is to make after ``newest``, the snapshot that it goes on from."""
+    reached = newest.manifest.step if newest else 0
+    if journal.first_step > reached + 1:
+        raise DataLossError(_trimmed(journal, reached))
+    held = settled(journal, newest, job)
+    if not journal.read_only:
+        era = next_era(journal, held, reached, job)
+    elif reached < journal.last_step:
+        era = recorded_era(journal, held, reached, job)
+    else:
+        raise ConfigError(
+            f"the journal {journal.folder} ends at step {journal.last_step}: nothing follows on {reached}"
+        )
+    if era.until is None:
+        for sentence in advice(era.job):
+            log.warning("%s", sentence)
+        if differing := changes(era.settings, settings_of(job)):
+            log.warning("the run's own settings are repeated, not all of the job's: %s", words(differing))
+    return era
 
 
 def _remove_unfinished(state: Path, snapshots: Snapshots) -> None:
@@ -94,27 +166,13 @@ def _remove_unfinished(state: Path, snapshots: Snapshots) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def _trimmed(steps: StepReader, reached: int, replay: Path | None) -> str:
-    begins = f"the step journal begins at step {steps.first_step}, the steps before it were trimmed"
-    if replay is not None:
-        return f"{begins}: a replay repeats a run from step 1. Only a run with train.keep_journal: true keeps them all"
+def _trimmed(journal: Journal, reached: int) -> str:
+    begins = f"the step journal begins at step {journal.first_step}, the steps before it were trimmed"
+    if journal.read_only:
+        wanted = f"follows on step {reached}" if reached else "repeats a run from step 1"
+        return (
+            f"{begins}: this replay {wanted}. Start it --from a snapshot of step {journal.first_step - 1} or later; "
+            f"a run with train.keep_journal: true keeps all steps"
+        )
     where = f"the newest snapshot is of step {reached}" if reached else "there is no snapshot"
     return f"{begins}, but {where}: restore the snapshots that belong to it, or move the state folder away"
-
-
-def _settle(state: Path, job: JobConfig, pending: int, newest: Snapshot | None, replay: Path | None) -> None:
-    """Hold the job to the settings of the run so far, then keep its own as those of the steps to come.
-
-    A replay makes all its steps with the settings that the run had last.
-    """
-    of_run = (replay or state / "journal").parent / "job.json"
-    before = read_kept_job(of_run)
-    if before is None and newest is not None:
-        before = msgspec.json.encode(newest.manifest.job, order="sorted")
-        log.warning("%s is not there: the settings of %s count for the steps since then", of_run, newest.path)
-    elif before is None and pending:
-        log.warning("%s is not there: nothing says with which settings %d journalled steps were made", of_run, pending)
-    if before is not None and (newest is not None or pending):  # else nothing was made with them: all may change
-        for key, (was, now) in check_changes(before, job, pending=pending).items():
-            log.info("setting changed key=%s was=%r now=%r", key, was, now)
-    keep_job(state / "job.json", job)

@@ -12,8 +12,8 @@ HISTORY = "history.bin"
 def compare_snapshots(left: Path, right: Path) -> list[str]:
     """What differs, in words; empty when every file and the cut itself (step, sequence, lineage) are equal.
 
-    The job texts may differ (another state folder, another store); the files may not. But for the history: it says by
-    which ways a state was reached, and a setting that was changed on the way may have changed no bit.
+    The job texts may differ (another state folder, another store); the files may not. But for the history, which says
+    by which way a state was reached: see `same_history`.
     """
     a, b = open_snapshot(left).manifest, open_snapshot(right).manifest
     differences = [
@@ -29,3 +29,9 @@ def compare_snapshots(left: Path, right: Path) -> list[str]:
         if a.files.get(name) != b.files.get(name):
             differences.append(f"file {name}: {a.files.get(name)} and {b.files.get(name)}")
     return differences
+
+
+def same_history(left: Path, right: Path) -> bool:
+    """Whether two snapshots of the same bits came to them by the same steps under the same settings."""
+    a, b = open_snapshot(left).manifest, open_snapshot(right).manifest
+    return a.files.get(HISTORY) == b.files.get(HISTORY)

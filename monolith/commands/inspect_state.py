@@ -10,6 +10,8 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from monolith.commands.inspect import moment, size
 from monolith.disk import bytes_below
 from monolith.errors import ConfigError, CorruptError, MonolithError
@@ -17,7 +19,7 @@ from monolith.errors import ConfigError, CorruptError, MonolithError
 if TYPE_CHECKING:
     from monolith.training.snapshot import Snapshots
 
-OWN_FILES = ("graph-*.onnx", "job.json", "status.json", "curves.jsonl")
+OWN_FILES = ("graph-*.onnx", "status.json", "curves.jsonl")
 
 
 def folder_lines(path: Path) -> Iterator[str]:
@@ -36,12 +38,11 @@ def folder_lines(path: Path) -> Iterator[str]:
 
 
 def _state(path: Path) -> Iterator[str]:
-    from monolith.config.kept_job import read_kept_job
     from monolith.training.snapshot import Snapshots
 
-    snapshots, faults = Snapshots(path / "snapshots"), []
+    snapshots, faults, has_settings = Snapshots(path / "snapshots"), [], False
     try:
-        yield from _journal(path / "journal")
+        has_settings = yield from _journal(path / "journal")
     except MonolithError as error:
         faults.append(str(error))
         yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
@@ -50,15 +51,26 @@ def _state(path: Path) -> Iterator[str]:
     yield from _unfinished(path, snapshots)
     for stranger in snapshots.strangers():
         yield f"{stranger} is no snapshot and not the trainer's: {size(bytes_below(stranger))}"
+    if (path / "job.json").exists():
+        faults += yield from _kept_job(path / "job.json", is_read=not has_settings)
     own = [(name, sum(bytes_below(found) for found in path.glob(name))) for name in OWN_FILES]
     yield "files: " + ", ".join(f"{name} {size(taken)}" for name, taken in own)
     yield f"{path} takes {size(bytes_below(path))} in all"
-    try:
-        read_kept_job(path / "job.json")
-    except MonolithError as error:
-        faults.append(str(error))
     if faults:
         raise CorruptError(f"{len(faults)} things in {path} cannot be used: {'; '.join(faults)}")
+
+
+def _kept_job(path: Path, *, is_read: bool) -> Generator[str, None, list[str]]:
+    """What an older build left there, and what is wrong with it; it counts until the journal has settings."""
+    from monolith.config.kept_job import read_kept_job
+
+    yield f"{path}: of an older build, {size(bytes_below(path))}{'' if is_read else ', and no longer read'}"
+    try:
+        if is_read:
+            read_kept_job(path)
+    except MonolithError as error:
+        return [str(error)]
+    return []
 
 
 def _status(path: Path) -> Iterator[str]:
@@ -101,7 +113,8 @@ def _unfinished(path: Path, snapshots: Snapshots) -> Iterator[str]:
         yield f"  {leftover}: {size(bytes_below(leftover))}"
 
 
-def _journal(path: Path) -> Iterator[str]:
+def _journal(path: Path) -> Generator[str, None, bool]:
+    """Tells it, and returns whether it has settings."""
     from monolith.streaming.journal import Journal
 
     journal = Journal(path, read_only=True)
@@ -115,6 +128,26 @@ def _journal(path: Path) -> Iterator[str]:
         yield f"  watermark {moment(last.watermark_ms)}, {published:,} steps published a delta"
         for stream, ends in last.ends.items():
             yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
+    yield from _settings(journal.settings)
+    return bool(journal.settings)
+
+
+def _settings(held: dict[int, bytes]) -> Iterator[str]:
+    """From which step on the settings that decide bits held, and what changed there."""
+    from monolith.config.changes import changes
+    from monolith.config.deciding import flat
+
+    if not held:
+        yield "  settings: none yet, they are written before the next step"
+    before = b""
+    for since, settings in held.items():
+        known = len(flat(msgspec.json.decode(settings)))
+        changed = changes(before, settings) if before else {}
+        what = f"{len(changed)} of {known} changed" if before else f"{known} that decide bits"
+        yield f"  settings from step {since:,} on: {what}"
+        for key, (was, now) in changed.items():
+            yield f"    {key}: {was!r} -> {now!r}"
+        before = settings
 
 
 def _snapshot(path: Path) -> Iterator[str]:

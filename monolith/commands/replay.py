@@ -1,4 +1,8 @@
-"""``monolith replay JOB --journal DIR --state NEW``: repeat a live run, step by step, to the same bits."""
+"""``monolith replay JOB --journal DIR --state NEW``: repeat a live run, step by step, to the same bits.
+
+The settings that decide bits are those of the journal, in each step those that it was made with; what else the job
+says (streams, store, memory) is the job's.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,13 @@ def add_parser(commands: Any) -> None:
         "--journal", type=Path, help="the run's journal folder (default: that of the job's state folder)"
     )
     parser.add_argument("--state", type=Path, required=True, help="a new state folder for the replay")
+    parser.add_argument(
+        "--from",
+        type=Path,
+        dest="start",
+        metavar="SNAPSHOT",
+        help="begin behind this snapshot of the run (default: at step 1)",
+    )
     parser.add_argument("--store", help="publish to this store as well (default: none)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable")
     parser.set_defaults(run=run)
@@ -34,16 +45,26 @@ def run(args: argparse.Namespace) -> int:
     if not journal.is_dir():
         raise ConfigError(f"there is no journal in {journal}; give --journal, the folder `journal` of the run's state")
     overrides = [*args.set, f"state={args.state}", f"store={args.store or 'null'}"]
-    from monolith.commands.assembly import open_trainer
-    from monolith.commands.compare import compare_snapshots
+    from monolith.commands.assembly import run_eras
+    from monolith.commands.compare import compare_snapshots, same_history
+    from monolith.training.snapshot import open_snapshot
 
-    with open_trainer(load_job(args.job, overrides), replay=journal) as trainer:
-        trainer.run()
-        print(f"replayed {trainer.step} steps, sequence {trainer.sequence}, {trainer.metrics.samples} samples")
-        mine, theirs = trainer.snapshots.path(trainer.step), live_state / "snapshots" / f"{trainer.step:012d}"
+    start = open_snapshot(args.start) if args.start is not None else None
+    trainer = run_eras(load_job(args.job, overrides), replay=journal, start=start)
+    made = trainer.step - (start.manifest.step if start else 0)
+    print(f"replayed {made} steps, sequence {trainer.sequence}, {trainer.metrics.samples} samples")
+    mine, theirs = trainer.snapshots.path(trainer.step), live_state / "snapshots" / f"{trainer.step:012d}"
     if not theirs.is_dir():
         print(f"the run kept no snapshot of step {mine.name} in {theirs.parent}: nothing to compare with")
         return 0
     differences = compare_snapshots(mine, theirs)
-    print("identical to the run's snapshot, bit by bit" if not differences else "DIFFERS: " + "; ".join(differences))
-    return 1 if differences else 0
+    if differences:
+        print("DIFFERS: " + "; ".join(differences))
+        return 1
+    print("identical to the run's snapshot, bit by bit")
+    if not same_history(mine, theirs):
+        print(
+            "but for its history: the run came to this state by other settings, which an older build did not journal, "
+            "or without records that its streams had lost"
+        )
+    return 0

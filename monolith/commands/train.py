@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from monolith.commands.progress import Progress, Starting
     from monolith.config import JobConfig
+    from monolith.training.trainer import Trainer
 
 
 def add_parser(commands: Any) -> None:
@@ -48,14 +49,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(job: JobConfig, args: argparse.Namespace, starting: Starting, bar: Progress) -> None:
-    from monolith.commands.assembly import open_trainer
+    from monolith.commands.assembly import run_eras
     from monolith.dashboard.observers import observing
 
     starting.doing = "opening streams and store, reading the newest snapshot, exporting the network"
-    with (
-        observing(job, args.dashboard, args.tensorboard) as observers,
-        open_trainer(job, observers=[lambda _: starting.end(), bar, *observers]) as trainer,
-    ):
+    with observing(job, args.dashboard, args.tensorboard) as observers:
+        run_eras(job, _Stoppable().run, observers=[lambda _: starting.end(), bar, *observers])
+
+
+class _Stoppable:
+    """Hands SIGTERM and SIGINT to the trainer that runs, from when the first one does until the process ends."""
+
+    def __init__(self) -> None:
+        self._trainer: Trainer | None = None
+        self._told = False
+
+    def run(self, trainer: Trainer) -> None:
+        """Run it until it ends, or one of the signals comes; one that came while no trainer ran counts too."""
+        self._trainer = trainer
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: trainer.stop())
+            signal.signal(number, self._stop)
+        if self._told:
+            trainer.stop()
         trainer.run()
+        self._trainer = None
+
+    def _stop(self, *_: object) -> None:
+        self._told = True
+        if self._trainer is not None:
+            self._trainer.stop()

@@ -1,11 +1,7 @@
-"""What may change in a job between two starts of one run.
+"""What differs between the settings of two stretches of one run, what may differ, and a job under older settings.
 
-Most settings may. Those that decide bits may not while journalled steps wait to be run again: the store has what
-those steps published, and other settings would make something else of them under the same sequence numbers. One may:
-away from `on_nonfinite: raise`, which decides nothing in a step that went well and is the way on from one that did not.
-
-The settings of the run so far may be of an older build. A key that it did not have counts as today's default, so
-whoever adds a key gives it the default that leaves everything as it was. A key that is taken away goes into `RETIRED`.
+The settings of a stretch may be of another build. A key that it did not have counts as today's default, so whoever adds
+a key gives it the default that leaves everything as it was. A key that is taken away goes into `RETIRED`.
 """
 
 from __future__ import annotations
@@ -16,58 +12,111 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from monolith.config.deciding import MIXED, Settings, flat, is_deciding
+from monolith.config.document import path_text
 from monolith.config.job import JobConfig
-from monolith.config.load import job_json
+from monolith.config.schema import problems
 from monolith.errors import ConfigError
 
-# Everything that a step's result depends on besides its records. A prefix stands for all keys below it.
-DECIDING = (
-    "seed",
-    "tables",
-    "features",
-    "labels",
-    "join",
-    "model",
-    "dense_optimizer",
-    "input.max_out_of_order_s",
-    "input.max_future_s",
-    "input.jump_records",
-    "input.max_jump_s",
-    "input.time_unit",
-    "input.check_time_unit",
-    "input.unknown_features",
-    "train.batch_size",
-    "train.sweep_rows",
-    "train.threads",
-    "train.window_samples",
-    "train.group_by",
-)
-INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides nothing
 RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did what this one does; lists without index
-LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
-NAMES = re.compile(r"(tables|labels)\[\d+\]\.(name|loss)")  # likewise; a feature may be declared, or no longer
-TUNING = ("model.dropout", "model.embedding_l2")  # how they learn, and not what they are
+
+# What the kept rows and weights are the rows and weights of. How a network learns is no part of it.
+LASTING = re.compile(
+    r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$"
+    r"|tables\[\d+\]\.(name|dim|seed|shared_ids)$|labels\[\d+\]\.(name|loss)$"
+)
+
+Changes = dict[str, tuple[Any, Any]]  # key -> (was, is); a key that one of the two does not have is None there
+
+_NONFINITE = re.compile(r"(dense_optimizer|tables\[\d+\])\.(on_nonfinite|max_gradient)")
+_UNITS = {"input.time_unit": "ms", "input.check_time_unit": True}  # as a stream is read that is refused for its unit
+_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
-def deciding_settings(job: JobConfig) -> bytes:
-    """The settings that decide bits, as canonical JSON: equal bytes for jobs that make the same of the same records."""
-    flat = _flat(msgspec.json.decode(job_json(job)))
-    return msgspec.json.encode({key: flat[key] for key in sorted(flat) if _decides(key)})
-
-
-def deciding_changes(old: bytes, job: JobConfig) -> dict[str, tuple[Any, Any]]:
-    """Deciding settings that differ between canonical JSON ``old`` and ``job``: key -> (was, is)."""
-    before, after = _flat(_as_of_today(old)), _flat(msgspec.json.decode(job_json(job)))
+def changes(old: Settings, new: Settings) -> Changes:
+    """The deciding settings that differ."""
+    before, after = flat(_as_of_today(old)), flat(_as_of_today(new))
     return {
         key: (before.get(key), after.get(key))
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and _decides(key)
+        if before.get(key) != after.get(key)
     }
 
 
-def _as_of_today(old: bytes) -> Any:
-    """The job as plain data: with today's defaults for keys that its build did not have, without retired ones."""
-    return _filled(msgspec.json.decode(old), inspect.type_info(JobConfig), "")
+def check_lasting(old: Settings, new: Settings) -> None:
+    """Raise ConfigError, naming each, for settings that may never change in one state folder."""
+    lasting = {key: change for key, change in changes(old, new).items() if LASTING.match(key)}
+    if lasting:
+        raise ConfigError(f"{words(lasting)}: the state folder is of another model. Set it back, or give a new `state`")
+
+
+def words(found: Changes) -> str:
+    """The changes for people, in one line."""
+    return "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in found.items())
+
+
+def amended(pending: Settings, new: Settings, *, from_first: bool) -> Settings:
+    """The settings with which journalled steps are run again: ``pending``, and what of ``new`` is their only way on.
+
+    That is what away from ``on_nonfinite: raise`` decides, which decides nothing in a step that went well, and is
+    the way on from one that did not. Where the steps are ``from_first`` all of the run, it is the unit of time too: a
+    stream that was refused for it has trained nothing.
+    """
+    plain, raises = msgspec.json.decode(pending), flat(_as_of_today(pending))
+    found = {
+        key: now
+        for key, (was, now) in changes(pending, new).items()
+        if (from_first and key in _UNITS and _UNITS[key] == was)
+        or ((match := _NONFINITE.fullmatch(key)) and raises.get(f"{match[1]}.on_nonfinite") == "raise")
+    }
+    if not found:
+        return pending
+    for key, now in found.items():
+        _put(plain, key, now)
+    return msgspec.json.encode(plain, order="sorted")
+
+
+def _put(plain: Any, key: str, value: Any) -> None:
+    *way, last = [name or int(place) for name, place in _STEP.findall(key)]
+    for step in way:
+        plain = plain.setdefault(step, {}) if isinstance(plain, dict) else plain[step]
+    plain[last] = value
+
+
+def job_under(job: JobConfig, settings: Settings, step: int) -> JobConfig:
+    """``job`` with the deciding ``settings`` of the run from ``step`` on, all other keys its own.
+
+    Raises ConfigError, naming each, for settings that this build cannot have.
+    """
+    whole = _overlaid(msgspec.to_builtins(job), _as_of_today(settings), "")
+    faults = [f"{path_text(keys)}: {text}" for keys, text in problems(whole, inspect.type_info(JobConfig))]
+    if faults:
+        raise ConfigError(
+            f"the steps from {step} on were made with settings that this build cannot have: {'; '.join(faults)}. "
+            "Start the build that made them, stop it (SIGTERM) when it has run them again, and start this one then"
+        )
+    return msgspec.convert(whole, JobConfig)
+
+
+def _overlaid(own: dict[str, Any], settings: dict[str, Any], path: str) -> dict[str, Any]:
+    whole: dict[str, Any] = {}
+    for name in own | settings:
+        key, mine, theirs = f"{path}.{name}".lstrip("."), own.get(name), settings.get(name)
+        if key in MIXED and isinstance(theirs, list):
+            by_name = {item["name"]: item for item in mine or []}
+            whole[name] = [_overlaid(by_name.get(item.get("name"), {}), item, key) for item in theirs]
+        elif key in MIXED:
+            whole[name] = _overlaid(mine or {}, theirs or {}, key)
+        elif name not in own or (is_deciding(key) and name in settings):
+            whole[name] = theirs
+        elif not is_deciding(key):
+            whole[name] = mine
+    return whole
+
+
+def _as_of_today(settings: Settings) -> Any:
+    """Plain data, with today's defaults for keys that the settings' build did not have, without retired ones."""
+    return _filled(msgspec.json.decode(settings), inspect.type_info(JobConfig), "")
 
 
 def _filled(value: Any, type_: inspect.Type, key: str) -> Any:
@@ -75,6 +124,8 @@ def _filled(value: Any, type_: inspect.Type, key: str) -> Any:
         type_ = _variant(value, type_)
     if isinstance(value, list) and isinstance(type_, inspect.ListType):
         return [_filled(item, type_.item_type, key) for item in value]
+    if isinstance(value, dict) and isinstance(type_, inspect.DictType):
+        return {name: _filled(item, type_.value_type, key) for name, item in value.items()}
     if not isinstance(value, dict) or not isinstance(type_, inspect.StructType):
         return value
     types = {field.encode_name: field.type for field in type_.fields}
@@ -99,56 +150,3 @@ def _variant(value: Any, type_: inspect.UnionType) -> inspect.Type:
         return next((t for t in type_.types if isinstance(t, inspect.ListType)), type_)
     structs = [t for t in type_.types if isinstance(t, inspect.StructType)]
     return next((t for t in structs if t.tag_field is None or value.get(t.tag_field) == t.tag), type_)
-
-
-def check_changes(old: bytes, job: JobConfig, *, pending: int) -> dict[str, tuple[Any, Any]]:
-    """The changes, if they may be made now; ``pending`` journalled steps are still to be run again.
-
-    Raises ConfigError for a change of what is kept, and for any deciding one while steps are pending.
-    """
-    changes = deciding_changes(old, job)
-    lasting = {
-        key: change
-        for key, change in changes.items()
-        if (_below(key, LASTING) and key not in TUNING) or NAMES.fullmatch(key)
-    }
-    if lasting:
-        raise ConfigError(
-            f"{_words(lasting)}: the state folder is of another model. Set it back, or give a new `state`"
-        )
-    waiting = {key: change for key, change in changes.items() if not _is_way_on(key, change)}
-    if waiting and pending:
-        raise ConfigError(
-            f"{_words(waiting)}, but {pending} journalled steps are still to be run again as they were. Start the job "
-            "once with the old settings and stop it (SIGTERM), then change them"
-        )
-    return changes
-
-
-def _is_way_on(key: str, change: tuple[Any, Any]) -> bool:
-    if key in ("input.time_unit", "input.check_time_unit"):  # a stream that is refused for its unit has trained nothing
-        return change[0] in ("ms", True)
-    return key.endswith(".on_nonfinite") and change[0] == "raise"
-
-
-def _words(changes: dict[str, tuple[Any, Any]]) -> str:
-    return "; ".join(f"{key} was {was!r}, now {now!r}" for key, (was, now) in changes.items())
-
-
-def _decides(key: str) -> bool:
-    return _below(key, DECIDING) and not INDIFFERENT.match(key)
-
-
-def _below(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Leaves by their path, list items by index."""
-    if isinstance(value, dict):
-        items = [(f"{key}.{name}" if key else name, child) for name, child in value.items()]
-    elif isinstance(value, list):
-        items = [(f"{key}[{i}]", child) for i, child in enumerate(value)]
-    else:
-        return {key: value}
-    return {path: leaf for name, child in items for path, leaf in _flat(child, name).items()}

@@ -1,7 +1,8 @@
-"""The job that a run's newest steps were made with, kept in the state folder as ``job.json`` under a checksum.
+"""``job.json``: the job of a run's newest steps, as builds kept it whose step journals had no settings.
 
 ``{"version":2,"crc32":N,"job":{...}}``, where N is the CRC-32 of the version's digits, a space and the bytes of ``job``
-as they stand in the file (`docs/formats.md`). Version 1 was the job alone, which no check protects; it is still read.
+as they stand in the file (`docs/formats.md`). Version 1 was the job alone, which no check protects. Both are read, and
+neither is written any more.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from monolith.config.job import JobConfig
-from monolith.config.load import job_json
-from monolith.disk import remedy, write_durably
+from monolith.disk import remedy
 from monolith.errors import CorruptError, UnavailableError, VersionError
 
 KEPT_VERSION = 2
@@ -56,18 +55,6 @@ def _damaged(path: Path, why: str) -> CorruptError:
         f"{path} is damaged: {why}. It holds the settings of the run so far: restore it from a backup, or move it "
         "away, and the settings of the newest snapshot count instead"
     )
-
-
-def keep_job(path: Path, job: JobConfig) -> None:
-    """Have ``path`` hold ``job``, durably; it is not touched where it does so already. Raises UnavailableError."""
-    text = job_json(job)
-    kept = _Kept(KEPT_VERSION, _checksum(KEPT_VERSION, text), msgspec.Raw(text))
-    data = msgspec.json.encode(kept)
-    try:
-        if not path.exists() or path.read_bytes() != data:
-            write_durably(path, data)
-    except OSError as error:
-        raise UnavailableError(f"cannot keep the job's settings in {path}: {error}; {remedy(error)}") from error
 
 
 def _checksum(version: int, job: bytes) -> int:

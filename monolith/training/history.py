@@ -14,8 +14,7 @@ import platform
 import msgspec
 import xxhash
 
-from monolith.config import JobConfig
-from monolith.config.changes import deciding_settings
+from monolith.config.deciding import Settings, flat_json
 from monolith.errors import CorruptError, VersionError
 
 HISTORY_VERSION = 1
@@ -33,11 +32,11 @@ class _State(msgspec.Struct, array_like=True):
 class History:
     """The chain of one run. Owned by the trainer's thread."""
 
-    def __init__(self, job: JobConfig) -> None:
-        """Stand before the first step."""
+    def __init__(self, settings: Settings) -> None:
+        """Stand before the first step; ``settings`` are those that decide bits, as they stand in the step journal."""
         self.sequence = 0  # the newest that was cut
         self._reach = 0
-        self._deciding = _what_decides(job)
+        self._deciding = _what_decides(settings)
         self._chain = xxhash.xxh3_128_digest(b"before the first step")
         self._digests = b""
 
@@ -93,9 +92,9 @@ def _decode(data: bytes, where: str) -> _State:
         raise CorruptError(f"{where} cannot be read: {error}") from None
 
 
-def _what_decides(job: JobConfig) -> bytes:
+def _what_decides(settings: Settings) -> bytes:
     """16 bytes that differ where the same records would make other bits."""
     import torch  # here: who only reads a digest from a snapshot need not wait for it
 
     build = [str(torch.__version__), torch.backends.cpu.get_cpu_capability(), platform.machine()]
-    return xxhash.xxh3_128_digest(deciding_settings(job) + msgspec.json.encode(build))
+    return xxhash.xxh3_128_digest(flat_json(settings) + msgspec.json.encode(build))

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from monolith.config.deciding import Settings, settings_of
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
@@ -71,11 +72,15 @@ class Step(Protocol):
 class Steps(Protocol):
     """Where steps come from; `streaming.steps.StepReader` is one."""
 
+    @property
+    def at_switch(self) -> bool:
+        """Whether the next step is made under other settings, and so by another trainer."""
+
     def next(self, timeout_s: float) -> Step | None:
         """The next step, already journalled; None if there was none in time."""
 
     def closing_step(self) -> Step | None:
-        """A journalled step that takes nothing and publishes; None where steps are to be run again first."""
+        """A journalled step that takes nothing and publishes; None where other journalled steps come first."""
 
     def begin_at(self, positions: Positions) -> None:
         """Begin the run at these offsets, by `Source.name` and partition."""
@@ -143,13 +148,15 @@ class Trainer:
         snapshots: Snapshots,
         *,
         lineage: str,
+        settings: Settings | None = None,
         publisher: Publisher | None = None,
         status: StatusFile | None = None,
     ) -> None:
+        """``settings``: those that decide bits, as the step journal has them; None: the job's."""
         self.learner, self.steps, self.snapshots = learner, steps, snapshots
         self.lineage, self.publisher, self.status = lineage, publisher, status
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
-        self.history = History(learner.job)
+        self.history = History(settings or settings_of(learner.job))
         self.advisor = Advisor(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._started = False  # the run began from a model
@@ -161,14 +168,15 @@ class Trainer:
         self._next_snapshot = time.monotonic() + learner.job.train.snapshot_every_s
 
     def run(self) -> None:
-        """Train until the stream ends or `stop` is called; the last things done are a publish and a snapshot.
+        """Train until the stream ends, other settings come, or `stop` is called; then publish and keep a snapshot.
 
-        Both are of the same moment, unless the store is away or the trainer is stopped amid steps that it runs again.
-        Raises `UnavailableError` if the stream ended and the store does not take what it lacks: then run again; and
-        `NoSamplesError` if it ended and nothing was trained: then nothing is published and no snapshot is kept.
+        Both are of the same moment, unless the store is away, or other journalled steps come next: then the trainer
+        that makes those publishes. Raises `UnavailableError` if the stream ended and the store does not take what it
+        lacks: then run again; and `NoSamplesError` if it ended and nothing was trained: then nothing is published and
+        no snapshot is kept.
         """
         ended = False
-        while not (ended or self._stopping):
+        while not (ended or self._stopping or self.steps.at_switch):
             step = self.steps.next(timeout_s=0.1)
             if step is not None:
                 ended = step.ended
@@ -184,8 +192,9 @@ class Trainer:
         if ended and self._is_blank:
             self._report(ended=True)
             raise NoSamplesError(self._fruitless())
+        switches = self.steps.at_switch and not self._stopping
         try:
-            if not ended and self.publisher is not None:
+            if not (ended or switches) and self.publisher is not None:
                 self._publish_last(self.publisher)
         finally:
             self.snapshot()
@@ -193,7 +202,7 @@ class Trainer:
             if ended and self.publisher is not None:
                 self._hand_over(self.publisher)
         finally:
-            self._report(ended=True)
+            self._report(ended=not switches)
 
     @property
     def _is_blank(self) -> bool:
@@ -251,6 +260,11 @@ class Trainer:
     def stop(self) -> None:
         """Finish the step at hand, then leave `run` with a last publish and a snapshot."""
         self._stopping = True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping
 
     def advance(self, step: Step) -> None:
         """Train on one step's samples in batches, expire what is idle, publish if the step says so."""

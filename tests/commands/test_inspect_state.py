@@ -74,6 +74,30 @@ def test_a_damaged_journal_does_not_hide_the_snapshots(state):
     assert f"{segment}: the head" in fault
 
 
+def test_settings_are_told_with_the_step_from_which_they_hold_and_what_changed_there(state):
+    assert "settings: none yet, they are written before the next step" in "\n".join(folder_lines(state))
+    journal = Journal(state / "journal")
+    journal.settle(1, b'{"join":{"window_s":60.0},"seed":3,"tables":[{"dim":4,"name":"user"}]}')
+    journal.settle(3, b'{"join":{"window_s":90.0},"seed":3,"tables":[{"dim":4,"name":"user","on_nonfinite":"clip"}]}')
+    journal.close()
+    lines = list(folder_lines(state))
+    at = lines.index("  settings from step 1 on: 4 that decide bits")
+    assert lines[at + 1 : at + 4] == [
+        "  settings from step 3 on: 2 of 5 changed",
+        "    join.window_s: 60.0 -> 90.0",
+        "    tables[0].on_nonfinite: 'raise' -> 'clip'",
+    ]
+
+
+def test_what_an_older_build_kept_counts_only_where_the_journal_has_no_settings(state):
+    (state / "job.json").write_bytes(b"{")
+    assert "job.json is damaged" in told(state)[1]
+    journal = Journal(state / "journal")
+    journal.settle(1, b'{"seed":3}')
+    journal.close()
+    assert "job.json: of an older build, 4.0 KiB, and no longer read" in "\n".join(folder_lines(state))
+
+
 def test_any_other_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"neither a snapshot .* nor a job's state folder"):
         list(folder_lines(tmp_path))

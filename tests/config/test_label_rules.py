@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from monolith.config import TaskConfig, job_json, parse_job
-from monolith.config.changes import check_changes
+from monolith.config.changes import changes, check_lasting
+from monolith.config.deciding import settings_in, settings_of
 from monolith.errors import ConfigError
 
 JOB = """\
@@ -87,18 +88,17 @@ def test_dlrm_needs_a_dense_feature_and_only_dlrm_has_a_bottom():
 def test_what_the_kept_weights_predict_cannot_change(old, new):
     before, after = parse_job(JOB, "job.yaml"), parse_job(JOB.replace(old, new, 1), "job.yaml")
     with pytest.raises(ConfigError, match="the state folder is of another model"):
-        check_changes(job_json(before), after, pending=0)
+        check_lasting(settings_of(before), settings_of(after))
 
 
-def test_a_tasks_weight_can_change_between_runs_but_not_while_steps_wait():
+def test_a_tasks_weight_may_change_in_a_run():
     before, after = parse_job(JOB, "job.yaml"), parse_job(JOB.replace("0.25", "0.5", 1), "job.yaml")
-    assert check_changes(job_json(before), after, pending=0) == {"labels[1].weight": (0.25, 0.5)}
-    with pytest.raises(ConfigError, match="1 journalled steps"):
-        check_changes(job_json(before), after, pending=1)
+    check_lasting(settings_of(before), settings_of(after))
+    assert changes(settings_of(before), settings_of(after)) == {"labels[1].weight": (0.25, 0.5)}
 
 
-def test_the_kept_job_of_a_build_without_tasks_is_of_the_same_model():
+def test_the_settings_of_a_build_without_tasks_are_of_the_same_model():
     job = parse_job(JOB[: JOB.index("labels:")], "job.yaml")
     older = msgspec.json.decode(job_json(job))
     del older["labels"], older["model"]["bottom"]
-    assert check_changes(msgspec.json.encode(older), job, pending=1) == {}
+    assert changes(settings_in(msgspec.json.encode(older)), settings_of(job)) == {}

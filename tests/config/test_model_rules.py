@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from monolith.config.changes import check_changes
+from monolith.config.changes import changes, check_lasting, job_under
+from monolith.config.deciding import settings_in, settings_of
 from monolith.config.load import job_json
 from monolith.errors import ConfigError
 
@@ -39,34 +40,34 @@ def test_what_the_model_does_not_take_is_named_with_what_it_does(refused, sets, 
     refused(sets=sets, says=says)
 
 
-def test_options_of_a_class_may_be_anything_and_survive_the_kept_job(parse):
+def test_options_of_a_class_may_be_anything_and_survive_in_the_journal(parse):
     job = parse(sets=[OWN])
     assert job.model.options == {"sizes": [8, 4], "deep": {"act": "relu", "p": 0.5}, "name": None}
     assert json.loads(job_json(job))["model"]["options"] == job.model.options
-    assert check_changes(job_json(job), job, pending=3) == {}
+    assert changes(settings_in(job_json(job)), settings_of(job)) == {}
+    assert job_under(parse(), settings_of(job), 1).model == job.model
 
 
 def test_a_changed_option_of_a_class_is_another_model(parse):
     other = parse(sets=[OWN, "model.options.deep.p=0.6"])
     with pytest.raises(ConfigError, match=r"model.options.deep.p was 0.5, now 0.6: the state folder is of another"):
-        check_changes(job_json(parse(sets=[OWN])), other, pending=0)
+        check_lasting(settings_of(parse(sets=[OWN])), settings_of(other))
 
 
 @pytest.mark.parametrize("setting", ["model.dropout=0.1", "model.embedding_l2=0.001"])
-def test_how_a_model_learns_may_change_once_no_step_waits(parse, setting):
-    old, new, key = job_json(parse()), parse(sets=[setting]), setting.partition("=")[0]
-    assert list(check_changes(old, new, pending=0)) == [key]
-    with pytest.raises(ConfigError, match=f"{key} was 0.0, now .*, but 2 journalled steps"):
-        check_changes(old, new, pending=2)
+def test_how_a_model_learns_may_change(parse, setting):
+    old, new = settings_of(parse()), settings_of(parse(sets=[setting]))
+    check_lasting(old, new)
+    assert list(changes(old, new)) == [setting.partition("=")[0]]
 
 
 @pytest.mark.parametrize("setting", ["model.norm=batch", "model.activation=tanh", "model.hidden=[4]"])
 def test_what_a_model_is_may_not(parse, setting):
     with pytest.raises(ConfigError, match="the state folder is of another model"):
-        check_changes(job_json(parse()), parse(sets=[setting]), pending=0)
+        check_lasting(settings_of(parse()), settings_of(parse(sets=[setting])))
 
 
 def test_a_job_of_a_build_with_fewer_model_keys_is_unchanged(parse):
     data = json.loads(job_json(parse()))
     data["model"] = {key: data["model"][key] for key in ("kind", "hidden", "bottom")}
-    assert check_changes(json.dumps(data).encode(), parse(), pending=3) == {}
+    assert changes(settings_in(json.dumps(data).encode()), settings_of(parse())) == {}

@@ -64,7 +64,7 @@ def test_full_disk_at_a_restart_is_told_with_the_path_and_room_is_all_it_takes(k
     assert kit.run("train", job).returncode == 0
     filler = fill(small_disk)
     kit.fill(*streams(kit), count=300, seed=6)
-    for more, path in ([], "state/"), (["--set", "train.publish_every_s=0.4"], "state/job.json: "):
+    for more, path in ([], "state/"), (["--set", "train.batch_size=8"], "state/snapshots/"):
         ended = kit.run("train", job, "--quiet", *more)
         assert ended.returncode == 1
         assert f"{small_disk}/{path}" in ended.stderr, ended.stderr

@@ -13,12 +13,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from monolith.commands.assembly import open_trainer
+from monolith.commands.assembly import run_eras
 from monolith.config.load import load_job
 from monolith.serving.packed import pack_delta
 from monolith.serving.store import open_store
+from monolith.streaming.journal import Journal
 from monolith.streaming.source import open_sink
 from monolith.training.snapshot import MANIFEST, Manifest, open_snapshot
+from monolith.training.trainer import Trainer
 
 KINDS = ["lmdb", pytest.param("redis", marks=pytest.mark.service)]
 STEADY = {"publish_every_s": 0.0, "step_linger_s": 30.0, "snapshot_every_s": 1e9, "step_records": 32}
@@ -56,16 +58,18 @@ class Run:
 
     def go(self, steps: int | None = None, *, snapshot: bool = True, settings: tuple[str, ...] = (), **options) -> int:
         """Train ``steps`` steps more (None: to the end) and be killed, after a snapshot if asked for; the sequence."""
-        with open_trainer(load_job(self.job, list(settings)), **options) as trainer:
+
+        def run(trainer: Trainer) -> None:
             if steps is None:
                 trainer.run()
                 self.expected = pack_delta(trainer._delta(0), "float32")
-            else:
-                for _ in range(steps):
-                    trainer.advance(trainer.steps.next(5.0))
-                if snapshot:
-                    trainer.snapshot()
-            return trainer.sequence
+                return
+            for _ in range(steps):
+                trainer.advance(trainer.steps.next(5.0))
+            if snapshot:
+                trainer.snapshot()
+
+        return run_eras(load_job(self.job, list(settings)), run, **options).sequence
 
     def keep(self, name: str) -> None:
         """Copy the state folder, as a backup does."""
@@ -169,14 +173,15 @@ def test_pending_steps_that_lost_records_send_an_image(run, caplog):
     assert "made from other steps than this trainer's" in caplog.text
 
 
-def test_pending_steps_made_again_with_another_setting_send_an_image(run):
-    """Where `job.json` is gone and there is no snapshot, nothing refuses the change."""
-    run.go(20, snapshot=False)
+def test_pending_steps_are_made_again_under_their_own_settings_and_send_no_image(run, caplog):
+    run.go(10)
+    run.go(7, snapshot=False)
     held = run.version()
-    (run.state / "job.json").unlink()
-    run.go(settings=("tables.user.optimizer.lr=0.5",))
-    assert run.version().lineage != held.lineage
+    run.go(settings=("tables.user.optimizer.lr=0.5", "train.batch_size=8"))
     assert run.is_exact()
+    assert (run.version().image, run.version().lineage) == (held.image, held.lineage)
+    assert list(Journal(run.state / "journal", read_only=True).settings) == [1, 18]
+    assert "the store gets an image" not in caplog.text
 
 
 def test_journal_that_lost_its_last_steps_sends_an_image(run):
@@ -234,13 +239,13 @@ def test_replay_that_publishes_to_the_runs_own_store_sends_nothing(run):
     assert run.is_exact()
 
 
-def test_replay_with_another_setting_sends_an_image(run):
-    run.go()
+def test_replay_across_changed_settings_is_the_run_and_sends_nothing(run):
+    run.go(10)
+    run.go(settings=("tables.user.optimizer.lr=0.5",))
     held = run.version()
-    (run.state / "job.json").unlink()
-    again = (f"state={run.kit.folder / 'again'}", "tables.user.optimizer.lr=0.5")
+    again = (f"state={run.kit.folder / 'again'}", "tables.user.optimizer.lr=9")
     run.go(settings=again, replay=run.state / "journal")
-    assert run.version().lineage != held.lineage
+    assert (run.version().image, run.version().sequence) == (held.image, held.sequence)
     assert run.is_exact()
 
 

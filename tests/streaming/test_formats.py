@@ -49,10 +49,11 @@ def test_keys_of_a_log(tmp_path):
 
 def test_file_of_a_journal(tmp_path):
     journal = Journal(tmp_path)
+    journal.settle(1, b'{"seed":0}')
     journal.append(
         StepEntry(step=1, ends={"features": {0: 5}}, watermark_ms=9, agree=8, publish=True, begins={"features": {0: 2}})
     )
-    head = msgspec.msgpack.encode({"version": 3, "lineage": journal.lineage, "first_step": 1})
+    head = msgspec.msgpack.encode({"version": 4, "lineage": journal.lineage, "first_step": 1})
     length = struct.pack("<I", len(head))
     body = msgspec.msgpack.encode(
         {
@@ -64,9 +65,11 @@ def test_file_of_a_journal(tmp_path):
             "begins": {"features": {0: 2}},
         }
     )
-    body_length = struct.pack("<I", len(body))
-    frame = body_length + struct.pack("<II", zlib.crc32(body_length), zlib.crc32(body)) + body
-    expected = b"MNLJRNL1" + length + struct.pack("<I", zlib.crc32(length + head)) + head + frame
+    settings = msgspec.msgpack.encode({"settings": b'{"seed":0}', "from_step": 1, "format": 1})
+    expected = b"MNLJRNL1" + length + struct.pack("<I", zlib.crc32(length + head)) + head
+    for part in (settings, body):
+        part_length = struct.pack("<I", len(part))
+        expected += part_length + struct.pack("<II", zlib.crc32(part_length), zlib.crc32(part)) + part
     assert (tmp_path / "000000000001.journal").read_bytes() == expected
 
 

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from monolith.config import InputConfig, JobConfig, TableConfig
+from monolith.config.deciding import settings_of
 from monolith.errors import CorruptError, VersionError
 from monolith.training import history as history_module
 from monolith.training.history import History
@@ -15,7 +16,7 @@ JOB = JobConfig(name="t", input=InputConfig(samples="memory://samples"), tables=
 
 def made(steps: list[bytes], job: JobConfig = JOB) -> History:
     """A history of which every step publishes."""
-    history = History(job)
+    history = History(settings_of(job))
     for sequence, step in enumerate(steps, start=1):
         history.extend(step)
         history.cut(sequence)
@@ -31,7 +32,7 @@ def test_equal_steps_have_equal_digests_and_one_that_differs_changes_all_after_i
 
 
 def test_steps_cut_at_other_places_are_another_history():
-    twice = History(JOB)
+    twice = History(settings_of(JOB))
     twice.extend(b"a")
     twice.extend(b"b")
     twice.cut(1)
@@ -55,7 +56,7 @@ def test_a_sequence_that_is_not_made_or_was_forgotten_has_no_digest(monkeypatch)
 
 def test_a_restored_history_goes_on_as_it_would_have():
     first = made([b"a", b"b"])
-    second = History(JOB)
+    second = History(settings_of(JOB))
     second.restore(first.state(), "history.bin")
     assert second.state() == first.state()
     for history in (first, second):
@@ -76,7 +77,7 @@ def test_reach_counts_what_the_journal_will_make_again():
 
 
 def test_a_chain_that_begins_late_proves_nothing_before():
-    history = History(JOB)
+    history = History(settings_of(JOB))
     history.begin_after(7, b"a snapshot without a history")
     assert history.digest(7) is None
     history.extend(b"a")
@@ -86,6 +87,6 @@ def test_a_chain_that_begins_late_proves_nothing_before():
 
 def test_bytes_that_are_no_history_are_refused_by_name():
     with pytest.raises(CorruptError, match=r"history\.bin cannot be read"):
-        History(JOB).restore(b"\xc1", "history.bin")
+        History(settings_of(JOB)).restore(b"\xc1", "history.bin")
     with pytest.raises(VersionError, match="version 9, this build reads 1"):
-        History(JOB).restore(msgspec.msgpack.encode([9, b"", 0, b""]), "history.bin")
+        History(settings_of(JOB)).restore(msgspec.msgpack.encode([9, b"", 0, b""]), "history.bin")

@@ -43,6 +43,7 @@ class FixedSteps:
     at: int = 0
     committed: list[int] = field(default_factory=list)
     trimmed: list[int] = field(default_factory=list)
+    at_switch = False
 
     def next(self, timeout_s: float) -> FixedStep | None:
         if self.at == len(self.steps):
