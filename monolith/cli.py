@@ -29,6 +29,7 @@ COMMANDS = (
     "redeliver",
     "data",
     "demo",
+    "schema",
 )
 
 

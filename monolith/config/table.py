@@ -38,8 +38,8 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     2, and 0 from there on; ``step``: x = gamma ** (s // decay_steps).
     """
 
-    warmup_steps: NonNegativeCount = 0
-    decay: LrDecay = "constant"
+    warmup_steps: NonNegativeCount = 0  # over which the share rises from 0 to 1; 0: there is no warm-up
+    decay: LrDecay = "constant"  # what the share does after the warm-up (formulas in docs/optimizers.md)
     decay_steps: Count | None = None  # of cosine and step, which need it
     gamma: Fraction | None = None  # of step, which needs it
     floor: Fraction = 0.0  # what the share falls towards
@@ -48,19 +48,19 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SGD(_Variant, frozen=True, tag="sgd"):
     """``w -= lr * g``."""
 
-    lr: Positive = 0.01
-    weight_decay: NonNegative = 0.0
+    lr: Positive = 0.01  # the learning rate
+    weight_decay: NonNegative = 0.0  # times the value, added to its gradient; adamw kinds: apart from the gradient
     clip_row_norm: Positive | None = None  # a row's summed gradient is brought down to this norm; None: it is not
     clip_global_norm: Positive | None = None  # then those of all rows of a call, as one vector, to this one
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule()  # of the learning rate, by the table's step
 
 
 class Momentum(_Variant, frozen=True, tag="momentum"):
     """``b = momentum * b + g; w -= lr * b``; with ``nesterov``, ``w -= lr * (g + momentum * b)``."""
 
     lr: Positive = 0.01
-    momentum: Decay = 0.9
-    nesterov: bool = False
+    momentum: Decay = 0.9  # share of the last step's move that is kept
+    nesterov: bool = False  # look ahead by the move that is kept
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
     clip_global_norm: Positive | None = None
@@ -75,8 +75,8 @@ class Adagrad(_Variant, frozen=True, tag="adagrad"):
     """
 
     lr: Positive = 0.05
-    initial_accumulator: NonNegative = 0.0
-    eps: Positive = 1e-10
+    initial_accumulator: NonNegative = 0.0  # where the sums of squared gradients start
+    eps: Positive = 1e-10  # added to the root below the gradient, so that nothing is divided by 0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
     clip_global_norm: Positive | None = None
@@ -99,7 +99,7 @@ class RMSProp(_Variant, frozen=True, tag="rmsprop"):
     """``n = alpha * n + (1 - alpha) * g*g; w -= lr * g / (sqrt(n) + eps)``."""
 
     lr: Positive = 0.01
-    alpha: Decay = 0.99
+    alpha: Decay = 0.99  # share of the mean square that a step keeps
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
@@ -114,9 +114,10 @@ class Adam(_Variant, frozen=True, tag="adam"):
     """
 
     lr: Positive = 0.001
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
+    beta1: Decay = 0.9  # share of the first moment that a step keeps
+    beta2: Decay = 0.999  # share of the second moment that a step keeps
     eps: Positive = 1e-8
+    # whose count corrects the moments' bias; None: as the table was saved, a new one its own
     steps: StepCount | None = None
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False  # the greatest v so far takes the place of v
@@ -174,9 +175,9 @@ class FTRL(_Variant, frozen=True, tag="ftrl"):
     """
 
     lr: Positive = 0.05
-    beta: NonNegative = 1.0
-    l1: NonNegative = 0.0
-    l2: NonNegative = 0.0
+    beta: NonNegative = 1.0  # added to the root of the sum of squares, as in the per-coordinate rate of FTRL
+    l1: NonNegative = 0.0  # strength of the pull to exact zeros
+    l2: NonNegative = 0.0  # strength of the pull towards zero
     initial_accumulator: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
@@ -190,8 +191,8 @@ Optimizer = SGD | Momentum | Adagrad | RowWiseAdagrad | RMSProp | Adam | AdamW |
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The next ``columns`` of a row, with an optimizer of their own."""
 
-    columns: Count
-    optimizer: Optimizer
+    columns: Count  # how many
+    optimizer: Optimizer  # of these columns
 
 
 # --- admission: when an id first gets a row ---------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Never(_Variant, frozen=True, tag="never"):
 class MinCount(_Variant, frozen=True, tag="min_count"):
     """An id has a row from its ``count``-th occurrence on, counted in samples; ``count=1`` admits at once."""
 
-    count: Count = 2
+    count: Count = 2  # occurrences, in samples, from which on an id has a row
     half_life_s: Positive | None = None  # a count halves after this much event time without the id; None: never
     max_counters: Count = 4_000_000  # ids without a row that are remembered, at most
 
@@ -216,7 +217,7 @@ class MinCount(_Variant, frozen=True, tag="min_count"):
 class Probability(_Variant, frozen=True, tag="probability"):
     """Each occurrence admits with probability ``p``, drawn from hash(seed, id, occurrence number)."""
 
-    p: Share = 0.1
+    p: Share = 0.1  # chance of each occurrence to admit its id
     half_life_s: Positive | None = None  # the number halves after this much event time without the id; None: never
     max_counters: Count = 4_000_000
 
@@ -236,8 +237,8 @@ class Idle(_Variant, frozen=True, tag="idle"):
     ``max_age_s``, so is one that was made longer before it, however often its id is seen.
     """
 
-    ttl_s: Positive = 30 * 86_400.0
-    max_age_s: Positive | None = None
+    ttl_s: Positive = 30 * 86_400.0  # event time; idle: since the id was last seen, absolute: since its row was made
+    max_age_s: Positive | None = None  # event time since the row was made, however often its id is seen; None: any
 
 
 class Absolute(_Variant, frozen=True, tag="absolute"):
@@ -259,7 +260,7 @@ class Unlimited(_Variant, frozen=True, tag="unlimited"):
 class LRU(_Variant, frozen=True, tag="lru"):
     """At the limit, rows whose ids were not seen for the longest time go. Give one of the two limits."""
 
-    max_rows: Count | None = None
+    max_rows: Count | None = None  # of the table; at the limit rows go
     max_bytes: Count | None = None  # of values, state, tail and index
 
 
@@ -274,7 +275,7 @@ class LFU(_Variant, frozen=True, tag="lfu"):
 class Score(_Variant, frozen=True, tag="score"):
     """At the limit, rows of the lowest score by ``function`` go: a registered name, or ``module:function``."""
 
-    function: str
+    function: str  # name of a registered function, or module:function
     max_rows: Count | None = None
     max_bytes: Count | None = None
     half_life_s: Positive | None = 86_400.0  # of the use counts that the function is told
@@ -286,8 +287,8 @@ Eviction = Unlimited | LRU | LFU | Score
 class FeatureRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One feature's own rules in a table that others use too; what is left out is the table's."""
 
-    admission: Admission | None = None
-    expiry: Expiry | None = None
+    admission: Admission | None = None  # of this feature's ids; None: the table's
+    expiry: Expiry | None = None  # of this feature's rows; None: the table's
 
 
 # --- absent ids: what an id without a row reads -----------------------------------------------------------------------
@@ -300,7 +301,7 @@ class AbsentZeros(_Variant, frozen=True, tag="zeros"):
 class HashedTail(_Variant, frozen=True, tag="hashed_tail"):
     """One of ``rows`` shared rows, by a hash of the id; its gradients train that row, by the table's optimizer."""
 
-    rows: Count
+    rows: Count  # how many shared rows there are
     start_from_tail: bool = True  # an id's own row starts from the values of its shared row; False: the initializer's
 
 
@@ -314,7 +315,7 @@ TAIL_MARK = "#"  # in no table's name, but in that under which its shared rows a
 class Uniform(_Variant, frozen=True, tag="uniform"):
     """Uniform in [-scale, scale)."""
 
-    scale: NonNegative = 0.05
+    scale: NonNegative = 0.05  # half the width of the interval
 
 
 class Zeros(_Variant, frozen=True, tag="zeros"):
@@ -324,7 +325,7 @@ class Zeros(_Variant, frozen=True, tag="zeros"):
 class TruncatedNormal(_Variant, frozen=True, tag="truncated_normal"):
     """Normal with standard deviation ``std``, cut at two standard deviations."""
 
-    std: Positive = 0.01
+    std: Positive = 0.01  # standard deviation before the cut
 
 
 Initializer = Uniform | Zeros | TruncatedNormal
@@ -349,24 +350,24 @@ Memory = Ram | File
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One table: ``dim`` values a row, for the ids of one or more features."""
 
-    name: str
-    dim: Count
+    name: str  # letters, digits, '_', '-' and '.', a letter or digit first; each name once
+    dim: Count  # values a row
     features: list[str] = []  # empty: the feature of the table's own name
-    pooling: Pooling = "sum"
+    pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
-    optimizer: Optimizer = Adagrad()
+    optimizer: Optimizer = Adagrad()  # steps the rows, float32 throughout
     slices: list[Slice] = []  # in place of `optimizer`: one for each run of columns, dim columns in all
-    admission: Admission = Always()
-    expiry: Expiry = Forever()
+    admission: Admission = Always()  # when an id first gets a row
+    expiry: Expiry = Forever()  # when a row goes because of its time
     per_feature: dict[str, FeatureRules] = {}  # not with shared_ids: rows are then no feature's own
-    eviction: Eviction = Unlimited()
-    absent: Absent = AbsentZeros()
-    initializer: Initializer = Uniform()
+    eviction: Eviction = Unlimited()  # which rows go when the table is full
+    absent: Absent = AbsentZeros()  # what an id without a row reads
+    initializer: Initializer = Uniform()  # values of a new row, a function of seed, table, id and column
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
     max_gradient: Positive = 1.0  # the size that `clip` cuts such values to (NaN becomes 0)
     memory: Memory = Ram()  # changes no bit; may differ from run to run, and is not saved with the table
-    seed: int = 0
+    seed: int = 0  # of initial values, rounding and whatever else is drawn
 
     def feature_names(self) -> list[str]:
         """The features that read this table, in declared order."""
