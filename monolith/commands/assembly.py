@@ -25,7 +25,8 @@ from monolith.config import JobConfig
 from monolith.config.advice import advice
 from monolith.config.changes import check_changes
 from monolith.config.kept_job import keep_job, read_kept_job
-from monolith.disk import make_folder, remedy
+from monolith.config.references import check_late
+from monolith.disk import files_for, make_folder, read_by_others, remedy
 from monolith.errors import ConfigError, DataLossError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
@@ -47,13 +48,30 @@ def open_trainer(
 
     With ``replay`` the steps are those of that journal folder, which is only read, and no more.
     """
+    check_late(job, "input", "store")
     for sentence in advice(job):
         log.warning("%s", sentence)
+    with files_for(job.files), _opened(job, replay, observers) as trainer:
+        yield trainer
+
+
+def _state_folder(job: JobConfig) -> Path:
+    """The job's state folder, made where it is not there yet."""
     state = Path(job.state)
     try:
         make_folder(state)
+        is_open = read_by_others(state, job.files)
     except OSError as error:
         raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
+    if is_open:
+        rights = "go-rwx" if job.files == "owner" else "o-rwx"
+        log.warning("others may look into the state folder: chmod -R %s %s, or set files: group", rights, state)
+    return state
+
+
+@contextmanager
+def _opened(job: JobConfig, replay: Path | None, observers: list[Callable[[Status], None]] | None) -> Iterator[Trainer]:
+    state = _state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
     if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
         raise ConfigError(

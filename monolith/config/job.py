@@ -9,10 +9,11 @@ import msgspec
 from monolith.config.features import FeatureConfig
 from monolith.config.fit import FitConfig
 from monolith.config.labels import TaskConfig
-from monolith.config.limits import Count, Decay, NonNegative, Positive, Share, ShareOrNone
+from monolith.config.limits import Count, Decay, LateText, NonNegative, Positive, Share, ShareOrNone
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
+Readers = Literal["owner", "group"]
 LatePositives = Literal["emit", "drop", "dead_letter"]
 
 
@@ -23,10 +24,12 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class InputConfig(_Section, frozen=True):
     """Where events come from: either features and actions to be joined, or samples that are already joined."""
 
-    features: str | None = None  # URL of the feature events
-    actions: str | None = None  # URL of the action events
-    samples: str | None = None  # URL of joined samples (for instance parquet://)
-    dead_letters: str | None = None  # URL of the sink for records that cannot be used; None: counted and logged only
+    features: LateText | None = None  # URL of the feature events
+    actions: LateText | None = None  # URL of the action events
+    samples: LateText | None = None  # URL of joined samples (for instance parquet://)
+    dead_letters: LateText | None = (
+        None  # URL of the sink for records that cannot be used; None: counted and logged only
+    )
     follow: bool = True  # False: stop at the end that the streams had when the job started
     idle_s: NonNegative = 0.5  # a caught-up partition without records for this long stops holding the watermark
     max_out_of_order_s: NonNegative = 0.0  # how far a partition's event times may run behind its latest
@@ -140,7 +143,8 @@ class JobConfig(_Section, frozen=True):
     serve: ServeConfig = ServeConfig()
     fit: FitConfig = FitConfig()
     state: str = "state"  # folder of the step journal and the snapshots
-    store: str | None = None  # URL of the serving store; None: nothing is published
+    files: Readers = "owner"  # who may read what the job writes: its user alone, or (as an LMDB replica must) its group
+    store: LateText | None = None  # URL of the serving store; None: nothing is published
     seed: int = 0  # of the dense weights' first values
 
     def feature(self, name: str) -> FeatureConfig:
