@@ -21,6 +21,7 @@ from monolith.errors import MonolithError
 from monolith.secrets import scrubbed
 
 COMMANDS = (
+    "init",
     "train",
     "fit",
     "evaluate",
