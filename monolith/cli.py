@@ -22,6 +22,7 @@ from monolith.secrets import scrubbed
 
 COMMANDS = (
     "init",
+    "check",
     "train",
     "fit",
     "evaluate",

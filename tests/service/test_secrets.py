@@ -135,7 +135,7 @@ def test_files_that_a_run_writes_are_its_users_own(kit):
     assert kit.run("train", job, "--set", "state=shared/state", "--set", "files=group").returncode == 0
     shared = list((kit.folder / "shared").rglob("*"))
     assert [path for path in shared if path.stat().st_mode & 0o007] == []
-    assert all(path.stat().st_mode & 0o060 == 0o060 for path in shared)
+    assert all(path.stat().st_mode & 0o040 for path in shared)
 
 
 def test_state_folder_that_others_may_read_is_warned_about(kit):
