@@ -58,10 +58,14 @@ def run(args: argparse.Namespace) -> int:
         for text in texts:
             found.show(f"{kind}: {text}")
     if found.faults:
-        found.show(f"the job would not run: {len(found.faults)} faults")
+        found.show(f"the job would not run: {_counted(found.faults, 'fault')}")
         return 1
-    found.show("the job would run" + (f"; {len(found.warnings)} warnings" if found.warnings else ""))
+    found.show("the job would run" + (f"; {_counted(found.warnings, 'warning')}" if found.warnings else ""))
     return 0
+
+
+def _counted(texts: list[str], word: str) -> str:
+    return f"{len(texts)} {word}{'s' if len(texts) != 1 else ''}"
 
 
 def check(job: JobConfig, found: Findings, *, records: int = SAMPLE) -> None:

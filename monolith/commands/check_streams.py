@@ -75,6 +75,10 @@ def _check_stream(job: JobConfig, name: Stream, url: str, found: Findings, recor
         found.show(f"  {name}: {shown}: {_extent(source)}")
         sample = _sampled(job, name, source, records)
         ends = _last_moment(source, sample)
+        if not sample.records and (gone := sum(source.position().values())):
+            found.warn(
+                f"input.{name}: the stream is empty, {gone:,} records of it are gone: what keeps them too briefly?"
+            )
         if sample.records:
             found.show(f"    records of {moment(sample.oldest_ms or 0)} to {ends}")
             found.show(f"    of the first {sample.records:,}, {sample.records - sample.reasons.total():,} fit the job")
