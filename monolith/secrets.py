@@ -78,6 +78,12 @@ def reveal_url(url: str) -> str:
     return revealed
 
 
+def scheme(url: str) -> str:
+    """The kind of ``url``, such as ``kafka``, also where a reference stands for all of it; empty for no URL."""
+    head, found, _ = (reveal_url(url) if url.startswith("${") else url).partition("://")
+    return head if found else ""
+
+
 def masked(url: str) -> str:
     """``url``, or a text with one in it, for people and for files that are kept: references stay, passwords do not."""
     text = _OPTION.sub(lambda m: m[0] if _ONE_REFERENCE.fullmatch(m[2]) else m[1] + MASK, url)

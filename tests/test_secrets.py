@@ -87,6 +87,12 @@ def test_masked_url_shows_references_and_no_password(url, shown):
     assert is_masked(shown) == ("***" in shown)
 
 
+def test_scheme_is_told_also_where_a_reference_stands_for_the_whole_url(monkeypatch):
+    monkeypatch.setenv("STORE", "redis://h")
+    monkeypatch.delenv("UNSET", raising=False)
+    assert [secrets.scheme(url) for url in ("${STORE}", "kafka://${UNSET}/t", "a/b", "")] == ["redis", "kafka", "", ""]
+
+
 def test_masked_url_cannot_be_opened():
     with pytest.raises(ConfigError, match="shown in place of a password"):
         reveal_url("redis://***@h")

@@ -16,6 +16,7 @@ from monolith.config import JobConfig
 from monolith.config.references import check_late
 from monolith.errors import ConfigError, EventError, MonolithError, UnavailableError
 from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent
+from monolith.secrets import scheme
 from monolith.streaming.codec import FeatureDecoder, decode
 from monolith.streaming.source import SINK_SCHEMES, Source, open_source, parse_url
 
@@ -66,7 +67,7 @@ def _check_stream(job: JobConfig, name: Stream, url: str, found: Findings, recor
         return None
     except ConfigError as error:
         found.show(f"  {name}: {shown} is not there")
-        if not job.input.follow or url.startswith("parquet://") or not _may_come(url):
+        if not job.input.follow or scheme(url) == "parquet" or not _may_come(url):
             found.fault(f"input.{name}: {error}")
         else:
             found.warn(f"input.{name}: {shown} is not there yet: the job would wait for it")

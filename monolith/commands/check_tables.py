@@ -12,6 +12,7 @@ from monolith.commands.check import Findings
 from monolith.commands.inspect import size
 from monolith.config import JobConfig, TableConfig
 from monolith.config.table import AbsentZeros, Always, Forever, MinCount, Probability, Ram, Unlimited
+from monolith.secrets import scheme
 from monolith.tables import Table
 
 PROBE_ROWS = 4096
@@ -48,7 +49,7 @@ def check_tables(job: JobConfig, found: Findings) -> None:
             endless.append(table.name)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found.show(f"  at their limits with the join's: {size(in_memory)}, of {size(there)} in this machine")
-    if endless and not (job.input.samples or "").startswith("parquet://"):
+    if endless and scheme(job.input.samples or "") != "parquet":
         found.warn(
             f"without a limit and without expiry: {', '.join(endless)}. A stream brings new ids for ever, and each "
             f"keeps a row; give them an expiry or an eviction, unless their ids are few"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from monolith.errors import ConfigError, UnavailableError
+from monolith.secrets import scheme
 
 if TYPE_CHECKING:
     from monolith.commands.init_columns import Column
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from monolith.commands.init_sample import ActionSample, EventSample, Sample
 
 ROWS = 100_000
-STREAMS = ("log://", "kafka://")
+STREAMS = ("log", "kafka")
 _TO_MS = {"s": 1e3, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
 
@@ -73,7 +74,7 @@ def job_text(args: argparse.Namespace) -> str:
     from monolith.commands.init_page import job_name, page_text
     from monolith.config.load import parse_job
 
-    page = _stream_page(args) if args.data.startswith(STREAMS) else _parquet_page(args)
+    page = _stream_page(args) if scheme(args.data) in STREAMS else _parquet_page(args)
     page.name = job_name(args.name or page.name)
     text = page_text(page)
     parse_job(text, "the new job file")

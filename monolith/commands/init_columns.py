@@ -83,7 +83,7 @@ def is_quantity(name: str, values: Sequence[Any], distinct: int) -> bool:
     """Whether integers are rather a number of something than names of things: by the column's name and their number."""
     if _IDS.search(name) or distinct <= _FEW:
         return False
-    return bool(_QUANTITY.search(name)) or any(v < 0 for v in values)
+    return bool(_QUANTITY.search(name)) or any(v < -1 for v in values)  # -1 often says that there is none
 
 
 def _kind(given: Sequence[Any]) -> Kind:

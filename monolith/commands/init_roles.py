@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from monolith.commands.init_columns import is_quantity
 from monolith.commands.init_sample import Sample
 from monolith.config.document import nearest
 from monolith.echo import shown
@@ -35,7 +36,7 @@ _ITEMS = re.compile(
 _USERS = re.compile(
     r"^(user|member|customer|visitor|account|client|viewer|buyer|person|profile)(_?id)?$|^uid$", re.IGNORECASE
 )
-_REQUESTS = re.compile(r"^(request|req|impression|imp|event|query|search|row)(_?(id|no|number))$", re.IGNORECASE)
+_REQUESTS = re.compile(r"^(request|req|impression|imp|event|display|row)(_?(id|no|number))$", re.IGNORECASE)
 _INDEX = re.compile(r"^(__index_level_\d+__|Unnamed: \d+|index|row)$")
 
 _UNITS: tuple[tuple[float, TimeUnit], ...] = ((1e8, "s"), (1e11, "ms"), (1e14, "us"), (1e17, "ns"))  # from this size on
@@ -69,7 +70,7 @@ def roles_of(
     item = item or next((name for name in rest if _ITEMS.match(name)), None)
     roles = Roles(time, found, is_own_clock, item or "", chosen)
     roles.user = next((name for name in rest if _USERS.match(name)), None)
-    roles.request = next((name for name in rest if _REQUESTS.match(name) and _is_unlike(sample, name)), None)
+    roles.request = next((name for name in rest if _REQUESTS.match(name) and _names_requests(sample, name)), None)
     for name in rest:
         if why := _why_no_feature(sample, name, roles):
             roles.left_out[name] = why
@@ -174,6 +175,11 @@ def _why_no_feature(sample: Sample, name: str, roles: Roles) -> str:
     return ""
 
 
+def _names_requests(sample: Sample, name: str) -> bool:
+    """Whether the column has so many different values that each can be one request, of some rows."""
+    return _holds_ids(sample, name) and len(set(sample.columns[name])) > sample.rows / 50
+
+
 def _is_unlike(sample: Sample, name: str) -> bool:
     """Whether nearly every row has a value of its own."""
     values = [v for v in sample.columns[name] if v is not None and not isinstance(v, list)]
@@ -181,7 +187,10 @@ def _is_unlike(sample: Sample, name: str) -> bool:
 
 
 def _holds_ids(sample: Sample, name: str) -> bool:
-    return all(isinstance(v, int | str) for v in sample.columns[name] if v is not None)
+    given = [v for v in sample.columns[name] if v is not None]
+    if all(isinstance(v, int) for v in given):
+        return not is_quantity(name, given, len(set(given)))
+    return all(isinstance(v, int | str) for v in given)
 
 
 def _most_different(sample: Sample, names: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from monolith.commands.inspect_policy import add_arguments
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START
-from monolith.secrets import masked, reveal_url
+from monolith.secrets import masked, scheme
 
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
@@ -43,14 +43,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it; exit 1 if a comparison finds a difference, or cannot be made as the two are of different moments."""
-    named = reveal_url(args.what) if args.what.startswith("${") else args.what
-    if named.startswith(STREAMS):
+    kind = f"{scheme(args.what)}://"
+    if kind in STREAMS:
         from monolith.commands.inspect_stream import stream_lines
 
         lines = stream_lines(args.what, args.head)
-    elif named.startswith(STORES) and args.against is not None:
+    elif kind in STORES and args.against is not None:
         return _parity(args.what, args.model, args.against)
-    elif named.startswith(STORES):
+    elif kind in STORES:
         lines = _store(args.what, args.model) if args.model else _models(args.what)
     elif Path(args.what).is_dir():
         from monolith.commands.inspect_state import folder_lines

@@ -167,6 +167,14 @@ def test_columns_that_teach_nothing_are_left_out_and_the_reason_is_written():
         assert f"# {name}: left out ({why}" in text
 
 
+def test_request_of_several_rows_is_no_feature_and_minus_one_is_an_id():
+    write(columns(impression_id=np.arange(ROWS) // 4, last_item=np.arange(ROWS) % 99 - 1, balance=np.arange(ROWS) - 9))
+    job = made()
+    assert "&request=impression_id&" in job.input.samples
+    assert job.feature_names() == ["user_id", "item_id", "last_item"]
+    assert [feature.name for feature in job.features] == ["balance"]
+
+
 def test_odd_names_are_quoted_for_url_and_yaml():
     names = ["a b&c", "größe", "x#y=z?", "{k v}", "yes", "2nd", "a.b", "a_b", "a b", "100%", "'q'", "${HOME}x"]
     write(columns(**{name: np.arange(ROWS) % 7 for name in names}))
