@@ -17,7 +17,7 @@ from monolith.tables import Table
 
 PROBE_ROWS = 4096
 INDEX_BYTES = 10  # a row, of a large index (docs/tables.md)
-COUNTER_BYTES = 16  # of an id without a row (docs/policies.md)
+COUNTER_BYTES = 24  # of an id without a row (docs/policies.md)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def test_limit_in_rows_counts_shared_rows_and_counters():
     tail = TableConfig(
         name="x", dim=4, eviction=LFU(max_bytes=10**6), absent=HashedTail(100), admission=MinCount(2, max_counters=50)
     )
-    assert bytes_at_limit(tail, row) == 10**6 + 100 * row.total + 50 * 16
+    assert bytes_at_limit(tail, row) == 10**6 + 100 * row.total + 50 * 24
 
 
 def test_store_without_a_password_needs_none(filled):
