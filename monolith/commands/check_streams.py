@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from monolith.commands.check import Findings
-from monolith.commands.inspect import answering, moment
+from monolith.commands.inspect import moment
+from monolith.commands.inspect_stream import answering
 from monolith.config import JobConfig
 from monolith.config.references import check_late
 from monolith.errors import ConfigError, EventError, MonolithError, UnavailableError
@@ -50,7 +51,7 @@ def check_streams(job: JobConfig, found: Findings, records: int) -> None:
             sample = _check_stream(job, name, url, found, records)
             if sample is not None and sample.records:
                 seen[name] = sample
-                _check_fit(name, sample, found)
+                _check_fit(job, name, sample, found)
     if job.input.dead_letters is not None:
         _check_sink(job.input.dead_letters, found)
     _check_features(job, seen, found)
@@ -153,7 +154,7 @@ def _last_moment(source: Source, seen: Seen) -> str:
     return moment(max(record.event_time_ms for record in last)) if last else "an end that could not be read"
 
 
-def _check_fit(name: str, seen: Seen, found: Findings) -> None:
+def _check_fit(job: JobConfig, name: str, seen: Seen, found: Findings) -> None:
     bad = seen.reasons.total()
     if not bad:
         return
@@ -161,7 +162,8 @@ def _check_fit(name: str, seen: Seen, found: Findings) -> None:
     text = (
         f"input.{name}: {bad:,} of the first {seen.records:,} records would be dead letters ({reasons}); {seen.example}"
     )
-    if bad == seen.records:
+    most = job.input.max_reject_share
+    if bad == seen.records or (most is not None and bad > most * seen.records):
         found.fault(text)
     else:
         found.warn(text)

@@ -130,7 +130,7 @@ def event_sample(url: str, rows: int) -> EventSample | ActionSample:
 
 
 def _events(url: str, rows: int) -> tuple[list[Event], int, str]:
-    from monolith.commands.inspect import answering
+    from monolith.commands.inspect_stream import answering
     from monolith.streaming.codec import decode
     from monolith.streaming.source import open_source
 

@@ -35,13 +35,16 @@ def test_password_of_the_store_is_in_nothing_that_a_run_writes(kit, locked_redis
     job = kit.job("secret", store=store)
     if how == "direct":
         job = job.rename(outside / "job.yaml")
-    daemon = kit.spawn("--log-level", "debug", "train", job, "--set", "input.follow=true")
+    port = _free_port()
+    daemon = kit.spawn("--log-level", "debug", "train", job, "--set", "input.follow=true", "--dashboard", port)
     status = kit.folder / "secret/state/status.json"
     kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.stored_sequence > 0, "the log to be stored")
     assert TELLTALE not in Path(f"/proc/{daemon.pid}/cmdline").read_bytes()
+    pages = [_get(port, page) or "" for page in ("metrics", "health", "")]
+    assert all(pages)
     daemon.terminate()
     assert daemon.wait(30) == 0, kit.output()
-    answers = [_serve(kit, job), *_inspect(kit, "secret/state", store)]
+    answers = [*pages, _serve(kit, job), *_inspect(kit, "secret/state", store)]
     assert "0 missing, 0 stale, 0 zombie" in answers[-1]
     found = [path for path in kit.folder.rglob("*") if path.is_file() and TELLTALE in path.read_bytes()]
     assert found == []
