@@ -162,8 +162,7 @@ def _check_fit(job: JobConfig, name: str, seen: Seen, found: Findings) -> None:
     text = (
         f"input.{name}: {bad:,} of the first {seen.records:,} records would be dead letters ({reasons}); {seen.example}"
     )
-    most = job.input.max_reject_share
-    if bad == seen.records or (most is not None and bad > most * seen.records):
+    if bad == seen.records or bad > job.input.max_reject_share * seen.records:
         found.fault(text)
     else:
         found.warn(text)

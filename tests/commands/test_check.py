@@ -115,6 +115,15 @@ def test_records_that_do_not_fit_are_counted_with_an_example(filled):
     assert any("would be dead letters" in fault for fault in seconds.faults)
 
 
+def test_share_of_rejects_that_would_stop_the_job_is_a_fault(filled):
+    sink = open_sink(f"log://{filled.folder}/features")
+    sink.append([(None, b"junk", START_MS)] * 100)
+    sink.close()
+    assert found(filled).faults == []
+    assert any("100 of the first 500 records would be dead letters" in text for text in found(filled).warnings)
+    assert "100 of the first 500 records" in found(filled, "input.max_reject_share=0.1").faults[0]
+
+
 def test_features_that_no_event_carries_are_named(filled):
     tables = "[{name: user, dim: 9}, {name: item, dim: 9}, {name: tags, dim: 9}, {name: citty, dim: 9}]"
     findings = found(filled, f"tables={tables}")

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import redis
 
 from monolith.training.status import read_status
 
@@ -48,6 +49,7 @@ def test_password_of_the_store_is_in_nothing_that_a_run_writes(kit, locked_redis
     assert "0 missing, 0 stale, 0 zombie" in answers[-1]
     found = [path for path in kit.folder.rglob("*") if path.is_file() and TELLTALE in path.read_bytes()]
     assert found == []
+    assert [key for key in _keys(locked_redis) if TELLTALE in key] == []
     assert all(TELLTALE not in answer.encode() for answer in answers)
     shown = {"variable": "${REDIS_PASSWORD}", "file": "${file:", "whole": "${STORE}", "direct": "redis://***@"}[how]
     assert shown.encode() in (kit.folder / "secret/state/job.json").read_bytes()
@@ -91,6 +93,30 @@ def _get(port: int, page: str) -> str | None:
         return urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}").read().decode()
     except urllib.error.URLError:
         return None
+
+
+def _keys(url: str) -> list[bytes]:
+    """Every key of the store with all that it holds."""
+    client = redis.Redis(port=int(url.rpartition(":")[2].partition("/")[0]), password=SECRET)
+    keys = client.keys()
+    assert len(keys) > 3
+    return [key + client.dump(key) for key in keys]
+
+
+def test_secrets_in_urls_of_brokers_are_in_no_error(kit, monkeypatch):
+    monkeypatch.setenv("KAFKA_PASSWORD", "hunter2-kafka")
+    for url in (
+        "kafka://me:hunter2-direct@127.0.0.1:1/topic",
+        "kafka://me:${KAFKA_PASSWORD}@127.0.0.1:1/topic",
+        "kafka://127.0.0.1:1/topic?sasl_plain_password=hunter2-option",
+        "kafka://127.0.0.1:1/topic?sasl_plain_password=${KAFKA_PASSWORD}",
+        "kafka://127.0.0.1:1/topic?partitions=${KAFKA_PASSWORD}",
+    ):
+        job = kit.job("broker", input={"features": url})
+        for words in (("--log-level", "debug", "inspect", url), ("check", job), ("init", "--from", url)):
+            ended = kit.run(*words)
+            assert ended.returncode == 1, ended.stdout
+            assert "hunter2" not in ended.stdout + ended.stderr, (words, ended.stdout, ended.stderr)
 
 
 def _free_port() -> int:
