@@ -59,7 +59,7 @@ class Outer(msgspec.Struct):
     # two lines
     above: int = 0
     silent: Annotated[int, msgspec.Meta(ge=0)] = 0
-    excused: int = 0  # noqa: X
+    excused: int = 0  # type: ignore
 
 
 class First(msgspec.Struct, tag="first"):
