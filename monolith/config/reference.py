@@ -238,7 +238,12 @@ def words(type_: inspect.Type, path: str = "") -> str:
             return f"list of {words(type_.item_type, path + '[]')}"
         case inspect.DictType():
             return f"mapping from {words(type_.key_type)} to {words(type_.value_type, path + '.FEATURE')}"
-    return {inspect.StrType: "text", inspect.BoolType: "true or false", inspect.NoneType: "null"}[type(type_)]
+    return {
+        inspect.StrType: "text",
+        inspect.BoolType: "true or false",
+        inspect.NoneType: "null",
+        inspect.AnyType: "any value",
+    }[type(type_)]
 
 
 def main() -> None:

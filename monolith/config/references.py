@@ -37,7 +37,7 @@ def late_texts(job: JobConfig) -> Iterator[tuple[str, str]]:
     for keys in late_keys():
         value: Any = job
         for key in keys:
-            value = getattr(value, key)
+            value = getattr(value, key, None)  # a key of another kind is none
         if value is not None:
             yield ".".join(keys), value
 
@@ -76,6 +76,9 @@ def _late_keys(type_: inspect.Type, keys: tuple[str, ...]) -> Iterator[tuple[str
             yield from _late_keys(field.type, (*keys, field.name))
     elif _is_late(type_):
         yield keys
+    elif isinstance(type_, inspect.UnionType):
+        for each in type_.types:
+            yield from _late_keys(each, keys)
 
 
 def _is_late(type_: inspect.Type) -> bool:
@@ -155,7 +158,7 @@ def _typed(text: str, type_: inspect.Type) -> Any:
         value = text
     if isinstance(value, bool | int | float):
         return value
-    if _takes(type_, (inspect.StrType,)):
+    if _takes(type_, (inspect.StrType, inspect.AnyType)):
         return text
     raise ConfigError("what the reference stands for is neither a number nor true or false")
 
