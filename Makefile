@@ -13,7 +13,7 @@ PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*/* ta
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check format test fuzz chaos demo bench clean
+.PHONY: help dev check format docs test fuzz chaos demo bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ format: dev ## rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $$(git ls-files '*.cpp' '*.h')
+
+docs: dev ## write docs/job.md and docs/job.schema.json anew, after a change of the job file's structs
+	$(BIN)/python -m monolith.config.reference
 
 test: dev ## every test that can run on this machine; a skip says what it needs
 	$(BIN)/python -m pytest

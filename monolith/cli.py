@@ -9,14 +9,20 @@ import argparse
 import logging
 import os
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 from monolith import __version__
 from monolith.errors import MonolithError
+from monolith.secrets import scrubbed
 
 COMMANDS = (
+    "init",
+    "check",
     "train",
     "fit",
     "evaluate",
@@ -29,20 +35,21 @@ COMMANDS = (
     "redeliver",
     "data",
     "demo",
+    "schema",
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed with a message, 2 wrong usage, 130 interrupted."""
     args = parser().parse_args(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
+    _log_without_secrets()
     logging.getLogger("monolith").setLevel(args.log_level.upper())  # libraries only warn
     try:
         code = args.run(args)
     except MonolithError as error:
         if args.log_level == "debug":
             raise
-        print(f"monolith {args.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        print(scrubbed(f"monolith {args.command}: {type(error).__name__}: {error}"), file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 130
@@ -52,9 +59,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     except OSError as error:  # a path or a disk that refuses where nobody had more to say
         if args.log_level == "debug":
             raise
-        print(f"monolith {args.command}: {error}", file=sys.stderr)
+        print(scrubbed(f"monolith {args.command}: {error}"), file=sys.stderr)
         code = 1
     sys.exit(code)
+
+
+class _Formatter(logging.Formatter):
+    """One event a line, tracebacks behind it, without secrets."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return scrubbed(super().format(record))
+
+
+def _log_without_secrets() -> None:
+    """Log to stderr, libraries' warnings only; tracebacks of any thread go the same way."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+    def show(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        print(scrubbed("".join(traceback.format_exception(kind, error, trace))), file=sys.stderr, end="")
+
+    sys.excepthook = show
+    threading.excepthook = lambda fault: show(fault.exc_type, fault.exc_value, fault.exc_traceback)
 
 
 class CommandParser(argparse.ArgumentParser):

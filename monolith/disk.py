@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 _ROOM = "make room there, then start the same command again"
 _RIGHTS = "the user that runs this may not write there: give it the right (chown, chmod), or choose another folder"
@@ -101,6 +103,25 @@ def reserve(path: Path, size: int, mode: int = 0o644) -> None:
             os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def files_for(readers: Literal["owner", "group"]) -> Iterator[None]:
+    """Files and folders that this process makes meanwhile are for its user alone, or for the user and the group.
+
+    Of the whole process: not for code that others run beside.
+    """
+    before = os.umask(0o077)
+    os.umask(before | (0o077 if readers == "owner" else 0o007))
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def read_by_others(path: Path, readers: Literal["owner", "group"]) -> bool:
+    """Whether more than ``readers`` may look into the folder ``path``."""
+    return bool(path.stat().st_mode & (0o077 if readers == "owner" else 0o007))
 
 
 def bytes_below(path: Path) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlsplit
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.secrets import reveal_url
 from monolith.serving.ledger import Version
 from monolith.serving.store import open_store
 
@@ -54,7 +55,7 @@ def place(url: str) -> str:
 
 
 def _names(url: str) -> list[str]:
-    parts = urlsplit(url)
+    parts = urlsplit(reveal_url(url))
     if parts.scheme != "redis":
         return _name_in_folder(url)
     if named := dict(parse_qsl(parts.query)).get("model"):

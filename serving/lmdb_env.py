@@ -173,12 +173,12 @@ def _prepare(path: Path, create: bool) -> None:
 
 def _open(path: Path) -> Any:
     """The environment, with as much address space as the process may have."""
-    reserve(path / "lock.mdb", LOCK_BYTES, mode=0o755)
+    reserve(path / "lock.mdb", LOCK_BYTES, mode=0o666)
     size = MAP_BYTES
     while True:
         try:
             # metasync=False: after a power cut the newest delta may be missing, never half there.
-            return lmdb.open(str(path), map_size=size, max_dbs=8, max_readers=MAX_READERS, metasync=False)
+            return lmdb.open(str(path), map_size=size, max_dbs=8, max_readers=MAX_READERS, metasync=False, mode=0o666)
         except (lmdb.MemoryError, lmdb.Error) as error:
             if errno.errorcode[errno.ENOMEM] not in str(error) and "allocate memory" not in str(error).lower():
                 raise

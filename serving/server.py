@@ -48,6 +48,7 @@ from starlette.types import ASGIApp
 from monolith.config.job import ServeConfig
 from monolith.echo import clipped
 from monolith.errors import ConfigError, InputError, MonolithError, UnavailableError
+from monolith.secrets import masked
 from monolith.serving import docs_page, metrics, openapi
 from monolith.serving.allowance import Allowance, Share
 from monolith.serving.answers import BINARY, JSON, Answer, Answers, Work, as_json
@@ -216,7 +217,7 @@ def serve(
     with bind(host, port) as listener, Replica.open(url, model, mode, timeout_s=None) as replica:
         server = make_server(replica, mode=mode, settings=settings)  # before anybody is told: it reads files
         address = _address(listener, "http" if settings.tls_certificate is None else "https")
-        log.info("listening address=%s store=%s mode=%s", address, url.partition("?")[0], mode)
+        log.info("listening address=%s store=%s mode=%s", address, masked(url).partition("?")[0], mode)
         listener.listen()  # so that whoever is told the address can connect at once
         if on_listening is not None:
             on_listening(address)

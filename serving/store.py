@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from monolith.card import ModelCard
 from monolith.errors import ConfigError
+from monolith.secrets import masked, reveal_url, scrubbed
 from monolith.serving.ledger import Held, LogLimits, Look, Version
 from monolith.serving.packed import PackedDelta, PackedTable
 from monolith.serving.payload import Packed, RowFormat
@@ -181,18 +182,19 @@ def open_store(url: str, model: str | None = None, *, create: bool = True) -> St
     """The store that ``url`` names. Nothing is connected yet, so it succeeds while a server is down.
 
     ``model`` is the model's name: the key prefix in Redis (``?model=`` says it too), a check in LMDB.
-    ``create=False`` never makes a folder: reading from a missing one raises UnavailableError. Raises ConfigError for a
-    URL that cannot be.
+    ``create=False`` never makes a folder: reading from a missing one raises UnavailableError. References in ``url`` are
+    replaced (`monolith.secrets`). Raises ConfigError for a URL that cannot be.
     """
+    shown = masked(url)
     try:
-        parts = urlsplit(url)
-    except ValueError as error:  # half an IPv6 address
-        raise ConfigError(f"store {_without_password(url)!r} cannot be read ({error}): {_ALLOWED}") from error
+        parts = urlsplit(reveal_url(url))
+    except ValueError:  # half an IPv6 address; Python's words repeat it
+        raise ConfigError(f"store {shown!r} cannot be read: {_ALLOWED}") from None
     if parts.scheme == "lmdb":
-        return _open_lmdb(url, parts, model, create)
+        return _open_lmdb(shown, parts, model, create)
     if parts.scheme == "redis":
-        return _open_redis(url, parts, model)
-    raise ConfigError(f"store {_without_password(url)!r} has no kind that is known: {_ALLOWED}")
+        return _open_redis(shown, parts, model)
+    raise ConfigError(f"store {shown!r} has no kind that is known: {_ALLOWED}")
 
 
 def _open_lmdb(url: str, parts: SplitResult, model: str | None, create: bool) -> Store:
@@ -212,14 +214,12 @@ def _open_redis(url: str, parts: SplitResult, model: str | None) -> Store:
     name = options.get("model") or model
     database = parts.path.strip("/") or "0"
     if not parts.hostname or not _has_port(parts) or not database.isdecimal():
-        raise ConfigError(f"store {_without_password(url)!r} names no host, port and database: {_ALLOWED}")
+        raise ConfigError(f"store {url!r} names no host, port and database: {_ALLOWED}")
     if not name or set(name) & set("{}"):
-        raise ConfigError(
-            f"store {_without_password(url)!r} needs a model name without braces, seen {name!r}: {_ALLOWED}"
-        )
+        raise ConfigError(f"store {url!r} needs a model name without braces, seen {name!r}: {_ALLOWED}")
     return RedisStore(
         parts._replace(path=f"/{database}", query="").geturl(),
-        url=_without_password(url),
+        url=url,
         model=name,
         limits=_limits(url, options),
         timeout_s=_number(url, options, "timeout_s", 10.0),
@@ -236,7 +236,7 @@ def _has_port(parts: SplitResult) -> bool:
 def _options(url: str, parts: SplitResult, allowed: set[str]) -> dict[str, str]:
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(set(options) - allowed):
-        raise ConfigError(f"store {_without_password(url)!r} has unknown options {unknown}: {_ALLOWED}")
+        raise ConfigError(f"store {url!r} has unknown options {unknown}: {_ALLOWED}")
     return options
 
 
@@ -254,10 +254,5 @@ def _number(url: str, options: Mapping[str, str], name: str, default: float) -> 
     except ValueError:
         number = -1.0
     if not 0 < number < 1e9:
-        raise ConfigError(f"store {_without_password(url)!r}: {name}={text!r} is not a number above 0: {_ALLOWED}")
+        raise ConfigError(f"store {url!r}: {name}={scrubbed(str(text))!r} is not a number above 0: {_ALLOWED}")
     return number
-
-
-def _without_password(url: str) -> str:
-    before, at, after = url.rpartition("@")
-    return f"{before.partition('://')[0]}://***@{after}" if at else url

@@ -32,6 +32,7 @@ from monolith.events import (
     Shown,
     Weights,
 )
+from monolith.secrets import scheme
 from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.units import looks_finer, to_ms, unit_detail
 from monolith.tables.schema import FeatureSchema, card_features
@@ -170,7 +171,7 @@ class FeatureDecoder:
         if config.time_unit == "ms":
             return time
         url = getattr(config, stream) or config.samples or ""
-        return time if url.startswith("parquet://") else to_ms(time, config.time_unit)
+        return time if scheme(url) == "parquet" else to_ms(time, config.time_unit)
 
     def _check_time(self, event_time_ms: int, ingestion_time_ms: int) -> None:
         if self._config.check_time_unit and looks_finer(event_time_ms):

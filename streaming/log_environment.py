@@ -54,8 +54,10 @@ class LogEnvironment:
 
     def _opened(self) -> Any:
         with self._errors("open"):
-            reserve(self.path / "lock.mdb", LOCK_BYTES, mode=0o755)
-            self._env = lmdb.open(str(self.path), map_size=self._map_bytes, sync=self.sync, max_readers=MAX_READERS)
+            reserve(self.path / "lock.mdb", LOCK_BYTES, mode=0o666)
+            self._env = lmdb.open(
+                str(self.path), map_size=self._map_bytes, sync=self.sync, max_readers=MAX_READERS, mode=0o666
+            )
         try:
             with self._errors("open"):
                 self._env.reader_check()  # slots of killed readers, which would pin old pages

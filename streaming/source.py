@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl
 
 from monolith.errors import ConfigError, InputError
 from monolith.events import Record
+from monolith.secrets import masked, reveal_url, scrubbed
 
 OnDataLoss = Literal["stop", "skip"]
 Outgoing = tuple[bytes | None, bytes | None, int]  # key, value, event time in ms
@@ -116,12 +117,12 @@ class StreamUrl:
     scheme: str
     place: str
     options: dict[str, str]
-    text: str
+    text: str  # for people: with references in place of secrets, and no password
 
     @property
     def name(self) -> str:
         """The URL without options."""
-        return f"{self.scheme}://{self.place}"
+        return self.text.partition("?")[0]
 
     def check_options(self, allowed: Collection[str]) -> None:
         """Raise ConfigError for an option that is not in ``allowed``."""
@@ -137,33 +138,37 @@ class StreamUrl:
         try:
             value = kind(text)
         except ValueError:
-            raise ConfigError(f"{self.text}: {option} is {text!r}, it takes a number") from None
+            raise ConfigError(f"{self.text}: {option} is {scrubbed(text)!r}, it takes a number") from None
         if not value >= least:
-            raise ConfigError(f"{self.text}: {option} is {text}, it takes at least {least:g}")
+            raise ConfigError(f"{self.text}: {option} is {scrubbed(text)}, it takes at least {least:g}")
         return value
 
     def choice(self, option: str, allowed: Sequence[str]) -> str:
         """The option, or the first of ``allowed`` where it is not given. Raises ConfigError for another value."""
         text = self.options.get(option, allowed[0])
         if text not in allowed:
-            raise ConfigError(f"{self.text}: {option} is {text!r}, allowed: {', '.join(allowed)}")
+            raise ConfigError(f"{self.text}: {option} is {scrubbed(text)!r}, allowed: {', '.join(allowed)}")
         return text
 
 
 def parse_url(url: str, schemes: Sequence[str] = SOURCE_SCHEMES) -> StreamUrl:
-    """Take ``url`` apart. Raises ConfigError for another scheme, no place, or an option given twice."""
-    scheme, found, rest = url.partition("://")
+    """Take ``url`` apart, its references (`monolith.secrets`) replaced.
+
+    Raises ConfigError for another scheme, no place, an option given twice, or a reference that cannot be replaced.
+    """
+    shown = masked(url)
+    scheme, found, rest = reveal_url(url).partition("://")
     allowed = ", ".join(f"{name}://" for name in schemes)
     if not found or scheme not in schemes:
-        raise ConfigError(f"{url!r} does not name a stream here; allowed: {allowed}")
+        raise ConfigError(f"{shown!r} does not name a stream here; allowed: {allowed}")
     place, _, query = rest.partition("?")
     if not place:
-        raise ConfigError(f"{url!r} names no place after {scheme}://")
+        raise ConfigError(f"{shown!r} names no place after {scheme}://")
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) != len(pairs):
-        raise ConfigError(f"{url!r} gives an option twice")
-    return StreamUrl(scheme, place, options, url)
+        raise ConfigError(f"{shown!r} gives an option twice")
+    return StreamUrl(scheme, place, options, shown)
 
 
 def open_source(url: str, *, wait: bool = False, on_data_loss: OnDataLoss = "stop", group: str | None = None) -> Source:

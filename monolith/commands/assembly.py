@@ -23,7 +23,8 @@ from monolith.config import JobConfig
 from monolith.config.advice import advice
 from monolith.config.changes import changes, words
 from monolith.config.deciding import settings_of
-from monolith.disk import make_folder, remedy
+from monolith.config.references import check_late
+from monolith.disk import files_for, make_folder, read_by_others, remedy
 from monolith.errors import ConfigError, DataLossError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import open_store
@@ -89,8 +90,35 @@ def open_trainer(
     them. With ``replay`` the steps are those of that journal folder, which is only read, under the settings that the
     folder has of them, from ``start`` on (None: step 1), and no more.
     """
+    check_late(job, "input", "store")
+    with files_for(job.files), _opened(job, replay, start, observers) as trainer:
+        yield trainer
+
+
+def _state_folder(job: JobConfig) -> Path:
+    """The job's state folder, made where it is not there yet."""
     state = Path(job.state)
-    snapshots = _snapshots(state, job.train.keep_snapshots, is_replay=replay is not None)
+    try:
+        make_folder(state)
+        is_open = read_by_others(state, job.files)
+    except OSError as error:
+        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
+    if is_open:
+        rights = "go-rwx" if job.files == "owner" else "o-rwx"
+        log.warning("others may look into the state folder: chmod -R %s %s, or set files: group", rights, state)
+    return state
+
+
+@contextmanager
+def _opened(
+    job: JobConfig, replay: Path | None, start: Snapshot | None, observers: Observers | None
+) -> Iterator[Trainer]:
+    state = _state_folder(job)
+    snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
+    if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
+        raise ConfigError(
+            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
+        )
     with ExitStack() as stack:
         journal = Journal(replay or state / "journal", read_only=replay is not None)
         stack.callback(journal.close)
@@ -120,20 +148,6 @@ def open_trainer(
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
-
-
-def _snapshots(state: Path, keep: int, *, is_replay: bool) -> Snapshots:
-    """Those of the state folder, which is made where it is missing."""
-    try:
-        make_folder(state)
-    except OSError as error:
-        raise ConfigError(f"cannot make the state folder {state}: {error}; {remedy(error)}") from error
-    snapshots = Snapshots(state / "snapshots", keep=keep)
-    if snapshots.named() and not is_replay and not any((state / "journal").glob("*.journal")):
-        raise ConfigError(
-            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
-        )
-    return snapshots
 
 
 def _era(journal: Journal, newest: Snapshot | None, job: JobConfig) -> Era:

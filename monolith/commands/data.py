@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from monolith.errors import ConfigError
+from monolith.secrets import masked
 
 
 def add_parser(commands: Any) -> None:
@@ -49,5 +50,6 @@ def _write(args: argparse.Namespace) -> int:
     stream = open_stream(args.name, args.events)
     total = sum(1 for _ in timeline(stream.start()))
     written = write_stream((args.features, args.actions), timeline(stream.start()), total, per_second=args.rate)
-    print(f"{written:,} events of {stream.count:,} impressions written to {args.features} and {args.actions}")
+    urls = f"{masked(args.features)} and {masked(args.actions)}"
+    print(f"{written:,} events of {stream.count:,} impressions written to {urls}")
     return 0

@@ -69,7 +69,7 @@ def next_era(journal: Journal, held: Held, reached: int, job: JobConfig) -> Era:
     steps that this build cannot have.
     """
     wanted, following = settings_of(job), journal.last_step + 1
-    newest = _in_force(held, following)
+    newest = in_force(held, following)
     if newest is not None and journal.last_step:
         check_lasting(newest, wanted)
     if reached < journal.last_step:
@@ -90,7 +90,7 @@ def recorded_era(journal: Journal, held: Held, reached: int, job: JobConfig) -> 
     Raises ConfigError as `next_era`.
     """
     since = reached + 1
-    settings = _in_force(held, since)
+    settings = in_force(held, since)
     assert settings is not None, f"step {since} of a settled journal has no settings"
     begins = [step for step in held if since < step <= journal.last_step]
     return Era(job_under(job, settings, since), settings, since, min(begins) - 1 if begins else None)
@@ -103,7 +103,7 @@ def _amended(journal: Journal, held: Held, reached: int, wanted: Settings) -> He
     """
     begins = [reached + 1, *(step for step in held if reached + 1 < step <= journal.last_step)]
     for step in reversed(begins):
-        settings = _in_force(held, step)
+        settings = in_force(held, step)
         assert settings is not None
         way_on = amended(settings, wanted, from_first=reached == 0)
         if way_on != settings:
@@ -113,6 +113,7 @@ def _amended(journal: Journal, held: Held, reached: int, wanted: Settings) -> He
     return held
 
 
-def _in_force(held: Held, step: int) -> Settings | None:
+def in_force(held: Held, step: int) -> Settings | None:
+    """The settings of ``step``; None where nothing says them."""
     since = max((since for since in held if since <= step), default=None)
     return None if since is None else held[since]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.errors import ConfigError, UnavailableError
+from monolith.secrets import scheme
 
 Chunk = tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]  # ids (n,), values (n, dim)
 
@@ -32,7 +33,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and say how many rows it has."""
-    if args.source.startswith(("lmdb://", "redis://")):
+    if scheme(args.source) in ("lmdb", "redis"):
         from monolith.serving.store import open_store
 
         store = open_store(args.source, args.model, create=False)

@@ -14,6 +14,7 @@ from typing import Any
 from monolith.commands.inspect_policy import add_arguments
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.secrets import masked, scheme
 
 STREAMS = ("log://", "kafka://", "parquet://")
 STORES = ("lmdb://", "redis://")
@@ -42,13 +43,14 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print it; exit 1 if a comparison finds a difference, or cannot be made as the two are of different moments."""
-    if args.what.startswith(STREAMS):
+    kind = f"{scheme(args.what)}://"
+    if kind in STREAMS:
         from monolith.commands.inspect_stream import stream_lines
 
         lines = stream_lines(args.what, args.head)
-    elif args.what.startswith(STORES) and args.against is not None:
+    elif kind in STORES and args.against is not None:
         return _parity(args.what, args.model, args.against)
-    elif args.what.startswith(STORES):
+    elif kind in STORES:
         lines = _store(args.what, args.model) if args.model else _models(args.what)
     elif Path(args.what).is_dir():
         from monolith.commands.inspect_state import folder_lines
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         lines = folder_lines(Path(args.what))
     else:
         raise ConfigError(
-            f"{args.what!r} is neither a folder nor a URL this command knows ({', '.join(STREAMS + STORES)})"
+            f"{masked(args.what)!r} is neither a folder nor a URL this command knows ({', '.join(STREAMS + STORES)})"
         )
     for line in lines:
         print(line)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monolith.errors import ConfigError, InputError
+from monolith.secrets import masked, scheme
 
 if TYPE_CHECKING:
     from monolith.streaming.deadletters import DeadLetter
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Say how many were put back, by reason. Exit 1 if there is none."""
     letters = [letter for letter in _letters(args.letters) if _is_asked_for(letter, args.reason, args.stream)]
     if not letters:
-        print(f"{args.letters} has no letter like that: nothing is put back")
+        print(f"{masked(args.letters)} has no letter like that: nothing is put back")
         return 1
     _check_one_stream(letters)
     _check_whole(letters)
@@ -50,17 +51,19 @@ def run(args: argparse.Namespace) -> int:
         _append(args.to, [_outgoing(letter) for letter in letters])
     counts = Counter(letter.reason for letter in letters)
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
-    print(f"{len(letters):,} records {'would be' if args.dry_run else 'were'} put back into {args.to}: {reasons}")
+    print(
+        f"{len(letters):,} records {'would be' if args.dry_run else 'were'} put back into {masked(args.to)}: {reasons}"
+    )
     return 0
 
 
 def _letters(where: str) -> Iterator[DeadLetter]:
-    if "://" in where:
+    if scheme(where):
         yield from _of_stream(where)
     elif Path(where).is_file():
         yield from _of_file(Path(where))
     else:
-        raise ConfigError(f"{where!r} is neither a stream's URL nor a file of letters")
+        raise ConfigError(f"{masked(where)!r} is neither a stream's URL nor a file of letters")
 
 
 def _of_stream(url: str) -> Iterator[DeadLetter]:

@@ -44,9 +44,11 @@ def what_to_serve(args: argparse.Namespace) -> tuple[str, str, ServeConfig]:
     A store that is named without a model must hold one alone: raises ConfigError naming them where there are several.
     """
     from monolith.config.load import load_job, load_serve
+    from monolith.config.references import check_late
 
     if args.job is not None:
         job = load_job(args.job, args.set)
+        check_late(job, "serve", *(() if args.store else ("store",)))
         url, model = args.store or job.store, args.model or job.name
         if url is None:
             raise ConfigError(f"{args.job} has no `store`; add one, or give --store")

@@ -41,7 +41,7 @@ DECIDING = _paths(
 )
 INDIFFERENT = _paths(
     {
-        "": "name state store",  # `Trainer.restore` refuses a snapshot of another name
+        "": "name state store files",  # `Trainer.restore` refuses a snapshot of another name
         "tables": "memory",
         "input": "features actions samples dead_letters follow idle_s on_data_loss max_reject_share",
         "train": "step_records step_linger_s publish_every_s snapshot_every_s keep_snapshots keep_journal",

@@ -14,6 +14,7 @@ import yaml
 
 from monolith.echo import MOST_SHOWN, shown
 from monolith.errors import ConfigError
+from monolith.secrets import masked
 
 Keys = tuple[str | int, ...]  # the way to a value: ("tables", 0, "dim")
 
@@ -36,6 +37,7 @@ class Document:
     def __init__(self, text: str, source: str) -> None:
         """Parse ``text``; raises `ConfigError` with ``source`` and the line where it is no YAML."""
         self.source = source
+        self.revealed: dict[Keys, str] = {}  # what took a reference's place, not to be shown
         self._origins: dict[Keys, str] = {(): source}
         loader = _Yaml(text)
         try:
@@ -57,7 +59,7 @@ class Document:
 
         A list element is named by its number (``tables[0].dim``) or by its ``name`` (``tables.user.dim``).
         """
-        origin = f"--set {option}"
+        origin = f"--set {masked(option)}"
         match = _OPTION.match(option)
         if match is None:
             raise ConfigError(f"{origin}: not of the form key=value, for instance train.batch_size=64")
@@ -134,7 +136,7 @@ def describe(value: Any) -> str:
         (bool, "boolean"), (int, "integer"), (float, "number"), (str, "text"), (list, "list"), (dict, "mapping"),
     )  # fmt: skip
     kind = next((word for type_, word in kinds if isinstance(value, type_)), type(value).__name__)
-    return f"the {kind} {shown(value)}"
+    return f"the {kind} {shown(masked(value) if isinstance(value, str) else value)}"
 
 
 def nearest(word: str, allowed: list[str]) -> str:

@@ -31,15 +31,15 @@ class Log1p(_Step, frozen=True, tag="log1p"):
 class Clip(_Step, frozen=True, tag="clip"):
     """The nearest number from ``min`` to ``max``."""
 
-    min: float | None = None
-    max: float | None = None
+    min: float | None = None  # smaller numbers become this; None: no limit
+    max: float | None = None  # larger numbers become this; None: no limit
 
 
 class Standardize(_Step, frozen=True, tag="standardize"):
     """``(x - mean) / std``, with constants that the job gives."""
 
-    mean: float
-    std: Positive
+    mean: float  # taken from the number
+    std: Positive  # the number is divided by it
 
 
 Transform = Log1p | Clip | Standardize
@@ -48,8 +48,8 @@ Transform = Log1p | Clip | Standardize
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A named input. Strings are hashed by name, integers are ids as they are; a list is a bag."""
 
-    name: str
-    type: FeatureType = "int"
+    name: str  # as events and requests call it
+    type: FeatureType = "int"  # on the wire; hour and weekday are made of the event time
     bag: bool = False  # int, string: the event holds a list of values (or a mapping value -> weight)
     width: Count = 1  # float: how many numbers; 1: a number, more: a list of just so many
     transforms: list[Transform] = []  # float: applied in this order, in float64

@@ -9,10 +9,11 @@ import msgspec
 from monolith.config.features import FeatureConfig
 from monolith.config.fit import FitConfig
 from monolith.config.labels import TaskConfig
-from monolith.config.limits import Count, Decay, NonNegative, Positive, Share, ShareOrNone
+from monolith.config.limits import Count, Decay, LateText, NonNegative, Positive, Share, ShareOrNone
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
+Readers = Literal["owner", "group"]
 LatePositives = Literal["emit", "drop", "dead_letter"]
 
 
@@ -23,10 +24,12 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 class InputConfig(_Section, frozen=True):
     """Where events come from: either features and actions to be joined, or samples that are already joined."""
 
-    features: str | None = None  # URL of the feature events
-    actions: str | None = None  # URL of the action events
-    samples: str | None = None  # URL of joined samples (for instance parquet://)
-    dead_letters: str | None = None  # URL of the sink for records that cannot be used; None: counted and logged only
+    features: LateText | None = None  # URL of the feature events
+    actions: LateText | None = None  # URL of the action events
+    samples: LateText | None = None  # URL of joined samples (for instance parquet://)
+    dead_letters: LateText | None = (
+        None  # URL of the sink for records that cannot be used; None: counted and logged only
+    )
     follow: bool = True  # False: stop at the end that the streams had when the job started
     idle_s: NonNegative = 0.5  # a caught-up partition without records for this long stops holding the watermark
     max_out_of_order_s: NonNegative = 0.0  # how far a partition's event times may run behind its latest
@@ -35,10 +38,12 @@ class InputConfig(_Section, frozen=True):
     max_jump_s: Positive = 2592000.0  # 30 days; further ahead of that clock, and no n agree: dead letter
     time_unit: Literal["s", "ms", "us", "ns"] = "ms"  # of the events' event_time_ms; parquet:// has its own unit=
     check_time_unit: bool = True  # times that are a date of our time in another unit, and none in ms: dead letter
+    # stop: end by name when records are gone that were not read; skip: go on behind them
     on_data_loss: Literal["stop", "skip"] = "stop"
     max_reject_share: ShareOrNone = (
         0.5  # of a stream's first 1,000 records, then of each train.window_samples: above it, stop
     )
+    # what becomes of events with features that no table and no model reads
     unknown_features: Literal["dead_letter", "ignore"] = "dead_letter"
 
 
@@ -49,6 +54,7 @@ class JoinConfig(_Section, frozen=True):
     window_s: Positive = 1800.0  # a feature event without a positive action for this long is a negative
     early_s: NonNegative = 60.0  # an action that came before its features is kept for this long
     dedup_s: NonNegative = 3600.0  # a repeated (request, item, action) within this horizon is dropped
+    # an action behind its window: trained as a positive too, dropped, or a dead letter
     late_positives: LatePositives = "emit"
     negative_rate: Share = 1.0  # share of requests kept as negatives, by hash of (request id, item id)
     max_bytes: Count = 512 * 2**20  # memory of everything that waits; above it the streams that run ahead are not read
@@ -72,9 +78,9 @@ class ModelConfig(_Section, frozen=True):
 class DenseOptimizerConfig(_Section, frozen=True):
     """The optimizer of the dense weights (torch)."""
 
-    kind: Literal["sgd", "adagrad", "adam"] = "adam"
-    lr: Positive = 0.001
-    weight_decay: NonNegative = 0.0
+    kind: Literal["sgd", "adagrad", "adam"] = "adam"  # torch's optimizer of that name
+    lr: Positive = 0.001  # the learning rate
+    weight_decay: NonNegative = 0.0  # as torch's optimizer has it
     on_nonfinite: Literal["raise", "skip_step"] = "raise"  # NaN, infinity or more than 2^50 in a gradient
 
 
@@ -86,7 +92,7 @@ class TrainConfig(_Section, frozen=True):
     step_linger_s: NonNegative = 0.05  # a step with fewer records waits this long for more
     publish_every_s: NonNegative = 0.5  # wall time between deltas
     snapshot_every_s: Positive = 30.0  # wall time between snapshots
-    keep_snapshots: Count = 2
+    keep_snapshots: Count = 2  # how many of the newest stay on the disk
     keep_journal: bool = False  # True: all steps of the run are kept, so that `monolith replay` can repeat all of it
     sweep_rows: Count = 4096  # of each table: how many rows and counters a step looks at for expired ones, in turn
     window_samples: Count = 5000  # samples per reported metrics window
@@ -109,7 +115,7 @@ class ServeConfig(_Section, frozen=True):
     max_request_bytes: Count = 256 * 2**20  # memory of all requests at a time that take more than 64 KiB
     threads: Count = 2  # that answer what takes longer than a look-up of a few ids in memory
     max_waiting: Count = 64  # requests that wait for a thread
-    max_connections: Count = 800
+    max_connections: Count = 800  # at a time
     keep_alive_s: Count = 5  # a connection without a request for this long is closed
     head_timeout_s: Positive = 10.0  # from a connection, or a request's first byte, to the end of its header
     body_timeout_s: Positive = 30.0  # from there to the end of its body
@@ -124,9 +130,9 @@ class ServeConfig(_Section, frozen=True):
 class JobConfig(_Section, frozen=True):
     """One training job, from streams to store."""
 
-    name: str
+    name: str  # of the model, in stores and metrics; letters, digits, '_', '-', '.', a letter or digit first
     input: InputConfig
-    tables: list[TableConfig]
+    tables: list[TableConfig]  # the embedding tables; at least one
     features: list[FeatureConfig] = []  # a feature that is not listed is a single integer
     labels: list[TaskConfig] = msgspec.field(default_factory=lambda: [TaskConfig()])  # the tasks; one binary label
     join: JoinConfig = JoinConfig()
@@ -137,8 +143,9 @@ class JobConfig(_Section, frozen=True):
     serve: ServeConfig = ServeConfig()
     fit: FitConfig = FitConfig()
     state: str = "state"  # folder of the step journal and the snapshots
-    store: str | None = None  # URL of the serving store; None: nothing is published
-    seed: int = 0
+    files: Readers = "owner"  # who may read what the job writes: its user alone, or (as an LMDB replica must) its group
+    store: LateText | None = None  # URL of the serving store; None: nothing is published
+    seed: int = 0  # of the dense weights' first values
 
     def feature(self, name: str) -> FeatureConfig:
         """The declaration of feature ``name``, or the default: one integer."""

@@ -14,6 +14,6 @@ LossKind = Literal["log", "squared"]
 class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One task. The model has one output for each; all else of the network is shared."""
 
-    name: str = "label"
+    name: str = "label"  # as labels and predictions call it; each name once
     loss: LossKind = "log"  # log: labels 0 and 1, predicts a probability; squared: any number, predicts a number
     weight: Positive = 1.0  # of the task's loss in the sum over tasks

@@ -17,3 +17,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Decay = Annotated[float, Meta(ge=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
 NonNegativeCount = Annotated[int, Meta(ge=0)]
+
+# Text that may hold a secret: its references (`monolith.secrets`) stay in it, and are replaced just before use. So
+# what reads it calls `monolith.secrets.reveal` (or gives it to what does), and what shows it calls `masked`.
+LateText = Annotated[str, Meta(extra={"late": True})]

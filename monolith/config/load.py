@@ -14,9 +14,11 @@ from msgspec import inspect
 
 from monolith.config.document import Document, path_text
 from monolith.config.job import JobConfig, ServeConfig
+from monolith.config.references import settle, without_passwords
 from monolith.config.rules import broken_rules
 from monolith.config.schema import Problem, problems
 from monolith.errors import ConfigError
+from monolith.secrets import MASK
 
 
 def load_job(path: str | Path, sets: Iterable[str] = ()) -> JobConfig:
@@ -36,6 +38,7 @@ def parse_job(text: str, source: str, sets: Iterable[str] = ()) -> JobConfig:
     document = Document(text, source)
     for option in sets:
         document.set(option)
+    _refuse(document, settle(document, inspect.type_info(JobConfig)))
     _refuse(document, problems(document.data, inspect.type_info(JobConfig)))
     job = msgspec.convert(document.data, JobConfig)
     _refuse(document, broken_rules(job))
@@ -50,6 +53,7 @@ def load_serve(sets: Iterable[str]) -> ServeConfig:
     document = Document("{}", "the options")
     for option in sets:
         document.set(option)
+    _refuse(document, settle(document, inspect.type_info(_ServeOnly)))
     _refuse(document, problems(document.data, inspect.type_info(_ServeOnly)))
     return msgspec.convert(document.data, _ServeOnly).serve
 
@@ -59,8 +63,11 @@ class _ServeOnly(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def job_json(job: JobConfig) -> bytes:
-    """Canonical JSON of ``job``: every key, defaults included, sorted; equal jobs give equal bytes."""
-    return msgspec.json.encode(job, order="sorted")
+    """Canonical JSON of ``job``: every key, defaults included, sorted; equal jobs give equal bytes.
+
+    It holds no secret: references are in it as they stand in the job file, passwords in URLs are masked.
+    """
+    return msgspec.json.encode(without_passwords(msgspec.to_builtins(job)), order="sorted")
 
 
 def job_from_json(data: bytes) -> JobConfig:
@@ -82,4 +89,16 @@ def _refuse(document: Document, found: Iterable[Problem]) -> None:
 def _line(document: Document, problem: Problem) -> str:
     keys, text = problem
     path = path_text(keys)
+    if keys in document.revealed:
+        text = _without(document.revealed[keys], text)
     return f"{document.where(keys)}: {path}: {text}" if path else f"{document.where(keys)}: {text}"
+
+
+def _without(value: str, text: str) -> str:
+    """``text`` on the value of a reference, without the value."""
+    if len(value) > 40:  # what is shown of a longer one may be a part of it
+        return "what the reference stands for does not fit; see docs/job.md for what the key takes"
+    forms = (form for form in (value, repr(value)[1:-1]) if form)
+    for form in forms:
+        text = text.replace(form, MASK)
+    return text

@@ -32,8 +32,8 @@ class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     2, and 0 from there on; ``step``: x = gamma ** (s // decay_steps).
     """
 
-    warmup_steps: NonNegativeCount = 0
-    decay: LrDecay = "constant"
+    warmup_steps: NonNegativeCount = 0  # over which the share rises from 0 to 1; 0: there is no warm-up
+    decay: LrDecay = "constant"  # what the share does after the warm-up (formulas in docs/optimizers.md)
     decay_steps: Count | None = None  # of cosine and step, which need it
     gamma: Fraction | None = None  # of step, which needs it
     floor: Fraction = 0.0  # what the share falls towards
@@ -60,11 +60,11 @@ class SGD(_Rule, frozen=True, tag="sgd"):
 
     LARGEST_GRADIENT: ClassVar[float] = (2 - 2.0**-23) * 2.0**127  # float32's largest number: SGD keeps no sum
 
-    lr: Positive = 0.01
-    weight_decay: NonNegative = 0.0
+    lr: Positive = 0.01  # the learning rate
+    weight_decay: NonNegative = 0.0  # times the value, added to its gradient; adamw kinds: apart from the gradient
     clip_row_norm: Positive | None = None  # a row's summed gradient is brought down to this norm; None: it is not
     clip_global_norm: Positive | None = None  # then those of all rows of a call, as one vector, to this one
-    schedule: Schedule = Schedule()
+    schedule: Schedule = Schedule()  # of the learning rate, by the table's step
 
 
 class Momentum(_Rule, frozen=True, tag="momentum"):
@@ -73,8 +73,8 @@ class Momentum(_Rule, frozen=True, tag="momentum"):
     LARGEST_GRADIENT: ClassVar[float] = 2.0**100  # it sums, but no squares
 
     lr: Positive = 0.01
-    momentum: Decay = 0.9
-    nesterov: bool = False
+    momentum: Decay = 0.9  # share of the last step's move that is kept
+    nesterov: bool = False  # look ahead by the move that is kept
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
     clip_global_norm: Positive | None = None
@@ -89,8 +89,8 @@ class Adagrad(_Rule, frozen=True, tag="adagrad"):
     """
 
     lr: Positive = 0.05
-    initial_accumulator: NonNegative = 0.0
-    eps: Positive = 1e-10
+    initial_accumulator: NonNegative = 0.0  # where the sums of squared gradients start
+    eps: Positive = 1e-10  # added to the root below the gradient, so that nothing is divided by 0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
     clip_global_norm: Positive | None = None
@@ -113,7 +113,7 @@ class RMSProp(_Rule, frozen=True, tag="rmsprop"):
     """``n = alpha * n + (1 - alpha) * g*g; w -= lr * g / (sqrt(n) + eps)``."""
 
     lr: Positive = 0.01
-    alpha: Decay = 0.99
+    alpha: Decay = 0.99  # share of the mean square that a step keeps
     eps: Positive = 1e-8
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
@@ -128,9 +128,10 @@ class Adam(_Rule, frozen=True, tag="adam"):
     """
 
     lr: Positive = 0.001
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
+    beta1: Decay = 0.9  # share of the first moment that a step keeps
+    beta2: Decay = 0.999  # share of the second moment that a step keeps
     eps: Positive = 1e-8
+    # whose count corrects the moments' bias; None: as the table was saved, a new one its own
     steps: StepCount | None = None
     weight_decay: NonNegative = 0.0
     amsgrad: bool = False  # the greatest v so far takes the place of v
@@ -196,9 +197,9 @@ class FTRL(_Rule, frozen=True, tag="ftrl"):
     """
 
     lr: Positive = 0.05
-    beta: NonNegative = 1.0
-    l1: NonNegative = 0.0
-    l2: NonNegative = 0.0
+    beta: NonNegative = 1.0  # added to the root of the sum of squares, as in the per-coordinate rate of FTRL
+    l1: NonNegative = 0.0  # strength of the pull to exact zeros
+    l2: NonNegative = 0.0  # strength of the pull towards zero
     initial_accumulator: NonNegative = 0.0
     weight_decay: NonNegative = 0.0
     clip_row_norm: Positive | None = None
@@ -218,5 +219,5 @@ Optimizer = SGD | Momentum | Adagrad | RowWiseAdagrad | RMSProp | Adam | AdamW |
 class Slice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The next ``columns`` of a row, with an optimizer of their own."""
 
-    columns: Count
-    optimizer: Optimizer
+    columns: Count  # how many
+    optimizer: Optimizer  # of these columns

@@ -17,6 +17,7 @@ from monolith.config.model_rules import part_faults, setting_faults, width_fault
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.schema import Problem
+from monolith.secrets import has_reference, masked
 
 SOURCES = ("log", "kafka", "parquet", "memory")
 SINKS = ("log", "kafka", "memory")
@@ -59,9 +60,10 @@ def _urls(job: JobConfig) -> Iterator[Problem]:
 
 
 def _url_problems(keys: Keys, url: str | None, schemes: tuple[str, ...]) -> Iterator[Problem]:
-    if url is None:
+    if url is None or has_reference(url.partition("://")[0]):  # what it names is seen when it is used
         return
     scheme, found, rest = url.partition("://")
+    url = masked(url)
     allowed = ", ".join(f"{s}://" for s in schemes)
     if not found:
         yield keys, f"{url!r} is no URL; allowed: {allowed} followed by a place, for instance log://build/events"

@@ -21,6 +21,8 @@ Problem = tuple[Keys, str]  # where, and what is wrong there
 def problems(value: Any, type_: inspect.Type, keys: Keys = ()) -> Iterator[Problem]:
     """Every way in which ``value`` is not a ``type_``; nothing where it is one."""
     match type_:
+        case inspect.Metadata():
+            yield from problems(value, type_.type, keys)
         case inspect.StructType():
             yield from _struct_problems(value, type_, keys)
         case inspect.UnionType():
@@ -140,6 +142,8 @@ def _expected(type_: inspect.Type) -> str:
             limits = {">": type_.gt, ">=": type_.ge, "<": type_.lt, "<=": type_.le}
             bounds = " and ".join(f"{sign} {bound:g}" for sign, bound in limits.items() if bound is not None)
             return f"{word} {bounds}".rstrip()
+        case inspect.Metadata():
+            return _expected(type_.type)
         case inspect.UnionType():
             return " or ".join(_expected(t) for t in type_.types)
         case inspect.ListType():

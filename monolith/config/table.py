@@ -36,7 +36,7 @@ class Never(_Variant, frozen=True, tag="never"):
 class MinCount(_Variant, frozen=True, tag="min_count"):
     """An id has a row from its ``count``-th occurrence on, counted in samples; ``count=1`` admits at once."""
 
-    count: Count = 2
+    count: Count = 2  # occurrences, in samples, from which on an id has a row
     half_life_s: Positive | None = None  # a count halves after this much event time without the id; None: never
     max_counters: Count = 4_000_000  # ids without a row that are remembered, at most
 
@@ -44,7 +44,7 @@ class MinCount(_Variant, frozen=True, tag="min_count"):
 class Probability(_Variant, frozen=True, tag="probability"):
     """Each occurrence admits with probability ``p``, drawn from hash(seed, id, occurrence number)."""
 
-    p: Share = 0.1
+    p: Share = 0.1  # chance of each occurrence to admit its id
     half_life_s: Positive | None = None  # the number halves after this much event time without the id; None: never
     max_counters: Count = 4_000_000
 
@@ -64,8 +64,8 @@ class Idle(_Variant, frozen=True, tag="idle"):
     ``max_age_s``, so is one that was made longer before it, however often its id is seen.
     """
 
-    ttl_s: Positive = 30 * 86_400.0
-    max_age_s: Positive | None = None
+    ttl_s: Positive = 30 * 86_400.0  # event time; idle: since the id was last seen, absolute: since its row was made
+    max_age_s: Positive | None = None  # event time since the row was made, however often its id is seen; None: any
 
 
 class Absolute(_Variant, frozen=True, tag="absolute"):
@@ -87,7 +87,7 @@ class Unlimited(_Variant, frozen=True, tag="unlimited"):
 class LRU(_Variant, frozen=True, tag="lru"):
     """At the limit, rows whose ids were not seen for the longest time go. Give one of the two limits."""
 
-    max_rows: Count | None = None
+    max_rows: Count | None = None  # of the table; at the limit rows go
     max_bytes: Count | None = None  # of values, state, tail and index
 
 
@@ -102,7 +102,7 @@ class LFU(_Variant, frozen=True, tag="lfu"):
 class Score(_Variant, frozen=True, tag="score"):
     """At the limit, rows of the lowest score by ``function`` go: a registered name, or ``module:function``."""
 
-    function: str
+    function: str  # name of a registered function, or module:function
     max_rows: Count | None = None
     max_bytes: Count | None = None
     half_life_s: Positive | None = 86_400.0  # of the use counts that the function is told
@@ -114,8 +114,8 @@ Eviction = Unlimited | LRU | LFU | Score
 class FeatureRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One feature's own rules in a table that others use too; what is left out is the table's."""
 
-    admission: Admission | None = None
-    expiry: Expiry | None = None
+    admission: Admission | None = None  # of this feature's ids; None: the table's
+    expiry: Expiry | None = None  # of this feature's rows; None: the table's
 
 
 # --- absent ids: what an id without a row reads -----------------------------------------------------------------------
@@ -128,7 +128,7 @@ class AbsentZeros(_Variant, frozen=True, tag="zeros"):
 class HashedTail(_Variant, frozen=True, tag="hashed_tail"):
     """One of ``rows`` shared rows, by a hash of the id; its gradients train that row, by the table's optimizer."""
 
-    rows: Count
+    rows: Count  # how many shared rows there are
     start_from_tail: bool = True  # an id's own row starts from the values of its shared row; False: the initializer's
 
 
@@ -142,7 +142,7 @@ TAIL_MARK = "#"  # in no table's name, but in that under which its shared rows a
 class Uniform(_Variant, frozen=True, tag="uniform"):
     """Uniform in [-scale, scale)."""
 
-    scale: NonNegative = 0.05
+    scale: NonNegative = 0.05  # half the width of the interval
 
 
 class Zeros(_Variant, frozen=True, tag="zeros"):
@@ -152,7 +152,7 @@ class Zeros(_Variant, frozen=True, tag="zeros"):
 class TruncatedNormal(_Variant, frozen=True, tag="truncated_normal"):
     """Normal with standard deviation ``std``, cut at two standard deviations."""
 
-    std: Positive = 0.01
+    std: Positive = 0.01  # standard deviation before the cut
 
 
 Initializer = Uniform | Zeros | TruncatedNormal
@@ -177,24 +177,24 @@ Memory = Ram | File
 class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One table: ``dim`` values a row, for the ids of one or more features."""
 
-    name: str
-    dim: Count
+    name: str  # letters, digits, '_', '-' and '.', a letter or digit first; each name once
+    dim: Count  # values a row
     features: list[str] = []  # empty: the feature of the table's own name
-    pooling: Pooling = "sum"
+    pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
-    optimizer: Optimizer = Adagrad()
+    optimizer: Optimizer = Adagrad()  # steps the rows, float32 throughout
     slices: list[Slice] = []  # in place of `optimizer`: one for each run of columns, dim columns in all
-    admission: Admission = Always()
-    expiry: Expiry = Forever()
+    admission: Admission = Always()  # when an id first gets a row
+    expiry: Expiry = Forever()  # when a row goes because of its time
     per_feature: dict[str, FeatureRules] = {}  # not with shared_ids: rows are then no feature's own
-    eviction: Eviction = Unlimited()
-    absent: Absent = AbsentZeros()
-    initializer: Initializer = Uniform()
+    eviction: Eviction = Unlimited()  # which rows go when the table is full
+    absent: Absent = AbsentZeros()  # what an id without a row reads
+    initializer: Initializer = Uniform()  # values of a new row, a function of seed, table, id and column
     storage: Storage = "float32"  # of values; 16 bits are rounded by chance, a function of the state; steps are float32
     on_nonfinite: NonFinite = "raise"  # NaN, infinity or more than 2^50 in a gradient (docs/optimizers.md)
     max_gradient: Positive = 1.0  # the size that `clip` cuts such values to (NaN becomes 0)
     memory: Memory = Ram()  # changes no bit; may differ from run to run, and is not saved with the table
-    seed: int = 0
+    seed: int = 0  # of initial values, rounding and whatever else is drawn
 
     def feature_names(self) -> list[str]:
         """The features that read this table, in declared order."""

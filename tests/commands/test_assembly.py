@@ -14,7 +14,7 @@ import pytest
 from monolith.commands.assembly import open_trainer, run_eras
 from monolith.config import InputConfig, JobConfig, TableConfig, job_json
 from monolith.config.deciding import settings_in, settings_of
-from monolith.config.table import SGD
+from monolith.config.optimizers import SGD
 from monolith.errors import ConfigError, CorruptError, DataLossError
 from monolith.streaming.journal import Journal, StepEntry
 from monolith.streaming.journal_frames import encode_entry
