@@ -17,3 +17,6 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: str = "label"
     loss: LossKind = "log"  # log: labels 0 and 1, predicts a probability; squared: any number, predicts a number
     weight: Positive = 1.0  # of the task's loss in the sum over tasks
+    actions: list[str] = []  # joined streams: the actions that make the label 1
+    value: str | None = None  # joined streams: the action whose value is the label
+    default: float | None = None  # the label where no such action came in the window; None: it has none

@@ -156,7 +156,7 @@ def twist(path: Path, how: str) -> None:
         case "deeply nested":
             manifest_path.write_bytes(b"[" * 100_000)
         case "a flipped version":
-            manifest_path.write_bytes(manifest_path.read_bytes().replace(b'"version": 2', b'"version": 3'))
+            manifest_path.write_bytes(manifest_path.read_bytes().replace(b'"version": 3', b'"version": 2'))
         case "a missing file":
             (path / "dense.safetensors").unlink()
         case "a folder as file":

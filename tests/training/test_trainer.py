@@ -53,11 +53,11 @@ class FixedSteps:
         self.steps.insert(self.at, FixedStep(self.at + 1, self.steps[0].batch[:0], self.at * 10_000, publish=True))
         return self.next(0)
 
-    def state(self) -> bytes:
-        return msgspec.msgpack.encode(self.at)
+    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+        return {"stream.bin": msgspec.msgpack.encode(self.at)}
 
-    def restore(self, data: bytes) -> None:
-        self.at = msgspec.msgpack.decode(data)
+    def load(self, read) -> None:
+        self.at = msgspec.msgpack.decode(read("stream.bin"))
 
     def commit(self) -> None:
         self.committed.append(self.at)
