@@ -30,13 +30,13 @@ import xxhash
 
 from monolith.config import JoinConfig, TaskConfig
 from monolith.config.job import LatePositives
+from monolith.config.labels import gathers, makers
 from monolith.errors import CorruptError
 from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming import _joiner
 from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner_segments import SavedJoiner, save_joiner
 from monolith.streaming.joiner_state import JoinCounters, JoinerState, decode_joiner_state, encode_joiner_state
-from monolith.streaming.labels import gathers, makers
 from monolith.streaming.sample_block import SampleBlock
 from monolith.tables.batch import Ints
 

@@ -101,10 +101,10 @@ def _columns(number: int, group: _Group, read: Read) -> Columns:
     statuses, at, segments = zlib.decompress(group.statuses), 0, []
     for segment, rows in group.segments:
         name = _name(GROUPS[number], segment)
-        version, *columns = msgspec.msgpack.decode(read(name), type=tuple[int, bytes, bytes, bytes])
+        version, numbers, lengths, texts = msgspec.msgpack.decode(read(name), type=tuple[int, bytes, bytes, bytes])
         if version != SEGMENT_VERSION:
             raise VersionError(f"{name} is of version {version}, this build reads {SEGMENT_VERSION}")
-        segments.append((*columns, statuses[at : at + rows]))
+        segments.append((numbers, lengths, texts, statuses[at : at + rows]))
         at += rows
     if at != len(statuses):
         raise ValueError(f"there are {len(statuses)} statuses of {at} rows")

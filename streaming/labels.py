@@ -9,13 +9,15 @@ action's value, begin with the block of a sample without any action, in which th
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from monolith.config import JobConfig, TaskConfig
+from monolith.config.label_rules import LARGEST_WEIGHT
+from monolith.config.labels import gathers
 from monolith.echo import shown
 from monolith.errors import EventError
 from monolith.events import Labels, Weights
@@ -23,22 +25,9 @@ from monolith.tables.batch import Floats
 
 Doubles = npt.NDArray[np.float64]
 
-_LARGEST = 1e6  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
-
-
-def block_bytes(tasks: int) -> int:
-    """The size of a label block."""
-    return 8 * tasks
-
-
-def makers(task: TaskConfig) -> list[str]:
-    """The actions that make the label of ``task``; none: it does not name them."""
-    return task.actions if task.value is None else [task.value]
-
-
-def gathers(tasks: Sequence[TaskConfig]) -> bool:
-    """Whether the labels of joined streams are gathered until the sample is made, and not one action's bit."""
-    return len(tasks) > 1 or any(task.value is not None for task in tasks)
+_LARGEST = float(
+    LARGEST_WEIGHT
+)  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
 
 
 class LabelBlocks:
@@ -68,9 +57,9 @@ class LabelBlocks:
         taken: float | msgspec.UnsetType = msgspec.UNSET
         for task in self._valued:
             if task.value == action:
-                if value is msgspec.UNSET or value is None or isinstance(value, bool):
-                    text = f"task {task.name!r} takes the value of {shown(action)}, which must be a number; it is "
-                    raise EventError("value", text + ("missing" if value is msgspec.UNSET else shown(value)))
+                if value is msgspec.UNSET or value is None:
+                    text = f"task {task.name!r} takes the value of {shown(action)}, and this one has none"
+                    raise EventError("value", f"{text}: send value, a number")
                 taken, _ = _checked(task, value, 1.0, reason="value")
         return taken
 
@@ -145,10 +134,10 @@ def _checked(task: TaskConfig, label: object, weight: object, *, reason: str = "
     """Label and weight of one task. Raises EventError."""
     if label is None:
         return 0.0, 0.0
-    if not isinstance(label, int | float) or (task.loss == "log" and label not in (0, 1)):
-        raise EventError(reason, f"task {task.name!r}: the label is {shown(label)}, allowed: 0 and 1, true and false")
-    if not abs(label) <= _LARGEST:
-        raise EventError(reason, f"task {task.name!r}: the label is {shown(label)}, allowed: -1000000 to 1000000")
+    is_log = task.loss == "log"
+    if not isinstance(label, int | float) or not (label in (0, 1) if is_log else abs(label) <= _LARGEST):
+        allowed = "0 and 1, true and false" if is_log else "-1000000 to 1000000"
+        raise EventError(reason, f"task {task.name!r}: the label is {shown(label)}, allowed: {allowed}")
     weight = 1.0 if weight is None else weight
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= _LARGEST:
         text = f"task {task.name!r}: the weight is {shown(weight)}, allowed: 0 to 1000000"

@@ -17,7 +17,7 @@ from monolith.streaming.joiner import Joiner
 from monolith.streaming.joiner_segments import Read, no_files, read_joiner
 from monolith.streaming.joiner_state import JoinerState, joiner_version
 from monolith.streaming.joiner_v1 import upgraded
-from monolith.streaming.labels import LabelBlocks, block_bytes
+from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.reader_state import ReaderState
 from monolith.tables.schema import FeatureSchema
 
@@ -31,25 +31,24 @@ def refitted(
 
     Raises VersionError or CorruptError.
     """
-    held = _of_features(state, schema, joiner, read)
+    held = _of_features(state, schema, blocks, joiner, read)
     if state.tasks == blocks.names:
         return held
-    if not state.tasks:
-        return held.repacked(lambda row, label: (blocks.shown or blocks.of_label(label)) + row)
-    if blocks.names or len(state.tasks) > 1:
+    if state.tasks:
         raise CorruptError(f"waiting samples have labels of the tasks {state.tasks}, the job has {blocks.names}")
-    size = block_bytes(len(state.tasks))
-    return held.repacked(lambda row, _: row[size:])
+    return held.repacked(lambda row, label: blocks.of_label(label) + row)
 
 
-def _of_features(state: ReaderState, schema: FeatureSchema, joiner: Joiner, read: Read) -> JoinerState:
+def _of_features(
+    state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner, read: Read
+) -> JoinerState:
     """The joiner's state with rows of ``schema`` behind the label blocks that it was kept with."""
     if joiner_version(state.joiner) == 1:
         try:
             return upgraded(state.joiner, schema.pack, joiner.is_ignored)
         except EventError as error:
             raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
-    held, size = read_joiner(state.joiner, read), block_bytes(len(state.tasks))
+    held, size = read_joiner(state.joiner, read), blocks.size if state.tasks else 0
     try:
         old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
     except msgspec.DecodeError as error:

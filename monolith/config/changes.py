@@ -45,7 +45,7 @@ DECIDING = (
 INDIFFERENT = re.compile(r"tables\[\d+\]\.memory\.")  # where rows lie decides nothing
 RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did what this one does; lists without index
 LASTING = ("model", "dense_optimizer.kind")  # what the kept weights are the weights of
-NAMES = re.compile(r"(tables|labels)\[\d+\]\.(name|loss)")  # likewise; a feature may be declared, or no longer
+NAMES = re.compile(r"(tables|labels)\[\d+\]\.(name|loss|value)")  # likewise; a feature may be declared, or no longer
 
 
 def deciding_settings(job: JobConfig) -> bytes:

@@ -26,7 +26,15 @@ from monolith.tables.delta import ModelDelta
 from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
-from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, LostFileError, Manifest, Part, Snapshot, Snapshots
+from monolith.training.snapshot import (
+    HISTORY_SINCE,
+    SNAPSHOT_VERSION,
+    LostFileError,
+    Manifest,
+    Part,
+    Snapshot,
+    Snapshots,
+)
 from monolith.training.status import Status, StatusFile
 from monolith.training.task_metrics import JobMetrics
 

@@ -7,21 +7,6 @@
 #include <utility>
 
 namespace monolith::joining {
-namespace {
-
-constexpr std::size_t kAllocation = 16;  // what malloc takes beside the bytes asked for
-constexpr std::size_t kSlot = 12;        // of a table at its usual load
-
-std::size_t bytes_of(const Record& record) { return sizeof(Record) + 32 + kAllocation + record.text.size(); }
-std::size_t bytes_of(const Waiting& entry) { return sizeof(Waiting) + 32 + kSlot + kAllocation + entry.text.size(); }
-std::size_t bytes_of(const Parked& parked) { return sizeof(Parked) + 32 + kSlot + kAllocation + parked.text.size(); }
-
-template <class T>
-bool by_origin(const T* a, const T* b) {
-  return std::tie(a->partition, a->offset) < std::tie(b->partition, b->offset);
-}
-
-}  // namespace
 
 Joiner::Joiner(const JoinRules& rules, std::size_t head_bytes, bool tells_seen)
     : rules_(rules), head_bytes_(head_bytes), tells_seen_(tells_seen), parked_(!rules.tasks.empty()) {
@@ -370,66 +355,5 @@ void Joiner::unpark(std::uint32_t place) { held_bytes_ -= bytes_of(parked_.take(
 Samples Joiner::take_samples() { return std::exchange(samples_, Samples{}); }
 std::vector<Seen> Joiner::take_seen() { return std::exchange(seen_, {}); }
 std::vector<Parked> Joiner::take_late_actions() { return std::exchange(late_actions_, {}); }
-
-std::vector<const Record*> Joiner::pending() const {
-  std::vector<PendingPlace> sorted = pending_;
-  std::sort(sorted.begin(), sorted.end(), [](const PendingPlace& a, const PendingPlace& b) { return later(b, a); });
-  std::vector<const Record*> found;
-  for (const PendingPlace& pending : sorted) found.push_back(&records_[pending.place]);
-  return found;
-}
-
-std::vector<const Waiting*> Joiner::waiting() const {
-  std::vector<const Waiting*> found;
-  waiting_.each([&](const Waiting& entry) { found.push_back(&entry); });
-  std::sort(found.begin(), found.end(), by_origin<Waiting>);
-  return found;
-}
-
-std::vector<const Parked*> Joiner::parked() const {
-  std::vector<const Parked*> found;
-  parked_.each([&](const Parked& parked) { found.push_back(&parked); });
-  std::sort(found.begin(), found.end(), by_origin<Parked>);
-  return found;
-}
-
-SavedGroup<Record> Joiner::save_pending(bool whole) {
-  const auto order = [](const Record* a, const Record* b) {
-    return std::tie(a->order_ms, a->stream, a->partition, a->offset) <
-           std::tie(b->order_ms, b->stream, b->partition, b->offset);
-  };
-  return pending_segments_.save(records_, whole, order, [](const Record&) { return kThere; });
-}
-
-SavedGroup<Waiting> Joiner::save_waiting(bool whole) {
-  return waiting_segments_.save(waiting_.pool(), whole, by_origin<Waiting>, [](const Waiting& entry) {
-    return static_cast<std::uint8_t>(kThere | (entry.open ? kOpen : 0) | (entry.text.rest().empty() ? 0 : kRow));
-  });
-}
-
-SavedGroup<Parked> Joiner::save_parked(bool whole) {
-  return parked_segments_.save(parked_.pool(), whole, by_origin<Parked>, [](const Parked&) { return kThere; });
-}
-
-void Joiner::put(Waiting entry) {
-  const std::size_t row_bytes = entry.text.rest().size();
-  if (row_bytes < head_bytes_ && (row_bytes != 0 || entry.open))
-    throw std::invalid_argument("a packed row is shorter than its head");
-  held_bytes_ += bytes_of(entry);
-  entry.fresh = true;
-  const bool open = entry.open;
-  const std::int64_t time_ms = open ? entry.deadline_ms : entry.forget_ms, offset = entry.offset;
-  const std::uint32_t partition = entry.partition;
-  alarm(time_ms, open ? Timer::deadline : Timer::forget, waiting_.put(std::move(entry)), partition, offset);
-}
-
-void Joiner::put(Parked action) {
-  if (parked_.find(action.text) != kNone) return;  // of a job that told actions apart
-  action.fresh = true;
-  held_bytes_ += bytes_of(action);
-  const std::int64_t expire_ms = action.expire_ms, offset = action.offset;
-  const std::uint32_t partition = action.partition;
-  alarm(expire_ms, Timer::parked, parked_.put(std::move(action)), partition, offset);
-}
 
 }  // namespace monolith::joining

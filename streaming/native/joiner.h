@@ -77,6 +77,17 @@ struct Parked {
   bool fresh = true;  // in no segment of a snapshot
 };
 
+// Memory that each takes, with its places in a pool, a table and the timers.
+constexpr std::size_t kAllocation = 16;  // what malloc takes beside the bytes asked for
+constexpr std::size_t kSlot = 12;        // of a table at its usual load
+inline std::size_t bytes_of(const Record& record) { return sizeof(Record) + 32 + kAllocation + record.text.size(); }
+inline std::size_t bytes_of(const Waiting& entry) {
+  return sizeof(Waiting) + 32 + kSlot + kAllocation + entry.text.size();
+}
+inline std::size_t bytes_of(const Parked& parked) {
+  return sizeof(Parked) + 32 + kSlot + kAllocation + parked.text.size();
+}
+
 // Samples in order, as columns. Rows are cut into their heads, which have one length, and what follows.
 struct Samples {
   std::vector<std::int64_t> event_time_ms, ingestion_ms;

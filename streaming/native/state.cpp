@@ -92,7 +92,8 @@ void Columns::add(const Waiting& w, const Joiner& joiner) {
 }
 
 void Columns::add(const Parked& p) {
-  const std::int64_t partition = std::int64_t{p.partition} + (as_number(p.value) << 32);
+  const auto value = static_cast<std::uint64_t>(as_number(p.value)) << 32;
+  const auto partition = static_cast<std::int64_t>(value | p.partition);
   for (const std::int64_t number : {p.event_time_ms, partition, p.offset, p.ingestion_ms, p.expire_ms})
     numbers.push_back(number);
   add(p.text);
@@ -239,6 +240,78 @@ Columns merged(Group group, const std::vector<SegmentViews>& segments) {
     columns.texts.append(row.texts, std::size_t{row.lengths[0]} + row.lengths[1] + rest);
   }
   return columns;
+}
+
+// --- the joiner's own part ---
+
+namespace {
+
+template <class T>
+bool by_origin(const T* a, const T* b) {
+  return std::tie(a->partition, a->offset) < std::tie(b->partition, b->offset);
+}
+
+}  // namespace
+
+std::vector<const Record*> Joiner::pending() const {
+  std::vector<PendingPlace> sorted = pending_;
+  std::sort(sorted.begin(), sorted.end(), [](const PendingPlace& a, const PendingPlace& b) { return later(b, a); });
+  std::vector<const Record*> found;
+  for (const PendingPlace& pending : sorted) found.push_back(&records_[pending.place]);
+  return found;
+}
+
+std::vector<const Waiting*> Joiner::waiting() const {
+  std::vector<const Waiting*> found;
+  waiting_.each([&](const Waiting& entry) { found.push_back(&entry); });
+  std::sort(found.begin(), found.end(), by_origin<Waiting>);
+  return found;
+}
+
+std::vector<const Parked*> Joiner::parked() const {
+  std::vector<const Parked*> found;
+  parked_.each([&](const Parked& parked) { found.push_back(&parked); });
+  std::sort(found.begin(), found.end(), by_origin<Parked>);
+  return found;
+}
+
+SavedGroup<Record> Joiner::save_pending(bool whole) {
+  const auto order = [](const Record* a, const Record* b) {
+    return std::tie(a->order_ms, a->stream, a->partition, a->offset) <
+           std::tie(b->order_ms, b->stream, b->partition, b->offset);
+  };
+  return pending_segments_.save(records_, whole, order, [](const Record&) { return kThere; });
+}
+
+SavedGroup<Waiting> Joiner::save_waiting(bool whole) {
+  return waiting_segments_.save(waiting_.pool(), whole, by_origin<Waiting>, [](const Waiting& entry) {
+    return static_cast<std::uint8_t>(kThere | (entry.open ? kOpen : 0) | (entry.text.rest().empty() ? 0 : kRow));
+  });
+}
+
+SavedGroup<Parked> Joiner::save_parked(bool whole) {
+  return parked_segments_.save(parked_.pool(), whole, by_origin<Parked>, [](const Parked&) { return kThere; });
+}
+
+void Joiner::put(Waiting entry) {
+  const std::size_t row_bytes = entry.text.rest().size();
+  if (row_bytes < head_bytes_ && (row_bytes != 0 || entry.open))
+    throw std::invalid_argument("a packed row is shorter than its head");
+  held_bytes_ += bytes_of(entry);
+  entry.fresh = true;
+  const bool open = entry.open;
+  const std::int64_t time_ms = open ? entry.deadline_ms : entry.forget_ms, offset = entry.offset;
+  const std::uint32_t partition = entry.partition;
+  alarm(time_ms, open ? Timer::deadline : Timer::forget, waiting_.put(std::move(entry)), partition, offset);
+}
+
+void Joiner::put(Parked action) {
+  if (parked_.find(action.text) != kNone) return;  // of a job that told actions apart
+  action.fresh = true;
+  held_bytes_ += bytes_of(action);
+  const std::int64_t expire_ms = action.expire_ms, offset = action.offset;
+  const std::uint32_t partition = action.partition;
+  alarm(expire_ms, Timer::parked, parked_.put(std::move(action)), partition, offset);
 }
 
 }  // namespace monolith::joining

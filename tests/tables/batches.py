@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from monolith.config import JobConfig, JoinConfig, TaskConfig
+from monolith.config.labels import gathers
 from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner import Joiner, OnShown
-from monolith.streaming.labels import gathers
 from monolith.tables.batch import Batch
 from monolith.tables.batch_bytes import to_bytes
 from monolith.tables.schema import FeatureSchema, card_features
@@ -109,9 +109,7 @@ def plain(samples: JoinedSamples, tasks: int = 0) -> list[Plain]:
 class PlainJoiner(Joiner):
     """A joiner of rows of 8 bytes whose samples come one by one."""
 
-    def __init__(
-        self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()
-    ) -> None:
+    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()) -> None:
         self._blocks = len(tasks) if gathers(tasks) else 0
         super().__init__(config, 8 * self._blocks + 8, on_shown, tasks)
 

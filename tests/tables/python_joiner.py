@@ -11,10 +11,10 @@ import numpy as np
 from batches import Plain, unacted
 
 from monolith.config import JoinConfig, TaskConfig
+from monolith.config.labels import gathers, makers
 from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming.joiner import LateAction, OnShown, draw
 from monolith.streaming.joiner_state import JoinCounters
-from monolith.streaming.labels import gathers, makers
 
 _DEADLINE, _PARKED, _FORGET = 0, 1, 2  # timers of one instant fire in this order, after its records
 
@@ -61,9 +61,7 @@ class Parked:
 class PythonJoiner:
     """Of rows of 8 bytes, and label blocks where it gathers, as `batches.PlainJoiner`."""
 
-    def __init__(
-        self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()
-    ) -> None:
+    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()) -> None:
         self._on_shown = on_shown
         self._tasks = {task.name: task for task in tasks} if gathers(tasks) else {}  # those whose labels are gathered
         self._positive = frozenset(action for task in tasks for action in makers(task)) or config.positive_actions

@@ -70,6 +70,17 @@ class FixedSteps:
 
 
 @dataclass
+class KeptSteps(FixedSteps):
+    """Writes a part of its state once, and then only where it must."""
+
+    wholes: int = 0
+
+    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+        self.wholes += whole
+        return {**super().save(whole=whole), "joiner/rows": b"rows" if whole else None}
+
+
+@dataclass
 class QuietSteps(FixedSteps):
     """After the last step nothing comes for a while, in which the store loses its memory."""
 
@@ -170,6 +181,17 @@ def test_a_restored_trainer_goes_on_bit_by_bit(tmp_path):
     second.run()
     assert second.step == 40
     assert compare_snapshots(whole.snapshots.path(40), second.snapshots.path(40)) == []
+
+
+def test_a_file_that_no_earlier_snapshot_has_makes_the_trainer_write_all_of_it(tmp_path):
+    steps = KeptSteps(made_steps().steps)
+    first = trainer(tmp_path, steps)
+    for _ in range(3):
+        first.advance(steps.next(0))
+        first.snapshot()
+    assert steps.wholes == 1
+    newest = Snapshots(tmp_path).newest()
+    assert (newest.manifest.step, newest.read("joiner/rows")) == (3, b"rows")
 
 
 def test_a_store_gets_each_sequence_once_and_ends_with_the_trainers_rows(tmp_path):
