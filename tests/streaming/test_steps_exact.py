@@ -72,6 +72,16 @@ def test_rerun_from_the_files_of_any_save_gives_the_same_states(streams, open_re
             assert reader.state() == state
 
 
+def test_a_snapshot_whose_joiner_is_in_one_piece_is_read(streams, open_reader, make_job, clock):
+    """As builds wrote it whose snapshots have version 2."""
+    streams = streams(2)
+    steps, states = live_run(streams, open_reader(make_job()), clock, rounds=6)
+    reader = open_reader(make_job())
+    reader.load({"stream.bin": states[2]}.__getitem__)
+    assert reader.state() == states[2]
+    assert told(reader.next(0.0)) == told(steps[3])
+
+
 def test_run_goes_on_live_where_the_journal_ends(streams, open_reader, make_job, clock):
     streams = streams(2)
     job = make_job(train={"step_records": 4})
