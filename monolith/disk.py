@@ -125,10 +125,22 @@ def read_by_others(path: Path, readers: Literal["owner", "group"]) -> bool:
 
 
 def bytes_below(path: Path) -> int:
-    """Room in bytes, as the disk counts it, of a file or of a whole folder; what vanishes meanwhile takes none."""
+    """Room in bytes, as the disk counts it, of a file or of a whole folder; what vanishes meanwhile takes none.
+
+    A file with several names below ``path`` counts once.
+    """
+    return _bytes_below(path, set())
+
+
+def _bytes_below(path: Path, seen: set[tuple[int, int]]) -> int:
     try:
         if path.is_dir() and not path.is_symlink():
-            return sum(bytes_below(child) for child in path.iterdir())
-        return path.lstat().st_blocks * 512
+            return sum(_bytes_below(child, seen) for child in path.iterdir())
+        found = path.lstat()
     except OSError:
         return 0
+    if (found.st_dev, found.st_ino) in seen:
+        return 0
+    if found.st_nlink > 1:
+        seen.add((found.st_dev, found.st_ino))
+    return found.st_blocks * 512

@@ -6,6 +6,8 @@ An event travels as one MessagePack or JSON map (a JSON text starts with ``{``, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 EVENT_VERSION = 1
@@ -36,6 +38,7 @@ class ActionEvent(msgspec.Struct, frozen=True, tag="action", tag_field="type"):
     action: str
     event_time_ms: int
     v: int = EVENT_VERSION
+    value: Any = msgspec.UNSET  # a number, where a task takes it; elsewhere nobody looks at it
 
 
 class SampleEvent(msgspec.Struct, frozen=True, tag="sample", tag_field="type"):

@@ -4,6 +4,7 @@ from monolith.streaming.sample_block import Bytes
 from monolith.tables.batch import Floats, Ints
 
 Waiting = tuple[bytes, bytes, bytes]  # numbers (int64), lengths of three texts each (uint32), texts
+Saved = tuple[list[tuple[int, bytes]], Waiting | None]  # number and statuses of each segment; the newest's rows, if new
 
 class Joiner:
     def __init__(
@@ -17,6 +18,8 @@ class Joiner:
         late: int,
         head_bytes: int,
         tells_seen: bool,
+        tasks: list[tuple[list[str], bool]],  # of each the actions that make its label, whether it is their value
+        negative_weight: float,
     ) -> None: ...
     def add_shown(
         self,
@@ -44,6 +47,7 @@ class Joiner:
         item: str,
         action: str,
         ignored: bool,
+        value: float,
         /,
     ) -> None: ...
     def add_joined(
@@ -79,7 +83,7 @@ class Joiner:
     def advance(self, watermark_ms: int, released_ms: int, newest_ms: int) -> None: ...
     def take_samples(self) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]: ...
     def take_seen(self) -> list[tuple[int, str, str, int, bytes]]: ...
-    def take_late_actions(self) -> list[tuple[str, str, str, int, int, int, int]]: ...
+    def take_late_actions(self) -> list[tuple[str, str, str, int, int, int, int, float]]: ...
     pending_ms: int
     due_ms: int
     pending_bytes: int
@@ -92,3 +96,6 @@ class Joiner:
     def put_pending(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...
     def put_waiting(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...
     def put_parked(self, numbers: bytes, lengths: bytes, texts: bytes, /) -> None: ...
+    def save(self, whole: bool, /) -> tuple[Saved, Saved, Saved]: ...
+
+def merged(group: int, segments: list[tuple[bytes, bytes, bytes, bytes]], /) -> Waiting: ...

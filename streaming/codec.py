@@ -6,7 +6,7 @@ everything that cannot be trained on, a short reason for the dead letter and the
 
     empty  malformed  unknown_version  unknown_type  missing_field  field_type  wrong_stream  time_unit
     implausible_time  future
-    unknown_feature  feature_type  feature_range  feature_weight  label  rate
+    unknown_feature  feature_type  feature_range  feature_weight  label  rate  value
 """
 
 from __future__ import annotations
@@ -155,10 +155,11 @@ class FeatureDecoder:
         time_ms = self._in_ms(event.event_time_ms, stream)
         self._check_time(time_ms, record.ingestion_time_ms)
         if stream == "actions":
-            return ActionEvent(event.request_id, event.item_id, event.action, time_ms)
+            value = self.labels.value(event.action, event.value)
+            return ActionEvent(event.request_id, event.item_id, event.action, time_ms, value=value)
         key = event.request_id, event.item_id, time_ms
         if stream == "features":
-            return Shown(*key, pack(event.features))
+            return Shown(*key, self.labels.shown + pack(event.features))
         weights = None if event.weights is msgspec.UNSET else event.weights
         label, block = self.labels.pack(event.label, weights)
         if not 0.0 < event.rate <= 1.0:

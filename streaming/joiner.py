@@ -9,6 +9,9 @@ For each (request id, item id):
   a negative, kept or not by a hash of the key (`negative_rate`). Every sample of a joined stream carries that rate.
 - an action without features is parked for ``early_s``, in case they are still to come, then dropped.
 - an action after the window is a *late positive*: emitted with ``late``, dropped, or returned for the dead letters.
+- where the job has several tasks, or one whose label is an action's value, labels are *gathered* in the row's label
+  block: the sample is made when an action of every task has come, else at the window's end. One without any action is
+  a negative; one that ``negative_rate`` keeps weighs ``1 / negative_rate``, and its rate is 1.
 - the key is remembered for ``dedup_s`` after its features (or its positive): repeats within that are dropped.
 
 Joined samples pass through in the same order. The state is canonical: what holds the same saves the same bytes.
@@ -17,19 +20,22 @@ What waits lies in the native core, in some 150 bytes a key beside its ids and i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+import msgspec
 import numpy as np
 import xxhash
 
-from monolith.config import JoinConfig
+from monolith.config import JoinConfig, TaskConfig
 from monolith.config.job import LatePositives
+from monolith.config.labels import gathers, makers
 from monolith.errors import CorruptError
 from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming import _joiner
 from monolith.streaming.joined import JoinedSamples
+from monolith.streaming.joiner_segments import SavedJoiner, save_joiner
 from monolith.streaming.joiner_state import JoinCounters, JoinerState, decode_joiner_state, encode_joiner_state
 from monolith.streaming.sample_block import SampleBlock
 from monolith.tables.batch import Ints
@@ -52,15 +58,23 @@ class LateAction:
 class Joiner:
     """Joins the streams of one job. Owned by one thread."""
 
-    def __init__(self, config: JoinConfig, head_bytes: int, on_shown: OnShown | None = None) -> None:
-        """``head_bytes`` is `FeatureSchema.head_bytes`.
+    def __init__(
+        self,
+        config: JoinConfig,
+        head_bytes: int,
+        on_shown: OnShown | None = None,
+        tasks: Sequence[TaskConfig] = (),
+    ) -> None:
+        """``head_bytes`` is `FeatureSchema.head_bytes`, and the size of a label block where rows have one.
 
+        ``tasks`` are those of a job that joins features and actions; none: every action of ``config`` makes one label.
         ``on_shown`` is told of each feature event or joined sample that is not a repeat, when `advance` is done and in
         the order of samples, with how many samples of the advance came before it.
         """
         self.late_actions: list[LateAction] = []  # with policy dead_letter; whoever takes them clears the list
         self._config, self._head_bytes, self._on_shown = config, head_bytes, on_shown
-        self._positive = frozenset(config.positive_actions)
+        self._tasks = list(tasks) if gathers(tasks) else []
+        self._positive = frozenset(action for task in tasks for action in makers(task)) or config.positive_actions
         self._native = self._empty()
 
     def _empty(self) -> _joiner.Joiner:
@@ -72,10 +86,12 @@ class Joiner:
             dedup_ms=round(config.dedup_s * 1000),
             keep_below=below % 2**64,
             keep_all=below == 2**64,
-            rate=config.negative_rate,
+            rate=1.0 if self._tasks else config.negative_rate,
             late=get_args(LatePositives).index(config.late_positives),
             head_bytes=self._head_bytes,
             tells_seen=self._on_shown is not None,
+            tasks=[(makers(task), task.value is not None) for task in self._tasks],
+            negative_weight=1.0 / config.negative_rate,
         )
 
     @property
@@ -100,7 +116,8 @@ class Joiner:
         if isinstance(event, Shown):
             self._native.add_shown(*place, request, item, event.row, draw(request, item))
         elif isinstance(event, ActionEvent):
-            self._native.add_action(*place, request, item, event.action, self.is_ignored(event.action))
+            value = 0.0 if event.value is msgspec.UNSET else event.value
+            self._native.add_action(*place, request, item, event.action, self.is_ignored(event.action), value)
         else:
             self._native.add_joined(*place, request, item, event.row, event.label, event.rate)
 
@@ -135,9 +152,10 @@ class Joiner:
         WATERMARK_END also ends every window and drops what is parked: nothing waits any more.
         """
         self._native.advance(watermark_ms, released_ms, newest_ms)
-        for request, item, action, event_time_ms, ingestion_ms, partition, offset in self._native.take_late_actions():
-            event = ActionEvent(request, item, action, event_time_ms)
-            self.late_actions.append(LateAction(event, ingestion_ms, partition, offset))
+        for request, item, action, event_time_ms, *place, value in self._native.take_late_actions():
+            has_value = any(task.value == action for task in self._tasks)
+            event = ActionEvent(request, item, action, event_time_ms, value=value if has_value else msgspec.UNSET)
+            self.late_actions.append(LateAction(event, *place))
         if self._on_shown is not None:
             for before, request, item, event_time_ms, row in self._native.take_seen():
                 self._on_shown(before, Shown(request, item, event_time_ms, row))
@@ -159,6 +177,10 @@ class Joiner:
                 parked=native.parked(),
             )
         )
+
+    def save(self, *, whole: bool) -> SavedJoiner:
+        """As `state`, but only what changed since the last call; ``whole``: earlier files cannot be had."""
+        return save_joiner(self._native, self.counters, whole=whole)
 
     def restore(self, state: bytes | JoinerState) -> None:
         """Be what gave ``state``. Raises VersionError or CorruptError, and is then as before."""

@@ -1,8 +1,9 @@
 """The labels of a joined sample: held against the job's tasks, packed in front of the features, and made into columns.
 
 Where a job reads joined samples, every packed row begins with a *label block*: one float32 a task, the label, then one
-float32 a task, its weight. A task whose label is missing has label 0 and weight 0. Rows of joined streams have no
-block: the joiner gives the label there.
+float32 a task, its weight. A task whose label is missing has label 0 and weight 0. Rows of joined streams with one
+binary task have no block: the joiner gives the label there. Those with several tasks, or with a task whose label is an
+action's value, begin with the block of a sample without any action, in which the joiner gathers the labels.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from monolith.config import JobConfig, TaskConfig
+from monolith.config.label_rules import LARGEST_WEIGHT
+from monolith.config.labels import gathers
 from monolith.echo import shown
 from monolith.errors import EventError
 from monolith.events import Labels, Weights
@@ -21,7 +25,9 @@ from monolith.tables.batch import Floats
 
 Doubles = npt.NDArray[np.float64]
 
-_LARGEST = 1e6  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
+_LARGEST = float(
+    LARGEST_WEIGHT
+)  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
 
 
 class LabelBlocks:
@@ -29,8 +35,12 @@ class LabelBlocks:
 
     def __init__(self, job: JobConfig) -> None:
         self._tasks = {task.name: task for task in job.labels}
-        self.names = list(self._tasks) if job.input.samples is not None else []  # of the tasks in a block
+        is_joined = job.input.samples is None
+        has_blocks = not is_joined or gathers(job.labels)
+        self.names = list(self._tasks) if has_blocks else []  # of the tasks in a block
         self._form = struct.Struct(f"<{2 * len(self.names)}f")
+        self.shown = self._without_action() if is_joined else b""  # what the row of a feature event begins with
+        self._valued = [task for task in job.labels if is_joined and task.value is not None]
         is_binary = [task.loss for task in job.labels] == ["log"]
         self._usual = {label: (label, self.of_label(label)) for label in (0.0, 1.0)} if is_binary else {}
 
@@ -38,6 +48,27 @@ class LabelBlocks:
     def size(self) -> int:
         """Bytes of a block; 0 where rows have none."""
         return self._form.size
+
+    def value(self, action: str, value: object) -> float | msgspec.UnsetType:
+        """The value that tasks take of an action, UNSET where none does: then nobody looks at it.
+
+        Raises EventError for one that is missing, and for one that a task does not take.
+        """
+        taken: float | msgspec.UnsetType = msgspec.UNSET
+        for task in self._valued:
+            if task.value == action:
+                if value is msgspec.UNSET or value is None:
+                    text = f"task {task.name!r} takes the value of {shown(action)}, and this one has none"
+                    raise EventError("value", f"{text}: send value, a number")
+                taken, _ = _checked(task, value, 1.0, reason="value")
+        return taken
+
+    def _without_action(self) -> bytes:
+        """The block of a sample of which nothing is known but that it was shown."""
+        if not self.names:
+            return b""
+        labels = [0.0 if task.value is None else task.default for task in self._tasks.values()]
+        return self._form.pack(*(label or 0.0 for label in labels), *(float(label is not None) for label in labels))
 
     def pack(self, label: Labels, weights: Weights | None = None) -> tuple[float, bytes]:
         """The label of the first task, and the block. Raises EventError for what the job's tasks do not take."""
@@ -99,14 +130,14 @@ class LabelBlocks:
         return self._form.pack(label, *others, 1.0, *others) if self.names else b""
 
 
-def _checked(task: TaskConfig, label: object, weight: object) -> tuple[float, float]:
+def _checked(task: TaskConfig, label: object, weight: object, *, reason: str = "label") -> tuple[float, float]:
     """Label and weight of one task. Raises EventError."""
     if label is None:
         return 0.0, 0.0
-    if not isinstance(label, int | float) or (task.loss == "log" and label not in (0, 1)):
-        raise EventError("label", f"task {task.name!r}: the label is {shown(label)}, allowed: 0 and 1, true and false")
-    if not abs(label) <= _LARGEST:
-        raise EventError("label", f"task {task.name!r}: the label is {shown(label)}, allowed: -1000000 to 1000000")
+    is_log = task.loss == "log"
+    if not isinstance(label, int | float) or not (label in (0, 1) if is_log else abs(label) <= _LARGEST):
+        allowed = "0 and 1, true and false" if is_log else "-1000000 to 1000000"
+        raise EventError(reason, f"task {task.name!r}: the label is {shown(label)}, allowed: {allowed}")
     weight = 1.0 if weight is None else weight
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= _LARGEST:
         text = f"task {task.name!r}: the weight is {shown(weight)}, allowed: 0 to 1000000"

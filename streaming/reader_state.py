@@ -7,10 +7,13 @@ import msgspec
 from monolith.errors import CorruptError, EventError, VersionError
 from monolith.events import Record
 from monolith.streaming.clock import LaneClock
+from monolith.streaming.joiner_segments import INDEX_VERSION, Read, read_joiner
+from monolith.streaming.joiner_state import encode_joiner_state, joiner_version
 from monolith.streaming.lanes import Held, Inlet, Lane
 
 # Read as well: 3, whose rows have no label blocks, 2, without features, and 1, whose lanes have three fields.
 STATE_VERSION = 4
+STATE_FILE = "stream.bin"  # of a snapshot
 
 
 class HeldState(msgspec.Struct, array_like=True):
@@ -89,3 +92,14 @@ def decode_reader_state(data: bytes) -> ReaderState:
         return msgspec.msgpack.decode(data, type=ReaderState)
     except (msgspec.DecodeError, TypeError, IndexError, KeyError) as error:
         raise CorruptError(f"the reader's state cannot be read: {error}") from None
+
+
+def whole_state(read: Read) -> bytes:
+    """The canonical state of the snapshot whose files ``read`` reads: equal for snapshots of equal states.
+
+    Raises VersionError or CorruptError.
+    """
+    state = decode_reader_state(read(STATE_FILE))
+    if joiner_version(state.joiner) == INDEX_VERSION:
+        state.joiner = encode_joiner_state(read_joiner(state.joiner, read))
+    return msgspec.msgpack.encode(state)

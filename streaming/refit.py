@@ -14,7 +14,8 @@ import msgspec
 from monolith.card import CardFeature
 from monolith.errors import CorruptError, EventError
 from monolith.streaming.joiner import Joiner
-from monolith.streaming.joiner_state import JoinerState, decode_joiner_state, joiner_version
+from monolith.streaming.joiner_segments import Read, no_files, read_joiner
+from monolith.streaming.joiner_state import JoinerState, joiner_version
 from monolith.streaming.joiner_v1 import upgraded
 from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.reader_state import ReaderState
@@ -23,12 +24,14 @@ from monolith.tables.schema import FeatureSchema
 log = logging.getLogger(__name__)
 
 
-def refitted(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner) -> JoinerState:
-    """What ``joiner``, whose rows are of ``blocks`` and ``schema``, goes on with.
+def refitted(
+    state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner, read: Read = no_files
+) -> JoinerState:
+    """What ``joiner``, whose rows are of ``blocks`` and ``schema``, goes on with; ``read`` gives a snapshot's files.
 
     Raises VersionError or CorruptError.
     """
-    held = _of_features(state, schema, blocks, joiner)
+    held = _of_features(state, schema, blocks, joiner, read)
     if state.tasks == blocks.names:
         return held
     if state.tasks:
@@ -36,14 +39,16 @@ def refitted(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joi
     return held.repacked(lambda row, label: blocks.of_label(label) + row)
 
 
-def _of_features(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner) -> JoinerState:
+def _of_features(
+    state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks, joiner: Joiner, read: Read
+) -> JoinerState:
     """The joiner's state with rows of ``schema`` behind the label blocks that it was kept with."""
     if joiner_version(state.joiner) == 1:
         try:
             return upgraded(state.joiner, schema.pack, joiner.is_ignored)
         except EventError as error:
             raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
-    held, size = decode_joiner_state(state.joiner), blocks.size if state.tasks else 0
+    held, size = read_joiner(state.joiner, read), blocks.size if state.tasks else 0
     try:
         old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
     except msgspec.DecodeError as error:

@@ -27,12 +27,14 @@ from monolith.streaming.gate import Gate
 from monolith.streaming.inlets import open_inlets
 from monolith.streaming.joined import JoinedSamples, Key
 from monolith.streaming.joiner import Joiner, OnShown
+from monolith.streaming.joiner_segments import no_files
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
 from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.progress import Progress
 from monolith.streaming.reader_state import (
+    STATE_FILE,
     STATE_VERSION,
     LaneState,
     ReaderState,
@@ -96,7 +98,8 @@ class StepReader:
         self._clock = clock
         self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
         self._labels = LabelBlocks(job)
-        self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown)
+        tasks = job.labels if job.input.samples is None else ()
+        self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown, tasks)
         self._gate = Gate(job.input, self._joiner, letters)
         self._rejects = Rejects(job.input.max_reject_share, job.train.window_samples)
         self._watch = Watch(round(job.input.max_out_of_order_s * 1000))
@@ -326,6 +329,21 @@ class StepReader:
 
         Canonical: the same state gives the same bytes.
         """
+        return self._state(self._joiner.state())
+
+    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+        """As `state`, as the files of a snapshot, by name; None: the bytes that an earlier call gave under that name.
+
+        ``whole``: all of them are given. What waits in the joiner is written once, and then only what changes of it.
+        """
+        saved = self._joiner.save(whole=whole)
+        return {STATE_FILE: self._state(saved.index), **saved.files}
+
+    def load(self, read: Callable[[str], bytes]) -> None:
+        """Stand where `save` gave the files that ``read`` reads, or an earlier build did. Raises as `restore`."""
+        self._restore(read(STATE_FILE), read)
+
+    def _state(self, joiner: bytes) -> bytes:
         self._journal.sync()
         self._committable = self._positions()
         lanes: dict[str, dict[int, LaneState]] = {
@@ -339,7 +357,7 @@ class StepReader:
             self._ended,
             self._unpublished,
             lanes,
-            self._joiner.state(),
+            joiner,
             self._letters.state(),
             msgspec.msgpack.encode(self.schema.features),
             self._labels.names,
@@ -352,6 +370,9 @@ class StepReader:
         Raises VersionError or CorruptError for bytes that are no state, or are of a step that the journal lacks, and
         ConfigError for those of a job with other streams.
         """
+        self._restore(data, no_files)
+
+    def _restore(self, data: bytes, read: Callable[[str], bytes]) -> None:
         state = decode_reader_state(data)
         if state.step > self._journal.last_step:
             raise CorruptError(
@@ -360,7 +381,7 @@ class StepReader:
             )
         if set(state.lanes) != {inlet.name for inlet in self._inlets}:
             raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
-        self._joiner.restore(refitted(state, self.schema, self._labels, self._joiner))
+        self._joiner.restore(refitted(state, self.schema, self._labels, self._joiner, read))
         for inlet in self._inlets:
             inlet.lanes = {}
             for partition, kept in state.lanes[inlet.name].items():

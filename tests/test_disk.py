@@ -52,3 +52,11 @@ def test_room_is_that_of_all_files_below_and_none_for_what_is_gone(tmp_path):
     (tmp_path / "a" / "circle").symlink_to("circle")
     assert 10_000 <= bytes_below(tmp_path) <= 20_000
     assert bytes_below(tmp_path / "nowhere") == 0
+
+
+def test_a_file_with_two_names_takes_room_once(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 5000)
+    once = bytes_below(tmp_path)
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    assert bytes_below(tmp_path) == once
+    assert bytes_below(tmp_path / "b") == once

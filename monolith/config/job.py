@@ -50,7 +50,7 @@ class InputConfig(_Section, frozen=True):
 class JoinConfig(_Section, frozen=True):
     """How features and actions become labelled samples, in event time."""
 
-    positive_actions: list[str] = []  # empty: every action is a positive
+    positive_actions: list[str] = []  # empty: every action is a positive; not where `labels` name their actions
     window_s: Positive = 1800.0  # a feature event without a positive action for this long is a negative
     early_s: NonNegative = 60.0  # an action that came before its features is kept for this long
     dedup_s: NonNegative = 3600.0  # a repeated (request, item, action) within this horizon is dropped

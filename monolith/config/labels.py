@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -17,3 +18,16 @@ class TaskConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     name: str = "label"  # as labels and predictions call it; each name once
     loss: LossKind = "log"  # log: labels 0 and 1, predicts a probability; squared: any number, predicts a number
     weight: Positive = 1.0  # of the task's loss in the sum over tasks
+    actions: list[str] = []  # joined streams: the actions that make the label 1
+    value: str | None = None  # joined streams: the action whose value is the label
+    default: float | None = None  # the label where no such action came in the window; None: it has none
+
+
+def makers(task: TaskConfig) -> list[str]:
+    """The actions that make the label of ``task``; none: it does not name them."""
+    return task.actions if task.value is None else [task.value]
+
+
+def gathers(tasks: Sequence[TaskConfig]) -> bool:
+    """Whether the labels of joined streams are gathered until the sample is made, and not one action's bit."""
+    return len(tasks) > 1 or any(task.value is not None for task in tasks)

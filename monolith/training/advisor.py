@@ -82,7 +82,8 @@ class Advisor:
         elif joined.ignored_actions >= LEAST_ACTIONS:
             self._say(
                 "ignored",
-                f"none of {joined.ignored_actions:,} actions is one of `join.positive_actions`: all labels are 0",
+                f"none of {joined.ignored_actions:,} actions is one of `join.positive_actions` (or, where `labels` "
+                f"name actions, of these): no action makes a label",
             )
 
     def _say(self, subject: str, sentence: str) -> None:

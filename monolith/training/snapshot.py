@@ -5,10 +5,15 @@ crash leaves either the whole of it or nothing. The manifest, written last, list
 flipped byte is found before anything is restored. Whatever is wrong with the newest snapshot, the one before it takes
 its place (the step journal then re-runs what lies between, to the same bits).
 
+A file that never changes is written once: a later snapshot that has it too gets a hard link to it, or a copy where the
+file system has no links. But a snapshot shares no file with the one right before it, of which it has copies: damage to
+one of the two leaves the other whole. Only where ``keep`` is 1, and so no snapshot stands in for another, is the one
+before linked to. Files of earlier processes are not linked to.
+
 At most ``keep`` snapshots, one that is being written, and those found unusable that the run has not come past yet take
 room. What killed processes left goes when the next one starts.
 
-Two runs that are in the same state write byte-identical snapshots: nothing here depends on time or history.
+What is written here depends on nothing but the parts given: parts that are equal make snapshots of equal bytes.
 """
 
 from __future__ import annotations
@@ -29,8 +34,8 @@ import msgspec
 from monolith.disk import bytes_below, make_folder, remedy, sync_folder, write_and_sync
 from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
 
-SNAPSHOT_VERSION = 2
-READ_VERSIONS = (1, 2)
+SNAPSHOT_VERSION = 3  # the joiner in segments, beside stream.bin; 2 held it there
+READ_VERSIONS = (1, 2, 3)
 HISTORY_SINCE = 2  # the version that brought history.bin
 MANIFEST = "manifest.json"
 _CHUNK = 1 << 20
@@ -38,7 +43,12 @@ _LEFTOVER = re.compile(r"\.[0-9]+(\.old)?\.tmp")
 
 log = logging.getLogger(__name__)
 
-Part = bytes | Callable[[Path], None]  # a file's bytes, or a function that fills a folder
+# A file's bytes; a function that fills a folder; None: the file of that name in an earlier snapshot of this process.
+Part = bytes | Callable[[Path], None] | None
+
+
+class LostFileError(Exception):
+    """No earlier snapshot of this process has the file, or has it whole: give its bytes."""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -96,6 +106,7 @@ class Snapshots:
         self.directory = directory
         self.keep = keep
         self._unusable: set[int] = set()  # what `newest` passed over: counts as no snapshot until it is written anew
+        self._written: dict[int, dict[str, FileEntry]] = {}  # by this process, oldest first, those that are kept
 
     def steps(self) -> list[int]:
         """Steps of the snapshots there are, ascending; what is found to be none does not count."""
@@ -139,21 +150,27 @@ class Snapshots:
     def write(self, manifest: Manifest, parts: Mapping[str, Part]) -> Path:
         """Write a snapshot atomically; afterwards it exists durably and older ones beyond ``keep`` are gone.
 
-        Raises `UnavailableError` when the disk refuses (full, read-only); earlier snapshots then still stand.
+        Raises `UnavailableError` when the disk refuses (full, read-only), and `LostFileError` for a part that is None
+        and in no earlier snapshot; earlier snapshots then still stand.
         """
         final, scratch = self.path(manifest.step), self.directory / f".{manifest.step:012d}.tmp"
         try:
             make_folder(self.directory)
             _remove(scratch)
             scratch.mkdir()
+            known = {name: self._bring(name, scratch / name) for name, part in parts.items() if part is None}
             for name, part in parts.items():
                 _write_part(scratch / name, part)
-            files = {str(p.relative_to(scratch)): _entry(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
+            paths = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
+            files = {name: known.get(name) or _entry(path) for name, path in paths.items()}
             manifest = msgspec.structs.replace(manifest, files=files).sealed()
             write_and_sync(scratch / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
             for folder in [scratch, *(p for p in scratch.rglob("*") if p.is_dir())]:
                 sync_folder(folder)
             self._put_in_place(scratch, final)
+        except LostFileError:
+            _remove(scratch)
+            raise
         except OSError as error:
             with suppress(OSError):
                 _remove(scratch)
@@ -163,7 +180,27 @@ class Snapshots:
             ) from error
         self._unusable.discard(manifest.step)
         self._drop_old(manifest.step)
+        self._written.pop(manifest.step, None)
+        self._written[manifest.step] = files
+        self._written = {step: of_step for step, of_step in self._written.items() if os.path.isdir(self.path(step))}
         return final
+
+    def _bring(self, name: str, target: Path) -> FileEntry:
+        """Have the file ``target`` hold what an earlier snapshot has as ``name``. Raises `LostFileError`, OSError."""
+        steps = [step for step, files in reversed(self._written.items()) if name in files]
+        newest = next(reversed(self._written), None)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            if step != newest or self.keep == 1:
+                entry = self._written[step][name]
+                if _link(self.path(step) / name, target, entry):
+                    return entry
+        for step in steps:
+            entry = self._written[step][name]
+            if (data := _whole(self.path(step) / name, entry)) is not None:
+                write_and_sync(target, data)
+                return entry
+        raise LostFileError(name)
 
     def _put_in_place(self, scratch: Path, final: Path) -> None:
         """Give the snapshot its name. What had the name was found unusable, or this step would not be written again."""
@@ -319,7 +356,29 @@ def _entry(path: Path) -> FileEntry:
     return FileEntry(size, crc)
 
 
+def _link(source: Path, target: Path, entry: FileEntry) -> bool:
+    """Whether ``target`` is a second name of ``source`` now; not where that is gone, or the disk has no such thing."""
+    try:
+        if source.stat().st_size != entry.bytes:
+            return False
+        target.hardlink_to(source)
+    except OSError:
+        return False
+    return True
+
+
+def _whole(path: Path, entry: FileEntry) -> bytes | None:
+    """The bytes of a file that is as its ``entry`` says."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return data if FileEntry(len(data), zlib.crc32(data)) == entry else None
+
+
 def _write_part(path: Path, part: Part) -> None:
+    if part is None:
+        return  # it is there
     if isinstance(part, bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_and_sync(path, part)

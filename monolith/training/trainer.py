@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -28,7 +28,15 @@ from monolith.tables.delta import ModelDelta
 from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
-from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+from monolith.training.snapshot import (
+    HISTORY_SINCE,
+    SNAPSHOT_VERSION,
+    LostFileError,
+    Manifest,
+    Part,
+    Snapshot,
+    Snapshots,
+)
 from monolith.training.start import Start
 from monolith.training.status import Status, StatusFile
 from monolith.training.task_metrics import JobMetrics
@@ -85,14 +93,17 @@ class Steps(Protocol):
     def begin_at(self, positions: Positions) -> None:
         """Begin the run at these offsets, by `Source.name` and partition."""
 
-    def state(self) -> bytes:
-        """What `restore` needs to go on after the last step; the journal is durable up to it."""
+    def save(self, *, whole: bool) -> Mapping[str, bytes | None]:
+        """The files that `load` needs to go on after the last step; the journal is durable up to it.
 
-    def restore(self, data: bytes) -> None:
-        """Stand after the step at which `state` was called."""
+        None: the file that an earlier call gave under the same name; with ``whole`` there is none of these.
+        """
+
+    def load(self, read: Callable[[str], bytes]) -> None:
+        """Stand after the step at which `save` gave the files that ``read`` reads."""
 
     def commit(self) -> None:
-        """Tell the outside the positions of the last `state`."""
+        """Tell the outside the positions of the last `save`."""
 
     def trim(self, before_step: int) -> None:
         """Forget what only a restore to before ``before_step`` would ask for."""
@@ -317,20 +328,26 @@ class Trainer:
             sequence=self.sequence,
             job=msgspec.json.decode(job_json(self.learner.job)),
         )
-        parts: dict[str, Part] = {
-            "tables": self.learner.save_tables,
-            "dense.safetensors": self.learner.dense_state(),
-            "stream.bin": self.steps.state(),
-            "metrics.bin": self.metrics.state(),
-            "history.bin": self.history.state(),
-            "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
-        }
-        self.snapshots.write(manifest, parts)
+        try:
+            self.snapshots.write(manifest, self._parts(whole=False))
+        except LostFileError as lost:
+            log.info("no earlier snapshot has the file, all of it is written again name=%s", lost)
+            self.snapshots.write(manifest, self._parts(whole=True))
         self.steps.commit()
         self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
         self._kept_step = self.step
         self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)
+
+    def _parts(self, *, whole: bool) -> dict[str, Part]:
+        return {
+            "tables": self.learner.save_tables,
+            "dense.safetensors": self.learner.dense_state(),
+            **self.steps.save(whole=whole),
+            "metrics.bin": self.metrics.state(),
+            "history.bin": self.history.state(),
+            "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
+        }
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be what wrote `snapshot`. Raises `ConfigError` for another model's or run's, `CorruptError` for damage."""
@@ -342,7 +359,7 @@ class Trainer:
             )
         self.learner.load_tables(snapshot.path / "tables")
         self.learner.load_dense_state(snapshot.read("dense.safetensors"))
-        self.steps.restore(snapshot.read("stream.bin"))
+        self.steps.load(snapshot.read)
         self.metrics.restore(snapshot.read("metrics.bin"))
         self.watermark_ms, self._clean = _decode_clock(snapshot)
         self.step, self.sequence = manifest.step, manifest.sequence

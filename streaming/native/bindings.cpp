@@ -1,12 +1,16 @@
 // Python bindings of the joiner. Columns travel as bytes, which Python shows as arrays; it has checked what goes in.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/string_view.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
-#include <cstring>
 #include <stdexcept>
 
 #include "joiner.h"
+#include "state.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -22,153 +26,37 @@ nb::bytes bytes_of(const std::string& text) { return nb::bytes(text.data(), text
 nb::str text_of(std::string_view text) { return nb::str(text.data(), text.size()); }
 std::string_view view_of(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
 
-// Columns of what waits, built up and read back member by member. `lengths` are of request, item and the third part.
-struct Columns {
-  std::vector<std::int64_t> numbers;
-  std::vector<std::uint32_t> lengths;
-  std::string texts;
-
-  void add(const Text& text) {
-    for (const std::string_view part : {text.request(), text.item(), text.rest()}) {
-      lengths.push_back(static_cast<std::uint32_t>(part.size()));
-      texts.append(part);
-    }
-  }
-  nb::tuple done() const { return nb::make_tuple(bytes_of(numbers), bytes_of(lengths), bytes_of(texts)); }
-};
-
-std::int64_t as_number(float value) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
+nb::tuple columns_of(const Columns& columns) {
+  return nb::make_tuple(bytes_of(columns.numbers), bytes_of(columns.lengths), bytes_of(columns.texts));
 }
-float as_float(std::int64_t number) {
-  const auto bits = static_cast<std::uint32_t>(number);
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
+ColumnViews views_of(const nb::bytes& numbers, const nb::bytes& lengths, const nb::bytes& texts) {
+  return {view_of(numbers), view_of(lengths), view_of(texts)};
 }
 
-class Reader {
- public:
-  Reader(const nb::bytes& numbers, const nb::bytes& lengths, const nb::bytes& texts)
-      : numbers_(view_of(numbers)), lengths_(view_of(lengths)), texts_(view_of(texts)) {}
-
-  bool more() const { return !lengths_.empty(); }
-  bool done() const { return numbers_.empty() && lengths_.empty() && texts_.empty(); }
-  std::int64_t number() { return next<std::int64_t>(numbers_); }
-  Text text() {
-    const std::uint32_t request = next<std::uint32_t>(lengths_), item = next<std::uint32_t>(lengths_),
-                        rest = next<std::uint32_t>(lengths_);
-    const std::string_view of_request = cut(texts_, request), of_item = cut(texts_, item);
-    return Text(of_request, of_item, cut(texts_, rest));
-  }
-
- private:
-  static std::string_view cut(std::string_view& from, std::size_t size) {
-    if (size > from.size()) throw std::invalid_argument("it ends early");
-    const std::string_view part = from.substr(0, size);
-    from.remove_prefix(size);
-    return part;
-  }
-  template <class T>
-  static T next(std::string_view& from) {
-    T value;
-    std::memcpy(&value, cut(from, sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-
-  std::string_view numbers_, lengths_, texts_;
-};
-
-nb::tuple export_pending(const Joiner& joiner) {
-  Columns columns;
-  for (const Record* r : joiner.pending()) {
-    for (const std::int64_t number :
-         {r->order_ms, std::int64_t{r->stream}, std::int64_t{r->partition}, r->offset, r->ingestion_ms,
-          r->event_time_ms, static_cast<std::int64_t>(r->draw), as_number(r->label), as_number(r->rate),
-          static_cast<std::int64_t>(r->kind), std::int64_t{r->ignored}})
-      columns.numbers.push_back(number);
-    columns.add(r->text);
-  }
-  return columns.done();
+// (number and statuses of each segment), the rows of the newest one where it is new
+template <class T, class Add>
+nb::tuple saved_of(const SavedGroup<T>& saved, Add add) {
+  nb::list segments;
+  for (const SavedSegment& one : saved.segments) segments.append(nb::make_tuple(one.number, bytes_of(one.statuses)));
+  Columns added;
+  for (const T* member : saved.added) add(added, *member);
+  return nb::make_tuple(segments, saved.added.empty() ? nb::object(nb::none()) : nb::object(columns_of(added)));
 }
 
-nb::tuple export_waiting(const Joiner& joiner) {
-  Columns columns;
-  for (const Waiting* w : joiner.waiting()) {
-    for (const std::int64_t number :
-         {w->event_time_ms, std::int64_t{w->partition}, w->offset, w->deadline_ms, w->forget_ms,
-          static_cast<std::int64_t>(w->draw), std::int64_t{w->open} + 2 * std::int64_t{w->positive}})
-      columns.numbers.push_back(number);
-    columns.add(w->text);
-  }
-  return columns.done();
+nb::tuple saved(Joiner& joiner, bool whole) {
+  const auto plain = [](Columns& columns, const auto& member) { columns.add(member); };
+  return nb::make_tuple(
+      saved_of(joiner.save_pending(whole), plain),
+      saved_of(joiner.save_waiting(whole), [&](Columns& to, const Waiting& entry) { to.add(entry, joiner); }),
+      saved_of(joiner.save_parked(whole), plain));
 }
 
-nb::tuple export_parked(const Joiner& joiner) {
-  Columns columns;
-  for (const Parked* p : joiner.parked()) {
-    for (const std::int64_t number :
-         {p->event_time_ms, std::int64_t{p->partition}, p->offset, p->ingestion_ms, p->expire_ms})
-      columns.numbers.push_back(number);
-    columns.add(p->text);
-  }
-  return columns.done();
-}
-
-void import_pending(Joiner& joiner, Reader reader) {
-  while (reader.more()) {
-    Record r;
-    r.order_ms = reader.number();
-    r.stream = static_cast<std::uint32_t>(reader.number());
-    r.partition = static_cast<std::uint32_t>(reader.number());
-    r.offset = reader.number();
-    r.ingestion_ms = reader.number();
-    r.event_time_ms = reader.number();
-    r.draw = static_cast<std::uint64_t>(reader.number());
-    r.label = as_float(reader.number());
-    r.rate = as_float(reader.number());
-    const std::int64_t kind = reader.number();
-    if (kind < 0 || kind > 2) throw std::invalid_argument("a record is of no kind");
-    r.kind = static_cast<Kind>(kind);
-    r.ignored = reader.number() != 0;
-    r.text = reader.text();
-    joiner.add(std::move(r));
-  }
-  if (!reader.done()) throw std::invalid_argument("it is too long");
-}
-
-void import_waiting(Joiner& joiner, Reader reader) {
-  while (reader.more()) {
-    Waiting w;
-    w.event_time_ms = reader.number();
-    w.partition = static_cast<std::uint32_t>(reader.number());
-    w.offset = reader.number();
-    w.deadline_ms = reader.number();
-    w.forget_ms = reader.number();
-    w.draw = static_cast<std::uint64_t>(reader.number());
-    const std::int64_t flags = reader.number();
-    w.open = (flags & 1) != 0;
-    w.positive = (flags & 2) != 0;
-    w.text = reader.text();
-    joiner.put(std::move(w));
-  }
-  if (!reader.done()) throw std::invalid_argument("it is too long");
-}
-
-void import_parked(Joiner& joiner, Reader reader) {
-  while (reader.more()) {
-    Parked p;
-    p.event_time_ms = reader.number();
-    p.partition = static_cast<std::uint32_t>(reader.number());
-    p.offset = reader.number();
-    p.ingestion_ms = reader.number();
-    p.expire_ms = reader.number();
-    p.text = reader.text();
-    joiner.put(std::move(p));
-  }
-  if (!reader.done()) throw std::invalid_argument("it is too long");
+// `segments`: numbers, lengths, texts and statuses of each; `group`: 0 pending, 1 waiting, 2 parked.
+nb::tuple merged_columns(int group, const std::vector<std::tuple<nb::bytes, nb::bytes, nb::bytes, nb::bytes>>& given) {
+  std::vector<SegmentViews> segments;
+  for (const auto& [numbers, lengths, texts, statuses] : given)
+    segments.push_back({views_of(numbers, lengths, texts), view_of(statuses)});
+  return columns_of(merged(static_cast<Group>(group), segments));
 }
 
 nb::tuple taken_samples(Joiner& joiner) {
@@ -190,7 +78,7 @@ nb::list taken_late_actions(Joiner& joiner) {
   nb::list late;
   for (const Parked& one : joiner.take_late_actions())
     late.append(nb::make_tuple(text_of(one.text.request()), text_of(one.text.item()), text_of(one.text.rest()),
-                               one.event_time_ms, one.ingestion_ms, one.partition, one.offset));
+                               one.event_time_ms, one.ingestion_ms, one.partition, one.offset, one.value));
   return late;
 }
 
@@ -294,12 +182,15 @@ NB_MODULE(_joiner, m) {
       .def(
           "__init__",
           [](Joiner* self, std::int64_t window_ms, std::int64_t early_ms, std::int64_t dedup_ms,
-             std::uint64_t keep_below, bool keep_all, float rate, int late, std::size_t head_bytes, bool tells_seen) {
-            new (self) Joiner({window_ms, early_ms, dedup_ms, keep_below, keep_all, rate, static_cast<Late>(late)},
-                              head_bytes, tells_seen);
+             std::uint64_t keep_below, bool keep_all, float rate, int late, std::size_t head_bytes, bool tells_seen,
+             const std::vector<std::pair<std::vector<std::string>, bool>>& tasks, float negative_weight) {
+            JoinRules rules{window_ms, early_ms, dedup_ms, keep_below, keep_all, rate, static_cast<Late>(late)};
+            for (const auto& [actions, takes_value] : tasks) rules.tasks.push_back({actions, takes_value});
+            rules.negative_weight = negative_weight;
+            new (self) Joiner(rules, head_bytes, tells_seen);
           },
           "window_ms"_a, "early_ms"_a, "dedup_ms"_a, "keep_below"_a, "keep_all"_a, "rate"_a, "late"_a, "head_bytes"_a,
-          "tells_seen"_a)
+          "tells_seen"_a, "tasks"_a, "negative_weight"_a)
       .def("add_shown",
            [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
               std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
@@ -312,9 +203,10 @@ NB_MODULE(_joiner, m) {
       .def("add_action",
            [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
               std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
-              std::string_view action, bool ignored) {
+              std::string_view action, bool ignored, float value) {
              Record record = record_at(order_ms, stream, partition, offset, ingestion_ms, event_time_ms, Kind::action);
              record.ignored = ignored;
+             record.label = value;
              record.text = Text(request, item, action);
              self.add(std::move(record));
            })
@@ -342,14 +234,15 @@ NB_MODULE(_joiner, m) {
       .def_prop_rw(
           "newest_ingestion_ms", [](Joiner& self) { return self.newest_ingestion_ms(); },
           [](Joiner& self, std::int64_t newest_ms) { self.newest_ingestion_ms() = newest_ms; })
-      .def("pending", &export_pending)
-      .def("waiting", &export_waiting)
-      .def("parked", &export_parked)
+      .def("pending", [](const Joiner& self) { return columns_of(pending_of(self)); })
+      .def("waiting", [](const Joiner& self) { return columns_of(waiting_of(self)); })
+      .def("parked", [](const Joiner& self) { return columns_of(parked_of(self)); })
       .def("put_pending", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths,
-                             const nb::bytes& texts) { import_pending(self, {numbers, lengths, texts}); })
+                             const nb::bytes& texts) { put_pending(self, views_of(numbers, lengths, texts)); })
       .def("put_waiting", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths,
-                             const nb::bytes& texts) { import_waiting(self, {numbers, lengths, texts}); })
-      .def("put_parked", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths, const nb::bytes& texts) {
-        import_parked(self, {numbers, lengths, texts});
-      });
+                             const nb::bytes& texts) { put_waiting(self, views_of(numbers, lengths, texts)); })
+      .def("put_parked", [](Joiner& self, const nb::bytes& numbers, const nb::bytes& lengths,
+                            const nb::bytes& texts) { put_parked(self, views_of(numbers, lengths, texts)); })
+      .def("save", &saved);
+  m.def("merged", &merged_columns);
 }

@@ -1,28 +1,27 @@
 #include "joiner.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
 
 namespace monolith::joining {
-namespace {
 
-constexpr std::size_t kAllocation = 16;  // what malloc takes beside the bytes asked for
-constexpr std::size_t kSlot = 12;        // of a table at its usual load
-
-std::size_t bytes_of(const Record& record) { return sizeof(Record) + 32 + kAllocation + record.text.size(); }
-std::size_t bytes_of(const Waiting& entry) { return sizeof(Waiting) + 32 + kSlot + kAllocation + entry.text.size(); }
-std::size_t bytes_of(const Parked& parked) { return sizeof(Parked) + 32 + kSlot + kAllocation + parked.text.size(); }
-
-template <class T>
-void sort_by_origin(std::vector<const T*>& things) {
-  std::sort(things.begin(), things.end(), [](const T* a, const T* b) {
-    return std::tie(a->partition, a->offset) < std::tie(b->partition, b->offset);
-  });
+Joiner::Joiner(const JoinRules& rules, std::size_t head_bytes, bool tells_seen)
+    : rules_(rules), head_bytes_(head_bytes), tells_seen_(tells_seen), parked_(!rules.tasks.empty()) {
+  const std::size_t tasks = rules.tasks.size();
+  if (tasks > kMostTasks) throw std::invalid_argument("more tasks than a waiting key has bits for");
+  if (head_bytes < 2 * sizeof(float) * tasks) throw std::invalid_argument("rows have no room for their labels");
+  if (tasks != 0) all_tasks_ = static_cast<std::uint16_t>((1u << tasks) - 1);
+  for (std::size_t task = 0; task < tasks; ++task)
+    for (const std::string& action : rules.tasks[task].actions) {
+      auto maker =
+          std::find_if(makers_.begin(), makers_.end(), [&](const Maker& known) { return known.action == action; });
+      if (maker == makers_.end()) maker = makers_.insert(maker, {action, 0});
+      maker->tasks = static_cast<std::uint16_t>(maker->tasks | 1u << task);
+    }
 }
-
-}  // namespace
 
 bool Joiner::later(const PendingPlace& a, const PendingPlace& b) {
   return std::tie(a.order_ms, a.stream, a.partition, a.offset) > std::tie(b.order_ms, b.stream, b.partition, b.offset);
@@ -124,14 +123,30 @@ void Joiner::release(Record& record) {
 
 // Does what timers of the key alone would have done before `order_ms`, where timers stand still.
 void Joiner::catch_up(const Text& key, std::int64_t order_ms) {
-  const std::uint32_t parked = parked_.find(key), place = waiting_.find(key);
-  if (parked != kNone && parked_[parked].expire_ms < order_ms) {
-    unpark(parked);
+  each_parked(key, [&](std::uint32_t place) {
+    if (parked_[place].expire_ms >= order_ms) return;
+    unpark(place);
     ++counters_.unmatched_actions;
-  }
+  });
+  const std::uint32_t place = waiting_.find(key);
   if (place == kNone) return;
-  if (waiting_[place].open && waiting_[place].deadline_ms < order_ms) negative(place);
+  if (waiting_[place].open && waiting_[place].deadline_ms < order_ms) close(place, newest_ingestion_ms_);
   if (!waiting_[place].open && waiting_[place].forget_ms < order_ms) forget(place);
+}
+
+// Visits the actions that wait for the features of `key`; a visit may unpark its own.
+template <class Visit>
+void Joiner::each_parked(const Text& key, Visit visit) {
+  if (parked_.size() == 0) return;
+  if (!gathers()) {
+    const std::uint32_t place = parked_.find(key);
+    if (place != kNone) visit(place);
+    return;
+  }
+  for (const Maker& maker : makers_) {
+    const std::uint32_t place = parked_.find(Text(key.request(), key.item(), maker.action));
+    if (place != kNone) visit(place);
+  }
 }
 
 void Joiner::show(Record& record) {
@@ -140,23 +155,27 @@ void Joiner::show(Record& record) {
     return;
   }
   tell(record.text, record.event_time_ms);
-  const std::uint32_t parked = parked_.find(record.text);
-  Waiting entry;
+  Waiting entry{};
   entry.event_time_ms = record.event_time_ms;
   entry.offset = record.offset;
   entry.partition = record.partition;
   entry.draw = record.draw;
   entry.deadline_ms = std::max(record.event_time_ms + rules_.window_ms, record.order_ms);
   entry.forget_ms = std::max(record.event_time_ms + rules_.dedup_ms, entry.deadline_ms);
-  entry.open = true;
-  entry.positive = false;
+  entry.open = entry.fresh = true;
   entry.text = std::move(record.text);
   held_bytes_ += bytes_of(entry);
-  const std::int64_t deadline_ms = entry.deadline_ms;
   const std::uint32_t place = waiting_.put(std::move(entry));
-  if (parked == kNone) return alarm(deadline_ms, Timer::deadline, place, record.partition, record.offset);
-  unpark(parked);
-  positive(place, record.order_ms, record.ingestion_ms, false);
+  Waiting& shown = waiting_[place];
+  each_parked(shown.text, [&](std::uint32_t parked) {
+    const auto made = static_cast<std::uint16_t>(made_by(parked_[parked].text.rest()) & ~shown.seen);
+    if (made == 0) ++counters_.duplicate_actions;  // another action made these labels already
+    label(shown, made, parked_[parked].value);
+    remember(shown, record.order_ms);
+    unpark(parked);
+  });
+  if (shown.seen == all_tasks_) return close(place, record.ingestion_ms);
+  alarm(shown.deadline_ms, Timer::deadline, place, record.partition, record.offset);
 }
 
 void Joiner::tell(const Text& text, std::int64_t event_time_ms) {
@@ -165,19 +184,33 @@ void Joiner::tell(const Text& text, std::int64_t event_time_ms) {
                    std::string(text.item()), std::string(text.rest())});
 }
 
+// The tasks whose label an action makes.
+std::uint16_t Joiner::made_by(std::string_view action) const {
+  if (!gathers()) return all_tasks_;
+  for (const Maker& maker : makers_)
+    if (maker.action == action) return maker.tasks;
+  return 0;
+}
+
 void Joiner::act(Record& record) {
-  if (record.ignored) {
+  const std::uint16_t makes = record.ignored ? 0 : made_by(record.text.rest());
+  if (makes == 0) {
     ++counters_.ignored_actions;
     return;
   }
   const std::uint32_t place = waiting_.find(record.text);
   if (place == kNone) return park(record);
-  if (waiting_[place].positive)
+  Waiting& entry = waiting_[place];
+  const auto made = static_cast<std::uint16_t>(makes & ~entry.seen);
+  if (made == 0) {
     ++counters_.duplicate_actions;
-  else if (waiting_[place].open)
-    positive(place, record.order_ms, record.ingestion_ms, false);
-  else
-    late_positive(place, record);
+  } else if (entry.open) {
+    label(entry, made, record.label);
+    remember(entry, record.order_ms);
+    if (entry.seen == all_tasks_) close(place, record.ingestion_ms);
+  } else {
+    late_positive(place, made, record);
+  }
 }
 
 void Joiner::park(Record& record) {
@@ -185,48 +218,88 @@ void Joiner::park(Record& record) {
     ++counters_.duplicate_actions;
     return;
   }
-  Parked parked{record.event_time_ms, record.offset,         record.ingestion_ms, record.order_ms + rules_.early_ms,
-                record.partition,     std::move(record.text)};
+  Parked parked{record.event_time_ms, record.offset, record.ingestion_ms,   record.order_ms + rules_.early_ms,
+                record.partition,     record.label,  std::move(record.text)};
   held_bytes_ += bytes_of(parked);
   const std::int64_t expire_ms = parked.expire_ms;
   alarm(expire_ms, Timer::parked, parked_.put(std::move(parked)), record.partition, record.offset);
 }
 
-void Joiner::late_positive(std::uint32_t place, Record& record) {
+void Joiner::late_positive(std::uint32_t place, std::uint16_t made, Record& record) {
   ++counters_.late;
-  const bool has_row = waiting_[place].text.rest().size() >= head_bytes_;  // dropped under another policy, maybe
-  if (rules_.late == Late::emit && has_row) return positive(place, record.order_ms, record.ingestion_ms, true);
-  waiting_[place].positive = true;  // a repeat of it is a duplicate
-  if (rules_.late == Late::dead_letter)
-    late_actions_.push_back(
-        {record.event_time_ms, record.offset, record.ingestion_ms, 0, record.partition, std::move(record.text)});
+  Waiting& entry = waiting_[place];
+  const bool has_row = entry.text.rest().size() >= head_bytes_;  // dropped under another policy, maybe
+  label(entry, made, record.label);                              // a repeat of the action is a duplicate
+  if (rules_.late == Late::emit && has_row) {
+    ++counters_.positives;
+    emit_late(entry, made, record.ingestion_ms);
+    if (entry.seen == all_tasks_) drop_row(entry);
+    const std::int64_t forget_ms = entry.forget_ms;
+    remember(entry, record.order_ms);
+    if (entry.forget_ms > forget_ms) alarm(entry.forget_ms, Timer::forget, place, entry.partition, entry.offset);
+  } else if (rules_.late == Late::dead_letter) {
+    late_actions_.push_back({record.event_time_ms, record.offset, record.ingestion_ms, 0, record.partition,
+                             record.label, std::move(record.text)});
+  }
 }
 
-void Joiner::positive(std::uint32_t place, std::int64_t order_ms, std::int64_t ingestion_ms, bool late) {
-  Waiting& entry = waiting_[place];
-  ++counters_.positives;
-  emit(entry, ingestion_ms, 1.0f, late);
-  const bool was_open = entry.open;
-  entry.open = false;
-  entry.positive = true;
-  drop_row(entry);
-  const std::int64_t forget_ms = order_ms + rules_.dedup_ms;
-  if (forget_ms <= entry.forget_ms && !was_open) return;  // its timer is there
-  entry.forget_ms = std::max(entry.forget_ms, forget_ms);
-  alarm(entry.forget_ms, Timer::forget, place, entry.partition, entry.offset);
+// Have the entry's row say that an action came for the tasks `made`.
+void Joiner::label(Waiting& entry, std::uint16_t made, float value) {
+  entry.seen = static_cast<std::uint16_t>(entry.seen | made);
+  entry.fresh = true;
+  if (!gathers() || entry.text.rest().size() < head_bytes_) return;
+  const std::size_t tasks = rules_.tasks.size();
+  for (std::size_t task = 0; task < tasks; ++task) {
+    if ((made >> task & 1u) == 0) continue;
+    const float found = rules_.tasks[task].takes_value ? value : 1.0f, weight = 1.0f;
+    char* const labels = entry.text.rest_bytes();
+    std::memcpy(labels + task * sizeof(float), &found, sizeof(float));
+    std::memcpy(labels + (tasks + task) * sizeof(float), &weight, sizeof(float));
+  }
 }
 
-void Joiner::negative(std::uint32_t place) {
+// The key is known for so long after an action.
+void Joiner::remember(Waiting& entry, std::int64_t order_ms) {
+  entry.forget_ms = std::max(entry.forget_ms, order_ms + rules_.dedup_ms);
+}
+
+// Makes the sample of an open entry: every task has its action, or the window has ended.
+void Joiner::close(std::uint32_t place, std::int64_t ingestion_ms) {
   Waiting& entry = waiting_[place];
   entry.open = false;
-  if (rules_.keep_all || entry.draw < rules_.keep_below) {
+  if (entry.seen != 0) {
+    ++counters_.positives;
+    emit(entry, ingestion_ms, 1.0f, false);
+  } else if (rules_.keep_all || entry.draw < rules_.keep_below) {
     ++counters_.negatives;
-    emit(entry, newest_ingestion_ms_, 0.0f, false);
+    emit(entry, ingestion_ms, 0.0f, false);
+    weigh_last([&](std::size_t, float& weight) { weight *= rules_.negative_weight; });
   } else {
     ++counters_.sampled_out;
   }
-  if (rules_.late != Late::emit) drop_row(entry);
+  if (entry.seen == all_tasks_ || rules_.late != Late::emit) drop_row(entry);
   alarm(entry.forget_ms, Timer::forget, place, entry.partition, entry.offset);
+}
+
+// A sample with the labels `made` alone: those that came with it before are not counted again.
+void Joiner::emit_late(const Waiting& entry, std::uint16_t made, std::int64_t ingestion_ms) {
+  emit(entry, ingestion_ms, 1.0f, true);
+  weigh_last([&](std::size_t task, float& weight) { weight = (made >> task & 1u) != 0 ? weight : 0.0f; });
+}
+
+// Changes the weights of the labels of the sample that was made last; a label that weighs nothing is 0.
+template <class Change>
+void Joiner::weigh_last(Change change) {
+  const std::size_t tasks = rules_.tasks.size();
+  char* const labels = &samples_.heads[samples_.heads.size() - head_bytes_];
+  for (std::size_t task = 0; task < tasks; ++task) {
+    char* const at = labels + (tasks + task) * sizeof(float);
+    float weight;
+    std::memcpy(&weight, at, sizeof(float));
+    change(task, weight);
+    std::memcpy(at, &weight, sizeof(float));
+    if (weight == 0.0f) std::memset(labels + task * sizeof(float), 0, sizeof(float));
+  }
 }
 
 void Joiner::emit(const Waiting& entry, std::int64_t ingestion_ms, float label, bool late) {
@@ -271,7 +344,7 @@ void Joiner::fire(const Alarm& alarm) {
   const Waiting& owner = waiting_[alarm.place];
   if (owner.offset != alarm.offset || owner.partition != alarm.partition) return;
   if (alarm.kind == Timer::deadline && owner.open)
-    negative(alarm.place);
+    close(alarm.place, newest_ingestion_ms_);
   else if (alarm.kind == Timer::forget && owner.forget_ms == alarm.time_ms)
     forget(alarm.place);
 }
@@ -282,45 +355,5 @@ void Joiner::unpark(std::uint32_t place) { held_bytes_ -= bytes_of(parked_.take(
 Samples Joiner::take_samples() { return std::exchange(samples_, Samples{}); }
 std::vector<Seen> Joiner::take_seen() { return std::exchange(seen_, {}); }
 std::vector<Parked> Joiner::take_late_actions() { return std::exchange(late_actions_, {}); }
-
-std::vector<const Record*> Joiner::pending() const {
-  std::vector<PendingPlace> sorted = pending_;
-  std::sort(sorted.begin(), sorted.end(), [](const PendingPlace& a, const PendingPlace& b) { return later(b, a); });
-  std::vector<const Record*> found;
-  for (const PendingPlace& pending : sorted) found.push_back(&records_[pending.place]);
-  return found;
-}
-
-std::vector<const Waiting*> Joiner::waiting() const {
-  std::vector<const Waiting*> found;
-  waiting_.each([&](const Waiting& entry) { found.push_back(&entry); });
-  sort_by_origin(found);
-  return found;
-}
-
-std::vector<const Parked*> Joiner::parked() const {
-  std::vector<const Parked*> found;
-  parked_.each([&](const Parked& parked) { found.push_back(&parked); });
-  sort_by_origin(found);
-  return found;
-}
-
-void Joiner::put(Waiting entry) {
-  const std::size_t row_bytes = entry.text.rest().size();
-  if (row_bytes < head_bytes_ && (row_bytes != 0 || entry.open))
-    throw std::invalid_argument("a packed row is shorter than its head");
-  held_bytes_ += bytes_of(entry);
-  const bool open = entry.open;
-  const std::int64_t time_ms = open ? entry.deadline_ms : entry.forget_ms, offset = entry.offset;
-  const std::uint32_t partition = entry.partition;
-  alarm(time_ms, open ? Timer::deadline : Timer::forget, waiting_.put(std::move(entry)), partition, offset);
-}
-
-void Joiner::put(Parked action) {
-  held_bytes_ += bytes_of(action);
-  const std::int64_t expire_ms = action.expire_ms, offset = action.offset;
-  const std::uint32_t partition = action.partition;
-  alarm(expire_ms, Timer::parked, parked_.put(std::move(action)), partition, offset);
-}
 
 }  // namespace monolith::joining

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "keys.h"
+#include "segments.h"
 
 namespace monolith::joining {
 
@@ -22,12 +23,24 @@ constexpr std::int64_t kEnd = INT64_MAX;
 
 enum class Late { emit, drop, dead_letter };
 
+constexpr std::size_t kMostTasks = 16;  // bits of Waiting::seen
+
+// A label that actions make: 1, or the action's value.
+struct JoinTask {
+  std::vector<std::string> actions;
+  bool takes_value;
+};
+
 struct JoinRules {
   std::int64_t window_ms, early_ms, dedup_ms;
   std::uint64_t keep_below;  // a negative is kept if its draw is below
   bool keep_all;
   float rate;
   Late late;
+  // With tasks a row begins with the label of each, then the weight of each (float32), as they are without any action;
+  // and a kept negative's weights count so many times. Without, every action that is not ignored makes the one label.
+  std::vector<JoinTask> tasks = {};
+  float negative_weight = 1.0f;
 };
 
 enum class Kind : std::uint8_t { shown, action, joined };
@@ -37,9 +50,10 @@ struct Record {
   std::int64_t order_ms, offset, ingestion_ms, event_time_ms;
   std::uint32_t stream, partition;
   std::uint64_t draw;  // of features: decides whether the negative is kept
-  float label, rate;   // of joined samples
+  float label, rate;   // of joined samples; the label of an action is its value
   Kind kind;
-  bool ignored;  // an action that is no positive one
+  bool ignored;       // an action that makes no label
+  bool fresh = true;  // in no segment of a snapshot
   Text text;
 };
 
@@ -48,7 +62,9 @@ struct Waiting {
   std::int64_t event_time_ms, offset, deadline_ms, forget_ms;
   std::uint64_t draw;
   std::uint32_t partition;
-  bool open, positive;  // open: neither positive nor negative yet
+  std::uint16_t seen;  // the tasks that an action came for, a bit each
+  bool open : 1;       // the window has not ended, and not every task has its action
+  bool fresh : 1;      // in no segment of a snapshot as it is now, but for `open` and a row that was dropped
   Text text;
 };
 
@@ -56,8 +72,21 @@ struct Waiting {
 struct Parked {
   std::int64_t event_time_ms, offset, ingestion_ms, expire_ms;
   std::uint32_t partition;
+  float value;
   Text text;
+  bool fresh = true;  // in no segment of a snapshot
 };
+
+// Memory that each takes, with its places in a pool, a table and the timers.
+constexpr std::size_t kAllocation = 16;  // what malloc takes beside the bytes asked for
+constexpr std::size_t kSlot = 12;        // of a table at its usual load
+inline std::size_t bytes_of(const Record& record) { return sizeof(Record) + 32 + kAllocation + record.text.size(); }
+inline std::size_t bytes_of(const Waiting& entry) {
+  return sizeof(Waiting) + 32 + kSlot + kAllocation + entry.text.size();
+}
+inline std::size_t bytes_of(const Parked& parked) {
+  return sizeof(Parked) + 32 + kSlot + kAllocation + parked.text.size();
+}
 
 // Samples in order, as columns. Rows are cut into their heads, which have one length, and what follows.
 struct Samples {
@@ -83,8 +112,8 @@ struct Counters {
 
 class Joiner {
  public:
-  Joiner(const JoinRules& rules, std::size_t head_bytes, bool tells_seen)
-      : rules_(rules), head_bytes_(head_bytes), tells_seen_(tells_seen) {}
+  // Throws std::invalid_argument for more than kMostTasks tasks, and for heads that have no room for their labels.
+  Joiner(const JoinRules& rules, std::size_t head_bytes, bool tells_seen);
   Joiner(const Joiner&) = delete;
   Joiner& operator=(const Joiner&) = delete;
 
@@ -110,6 +139,14 @@ class Joiner {
   std::vector<const Parked*> parked() const;
   void put(Waiting entry);  // of a key that is not there
   void put(Parked action);
+  std::uint16_t all_tasks() const { return all_tasks_; }
+  bool gathers() const { return !rules_.tasks.empty(); }
+
+  // What became of everything that waits since the last call, for a snapshot that keeps the segments of earlier ones.
+  // `whole`: no earlier segment can be had.
+  SavedGroup<Record> save_pending(bool whole);
+  SavedGroup<Waiting> save_waiting(bool whole);
+  SavedGroup<Parked> save_parked(bool whole);
 
  private:
   static constexpr std::uint32_t kNone = KeyedPool<Waiting>::kNone;
@@ -138,9 +175,14 @@ class Joiner {
   void show(Record& record);
   void act(Record& record);
   void park(Record& record);
-  void late_positive(std::uint32_t place, Record& record);
-  void positive(std::uint32_t place, std::int64_t order_ms, std::int64_t ingestion_ms, bool late);
-  void negative(std::uint32_t place);
+  void late_positive(std::uint32_t place, std::uint16_t made, Record& record);
+  void emit_late(const Waiting& entry, std::uint16_t made, std::int64_t ingestion_ms);
+  void label(Waiting& entry, std::uint16_t made, float value);
+  void remember(Waiting& entry, std::int64_t order_ms);
+  void close(std::uint32_t place, std::int64_t ingestion_ms);
+  std::uint16_t made_by(std::string_view action) const;
+  template <class Change>
+  void weigh_last(Change change);
   void emit(const Waiting& entry, std::int64_t ingestion_ms, float label, bool late);
   void emit(std::string_view request, std::string_view item, std::string_view row, std::int64_t event_time_ms,
             std::int64_t ingestion_ms, float label, float rate, bool late);
@@ -150,17 +192,27 @@ class Joiner {
   void fire(const Alarm& alarm);
   void forget(std::uint32_t place);
   void unpark(std::uint32_t place);
+  template <class Visit>
+  void each_parked(const Text& key, Visit visit);
   Alarm next_alarm();
+
+  struct Maker {
+    std::string action;
+    std::uint16_t tasks;
+  };
 
   JoinRules rules_;
   std::size_t head_bytes_;
   bool tells_seen_;
+  std::vector<Maker> makers_;  // of the tasks' labels
+  std::uint16_t all_tasks_ = 1;
 
   Pool<Record> records_;
   std::vector<PendingPlace> pending_;  // a heap
   KeyedPool<Waiting> waiting_;
   KeyedPool<Parked> parked_;
   std::vector<Alarm> alarms_;  // a heap
+  SegmentBook pending_segments_, waiting_segments_, parked_segments_;
 
   Samples samples_;
   std::vector<Seen> seen_;

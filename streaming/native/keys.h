@@ -31,13 +31,14 @@ class Text {
   std::string_view request() const { return {bytes_.get(), request_}; }
   std::string_view item() const { return {bytes_.get() + request_, item_}; }
   std::string_view rest() const { return {bytes_.get() + request_ + item_, rest_}; }
+  char* rest_bytes() { return bytes_.get() + request_ + item_; }
   std::size_t size() const { return std::size_t{request_} + item_ + rest_; }
-  bool same_key(const Text& other) const {
-    return request_ == other.request_ && item_ == other.item_ &&
-           std::memcmp(bytes_.get(), other.bytes_.get(), std::size_t{request_} + item_) == 0;
+  // `whole`: the third part belongs to the key as well.
+  bool same_key(const Text& other, bool whole) const {
+    return request_ == other.request_ && item_ == other.item_ && key(whole) == other.key(whole);
   }
   // The key as bytes; where it is cut counts too, see hash().
-  std::string_view key() const { return {bytes_.get(), std::size_t{request_} + item_}; }
+  std::string_view key(bool whole) const { return {bytes_.get(), whole ? size() : std::size_t{request_} + item_}; }
   std::uint32_t cut() const { return request_; }
 
   Text without_rest() const { return Text(request(), item(), {}); }
@@ -75,6 +76,7 @@ class Pool {
     free_.push_back(place);
     return thing;
   }
+  std::uint32_t places() const { return static_cast<std::uint32_t>(things_.size()); }  // those given back too
 
  private:
   std::deque<T> things_;
@@ -88,6 +90,9 @@ class KeyedPool {
  public:
   static constexpr std::uint32_t kNone = UINT32_MAX;
 
+  // `whole`: the third part of a text belongs to its key, so there may be several things of one request and item.
+  explicit KeyedPool(bool whole = false) : whole_(whole) {}
+
   T& operator[](std::uint32_t place) { return pool_[place]; }
   const T& operator[](std::uint32_t place) const { return pool_[place]; }
 
@@ -95,7 +100,7 @@ class KeyedPool {
     if (slots_.empty()) return kNone;
     const std::uint32_t tag = tag_of(key);
     for (std::size_t at = tag & mask(); slots_[at].place != kNone; at = (at + 1) & mask())
-      if (slots_[at].tag == tag && pool_[slots_[at].place].text.same_key(key)) return slots_[at].place;
+      if (slots_[at].tag == tag && pool_[slots_[at].place].text.same_key(key, whole_)) return slots_[at].place;
     return kNone;
   }
   std::uint32_t put(T thing) {
@@ -112,6 +117,7 @@ class KeyedPool {
     return pool_.take(place);
   }
   std::size_t size() const { return size_; }
+  Pool<T>& pool() { return pool_; }
 
   template <class Visit>
   void each(Visit visit) const {
@@ -128,7 +134,7 @@ class KeyedPool {
 
   std::uint32_t tag_of(const Text& text) const {
     std::uint64_t hash = secret_ + text.cut();
-    const std::string_view key = text.key();
+    const std::string_view key = text.key(whole_);
     std::size_t at = 0;
     for (; at + 8 <= key.size(); at += 8) {
       std::uint64_t word;
@@ -170,6 +176,7 @@ class KeyedPool {
     slots_[hole] = Slot{};
   }
 
+  bool whole_;
   Pool<T> pool_;
   std::vector<Slot> slots_;
   std::size_t size_ = 0;

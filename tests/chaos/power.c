@@ -9,6 +9,7 @@
 //
 //   C inode path          a file was created          W inode offset data   bytes were written
 //   M inode path          a folder was made           D inode offset data   and are durable (O_DSYNC, O_SYNC)
+//   L path1 path2         path2 is a second name of a file
 //   R path1 path2         renamed                     T inode length        the file has this length now
 //   U path                a file or folder went       S inode               fsync or fdatasync of file or folder
 //   A path                mapped for shared writing   ? path call           a call that has no model here
@@ -367,8 +368,15 @@ static void unmodelled_name(const char *call, int folder, const char *name) {
 }
 
 int linkat(int folder1, const char *name1, int folder2, const char *name2, int flags) {
-  unmodelled_name("linkat", folder2, name2);
-  return REAL(linkat)(folder1, name1, folder2, name2, flags);
+  char path1[PATH_MAX], path2[PATH_MAX];
+  int ours1 = resolve(folder1, name1, path1), ours2 = resolve(folder2, name2, path2);
+  if (!ours1 && !ours2) return (int)syscall(SYS_linkat, folder1, name1, folder2, name2, flags);
+  begin_work();
+  int done = (int)syscall(SYS_linkat, folder1, name1, folder2, name2, flags);
+  if (done == 0 && ours1 && ours2) tell_text('L', 0, 0, path1, path2);
+  else if (done == 0) tell_text('?', 0, 0, ours1 ? path1 : path2, "linked into or out of the folder");
+  end_work();
+  return done;
 }
 int link(const char *name1, const char *name2) { return linkat(AT_FDCWD, name1, AT_FDCWD, name2, 0); }
 int symlink(const char *target, const char *name) {

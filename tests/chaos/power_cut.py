@@ -234,6 +234,9 @@ class Disk:
             self._parent(path).change({os.path.basename(path): node})
         elif op == "U":
             self._parent(path).change({os.path.basename(path): None})
+        elif op == "L":
+            node = self._parent(path).now[os.path.basename(path)]
+            self._parent(more.decode()).change({os.path.basename(more.decode()): node})
         elif op == "R":
             self._move(path, more.decode())
         elif op in "A?" and os.path.basename(path) == MAPPED:
@@ -273,8 +276,9 @@ class Disk:
             if entry.is_dir(follow_symlinks=False):
                 folder.durable[entry.name] = self._load(Path(entry.path))
             else:
-                file = self._nodes[entry.inode()] = File(Content.of(Path(entry.path).read_bytes()))
-                folder.durable[entry.name] = file
+                if entry.inode() not in self._nodes:  # else a second name of a file
+                    self._nodes[entry.inode()] = File(Content.of(Path(entry.path).read_bytes()))
+                folder.durable[entry.name] = self._nodes[entry.inode()]
         folder.now = dict(folder.durable)
         self._nodes[path.stat().st_ino] = folder
         return folder

@@ -50,7 +50,13 @@ def test_tasks_are_read_in_order():
         (JOB[JOB.index("labels:") :], "labels: []", "labels: the list is empty"),
         ("weight: 0.25", "weight: 0", "labels[1].weight: expected a number > 0"),
         ("squared", "hinge", "labels[1].loss"),
-        ('samples: "log://samples"', 'features: "log://f", actions: "log://a"', "2 tasks, but features are joined"),
+        (
+            'samples: "log://samples"',
+            'features: "log://f", actions: "log://a"',
+            "labels[1].name: nothing makes the label of 'price': features are joined with actions",
+        ),
+        ("{name: click}", "{name: click, actions: [click]}", "labels[0].actions: input.samples brings the labels"),
+        ("weight: 0.25", "value: pay", "labels[1].value: input.samples brings the labels"),
         ("labels:", "model: {kind: fm}\nlabels:", "model.kind: the model fm has one output, there are 2 tasks"),
         (
             '"log://samples"',
@@ -66,6 +72,59 @@ def test_tasks_are_read_in_order():
 )
 def test_rule_names_the_place_and_what_is_allowed(old, new, says):
     assert says in refused(old, new)
+
+
+JOINED = """\
+name: shop
+input: {features: "log://features", actions: "log://actions"}
+join: {positive_actions: []}
+tables:
+  - {name: user, dim: 5}
+labels:
+  - {name: click, actions: [click, open]}
+  - {name: seconds, loss: squared, value: watch, default: 0}
+"""
+
+
+def test_tasks_of_joined_streams_say_which_actions_make_them():
+    click, seconds = parse_job(JOINED, "job.yaml").labels
+    assert (click.actions, click.value, click.default) == (["click", "open"], None, None)
+    assert (seconds.actions, seconds.value, seconds.default) == ([], "watch", 0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("actions: [click, open]", "weight: 2", "labels[0].name: nothing makes the label of 'click'"),
+        ("value: watch,", "value: watch, actions: [watch],", "labels[1].value: 'seconds' has both actions"),
+        ("value: watch,", "actions: [watch],", "labels[1].default: 'seconds' has no value that could be missing"),
+        ("loss: squared, value: watch, default: 0", "value: watch, default: 2", "labels[1].default: saw 2; a label of"),
+        ("default: 0", "default: 2000000", "labels[1].default: saw 2e+06; allowed: -1,000,000 to 1,000,000"),
+        ("[click, open]", '[click, ""]', "labels[0].actions: 'click' names an action without a name"),
+        ("positive_actions: []", "positive_actions: [click]", "join.positive_actions: labels say which actions"),
+        ("positive_actions: []", "negative_rate: 1.0e-7", "join.negative_rate: saw 1e-07: a negative that is kept"),
+        (
+            JOINED[JOINED.index("  - {name: click") :],
+            "".join(f"  - {{name: t{i}, actions: [a]}}\n" for i in range(17)),
+            "labels: 17 tasks, but features that are joined with actions have at most 16",
+        ),
+    ],
+)
+def test_rule_on_tasks_of_joined_streams_names_the_place_and_what_is_allowed(old, new, says):
+    assert old in JOINED
+    with pytest.raises(ConfigError) as caught:
+        parse_job(JOINED.replace(old, new, 1), "job.yaml")
+    assert says in str(caught.value)
+
+
+def test_what_a_task_takes_the_value_of_lasts_and_the_actions_of_one_may_change():
+    job = parse_job(JOINED, "job.yaml")
+    other = parse_job(JOINED.replace("watch", "view"), "job.yaml")
+    with pytest.raises(ConfigError, match="the state folder is of another model"):
+        check_lasting(settings_of(job), settings_of(other))
+    fewer = parse_job(JOINED.replace("[click, open]", "[click]"), "job.yaml")
+    assert list(changes(settings_of(job), settings_of(fewer))) == ["labels[0].actions[1]"]
+    check_lasting(settings_of(job), settings_of(fewer))
 
 
 def test_a_table_of_weights_may_stand_beside_factors_and_no_other_width_may():

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from python_joiner import PythonJoiner
 
-from monolith.config import JoinConfig
+from monolith.config import JoinConfig, TaskConfig
 from monolith.errors import CorruptError, VersionError
 from monolith.events import WATERMARK_END, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming.joiner import Joiner
+from monolith.streaming.joiner_segments import read_joiner
 from monolith.streaming.joiner_state import decode_joiner_state, encode_joiner_state
 from monolith.streaming.sample_block import Pieces, SampleBlock
 
@@ -26,34 +27,64 @@ CONFIGS = st.builds(
     late_positives=st.sampled_from(["emit", "drop", "dead_letter"]),
     negative_rate=st.sampled_from([1.0, 0.5]),
 )
+PLAIN: list[TaskConfig] = []  # every action makes the one label
+CLICK = TaskConfig(name="click", actions=["like"])
+ANY = TaskConfig(name="any", actions=["like", "view"])
+SECONDS = TaskConfig(name="seconds", loss="squared", value="watch", default=0.5)
+PAID = TaskConfig(name="paid", loss="squared", value="watch")
+TASKS = st.sampled_from([PLAIN, PLAIN, [CLICK], [CLICK, ANY], [PAID], [ANY, SECONDS, PAID], [CLICK, SECONDS]])
 TIMES = st.integers(0, 60)
 KEYS = st.sampled_from([("a", "i"), ("b", "i"), ("ai", ""), ("", "ai"), ("", "")])
-ADDS = st.tuples(st.sampled_from(["shown", "like", "view", "joined"]), KEYS, TIMES, st.integers(0, 15))
+ADDS = st.tuples(st.sampled_from(["shown", "like", "view", "watch", "joined"]), KEYS, TIMES, st.integers(0, 15))
 ADVANCES = st.tuples(TIMES, st.integers(0, 20), st.integers(-5, 30))
-RESTORES = st.just("restore")
+RESTORES = st.sampled_from(["restore", "save", "save whole"])
 ENDS = st.just("end")
 
 
-def event_of(kind: str, key: tuple[str, str], time_ms: int, number: int) -> Decoded:
+def event_of(kind: str, key: tuple[str, str], time_ms: int, number: int, tasks: list[TaskConfig]) -> Decoded:
     if kind == "shown":
-        return Shown(*key, time_ms, row_of(number))
+        return Shown(*key, time_ms, row_of(number, tasks))
     if kind == "joined":
-        return Joined(*key, time_ms, row_of(number), float(number % 2), 0.25)
-    return ActionEvent(*key, kind, time_ms)
+        return Joined(*key, time_ms, row_of(number, tasks), float(number % 2), 0.25)
+    is_taken = any(task.value == kind for task in tasks)
+    return ActionEvent(*key, kind, time_ms, value=number / 2 if is_taken else msgspec.UNSET)
+
+
+class Disk:
+    """The files of the joiner's last save, as a snapshot would hold them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.index = b""
+
+    def save(self, joiner: Joiner, *, whole: bool) -> None:
+        saved = joiner.save(whole=whole)
+        assert not (whole and None in saved.files.values())
+        self.files = {name: self.files[name] if data is None else data for name, data in saved.files.items()}
+        self.index = saved.index
+
+    def state(self) -> bytes:
+        return encode_joiner_state(read_joiner(self.index, self.files.__getitem__))
 
 
 @settings(max_examples=500, deadline=None)
-@given(CONFIGS, st.lists(ADDS | ADVANCES | RESTORES | ENDS, max_size=60))
-def test_native_joiner_does_what_the_python_one_does(config, turns):
+@given(CONFIGS, TASKS, st.lists(ADDS | ADVANCES | RESTORES | ENDS, max_size=60))
+def test_native_joiner_does_what_the_python_one_does(config, tasks, turns):
     shown: dict[str, list] = {"native": [], "python": []}
 
     def joiner_of(kind, name: str):
-        return kind(config, lambda before, event: shown[name].append((before, event.request_id, event.event_time_ms)))
+        def on_shown(before, event):
+            shown[name].append((before, event.request_id, event.event_time_ms))
 
-    native, python = joiner_of(PlainJoiner, "native"), joiner_of(PythonJoiner, "python")
+        return kind(config, on_shown, tasks)
+
+    native, python, disk = joiner_of(PlainJoiner, "native"), joiner_of(PythonJoiner, "python"), Disk()
     watermark_ms = 0
     for offset, turn in enumerate(turns):
-        if turn == "restore":
+        if turn in ("save", "save whole"):
+            disk.save(native, whole=turn == "save whole")
+            assert disk.state() == native.state()
+        elif turn == "restore":
             state, late_actions = native.state(), native.late_actions
             native = joiner_of(PlainJoiner, "native")
             native.restore(state)
@@ -65,7 +96,7 @@ def test_native_joiner_does_what_the_python_one_does(config, turns):
             )
         elif len(turn) == 4:
             kind, key, time_ms, number = turn
-            event = event_of(kind, key, time_ms, number)
+            event = event_of(kind, key, time_ms, number, tasks)
             stream = {"shown": 0, "joined": 2}.get(kind, 1)
             record = Record(None, b"", time_ms, 100 + offset, number % 2, offset)
             for joiner in (native, python):

@@ -8,6 +8,7 @@ from batches import seen, told
 
 from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
 from monolith.streaming.journal import Journal
+from monolith.streaming.reader_state import whole_state
 
 
 def all_of(steps) -> list:
@@ -44,6 +45,41 @@ def test_rerun_from_any_state_gives_the_same_steps_and_the_same_states(streams, 
             clock.tick(0.7)  # the clock of the re-run has no say
             assert told(reader.next(10.0)) == told(step)
             assert reader.state() == state
+
+
+def test_rerun_from_the_files_of_any_save_gives_the_same_states(streams, open_reader, make_job, clock):
+    streams = streams(2)
+    job = make_job(train={"step_records": 4})
+    reader, files, saves, states = open_reader(job), {}, [], []
+    for i in range(40):
+        streams.show(f"r{i}", 10 + i, partition=i % 2, user=i)
+        if i % 3:
+            streams.act(f"r{i}", 10 + i + i % 7, partition=i % 2)
+        clock.tick(0.3 * (i % 4))
+        while reader.next(0.0) is not None:
+            given = reader.save(whole=False)
+            files = {name: files[name] if data is None else data for name, data in given.items()}
+            saves.append(files)
+            states.append(reader.state())
+    assert any(name.startswith("joiner/waiting") for name in files)
+    for place in range(0, len(saves), 5):
+        reader = open_reader(job)
+        reader.load(saves[place].__getitem__)
+        assert reader.state() == states[place]
+        assert whole_state(saves[place].__getitem__) == states[place]
+        for state in states[place + 1 :]:
+            assert reader.next(10.0) is not None
+            assert reader.state() == state
+
+
+def test_a_snapshot_whose_joiner_is_in_one_piece_is_read(streams, open_reader, make_job, clock):
+    """As builds wrote it whose snapshots have version 2."""
+    streams = streams(2)
+    steps, states = live_run(streams, open_reader(make_job()), clock, rounds=6)
+    reader = open_reader(make_job())
+    reader.load({"stream.bin": states[2]}.__getitem__)
+    assert reader.state() == states[2]
+    assert told(reader.next(0.0)) == told(steps[3])
 
 
 def test_run_goes_on_live_where_the_journal_ends(streams, open_reader, make_job, clock):

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from monolith.config import JobConfig, JoinConfig
+from monolith.config import JobConfig, JoinConfig, TaskConfig
+from monolith.config.labels import gathers
 from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner import Joiner, OnShown
 from monolith.tables.batch import Batch
@@ -79,7 +80,7 @@ def told(step: Any) -> tuple[object, ...]:
 
 
 class Plain(NamedTuple):
-    """One sample of a joiner whose rows are 8 bytes: a number."""
+    """One sample of a joiner whose rows are 8 bytes: a number. ``labels``: of gathered ones, (label, weight) a task."""
 
     request_id: str
     item_id: str
@@ -89,29 +90,43 @@ class Plain(NamedTuple):
     label: float
     rate: float
     late: bool
+    labels: tuple[tuple[float, float], ...] = ()
 
 
-def plain(samples: JoinedSamples) -> list[Plain]:
-    """The samples of a joiner with ``head_bytes=8``, one by one."""
-    numbers = np.frombuffer(samples._heads, np.int64).tolist()
+def plain(samples: JoinedSamples, tasks: int = 0) -> list[Plain]:
+    """The samples of a joiner whose heads are a label block of so many ``tasks`` and 8 bytes, one by one."""
+    heads = np.frombuffer(samples._heads, np.uint8).reshape(-1, 8 * tasks + 8)
+    numbers = np.ascontiguousarray(heads[:, 8 * tasks :]).view(np.int64)[:, 0].tolist()
+    blocks = np.ascontiguousarray(heads[:, : 8 * tasks]).view(np.float32).reshape(len(heads), 2, tasks).tolist()
     columns = samples.event_time_ms, samples.ingestion_time_ms, samples.labels, samples.rates, samples.late
     times, ingested, labels, rates, late = (column.tolist() for column in columns)
     return [
-        Plain(*key, *rest)
-        for key, *rest in zip(samples.keys, times, ingested, numbers, labels, rates, late, strict=True)
+        Plain(*key, *rest, labels=tuple(zip(*block, strict=True)))
+        for key, *rest, block in zip(samples.keys, times, ingested, numbers, labels, rates, late, blocks, strict=True)
     ]
 
 
 class PlainJoiner(Joiner):
     """A joiner of rows of 8 bytes whose samples come one by one."""
 
-    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None) -> None:
-        super().__init__(config, 8, on_shown)
+    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()) -> None:
+        self._blocks = len(tasks) if gathers(tasks) else 0
+        super().__init__(config, 8 * self._blocks + 8, on_shown, tasks)
 
     def advance(self, watermark_ms: int, **times: int) -> list[Plain]:
-        return plain(super().advance(watermark_ms, **times))
+        return plain(super().advance(watermark_ms, **times), self._blocks)
 
 
-def row_of(number: int) -> bytes:
-    """A packed row for a `PlainJoiner`."""
-    return struct.pack("<q", number)
+def row_of(number: int, tasks: Sequence[TaskConfig] = ()) -> bytes:
+    """A packed row for a `PlainJoiner`; where it gathers labels, with those of a sample without any action."""
+    if not gathers(tasks):
+        return struct.pack("<q", number)
+    pairs = [unacted(task) for task in tasks]
+    labels, weights = zip(*pairs, strict=True)
+    return struct.pack(f"<{2 * len(tasks)}fq", *labels, *weights, number)
+
+
+def unacted(task: TaskConfig) -> tuple[float, float]:
+    """Label and weight of a task for which no action came."""
+    label = task.default if task.value is not None else 0.0
+    return (0.0, 0.0) if label is None else (label, 1.0)

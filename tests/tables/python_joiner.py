@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from batches import Plain
+from batches import Plain, unacted
 
-from monolith.config import JoinConfig
+from monolith.config import JoinConfig, TaskConfig
+from monolith.config.labels import gathers, makers
 from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming.joiner import LateAction, OnShown, draw
 from monolith.streaming.joiner_state import JoinCounters
@@ -40,8 +42,9 @@ class Waiting:
     deadline_ms: int
     forget_ms: int
     open: bool
-    positive: bool
     row: bytes
+    seen: set[str] = field(default_factory=set)  # tasks that an action came for
+    labels: dict[str, tuple[float, float]] = field(default_factory=dict)  # of gathered ones: label and weight by task
 
 
 @dataclass
@@ -56,22 +59,25 @@ class Parked:
 
 
 class PythonJoiner:
-    """Of rows of 8 bytes, as `batches.PlainJoiner`."""
+    """Of rows of 8 bytes, and label blocks where it gathers, as `batches.PlainJoiner`."""
 
-    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None) -> None:
+    def __init__(self, config: JoinConfig, on_shown: OnShown | None = None, tasks: Sequence[TaskConfig] = ()) -> None:
         self._on_shown = on_shown
-        self._positive = frozenset(config.positive_actions)
+        self._tasks = {task.name: task for task in tasks} if gathers(tasks) else {}  # those whose labels are gathered
+        self._positive = frozenset(action for task in tasks for action in makers(task)) or config.positive_actions
+        self._all = set(self._tasks) or {"label"}
         self._window_ms = round(config.window_s * 1000)
         self._early_ms = round(config.early_s * 1000)
         self._dedup_ms = round(config.dedup_s * 1000)
         self._late = config.late_positives
-        self._rate = config.negative_rate
+        self._rate = 1.0 if self._tasks else config.negative_rate
+        self._negative_weight = np.float32(1.0 / config.negative_rate)
         self._keep_below = round(config.negative_rate * 2**64)
         self.counters = JoinCounters()
         self.late_actions: list[LateAction] = []  # with policy dead_letter; whoever takes them clears the list
         self._pending: list[Pending] = []
         self._waiting: dict[Key, Waiting] = {}
-        self._parked: dict[Key, Parked] = {}
+        self._parked: dict[tuple[Key, str], Parked] = {}  # by action too, where labels are gathered
         self._timers: list[tuple[int, int, int, int, Key]] = []  # (time, kind, partition, offset, key)
         self._samples: list[Plain] = []
         self._newest_ingestion_ms = WATERMARK_START
@@ -159,16 +165,19 @@ class PythonJoiner:
             self.counters.passed += 1
             self._tell(event)
             key = event.request_id, event.item_id
-            self._sample(key, event.event_time_ms, item.ingestion_ms, event.row, event.label, event.rate, late=False)
+            pairs = tuple(zip(*np.frombuffer(event.row[:-8], np.float32).reshape(2, -1).tolist(), strict=True))
+            times_ms = event.event_time_ms, item.ingestion_ms
+            self._sample(key, *times_ms, event.row, event.label, event.rate, pairs, late=False)
 
     def _catch_up(self, key: Key, order_ms: int) -> None:
         """Do what timers of ``key`` alone would have done before ``order_ms``, in a place where timers stand still."""
-        parked, entry = self._parked.get(key), self._waiting.get(key)
-        if parked is not None and parked.expire_ms < order_ms:
-            self._unpark(key)
-            self.counters.unmatched_actions += 1
+        entry = self._waiting.get(key)
+        for action in self._parked_actions(key):
+            if self._parked[key, action].expire_ms < order_ms:
+                del self._parked[key, action]
+                self.counters.unmatched_actions += 1
         if entry is not None and entry.open and entry.deadline_ms < order_ms:
-            self._negative_sample(key, entry)
+            self._close(key, entry, self._newest_ingestion_ms)
         if entry is not None and not entry.open and entry.forget_ms < order_ms:
             self._forget(key, entry)
 
@@ -180,17 +189,18 @@ class PythonJoiner:
         self._tell(event)
         deadline_ms = max(event.event_time_ms + self._window_ms, item.order_ms)
         forget_ms = max(event.event_time_ms + self._dedup_ms, deadline_ms)
-        entry = Waiting(
-            event.event_time_ms, item.partition, item.offset, deadline_ms, forget_ms, True, False, event.row
-        )
+        entry = Waiting(event.event_time_ms, item.partition, item.offset, deadline_ms, forget_ms, True, event.row)
+        entry.labels = {name: unacted(task) for name, task in self._tasks.items()}
         self._waiting[key] = entry
         self._timer(forget_ms, _FORGET, entry, key)
-        parked = self._parked.get(key)
-        if parked is None:
-            self._timer(deadline_ms, _DEADLINE, entry, key)
+        for action in self._parked_actions(key):
+            parked = self._parked.pop((key, action))
+            if not self._label(key, entry, parked.event, item.order_ms):
+                self.counters.duplicate_actions += 1
+        if entry.seen == self._all:
+            self._close(key, entry, item.ingestion_ms)
         else:
-            self._unpark(key)
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=False)
+            self._timer(deadline_ms, _DEADLINE, entry, key)
 
     def _tell(self, event: Shown | Joined) -> None:
         if self._on_shown is not None:
@@ -205,64 +215,99 @@ class PythonJoiner:
         entry = self._waiting.get(key)
         if entry is None:
             self._park(key, item, event)
-        elif entry.positive:
+        elif not self._made(event.action) - entry.seen:
             self.counters.duplicate_actions += 1
         elif entry.open:
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=False)
+            self._label(key, entry, event, item.order_ms)
+            if entry.seen == self._all:
+                self._close(key, entry, item.ingestion_ms)
         else:
             self._late_positive(key, entry, item, event)
 
+    def _made(self, action: str) -> set[str]:
+        """The tasks whose label ``action`` makes."""
+        return {name for name, task in self._tasks.items() if action in makers(task)} if self._tasks else {"label"}
+
+    def _label(self, key: Key, entry: Waiting, event: ActionEvent, order_ms: int | None) -> set[str]:
+        """Take in an action; it makes the key remembered for longer, unless ``order_ms`` is None."""
+        made = self._made(event.action) - entry.seen
+        entry.seen |= made
+        for name in made & self._tasks.keys():
+            value = event.value if self._tasks[name].value is not None else 1.0
+            entry.labels[name] = (float(np.float32(value)), 1.0)
+        if order_ms is not None and order_ms + self._dedup_ms > entry.forget_ms:
+            entry.forget_ms = order_ms + self._dedup_ms
+            self._timer(entry.forget_ms, _FORGET, entry, key)
+        return made
+
     def _park(self, key: Key, item: Pending, event: ActionEvent) -> None:
-        if key in self._parked:
+        action = event.action if self._tasks else ""
+        if (key, action) in self._parked:
             self.counters.duplicate_actions += 1
             return
         parked = Parked(event, item.ingestion_ms, item.partition, item.offset, item.order_ms + self._early_ms)
-        self._parked[key] = parked
+        self._parked[key, action] = parked
         self._timer(parked.expire_ms, _PARKED, parked, key)
+
+    def _parked_actions(self, key: Key) -> list[str]:
+        return [action for at, action in self._parked if at == key]
 
     def _late_positive(self, key: Key, entry: Waiting, item: Pending, event: ActionEvent) -> None:
         self.counters.late += 1
+        made = self._label(key, entry, event, item.order_ms if self._late == "emit" else None)
         if self._late == "emit":
-            self._positive_sample(key, entry, item.order_ms, item.ingestion_ms, late=True)
-            return
-        entry.positive = True  # a repeat of it is a duplicate
-        if self._late == "dead_letter":
+            self.counters.positives += 1
+            labels = {name: pair if name in made else (0.0, 0.0) for name, pair in entry.labels.items()}
+            self._emit(key, entry, item.ingestion_ms, 1.0, labels, late=True)
+        elif self._late == "dead_letter":
             self.late_actions.append(LateAction(event, item.ingestion_ms, item.partition, item.offset))
 
     # --- samples -----------------------------------------------------------------------------------------------------
 
-    def _positive_sample(self, key: Key, entry: Waiting, order_ms: int, ingestion_ms: int, *, late: bool) -> None:
-        self.counters.positives += 1
-        self._emit(key, entry, ingestion_ms, label=1.0, late=late)
-        entry.open, entry.positive = False, True
-        self._drop_row(entry)
-        forget_ms = order_ms + self._dedup_ms
-        if forget_ms > entry.forget_ms:
-            entry.forget_ms = forget_ms
-            self._timer(forget_ms, _FORGET, entry, key)
-
-    def _negative_sample(self, key: Key, entry: Waiting) -> None:
+    def _close(self, key: Key, entry: Waiting, ingestion_ms: int) -> None:
+        """Every task has its action, or the window has ended."""
         entry.open = False
-        if draw(*key) < self._keep_below:
+        if entry.seen:
+            self.counters.positives += 1
+            self._emit(key, entry, ingestion_ms, 1.0, entry.labels, late=False)
+        elif draw(*key) < self._keep_below:
             self.counters.negatives += 1
-            self._emit(key, entry, self._newest_ingestion_ms, label=0.0, late=False)
+            labels = {
+                name: (label, float(np.float32(weight) * self._negative_weight))
+                for name, (label, weight) in entry.labels.items()
+            }
+            self._emit(key, entry, ingestion_ms, 0.0, labels, late=False)
         else:
             self.counters.sampled_out += 1
-        if self._late != "emit":
-            self._drop_row(entry)
 
-    def _emit(self, key: Key, entry: Waiting, ingestion_ms: int, *, label: float, late: bool) -> None:
-        self._sample(key, entry.event_time_ms, ingestion_ms, entry.row, label, self._rate, late=late)
+    def _emit(
+        self,
+        key: Key,
+        entry: Waiting,
+        ingestion_ms: int,
+        label: float,
+        labels: dict[str, tuple[float, float]],
+        *,
+        late: bool,
+    ) -> None:
+        pairs = tuple(labels[name] for name in self._tasks)
+        self._sample(key, entry.event_time_ms, ingestion_ms, entry.row, label, self._rate, pairs, late=late)
 
     def _sample(
-        self, key: Key, event_time_ms: int, ingestion_ms: int, row: bytes, label: float, rate: float, *, late: bool
+        self,
+        key: Key,
+        event_time_ms: int,
+        ingestion_ms: int,
+        row: bytes,
+        label: float,
+        rate: float,
+        labels: tuple[tuple[float, float], ...] = (),
+        *,
+        late: bool,
     ) -> None:
-        number = int.from_bytes(row, "little", signed=True)
-        rate = float(np.float32(rate))
-        self._samples.append(Plain(*key, min(event_time_ms, self._newest_ms), ingestion_ms, number, label, rate, late))
-
-    def _drop_row(self, entry: Waiting) -> None:
-        entry.row = b""
+        number = int.from_bytes(row[-8:], "little", signed=True)
+        rate, time_ms = float(np.float32(rate)), min(event_time_ms, self._newest_ms)
+        self._samples.append(Plain(*key, time_ms, ingestion_ms, number, label, rate, late, labels))
 
     # --- timers ------------------------------------------------------------------------------------------------------
 
@@ -272,19 +317,20 @@ class PythonJoiner:
     def _fire(self, timer: tuple[int, int, int, int, Key]) -> None:
         """Do what is due, unless its owner is gone or has moved on: a timer is never taken out of the heap early."""
         time_ms, kind, partition, offset, key = timer
-        owner = (self._parked if kind == _PARKED else self._waiting).get(key)
+        if kind == _PARKED:
+            for action in self._parked_actions(key):
+                parked = self._parked[key, action]
+                if (parked.partition, parked.offset) == (partition, offset):
+                    del self._parked[key, action]
+                    self.counters.unmatched_actions += 1
+            return
+        owner = self._waiting.get(key)
         if owner is None or (owner.partition, owner.offset) != (partition, offset):
             return
-        if isinstance(owner, Parked):
-            self._unpark(key)
-            self.counters.unmatched_actions += 1
-        elif kind == _DEADLINE and owner.open:
-            self._negative_sample(key, owner)
+        if kind == _DEADLINE and owner.open:
+            self._close(key, owner, self._newest_ingestion_ms)
         elif kind == _FORGET and owner.forget_ms == time_ms:
             self._forget(key, owner)
 
     def _forget(self, key: Key, entry: Waiting) -> None:
         del self._waiting[key]
-
-    def _unpark(self, key: Key) -> None:
-        del self._parked[key]

@@ -55,11 +55,11 @@ class FixedSteps:
         self.steps.insert(self.at, FixedStep(self.at + 1, self.steps[0].batch[:0], self.at * 10_000, publish=True))
         return self.next(0)
 
-    def state(self) -> bytes:
-        return msgspec.msgpack.encode(self.at)
+    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+        return {"stream.bin": msgspec.msgpack.encode(self.at)}
 
-    def restore(self, data: bytes) -> None:
-        self.at = msgspec.msgpack.decode(data)
+    def load(self, read) -> None:
+        self.at = msgspec.msgpack.decode(read("stream.bin"))
 
     def commit(self) -> None:
         self.committed.append(self.at)
@@ -69,6 +69,17 @@ class FixedSteps:
 
     def progress(self) -> Progress:
         return Progress(records=sum(len(step.batch) for step in self.steps[: self.at]), lag=len(self.steps) - self.at)
+
+
+@dataclass
+class KeptSteps(FixedSteps):
+    """Writes a part of its state once, and then only where it must."""
+
+    wholes: int = 0
+
+    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+        self.wholes += whole
+        return {**super().save(whole=whole), "joiner/rows": b"rows" if whole else None}
 
 
 @dataclass
@@ -172,6 +183,17 @@ def test_a_restored_trainer_goes_on_bit_by_bit(tmp_path):
     second.run()
     assert second.step == 40
     assert compare_snapshots(whole.snapshots.path(40), second.snapshots.path(40)) == []
+
+
+def test_a_file_that_no_earlier_snapshot_has_makes_the_trainer_write_all_of_it(tmp_path):
+    steps = KeptSteps(made_steps().steps)
+    first = trainer(tmp_path, steps)
+    for _ in range(3):
+        first.advance(steps.next(0))
+        first.snapshot()
+    assert steps.wholes == 1
+    newest = Snapshots(tmp_path).newest()
+    assert (newest.manifest.step, newest.read("joiner/rows")) == (3, b"rows")
 
 
 def test_a_store_gets_each_sequence_once_and_ends_with_the_trainers_rows(tmp_path):

@@ -1,0 +1,115 @@
+"""The joiner in a snapshot: rows in immutable segments, which later snapshots keep, and an index that is small.
+
+What waits changes little from one snapshot to the next. So a snapshot writes the members that are new or another as a
+new *segment* of their group, and says in the *index* which segments there are and what became of each of their rows:
+a byte a row, compressed. Which segments there are depends on when snapshots were taken; what they hold together does
+not, and `whole_state` gives it in the canonical form of `joiner_state`. See ``docs/formats.md``.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from monolith.errors import CorruptError, VersionError
+from monolith.streaming import _joiner
+from monolith.streaming.joiner_state import (
+    Columns,
+    JoinCounters,
+    JoinerState,
+    decode_joiner_state,
+    joiner_version,
+)
+
+INDEX_VERSION = 3  # 1 and 2 are states in one piece
+SEGMENT_VERSION = 1
+FOLDER = "joiner"  # of a snapshot
+GROUPS = ("pending", "waiting", "parked")
+
+Read = Callable[[str], bytes]  # the bytes of a snapshot's file; raises CorruptError where it has none
+
+
+class _Group(msgspec.Struct, array_like=True):
+    """``segments``: (number, rows) of each, oldest first; ``statuses``: of all their rows, zlib."""
+
+    segments: list[tuple[int, int]]
+    statuses: bytes
+
+
+class JoinerIndex(msgspec.Struct, array_like=True, kw_only=True):
+    """What a snapshot's segments are, and all of the joiner that is in none of them."""
+
+    version: int = INDEX_VERSION
+    newest_ingestion_ms: int
+    counters: JoinCounters
+    groups: tuple[_Group, _Group, _Group]  # in the order of GROUPS
+
+
+@dataclass(frozen=True)
+class SavedJoiner:
+    """``index`` and the files that it names; None: an earlier save gave the bytes under the same name."""
+
+    index: bytes
+    files: Mapping[str, bytes | None]
+
+
+def save_joiner(native: _joiner.Joiner, counters: JoinCounters, *, whole: bool) -> SavedJoiner:
+    """Everything that waits, as what changed since the last call; ``whole``: in segments that are all new."""
+    groups, files = [], dict[str, bytes | None]()
+    for group, (segments, added) in zip(GROUPS, native.save(whole), strict=True):
+        files |= {_name(group, number): None for number, _ in segments}
+        if added is not None:
+            files[_name(group, segments[-1][0])] = msgspec.msgpack.encode((SEGMENT_VERSION, *added))
+        statuses = zlib.compress(b"".join(of_rows for _, of_rows in segments), level=1)
+        groups.append(_Group([(number, len(of_rows)) for number, of_rows in segments], statuses))
+    index = JoinerIndex(
+        newest_ingestion_ms=native.newest_ingestion_ms, counters=counters, groups=(groups[0], groups[1], groups[2])
+    )
+    return SavedJoiner(msgspec.msgpack.encode(index), files)
+
+
+def read_joiner(data: bytes, read: Read) -> JoinerState:
+    """The state in ``data``, which is whole (version 2) or an index whose segments ``read`` gives.
+
+    Raises VersionError or CorruptError.
+    """
+    if joiner_version(data) != INDEX_VERSION:
+        return decode_joiner_state(data)
+    try:
+        index = msgspec.msgpack.decode(data, type=JoinerIndex)
+        columns = [_columns(number, index.groups[number], read) for number in range(len(GROUPS))]
+    except (msgspec.DecodeError, zlib.error, ValueError) as error:
+        raise CorruptError(f"the joiner's index or a segment of it cannot be read: {error}") from None
+    return JoinerState(
+        newest_ingestion_ms=index.newest_ingestion_ms,
+        counters=index.counters,
+        pending=columns[0],
+        waiting=columns[1],
+        parked=columns[2],
+    )
+
+
+def no_files(name: str) -> bytes:
+    """A `Read` for states that stand in no snapshot."""
+    raise CorruptError(f"the joiner's state names the file {name}, which only its snapshot has")
+
+
+def _columns(number: int, group: _Group, read: Read) -> Columns:
+    statuses, at, segments = zlib.decompress(group.statuses), 0, []
+    for segment, rows in group.segments:
+        name = _name(GROUPS[number], segment)
+        version, numbers, lengths, texts = msgspec.msgpack.decode(read(name), type=tuple[int, bytes, bytes, bytes])
+        if version != SEGMENT_VERSION:
+            raise VersionError(f"{name} is of version {version}, this build reads {SEGMENT_VERSION}")
+        segments.append((numbers, lengths, texts, statuses[at : at + rows]))
+        at += rows
+    if at != len(statuses):
+        raise ValueError(f"there are {len(statuses)} statuses of {at} rows")
+    return _joiner.merged(number, segments)
+
+
+def _name(group: str, number: int) -> str:
+    return f"{FOLDER}/{group}-{number:06d}.rows"
