@@ -153,7 +153,7 @@ class Answers:
         return values * (VALUE_BYTES + 4 * self._largest_dim())
 
     def _largest_dim(self) -> int:
-        return max(self._replica.card().tables.values(), default=1)
+        return max(1, widest(self._replica.card()))
 
 
 def as_json(content: object, status: int = 200) -> Response:

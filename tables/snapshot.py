@@ -189,6 +189,8 @@ def _json(header: Header) -> bytes:
     for later in ("open_forgotten", "sweep_offset"):
         if not fields[later]:
             del fields[later]
+    for of_other_kinds in ("kind", "rows", "remainders", "combine"):  # of tables that are made of such tables
+        del config[of_other_kinds]
     del config["memory"]  # where the rows lay while they were trained says nothing about them
     for optimizer in (config["optimizer"], *(part["optimizer"] for part in config["slices"])):
         if optimizer["clip_global_norm"] is None:

@@ -33,6 +33,7 @@ from monolith.tables.arguments import (
     checked_time,
     checked_times,
 )
+from monolith.tables.collisionless import Collisionless
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.optimizer_options import with_steps
@@ -59,7 +60,7 @@ _STATISTICS = (
 _FORMER_STATISTICS = ("expired", "counter_halvings")  # of versions 1 and 2
 
 
-class Table:
+class Table(Collisionless):
     """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be.
 
     For deltas it remembers the ids whose rows went, in the last 4,096 sequences and of at most one for every other row,

@@ -118,7 +118,7 @@ def _ago(age_ms: float | None) -> str:
 def _store(url: str, model: str | None) -> Iterator[str]:
     from monolith.serving.payload import RowFormat
     from monolith.serving.store import open_store
-    from monolith.tables.tail import owner_of
+    from monolith.tables.published import owner_of
 
     store = open_store(url, model, create=False)
     try:

@@ -15,6 +15,8 @@ from monolith.config.limits import Count, Decay, Fraction, NonNegative, NonNegat
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
 Storage = Literal["float32", "bfloat16", "float16"]
+KindName = Literal["collisionless", "hashed", "qr"]
+Combine = Literal["product", "sum", "concat"]
 
 
 class _Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -351,6 +353,10 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     name: str
     dim: Count
+    kind: KindName = "collisionless"  # how ids come to vectors (docs/embeddings.md)
+    rows: Count | None = None  # hashed, qr, which need it: how many vectors their ids are hashed to
+    remainders: Count | None = None  # qr: the divisor; None: the square root of `rows`, rounded up
+    combine: Combine | None = None  # qr: how its two rows become a vector; None: product
     features: list[str] = []  # empty: the feature of the table's own name
     pooling: Pooling = "sum"
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
