@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from monolith.config.kinds import Collisionless, Hashed, QuotientRemainder, kind_of
 from monolith.config.table import TAIL_MARK, TableConfig
+from monolith.errors import ConfigError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
 from monolith.tables.collisionless import TableStep
 from monolith.tables.delta import Delta
@@ -202,9 +203,15 @@ def part_rows(kind: Hashed | QuotientRemainder) -> list[int]:
 
 
 def filled(config: TableConfig, rows: int) -> Table:
-    """A native table with rows 0 to ``rows`` - 1."""
+    """A native table with rows 0 to ``rows`` - 1. Raises ConfigError where memory has no room for them."""
     table = Table(config)
-    table.native.reserve(rows)
-    for start in range(0, rows, _AT_ONCE):
-        table.observe(np.arange(start, min(start + _AT_ONCE, rows)))
+    try:
+        table.native.reserve(rows)
+        for start in range(0, rows, _AT_ONCE):
+            table.observe(np.arange(start, min(start + _AT_ONCE, rows)))
+    except MemoryError:
+        raise ConfigError(
+            f"table {config.name!r}: {rows} rows of {table.native.row_bytes} bytes have no room in memory: give fewer "
+            f"rows, or a smaller dim"
+        ) from None
     return table
