@@ -17,7 +17,7 @@ from monolith.config.job import ServeConfig
 from monolith.serving import body, scoring, together
 from monolith.serving.allowance import Share
 from monolith.serving.candidates import Candidates
-from monolith.serving.inference import Prediction, Rows
+from monolith.serving.inference import Prediction, Rows, widest
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, at_once
 from monolith.serving.questions import (
