@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from monolith.config import DenseOptimizerConfig, FeatureConfig, InputConfig, JobConfig, ModelConfig, TableConfig
-from monolith.config.table import Adagrad
+from monolith.config.optimizers import Adagrad
 from monolith.tables.batch import Bag, Batch
 from monolith.training.learner import Learner
 

@@ -12,9 +12,11 @@ from typing import Any, Literal
 import msgspec
 
 from monolith.config.features import FeatureConfig
+from monolith.config.kinds import Kind
 from monolith.config.labels import LossKind
 
-CARD_VERSION = 3  # 2 had one binary task; 1 had integers and strings only as well, each read by one table
+# 3 had collisionless tables only; 2 had one binary task; 1 had integers and strings alone, each read by one table
+CARD_VERSION = 4
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,14 +53,20 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     lineage: str  # names one run from its first step on; a fresh start has another
-    tables: dict[str, int]  # name -> dim; the rows that absent ids share are a table as well, NAME#tail
+    tables: dict[str, int]  # name -> width of all rows that are published; NAME#PART is a part of table NAME
     features: list[CardFeature]
+    kinds: dict[str, Kind] = {}  # table -> how its ids become vectors, where their rows are not their own
     tails: dict[str, int] = {}  # table -> number of rows that its absent ids share, where they do
     tasks: list[CardTask] = msgspec.field(default_factory=lambda: [CardTask()])  # in the order of the graph's outputs
     kind: str = "deepfm"
     ignore_unknown: bool = False  # features that are not listed are skipped, not refused
     payload: str = "float32"  # how rows are published, see ``monolith.serving.payload``
     version: int = CARD_VERSION
+
+
+def oldest_version(card: ModelCard) -> int:
+    """The oldest card version that says all of ``card``: builds that know no other kind of table read the rest."""
+    return card.version if card.kinds else min(card.version, 3)
 
 
 class _FeatureV1(msgspec.Struct, frozen=True):

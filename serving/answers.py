@@ -17,7 +17,7 @@ from monolith.config.job import ServeConfig
 from monolith.serving import body, scoring, together
 from monolith.serving.allowance import Share
 from monolith.serving.candidates import Candidates
-from monolith.serving.inference import Prediction, Rows
+from monolith.serving.inference import Prediction, Rows, widest
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, at_once
 from monolith.serving.questions import (
@@ -153,7 +153,7 @@ class Answers:
         return values * (VALUE_BYTES + 4 * self._largest_dim())
 
     def _largest_dim(self) -> int:
-        return max(self._replica.card().tables.values(), default=1)
+        return max(1, widest(self._replica.card()))
 
 
 def as_json(content: object, status: int = 200) -> Response:

@@ -13,12 +13,13 @@ import numpy as np
 
 from monolith.errors import UnavailableError
 from monolith.forks import in_child
-from monolith.serving.inference import Gather, Gathered, Inference, Request
+from monolith.serving.inference import Gather, Gathered, Inference
 from monolith.serving.ledger import Version
 from monolith.serving.pieces import Pieces, at_once, finished
 from monolith.serving.predictor import Weights, load_weights
 from monolith.serving.store import Found, Ids, Reading, Store, Values
 from monolith.tables.tail import tail_name, tail_numbers
+from monolith.tables.vectors import Request
 
 _TRIES = 5
 _T = TypeVar("_T")

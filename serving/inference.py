@@ -27,11 +27,11 @@ from monolith.serving.together import FoundRows
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
 from monolith.tables.schema import Columns, FeatureSchema
+from monolith.tables.vectors import Request, readers_of
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Found = npt.NDArray[np.bool_]
-Request = tuple[str, Ids]  # table, ids (n,)
 Sample = Mapping[str, FeatureValue]
 
 _BAGS = (list, dict)
@@ -93,6 +93,12 @@ class Prediction:
         return next(iter(self.values.values()))
 
 
+def widest(card: ModelCard) -> int:
+    """The most float32 values that an id takes while it is answered: its rows, and the vector if that is another."""
+    readers = readers_of(card.tables, card.kinds).values()
+    return max((r.dim if len(r.parts) == 1 else r.dim + sum(r.parts.values()) for r in readers), default=0)
+
+
 class Inference:
     """One card and graph. Immutable: any thread may call it."""
 
@@ -103,6 +109,7 @@ class Inference:
         self._features = {feature.name: feature for feature in card.features}
         self._schema = FeatureSchema(card.features, ignore_unknown=card.ignore_unknown)
         self._outputs = [(feature.name, read) for feature in card.features for read in feature.reads]
+        self._readers = readers_of(card.tables, card.kinds)
         inputs = [read.output for _, read in self._outputs] + [f.name for f in card.features if not f.reads]
         self._predictor = Predictor(graph, inputs, where, card.tasks) if graph else None
 
@@ -112,13 +119,13 @@ class Inference:
         An array of integers for a table's name is ids as the table has them, unless a salted feature has the same
         name. Raises InputError (unknown name, a value of another type).
         """
-        gathered = gather([self._request(name, values)], False)
+        gathered = self._gathered(gather, [self._request(name, values)], False)
         return Rows(gathered.version, gathered.rows[0])
 
     def lookup_together(self, questions: Mapping[str, Sequence[FeatureValue] | Ids], gather: Gather) -> Together:
         """`lookup` of several names at once, with which values were found. Raises InputError as it does."""
         requests = [self._request(name, values) for name, values in questions.items()]
-        gathered = gather(requests, False, mask=True)
+        gathered = self._gathered(gather, requests, False, mask=True)
         assert gathered.found is not None
         rows = map(FoundRows, gathered.rows, gathered.found)
         return Together(gathered.version, dict(zip(questions, rows, strict=True)))
@@ -138,7 +145,8 @@ class Inference:
                 encoded.append(self._schema.columns_of(some[first:last], times_ms, before + first))
                 yield
             before += len(some)
-        gathered = gather([self._joined(name, read, encoded) for name, read in self._outputs], True)
+        asked = [self._joined(name, read, encoded) for name, read in self._outputs]
+        gathered = self._gathered(gather, asked, True)
         scores, starts = [self._no_scores()], dict.fromkeys(self._features, 0)
         for columns in encoded:
             yield
@@ -163,7 +171,8 @@ class Inference:
         once = [(name, read) for name, read in self._outputs if name not in encoded[0].bags]
         each = [(name, read) for name, read in self._outputs if name in encoded[0].bags]
         requests = [self._joined(name, read, [shared]) for name, read in once]
-        gathered = gather([*requests, *(self._joined(name, read, encoded) for name, read in each)], True)
+        requests += [self._joined(name, read, encoded) for name, read in each]
+        gathered = self._gathered(gather, requests, True)
         rows, starts = gathered.rows, dict.fromkeys(self._features, 0)
         inputs = shared.dense | dict(self._vectors(shared, rows[: len(once)], dict(starts), once))
         scores = [self._no_scores()]
@@ -174,6 +183,16 @@ class Inference:
             common = {name: np.repeat(one, count, axis=0) for name, one in inputs.items() if name not in own}
             scores.append(predictor.predict(common | own, gathered.weights))
         return self._prediction(gathered.version, scores)
+
+    def _gathered(self, gather: Gather, asked: Sequence[Request], weights: bool, mask: bool = False) -> Gathered:
+        """As `Gather`, of tables' vectors: the rows that make them are gathered, all at once, and combined."""
+        readers = [self._readers[name] for name, _ in asked]
+        parts = [reader.requests(ids) for reader, (_, ids) in zip(readers, asked, strict=True)]
+        got = gather([part for of_one in parts for part in of_one], weights, mask)
+        rows, found = iter(got.rows), None if got.found is None else iter(got.found)
+        vectors = [reader.vectors([next(rows) for _ in of_one]) for reader, of_one in zip(readers, parts, strict=True)]
+        whole = None if found is None else [np.logical_and.reduce([next(found) for _ in of_one]) for of_one in parts]
+        return Gathered(got.version, vectors, got.weights, whole)
 
     def _graph(self) -> Predictor:
         if self._predictor is None:
@@ -213,7 +232,7 @@ class Inference:
 
     def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Request:
         read = self._read(name)
-        if name in self.card.tables and not (read and read[1].salted):
+        if name in self._readers and not (read and read[1].salted):
             ids = _as_ids(values)
             if ids is not None:
                 return name, ids
@@ -233,12 +252,12 @@ class Inference:
         for feature, read in self._outputs:
             if name in (read.output, feature) and (name == read.output or len(self._features[feature].reads) == 1):
                 return feature, read
-        if name in self.card.tables:
+        if name in self._readers:
             return None
         outputs = [read.output for _, read in self._outputs]
         raise InputError(
             f"model {self.card.model!r} has no table or feature {shown(name)}, it has "
-            f"{sorted({*self.card.tables, *outputs})}"
+            f"{sorted({*self._readers, *outputs})}"
         )
 
 

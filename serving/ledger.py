@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 import xxhash
 
-from monolith.card import CARD_VERSION, ModelCard, upgraded
+from monolith.card import CARD_VERSION, ModelCard, oldest_version, upgraded
 from monolith.errors import CorruptError, FencedError, GapError, InputError, VersionError
 from monolith.serving.content import Contents, differs, lost
 from monolith.serving.packed import PackedDelta
@@ -325,6 +325,11 @@ def unseal_head(data: bytes | None, where: str) -> Head:
         raise VersionError(f"{where} has format {head.format}, this build reads {known}: use an empty store")
     check_payload(head.payload, where)
     return head
+
+
+def seal_card(card: ModelCard) -> bytes:
+    """A model card as sealed JSON, of the oldest version that says all of it."""
+    return seal_json(msgspec.structs.replace(card, version=oldest_version(card)))
 
 
 def unseal_card(data: bytes, where: str) -> ModelCard:

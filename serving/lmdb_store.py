@@ -60,7 +60,7 @@ class LmdbStore(Store):
             head, card = ledger.claim(txn.head(), owner, generation, self.url), ledger.adopted(card, held_card)
             sequence, fault = ledger.held_sequence(head, held_card, card), txn.fault(head)
             txn.put("head", ledger.seal_json(head))
-            txn.put("next_card", ledger.seal_json(card))
+            txn.put("next_card", ledger.seal_card(card))
             txn.put("next_graph", ledger.seal(graph))
         self._owner, self._payload = owner, card.payload
         return Held(head.generation, sequence, card.lineage, head.digest, fault, ledger.rows_of(head))

@@ -15,7 +15,7 @@ from monolith.card import ModelCard
 from monolith.config.optimizers import SGD
 from monolith.config.table import AbsentZeros, HashedTail, Never, TableConfig
 from monolith.errors import GapError
-from monolith.serving.inference import Gathered, Request
+from monolith.serving.inference import Gathered
 from monolith.serving.ledger import Version
 from monolith.serving.left_right import LeftRight
 from monolith.serving.packed import PackedDelta, PackedTable
@@ -25,7 +25,9 @@ from monolith.serving.store import Found, Ids, Image, Values
 from monolith.serving.wire import PublishedDelta
 from monolith.tables import Table
 from monolith.tables.delta import Delta
-from monolith.tables.tail import owner_of, tail_name
+from monolith.tables.published import owner_of
+from monolith.tables.tail import tail_name
+from monolith.tables.vectors import Request
 
 _WORD = 4  # bytes
 

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from monolith.serving.payload import Packed
 from monolith.serving.store import Store
+from monolith.tables.published import HasRows
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Rows = tuple[Ids, Values] | tuple[Ids, Packed]
-
-
-class TrainedTable(Protocol):
-    """A table of the trainer's; ``monolith.tables.Table`` is one."""
-
-    def rows(self) -> tuple[Ids, Values]:
-        """All rows: ids (n,), unique, and values (n, dim)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +35,8 @@ class Parity:
         return self.missing == self.stale == self.zombie == 0
 
 
-def compare(store: Store, tables: Mapping[str, TrainedTable]) -> dict[str, Parity]:
-    """Parity of each of the trainer's tables. Take a moment in which nobody trains; deltas on the way count as stale.
+def compare(store: Store, tables: Mapping[str, HasRows]) -> dict[str, Parity]:
+    """Parity of what the trainer publishes, by name. Take a moment in which nobody trains; deltas on the way are stale.
 
     Raises InputError if the store has no table of a name.
     """
@@ -105,6 +97,7 @@ def compare_images(left: Store, right: Store) -> list[str]:
         ("step", a.delta.step, b.delta.step),
         ("watermark_ms", a.delta.watermark_ms, b.delta.watermark_ms),
         ("tables", a.model.card.tables, b.model.card.tables),
+        ("kinds", a.model.card.kinds, b.model.card.kinds),
         ("features", a.model.card.features, b.model.card.features),
         ("tasks", a.model.card.tasks, b.model.card.tasks),
         ("payload", a.delta.payload, b.delta.payload),

@@ -62,7 +62,7 @@ class RedisStore(RedisReader):
             adopted, fault = ledger.adopted(card, held_card), self._fault(pipe, head)
             pipe.multi()
             pipe.set(self._keys.of("head"), ledger.seal_json(claimed))
-            pipe.set(self._keys.of("next_card"), ledger.seal_json(adopted))
+            pipe.set(self._keys.of("next_card"), ledger.seal_card(adopted))
             pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
             sequence = ledger.held_sequence(claimed, held_card, adopted)
             return Held(claimed.generation, sequence, adopted.lineage, claimed.digest, fault, ledger.rows_of(head))

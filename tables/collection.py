@@ -1,11 +1,12 @@
-"""The tables of a model, stepped together: one native call a batch forward, and one backward.
+"""The embeddings of a model, stepped together: one native call a batch forward, and one backward.
 
-NumPy only; ``monolith.training`` puts autograd around it.
+Those calls are for all embeddings whose vectors are rows of one native table. Embeddings that make a vector of several
+rows (`tables.apart`) are stepped beside them, one by one. NumPy only; ``monolith.training`` puts autograd around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,11 +15,15 @@ import numpy.typing as npt
 
 from monolith.errors import InputError, NonFiniteError
 from monolith.tables import _core
-from monolith.tables.arguments import EventTimes, Matrix, checked_ids, checked_times
+from monolith.tables.apart import Apart, ApartStep
+from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_times
 from monolith.tables.batch import Bag
+from monolith.tables.embedding import Embedding
 from monolith.tables.hashing import feature_salt, salted
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.table import Table
+
+Keys = Callable[[Ids], Ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +37,34 @@ class Output:
 
 
 class Collection:
-    """Tables by name, and what is read from them: ``outputs``, those of one table side by side, in table order."""
+    """Embeddings by name, and what is read from them: ``outputs``, those of one table side by side, in table order."""
 
-    def __init__(self, tables: Mapping[str, Table], outputs: Sequence[Output]) -> None:
+    def __init__(self, tables: Mapping[str, Embedding], outputs: Sequence[Output]) -> None:
         self.tables = dict(tables)
         self.outputs = tuple(outputs)
         self.dims = tuple(self.tables[out.table].dim for out in outputs)
-        self._by_address = sorted(self.tables.values(), key=id)
-        numbers = {name: number for number, name in enumerate(self.tables)}
-        features = [
-            _core.Feature(
-                table=numbers[out.table],
-                salt=feature_salt(out.feature) if out.salted else None,
-                mean=self.tables[out.table].config.pooling == "mean",
-                policy=self.tables[out.table].policies.number(out.feature),
-            )
-            for out in self.outputs
-        ]
-        self._native = _core.Collection([table.native for table in self.tables.values()], features)
+        self._one = {name: table.one_table for name, table in self.tables.items() if table.one_table is not None}
+        self._by_address = sorted(self._one.values(), key=id)
+        self._fused = [number for number, out in enumerate(self.outputs) if out.table in self._one]
+        self._apart = Apart(self.tables, [(n, out) for n, out in enumerate(self.outputs) if out.table not in self._one])
+        self._keys = [_keys_of(self.tables[out.table], out) for out in self._fused_outputs()]
+        features = [self._feature(out, keys) for out, keys in zip(self._fused_outputs(), self._keys, strict=True)]
+        self._native = _core.Collection([table.native for table in self._one.values()], features)
         self._spare: list[_core.Steps] = []  # their memory serves later steps
 
+    def _fused_outputs(self) -> Iterator[Output]:
+        return (self.outputs[number] for number in self._fused)
+
+    def _feature(self, out: Output, keys: Keys | None) -> _core.Feature:
+        return _core.Feature(
+            table=list(self._one).index(out.table),
+            salt=feature_salt(out.feature) if out.salted and keys is None else None,
+            mean=self.tables[out.table].config.pooling == "mean",
+            policy=self._one[out.table].policies.number(out.feature),
+        )
+
     def forward(self, bags: Sequence[Bag], event_time_ms: EventTimes = None) -> CollectionStep:
-        """Observe the ids of ``bags``, one for each output, and pool their rows.
+        """Observe the ids of ``bags``, one for each output, and pool their vectors.
 
         ``event_time_ms`` is one time, one for each sample (batch,) int64, or None: the clocks stand. Raises InputError
         before any table is changed.
@@ -63,27 +74,44 @@ class Collection:
         steps = self._spare.pop() if self._spare else _core.Steps()
         with self._writing():
             self._native.forward(*batch, times, steps, out)
-        return CollectionStep(self, out, steps)
+        if not self._apart:
+            return CollectionStep(self, out, steps)
+        apart = self._apart.begin(bags, event_time_ms)
+        return CollectionStep(self, self._together(out, apart.vectors), steps, apart)
 
     def lookup(self, bags: Sequence[Bag]) -> Matrix:
         """The pooled vectors, (batch, sum of dims) float32, and nothing else: no table is changed."""
         batch, out = self._batch(bags)
         self._native.lookup(*batch, out)
-        return out
+        return self._together(out, self._apart.lookup(bags)) if self._apart else out
 
     def rows(self, output: int, bag: Bag) -> Matrix:
-        """The rows of a bag's ids before pooling, (total, dim)."""
+        """The vectors of a bag's ids before pooling, (total, dim)."""
         out = self.outputs[output]
         return self.tables[out.table].lookup(salted(out.feature, bag.ids) if out.salted else bag.ids)
 
+    def _together(self, fused: Matrix, apart: Mapping[int, Matrix]) -> Matrix:
+        """All outputs' vectors side by side, (batch, sum of dims)."""
+        widths = [self.dims[number] for number in self._fused]
+        each = dict(zip(self._fused, np.split(fused, np.cumsum(widths)[:-1], axis=1), strict=True)) if widths else {}
+        return np.concatenate([{**each, **apart}[number] for number in range(len(self.outputs))], axis=1)
+
     def _batch(self, bags: Sequence[Bag]) -> tuple[tuple[list[object], list[object], list[object]], Matrix]:
-        ids: list[object] = [checked_ids(bag.ids) for bag in bags]
+        samples = len(bags[0].lengths) if bags else 0
+        width = sum(self.dims)
+        if self._apart:
+            for bag in bags:
+                checked_ids(bag.ids)
+            bags, width = [bags[n] for n in self._fused], sum(self.dims[n] for n in self._fused)
+        ids: list[object] = [
+            checked_ids(bag.ids) if keys is None else keys(checked_ids(bag.ids))
+            for bag, keys in zip(bags, self._keys, strict=True)
+        ]
         lengths: list[object] = [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32) for bag in bags]
         weights: list[object] = [
             None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in bags
         ]
-        samples = len(bags[0].lengths) if bags else 0
-        return (ids, lengths, weights), empty_matrix(samples, sum(self.dims))
+        return (ids, lengths, weights), empty_matrix(samples, width)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -101,10 +129,13 @@ class Collection:
 class CollectionStep:
     """A step that was begun with ``Collection.forward``: its vectors, waiting for their gradients."""
 
-    def __init__(self, collection: Collection, vectors: Matrix, steps: _core.Steps) -> None:
+    def __init__(
+        self, collection: Collection, vectors: Matrix, steps: _core.Steps, apart: ApartStep | None = None
+    ) -> None:
         self.vectors = vectors  # (batch, sum of dims) float32
         self._collection: Collection | None = collection  # None once applied
         self._steps = steps
+        self._apart = apart
 
     def apply_gradients(self, grads: Sequence[npt.NDArray[np.float32] | None]) -> None:
         """One optimizer step for each unique id of each table: ``grads`` are those of the outputs' vectors.
@@ -128,7 +159,8 @@ class CollectionStep:
         collection = self._unapplied()
         checked = _checked(grads, len(self.vectors), sum(collection.dims), "all outputs")
         assert checked is not None
-        self._apply(collection, checked)
+        each = np.split(checked, np.cumsum(collection.dims)[:-1], axis=1) if self._apart else None
+        self._apply(collection, checked if each is None else list(each))
 
     def _unapplied(self) -> Collection:
         if self._collection is None:
@@ -139,18 +171,32 @@ class CollectionStep:
         return self._collection
 
     def _apply(self, collection: Collection, checked: list[Matrix | None] | Matrix) -> None:
+        fused = checked
+        if self._apart is not None:
+            assert isinstance(checked, list)
+            self._apart.take(checked)
+            fused = [checked[number] for number in collection._fused]
         with collection._writing():
-            bad = collection._native.backward(checked, self._steps)
+            bad = collection._native.backward(fused, self._steps)
         if bad is not None:
-            output = collection.outputs[bad[0]]
+            output = collection.outputs[collection._fused[bad[0]]]
             largest = collection.tables[output.table].largest_gradient
             raise NonFiniteError(_nonfinite_text(output, bad[1], largest))
+        if self._apart is not None:
+            self._apart.apply()
         self._collection = None
         if len(collection._spare) < _SPARE_STEPS:
             collection._spare.append(self._steps)
 
 
 _SPARE_STEPS = 2
+
+
+def _keys_of(table: Embedding, out: Output) -> Keys | None:
+    """How ids become keys, where native code does not do all of it; None: it does."""
+    if table is table.one_table:
+        return None
+    return (lambda ids: table.keys(salted(out.feature, ids))) if out.salted else table.keys
 
 
 def _checked(

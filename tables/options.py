@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from monolith.config.document import path_text
+from monolith.config.kinds import broken_kind_rules
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.table import File, TableConfig
@@ -38,7 +39,7 @@ def checked(config: TableConfig) -> TableConfig:
     for path, value, right, allowed in _rules(config):
         if not right:
             raise ConfigError(f"table {config.name!r}: {path} is {value!r}, allowed is {allowed}")
-    for keys, text in (*broken_optimizer_rules(config), *broken_policy_rules(config)):
+    for keys, text in (*broken_optimizer_rules(config), *broken_policy_rules(config), *broken_kind_rules(config)):
         raise ConfigError(f"table {config.name!r}: {path_text(keys)}: {text}")
     return config
 
@@ -120,6 +121,7 @@ def _native(variant: msgspec.Struct) -> Any:
 
 def _rules(config: TableConfig) -> Iterator[Rule]:
     yield "name", config.name, bool(config.name), "a name of at least one character"
+    yield "kind", config.kind, config.kind == "collisionless", "collisionless; new_embedding makes the other kinds"
     yield "dim", config.dim, 1 <= config.dim <= _MAX_DIM, f"1 to {_MAX_DIM}"
     yield "seed", config.seed, 0 <= config.seed < 2**64, "0 to 2**64 - 1"
     yield "max_gradient", config.max_gradient, 0 < config.max_gradient <= _FLOAT32_MAX, "a finite number above 0"

@@ -33,6 +33,7 @@ from monolith.tables.arguments import (
     checked_times,
 )
 from monolith.tables.buckets import ALL_BUCKETS, BUCKETS, Buckets
+from monolith.tables.collisionless import Collisionless
 from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns, Policies
 from monolith.tables.optimizer_options import with_steps
@@ -44,7 +45,7 @@ from monolith.tables.tail import checked_tail
 _MAX_SEQUENCE = 2**32 - 2
 
 
-class Table:
+class Table(Collisionless):
     """A table of ``config.dim`` float32 values a row. Raises ConfigError for a config that cannot be.
 
     For deltas it remembers the ids whose rows went, in the last 4,096 sequences and of at most one for every other row,

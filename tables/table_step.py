@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.tables.batch import Bag
+from monolith.tables.embedding import Embedding
 from monolith.tables.hashing import salted as salt
-from monolith.tables.table import Table
 
 Times = int | npt.NDArray[np.int64] | None
 
@@ -38,7 +38,7 @@ class TableBatch:
         return spread[0] if len(spread) == 1 else np.concatenate(spread)
 
 
-def end_step(table: Table, watermark_ms: int, sweep_rows: int) -> int:
+def end_step(table: Embedding, watermark_ms: int, sweep_rows: int) -> int:
     """What a journal step ends with: the clock goes to the watermark, a part is swept. The rows that were removed."""
     table.advance(watermark_ms)
     return table.sweep(max_rows=sweep_rows)

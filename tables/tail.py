@@ -6,7 +6,7 @@ rows an id reads depends on the two alone: ``(mix64(mix64(id) XOR 0xA24BAED4963E
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,11 +24,6 @@ from monolith.tables.delta import Delta
 def tail_name(table: str) -> str:
     """Under which name a table's shared rows are published."""
     return f"{table}{TAIL_MARK}tail"
-
-
-def owner_of(name: str) -> str:
-    """The table whose rows ``name`` publishes: its own, or the shared ones."""
-    return name.partition(TAIL_MARK)[0]
 
 
 def tail_numbers(ids: Ids, rows: int) -> npt.NDArray[np.int64]:
@@ -62,20 +57,7 @@ def tail_sizes(tables: Iterable[TableConfig]) -> dict[str, int]:
     return {table.name: table.tail_rows for table in tables if table.tail_rows}
 
 
-def published_dims(tables: Sequence[TableConfig]) -> dict[str, int]:
-    """The width of everything that is published of ``tables``, under its name: them, then their shared rows."""
-    dims = {table.name: table.dim for table in tables}
-    return dims | {tail_name(name): dims[name] for name in tail_sizes(tables)}
-
-
-class HasRows(Protocol):
-    """What is published as one table."""
-
-    def rows(self) -> tuple[Ids, Matrix]:
-        """All rows: ids (n,) ascending, and values (n, dim)."""
-
-
-class HasTail(HasRows, Protocol):
+class HasTail(Protocol):
     """A table; ``monolith.tables.Table`` is one."""
 
     @property
@@ -96,9 +78,3 @@ class TailRows:
         """Numbers and values."""
         values = self.table.tail()
         return np.arange(len(values)), values
-
-
-def published(tables: Mapping[str, HasTail]) -> dict[str, HasRows]:
-    """Everything that is published of ``tables``, under its name: them, then their shared rows."""
-    tails = {tail_name(name): TailRows(table) for name, table in tables.items() if table.config.tail_rows}
-    return {**tables, **tails}

@@ -18,7 +18,7 @@ from monolith.config.load import load_job
 from monolith.datasets.streams import JOBS, open_stream
 from monolith.errors import UnavailableError
 from monolith.serving.parity import compare_rows
-from monolith.tables.tail import published
+from monolith.tables.published import published
 from monolith.training.status import Status
 
 SHARE = 0.8  # of the stream is backlog; what comes after it arrives live and is judged

@@ -48,15 +48,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _snapshot_rows(folder: Path, name: str) -> Chunk:
-    from monolith.tables import Table
-    from monolith.tables.tail import owner_of, published
+    from monolith.tables.kinds import open_to_read
+    from monolith.tables.published import owner_of
     from monolith.training.snapshot import find_snapshot
 
     snapshot = find_snapshot(folder)
     tables = snapshot.tables()
     if owner_of(name) not in tables:
         raise ConfigError(f"no table {name!r} in {snapshot.path}; there are {sorted(tables)}")
-    found = published({owner_of(name): Table.open_to_read(tables[owner_of(name)])})
+    found = open_to_read(tables[owner_of(name)]).published()
     if name not in found:
         raise ConfigError(f"no table {name!r} in {snapshot.path}, but {sorted(found)}")
     return found[name].rows()

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from monolith.commands.inspect_policy import add_arguments
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START
@@ -120,7 +122,7 @@ def _ago(age_ms: float | None) -> str:
 def _store(url: str, model: str | None) -> Iterator[str]:
     from monolith.serving.payload import RowFormat
     from monolith.serving.store import open_store
-    from monolith.tables.tail import owner_of
+    from monolith.tables.published import owner_of
 
     store = open_store(url, model, create=False)
     try:
@@ -135,6 +137,8 @@ def _store(url: str, model: str | None) -> Iterator[str]:
             readers = ", ".join(f.name for f in card.features if owner_of(name) in {r.table for r in f.reads})
             kind = f"{card.payload}, {RowFormat(card.payload, dim).width} bytes"
             yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
+        for name, how in card.kinds.items():
+            yield f"  table {name} is {', '.join(f'{key} {value}' for key, value in msgspec.to_builtins(how).items())}"
     finally:
         store.close()
 

@@ -151,7 +151,7 @@ def _settings(held: dict[int, bytes]) -> Iterator[str]:
 
 
 def _snapshot(path: Path) -> Iterator[str]:
-    from monolith.tables import Table
+    from monolith.tables.kinds import open_to_read
     from monolith.training.snapshot import open_snapshot
 
     snapshot = open_snapshot(path)
@@ -161,10 +161,11 @@ def _snapshot(path: Path) -> Iterator[str]:
     files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
     yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
     for name, folder in snapshot.tables().items():
-        table = Table.open_to_read(folder)
+        table = open_to_read(folder)
         stats = table.stats()
         yield (
-            f"  table {name}: {stats.rows:,} rows of dim {table.dim}, {stats.admitted:,} admitted, "
+            f"  table {name}: {stats.rows:,} rows of dim {table.dim} ({table.config.kind}, "
+            f"{size(table.num_bytes())} to answer), {stats.admitted:,} admitted, "
             f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
             f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
         )

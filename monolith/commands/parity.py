@@ -11,8 +11,8 @@ import msgspec
 from monolith.errors import CorruptError
 from monolith.serving.parity import Parity, compare
 from monolith.serving.store import Store, open_store
-from monolith.tables import Table
-from monolith.tables.tail import HasRows, published
+from monolith.tables.kinds import open_to_read
+from monolith.tables.published import HasRows, published
 from monolith.training.history import newest_digest
 from monolith.training.snapshot import HISTORY_SINCE, Snapshot, find_snapshot
 
@@ -121,4 +121,4 @@ def snapshot_tables(state: Path) -> dict[str, HasRows]:
 
 
 def _tables(snapshot: Snapshot) -> dict[str, HasRows]:
-    return published({name: Table.open_to_read(folder) for name, folder in snapshot.tables().items()})
+    return published({name: open_to_read(folder) for name, folder in snapshot.tables().items()})

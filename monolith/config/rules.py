@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from monolith.config.document import Keys, nearest
 from monolith.config.feature_rules import broken_feature_rules
 from monolith.config.job import JobConfig, TrainConfig
+from monolith.config.kinds import broken_kind_rules
 from monolith.config.label_rules import broken_label_rules
 from monolith.config.model_rules import part_faults, setting_faults, width_faults
 from monolith.config.optimizer_rules import broken_optimizer_rules
@@ -132,7 +133,7 @@ def _optimizers(job: JobConfig) -> Iterator[Problem]:
 
 def _policies(job: JobConfig) -> Iterator[Problem]:
     for i, table in enumerate(job.tables):
-        for keys, text in broken_policy_rules(table):
+        for keys, text in (*broken_kind_rules(table), *broken_policy_rules(table)):
             yield ("tables", i, *keys), text
 
 

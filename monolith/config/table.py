@@ -16,6 +16,8 @@ from monolith.config.optimizers import Adagrad, Optimizer, Slice
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
 Storage = Literal["float32", "bfloat16", "float16"]
+KindName = Literal["collisionless", "hashed", "qr"]
+Combine = Literal["product", "sum", "concat"]
 
 
 class _Variant(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -179,6 +181,10 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
     name: str  # letters, digits, '_', '-' and '.', a letter or digit first; each name once
     dim: Count  # values a row
+    kind: KindName = "collisionless"  # how ids come to vectors (docs/embeddings.md)
+    rows: Count | None = None  # hashed, qr, which need it: how many vectors their ids are hashed to
+    remainders: Count | None = None  # qr: the divisor; None: the square root of `rows`, rounded up
+    combine: Combine | None = None  # qr: how its two rows become a vector; None: product
     features: list[str] = []  # empty: the feature of the table's own name
     pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart

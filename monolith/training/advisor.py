@@ -10,8 +10,8 @@ import numpy as np
 from monolith.card import CardFeature
 from monolith.errors import EventError
 from monolith.streaming.progress import Progress
-from monolith.tables import Table
 from monolith.tables.batch import Batch
+from monolith.tables.embedding import Embedding
 from monolith.tables.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ class Advisor:
                 )
             self._unseen = {}
 
-    def review(self, tables: Mapping[str, Table], progress: Progress) -> list[str]:
+    def review(self, tables: Mapping[str, Embedding], progress: Progress) -> list[str]:
         """Look at tables and streams; everything that was said so far."""
         for name, table in tables.items():
             self._review_table(name, table)
         self._review_actions(progress)
         return list(self.said.values())
 
-    def _review_table(self, name: str, table: Table) -> None:
+    def _review_table(self, name: str, table: Embedding) -> None:
         stats = table.stats()
         if stats.observed >= LEAST_OCCURRENCES and not stats.admitted and not stats.rows:
             self._say(

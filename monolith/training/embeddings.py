@@ -18,9 +18,10 @@ import torch
 
 from monolith.config import TableConfig
 from monolith.errors import ConfigError, InputError
-from monolith.tables import Table
 from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
+from monolith.tables.embedding import Embedding
+from monolith.tables.kinds import new_embedding
 from monolith.tables.schema import is_salted
 from monolith.training.compiled import Place, pooled
 from monolith.training.jagged import EventTimes, bags_of, batch_size, event_times
@@ -56,18 +57,18 @@ class EmbeddingBagCollection(torch.nn.Module):
             raise ConfigError(f"table names {doubled} are used more than once: give every table a name of its own")
         self.configs = tuple(tables)
         self.outputs = _outputs(tables)
-        self._collection = Collection({config.name: Table(config) for config in tables}, self.outputs)
+        self._collection = Collection({config.name: new_embedding(config) for config in tables}, self.outputs)
         self._features = list(dict.fromkeys(out.feature for out in self.outputs))
         self._place = Place(self._collection, self._features)
         self._cast: tuple[torch.device, torch.dtype] | None = None  # None: vectors come out as the tables give them
         self._anchor = torch.zeros(0, requires_grad=True)  # gives the fused lookup a gradient to be asked for
 
     @property
-    def tables(self) -> Mapping[str, Table]:
+    def tables(self) -> Mapping[str, Embedding]:
         """The tables by name, in declared order."""
         return MappingProxyType(self._collection.tables)
 
-    def replace_tables(self, tables: Mapping[str, Table]) -> None:
+    def replace_tables(self, tables: Mapping[str, Embedding]) -> None:
         """Go on with other tables of the same names and widths: those of a snapshot. Raises ConfigError."""
         if {name: table.dim for name, table in tables.items()} != {c.name: c.dim for c in self.configs}:
             raise ConfigError(f"tables {sorted(tables)} are not those of the collection, {sorted(self.tables)}")

@@ -24,12 +24,15 @@ from monolith.config import JobConfig
 from monolith.config.model_rules import is_own
 from monolith.disk import remedy, write_durably
 from monolith.errors import NonFiniteError
-from monolith.tables import Table, set_threads
+from monolith.tables import set_threads
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
+from monolith.tables.embedding import Embedding
+from monolith.tables.kinds import open_embedding
 from monolith.tables.schema import card_features
 from monolith.tables.table_step import end_step
-from monolith.tables.tail import published_dims, tail_sizes
+from monolith.tables.tail import tail_sizes
+from monolith.tables.vectors import kinds_of, published_dims
 from monolith.training.dense_guard import LARGEST
 from monolith.training.dense_optimizer import DenseOptimizer
 from monolith.training.dense_state import dense_weights, load_dense_state, save_dense_state
@@ -64,7 +67,7 @@ class Learner:
         self._inputs: Mapping[str, torch.Tensor] = {}  # of the newest batch
 
     @property
-    def tables(self) -> Mapping[str, Table]:
+    def tables(self) -> Mapping[str, Embedding]:
         """The tables by name, in the job's order."""
         return self.collection.tables
 
@@ -127,6 +130,7 @@ class Learner:
             lineage=lineage,
             tables=published_dims(self.job.tables),
             tails=tail_sizes(self.job.tables),
+            kinds=kinds_of(self.job.tables),
             features=self.features,
             tasks=[CardTask(name=task.name, loss=task.loss) for task in self.job.labels],
             kind=self.job.model.kind,
@@ -184,7 +188,7 @@ class Learner:
             sequence=sequence,
             step=step,
             watermark_ms=watermark_ms,
-            tables={name: table.delta(since) for name, table in self.tables.items()},
+            tables={name: delta for table in self.tables.values() for name, delta in table.deltas(since).items()},
             dense=dense_weights(self.model),
             ingested_ms=ingested_ms,
             digest=digest,
@@ -199,7 +203,7 @@ class Learner:
     def load_tables(self, folder: Path) -> None:
         """Replace the tables by the ones that `save_tables` wrote; on an error they stay as they were."""
         with ThreadPoolExecutor(os.cpu_count()) as at_once:
-            opened = list(at_once.map(lambda table: Table.open(folder / table.name, table), self.job.tables))
+            opened = list(at_once.map(lambda table: open_embedding(folder / table.name, table), self.job.tables))
         self.collection.replace_tables({table.config.name: table for table in opened})
 
     def dense_state(self) -> bytes:

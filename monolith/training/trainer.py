@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,8 +20,8 @@ from monolith.config.deciding import Settings, settings_of
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
-from monolith.streaming.journal import Positions
-from monolith.streaming.progress import Progress
+from monolith.serving.publisher import Publisher
+from monolith.streaming.steps import Step, StepReader
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
 from monolith.training.advisor import Advisor
@@ -49,96 +48,6 @@ STOP_S = 5.0  # and when the trainer is told to stop: whoever does so waits for 
 MOST_INGESTED = 1 << 16  # and that are kept while the store is away
 
 
-class Step(Protocol):
-    """What one journal entry released; `streaming.steps.Step` is one."""
-
-    @property
-    def number(self) -> int:
-        """Counts from 1."""
-
-    @property
-    def batch(self) -> Batch:
-        """Its samples, in the order in which they are to be trained."""
-
-    @property
-    def watermark_ms(self) -> int:
-        """Event time that the streams have passed."""
-
-    @property
-    def publish(self) -> bool:
-        """Whether a delta is cut after it."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing comes after it."""
-
-    @property
-    def digest(self) -> bytes:
-        """Of what it was made from."""
-
-
-class Steps(Protocol):
-    """Where steps come from; `streaming.steps.StepReader` is one."""
-
-    @property
-    def at_switch(self) -> bool:
-        """Whether the next step is made under other settings, and so by another trainer."""
-
-    def next(self, timeout_s: float) -> Step | None:
-        """The next step, already journalled; None if there was none in time."""
-
-    def closing_step(self) -> Step | None:
-        """A journalled step that takes nothing and publishes; None where other journalled steps come first."""
-
-    def begin_at(self, positions: Positions) -> None:
-        """Begin the run at these offsets, by `Source.name` and partition."""
-
-    def save(self, *, whole: bool) -> Mapping[str, bytes | None]:
-        """The files that `load` needs to go on after the last step; the journal is durable up to it.
-
-        None: the file that an earlier call gave under the same name; with ``whole`` there is none of these.
-        """
-
-    def load(self, read: Callable[[str], bytes]) -> None:
-        """Stand after the step at which `save` gave the files that ``read`` reads."""
-
-    def commit(self) -> None:
-        """Tell the outside the positions of the last `save`."""
-
-    def trim(self, before_step: int) -> None:
-        """Forget what only a restore to before ``before_step`` would ask for."""
-
-    def progress(self) -> Progress:
-        """What became of the streams' records."""
-
-
-class Publisher(Protocol):
-    """Where deltas go; `serving.publisher.Publisher` is one."""
-
-    @property
-    def held_sequence(self) -> int:
-        """What the store is known to hold."""
-
-    def publish(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> object:
-        """Bring the store up to ``sequence``, now or, if it is away, with a later one.
-
-        ``make_delta(since)`` raises `GapError` where the tables forgot what they removed since then; ``make_delta(0)``,
-        the image, never does.
-        """
-
-    def tend(self, sequence: int, make_delta: Callable[[int], ModelDelta]) -> None:
-        """In quiet times: see that the store still has ``sequence``."""
-
-    def lacks(self, sequence: int) -> bool:
-        """Whether the store was found to lack ``sequence``; called often."""
-
-    def beat(self) -> None:
-        """Let replicas know that the trainer lives; called often."""
-
-    def drain(self, timeout_s: float) -> bool:
-        """Wait until the store has the last sequence."""
-
-
 class _Cut(NamedTuple):
     """What a delta says of itself besides its contents."""
 
@@ -155,7 +64,7 @@ class Trainer:
     def __init__(
         self,
         learner: Learner,
-        steps: Steps,
+        steps: StepReader,
         snapshots: Snapshots,
         *,
         lineage: str,

@@ -108,8 +108,13 @@ def pick_table(job: JobConfig, name: str | None) -> TableConfig:
     if name is None and len(names) == 1:
         name = names[0]
     for table in job.tables:
-        if table.name == name:
+        if table.name == name and table.kind == "collisionless":
             return table
+        if table.name == name:
+            raise ConfigError(
+                f"--table {name}: a table of kind {table.kind} keeps all its rows, so no rule says which ids have one; "
+                f"name a collisionless table"
+            )
     if name is None:
         raise ConfigError(f"which table of job {job.name!r}? Give --table: {', '.join(names)}")
     raise ConfigError(f"--table {name}: job {job.name!r} has no such table{nearest(name, names)}; {', '.join(names)}")

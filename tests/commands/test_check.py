@@ -15,7 +15,8 @@ import pytest
 from monolith.commands.check import Findings, check
 from monolith.commands.check_tables import bytes_a_row, bytes_at_limit
 from monolith.config import load_job
-from monolith.config.table import LFU, LRU, Adagrad, HashedTail, MinCount, TableConfig
+from monolith.config.optimizers import Adagrad
+from monolith.config.table import LFU, LRU, HashedTail, MinCount, TableConfig
 from monolith.streaming.source import open_sink
 from monolith.training.status import read_status
 

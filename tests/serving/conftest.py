@@ -21,7 +21,8 @@ from monolith.tables.delta import ModelDelta
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
 from monolith.tables.schema import FeatureSchema
-from monolith.tables.tail import published_dims, tail_sizes
+from monolith.tables.tail import tail_sizes
+from monolith.tables.vectors import published_dims
 
 DIM = 4
 

@@ -23,5 +23,5 @@ def test_a_card_of_version_2_has_one_binary_task_and_a_later_one_is_refused():
     older = msgspec.to_builtins(card) | {"version": 2}
     del older["tasks"]
     assert unseal_card(seal_json(older), "here") == card
-    with pytest.raises(VersionError, match="version 4, this build reads 1 to 3"):
-        unseal_card(seal_json(older | {"version": 4}), "here")
+    with pytest.raises(VersionError, match="version 5, this build reads 1 to 4"):
+        unseal_card(seal_json(older | {"version": 5}), "here")

@@ -100,7 +100,7 @@ def test_bad_questions_are_input_errors(open_replica, mode):
 
 
 def test_a_job_that_ignores_unknown_features_takes_an_events_own(recommender, samples):
-    def gather(requests, weights):
+    def gather(requests, weights, mask):
         rows = [np.ones((len(ids), 4), np.float32) for _, ids in requests]
         return Gathered(Version(), rows, load_weights(recommender.dense(), "here"))
 

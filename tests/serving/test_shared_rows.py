@@ -10,7 +10,7 @@ from monolith.serving.payload import RowFormat
 from monolith.serving.replica import Replica
 from monolith.tables import absent, admission
 from monolith.tables.hashing import hash_string, salted
-from monolith.tables.tail import published
+from monolith.tables.published import published
 
 STRANGERS = np.array([1, 5, 99, -3, 2**62])
 UNSEEN = [{"user": 5, "movie": 77, "last_movie": 12, "tags": ["rare", "new"]}, {"user": 1}, {}]

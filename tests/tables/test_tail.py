@@ -23,7 +23,8 @@ from monolith.tables import (
     set_threads,
     threads,
 )
-from monolith.tables.tail import owner_of, published, tail_name, tail_numbers
+from monolith.tables.published import owner_of, published
+from monolith.tables.tail import tail_name, tail_numbers
 
 STRANGERS = np.array([-(2**63), -7, 0, 5, 12, 99, 2**40, 2**63 - 1])
 

@@ -1,0 +1,101 @@
+"""The kinds of embedding that a table can be, and what a replica must know of one besides its rows.
+
+A job names the kind by one word in a table; `kind_of` is the rest of it, with every default filled in. It stands in the
+model card and beside the saved rows, so that both are read without the job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import msgspec
+
+from monolith.config.document import Keys
+from monolith.config.limits import Count
+from monolith.config.table import Combine, TableConfig
+
+Found = tuple[Keys, str]
+
+MAX_ROWS = 2**32 - 1  # a row's number comes from the 32 upper bits of a hash
+
+
+class _Kind(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+    """One kind, told apart by ``kind``."""
+
+
+class Collisionless(_Kind, frozen=True, tag="collisionless"):
+    """Each id has a row of its own, or none."""
+
+
+class Hashed(_Kind, frozen=True, tag="hashed"):
+    """Each id reads one of ``rows`` rows, by a hash of the id; ids share rows."""
+
+    rows: Count
+
+
+class QuotientRemainder(_Kind, frozen=True, tag="qr"):
+    """A hash of the id, below ``rows``, is divided by ``remainders``: a row for the quotient, and one for the rest."""
+
+    rows: Count
+    remainders: Count
+    combine: Combine
+
+    @property
+    def quotients(self) -> int:
+        """How many rows there are for quotients."""
+        return -(-self.rows // self.remainders)
+
+
+Kind = Collisionless | Hashed | QuotientRemainder
+
+_POLICIES = ("admission", "expiry", "per_feature", "eviction", "absent")
+_OWN_KEYS = {"collisionless": (), "hashed": ("rows",), "qr": ("rows", "remainders", "combine")}
+_ALL_KEYS = _OWN_KEYS["qr"]
+_DEFAULTS = {field.encode_name: field for field in msgspec.structs.fields(TableConfig)}
+
+
+def kind_of(config: TableConfig) -> Kind:
+    """The kind of a table that breaks no rule."""
+    rows = config.rows or 1
+    if config.kind == "hashed":
+        return Hashed(rows)
+    if config.kind == "qr":
+        root = math.isqrt(rows - 1) + 1  # rounded up: the fewest rows in all
+        return QuotientRemainder(rows, config.remainders or root, config.combine or "product")
+    return Collisionless()
+
+
+def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
+    """Every rule that the table's kind breaks, with the way to the key from the table."""
+    own = _OWN_KEYS[table.kind]
+    for key in _ALL_KEYS:
+        if key not in own and getattr(table, key) is not None:
+            kinds = " and ".join(kind for kind, keys in _OWN_KEYS.items() if key in keys)
+            yield (key,), f"a table of kind {table.kind} has no {key}; of kind {kinds} it has"
+    if table.kind == "collisionless":
+        return
+    if table.rows is None:
+        yield ("rows",), f"a table of kind {table.kind} needs the number of rows that its ids are hashed to"
+    elif table.rows > MAX_ROWS:
+        yield ("rows",), f"allowed: 1 to {MAX_ROWS}; saw {table.rows}"
+    for key in _POLICIES:
+        if getattr(table, key) != _default(key):
+            text = f"a table of kind {table.kind} has all its rows from the start and keeps them, so it has no {key}"
+            yield (key,), f"{text}; leave it out, or take kind: collisionless"
+    if table.kind == "qr":
+        yield from _of_quotient_remainder(table)
+
+
+def _of_quotient_remainder(table: TableConfig) -> Iterator[Found]:
+    if table.rows is not None and (table.remainders or 1) > table.rows:
+        yield ("remainders",), f"allowed: 1 to rows, which is {table.rows}; saw {table.remainders}"
+    if table.combine == "concat" and table.dim % 2:
+        yield ("dim",), f"combine: concat makes a vector of two halves, so dim is even; saw {table.dim}"
+    if table.combine == "concat" and table.slices:
+        yield ("slices",), "combine: concat makes a vector of two rows, which slices do not fit; give one optimizer"
+
+
+def _default(key: str) -> object:
+    field = _DEFAULTS[key]
+    return field.default if field.default is not msgspec.NODEFAULT else field.default_factory()

@@ -1,0 +1,93 @@
+"""Makes, opens and reads embeddings of every kind; with `tables.vectors` the only place that asks which kind one is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from monolith.config.document import path_text
+from monolith.config.kinds import Hashed, QuotientRemainder, broken_kind_rules, kind_of
+from monolith.config.table import TableConfig
+from monolith.errors import ConfigError, CorruptError
+from monolith.tables.embedding import Embedding
+from monolith.tables.fixed import (
+    HashedTable,
+    QuotientRemainderTable,
+    filled,
+    part_configs,
+    part_rows,
+)
+from monolith.tables.kind_file import KIND_FILE, SavedKind, part_folder, read_kind
+from monolith.tables.table import Table
+from monolith.tables.vectors import HashedRows, QuotientRemainderRows, Vectors, vectors_of
+
+
+def new_embedding(config: TableConfig) -> Embedding:
+    """A table of the kind that ``config`` names, as it is before the first step. Raises ConfigError."""
+    for keys, text in broken_kind_rules(config):
+        raise ConfigError(f"table {config.name!r}: {path_text(keys)}: {text}")
+    kind = kind_of(config)
+    if not isinstance(kind, Hashed | QuotientRemainder):
+        return Table(config)
+    configs = part_configs(config, vectors_of(config.name, config.dim, kind))
+    return _made(config, {n: filled(c, rows) for (n, c), rows in zip(configs.items(), part_rows(kind), strict=True)})
+
+
+def open_embedding(folder: str | os.PathLike[str], config: TableConfig) -> Embedding:
+    """The table that was saved in ``folder``, under ``config``, which may differ from its own where `Table.open` says.
+
+    Raises ConfigError for another kind, or other numbers of it, and what `Table.open` raises.
+    """
+    folder = Path(folder)
+    saved, kind = read_kind(folder), kind_of(config)
+    if (saved.kind if saved else kind_of(TableConfig(name=config.name, dim=config.dim))) != kind:
+        was = msgspec.to_builtins(saved.kind) if saved else {"kind": "collisionless"}
+        raise ConfigError(
+            f"{folder}: the table was saved as {was}, the config says {msgspec.to_builtins(kind)}; rows cannot be "
+            f"carried over: keep the old setting, or start a fresh table"
+        )
+    if saved is None:
+        return Table.open(folder, config)
+    configs = part_configs(config, vectors_of(config.name, config.dim, kind))
+    return _checked(
+        saved, folder, _made(config, {n: Table.open(part_folder(folder, n), c) for n, c in configs.items()})
+    )
+
+
+def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
+    """The table that was saved in ``folder``, for reading rows and counts; see `Table.open_to_read`."""
+    folder = Path(folder)
+    saved = read_kind(folder)
+    if saved is None:
+        return Table.open_to_read(folder)
+    names = vectors_of(saved.name, saved.dim, saved.kind).parts
+    parts = {name: Table.open_to_read(part_folder(folder, name)) for name in names}
+    config = msgspec.structs.replace(
+        next(iter(parts.values())).config,
+        name=saved.name,
+        dim=saved.dim,
+        **msgspec.to_builtins(saved.kind),
+    )
+    return _checked(saved, folder, _made(config, parts))
+
+
+def _made(config: TableConfig, parts: dict[str, Table]) -> HashedTable | QuotientRemainderTable:
+    reader: Vectors = vectors_of(config.name, config.dim, kind_of(config))
+    if isinstance(reader, HashedRows):
+        return HashedTable(config, reader, parts)
+    assert isinstance(reader, QuotientRemainderRows)
+    return QuotientRemainderTable(config, reader, parts)
+
+
+def _checked(saved: SavedKind, folder: Path, table: HashedTable | QuotientRemainderTable) -> Embedding:
+    """The table, if its parts are what ``kind.json`` says. Raises CorruptError."""
+    widths = vectors_of(saved.name, saved.dim, saved.kind).parts
+    for (name, part), rows in zip(table.parts.items(), part_rows(saved.kind), strict=True):
+        if (len(part), part.dim) != (rows, widths[name]):
+            raise CorruptError(
+                f"{part_folder(folder, name)} has {len(part)} rows of {part.dim}, {folder / KIND_FILE} says {rows} of "
+                f"{widths[name]}"
+            )
+    return table
