@@ -1,7 +1,7 @@
 # The native core under sanitizers, straight with the compiler: `make native-test` builds and runs tests/native twice,
 # with addresses and undefined behaviour checked, and with data races checked.
 NATIVE_DIR := build/native
-NATIVE_SOURCES := $(filter-out tables/native/module.cpp tables/native/%bindings.cpp streaming/native/bindings.cpp,$(wildcard tables/native/*.cpp streaming/native/*.cpp)) $(wildcard tests/native/*.cpp)
+NATIVE_SOURCES := $(filter-out tables/native/module.cpp tables/native/%bindings.cpp streaming/native/%bindings.cpp,$(wildcard tables/native/*.cpp streaming/native/*.cpp)) $(wildcard tests/native/*.cpp)
 NATIVE_HEADERS := $(wildcard tables/native/*.h tables/native/optimizers/*.h streaming/native/*.h tests/native/*.h)
 NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \
 	-Itables/native -Istreaming/native -pthread

@@ -21,7 +21,7 @@ from monolith.tables.batch import Floats
 
 Doubles = npt.NDArray[np.float64]
 
-_LARGEST = 1e6  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
+LARGEST_LABEL = 1e6  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
 
 
 class LabelBlocks:
@@ -68,8 +68,8 @@ class LabelBlocks:
         ``missing`` (n, tasks): there is no label.
         """
         is_log = np.array([task.loss == "log" for task in self._tasks.values()])
-        fit = np.where(is_log, (labels == 0) | (labels == 1), np.abs(labels) <= _LARGEST) | missing
-        fit &= (weights >= 0) & (weights <= _LARGEST)
+        fit = np.where(is_log, (labels == 0) | (labels == 1), np.abs(labels) <= LARGEST_LABEL) | missing
+        fit &= (weights >= 0) & (weights <= LARGEST_LABEL)
         has = fit & ~missing & (weights > 0)
         both = np.hstack([np.where(has, labels + 0.0, 0.0), np.where(has, weights, 0.0)]).astype("<f4")
         fits: npt.NDArray[np.bool_] = np.asarray(fit.all(axis=1))
@@ -105,10 +105,10 @@ def _checked(task: TaskConfig, label: object, weight: object) -> tuple[float, fl
         return 0.0, 0.0
     if not isinstance(label, int | float) or (task.loss == "log" and label not in (0, 1)):
         raise EventError("label", f"task {task.name!r}: the label is {shown(label)}, allowed: 0 and 1, true and false")
-    if not abs(label) <= _LARGEST:
+    if not abs(label) <= LARGEST_LABEL:
         raise EventError("label", f"task {task.name!r}: the label is {shown(label)}, allowed: -1000000 to 1000000")
     weight = 1.0 if weight is None else weight
-    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= _LARGEST:
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= LARGEST_LABEL:
         text = f"task {task.name!r}: the weight is {shown(weight)}, allowed: 0 to 1000000"
         raise EventError("label", text)
     return (label + 0.0, float(weight)) if weight else (0.0, 0.0)  # -0.0 becomes 0.0

@@ -7,7 +7,7 @@ it holds because they are too far ahead of that clock, move with the steps too, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -18,9 +18,11 @@ from monolith.streaming.backlog import Backlog, Polled, Ready
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
-from monolith.streaming.source import Source
+from monolith.streaming.record_block import RecordBlock, blocks_of
+from monolith.streaming.source import BlockSource, Source
 
 AHEAD_BYTES = 4 * 2**20  # polled ahead in one lane, at most (one record may be larger)
+_MANY = 16  # records, from which on decoding them together is quicker than one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,6 +107,7 @@ class Inlet:
         self.source = source
         self.lanes: dict[int, Lane] = {}
         self._decoder = decoder
+        self._blocks = decoder.block_decoder(name)
 
     def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
         """A lane for a partition that has none, standing at ``position``."""
@@ -142,7 +145,22 @@ class Inlet:
 
     def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:
         """Up to ``most`` records of ``partitions``, decoded; waits up to ``timeout_s`` for the first."""
-        return [Ready(record, self.decode(record)) for record in self.source.poll(most, timeout_s, partitions)]
+        if isinstance(self.source, BlockSource):
+            blocks: Iterable[RecordBlock] = self.source.poll_blocks(most, timeout_s, partitions)
+        else:
+            blocks = blocks_of(self.source.poll(most, timeout_s, partitions))
+        return [item for block in blocks for item in self._decoded(block)]
+
+    def _decoded(self, records: RecordBlock) -> Iterator[Polled]:
+        """The records in order, those whose events fit the job together wherever they follow one another."""
+        if self._blocks is None or len(records) < _MANY:
+            yield from (Ready(record, self.decode(record)) for record in records.records())
+            return
+        for start, stop, events in self._blocks.blocks(records, self.decode):
+            if events is not None:
+                yield events
+            else:
+                yield from (Ready(record, self.decode(record)) for record in records.rows(start, stop).records())
 
     def decode(self, record: Record) -> Decoded | EventError:
         """The record's event, or why it has none."""

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "decoder_bindings.h"
 #include "joiner.h"
 
 namespace nb = nanobind;
@@ -290,6 +291,7 @@ void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partit
 }  // namespace
 
 NB_MODULE(_joiner, m) {
+  bind_decoder(m);
   nb::class_<Joiner>(m, "Joiner")
       .def(
           "__init__",
