@@ -214,6 +214,8 @@ class Gate:
             if any(lane.seen for lane in lanes):
                 continue
             taken = [item for lane in lanes for item in lane.ready.before(entry.ends[inlet.name][lane.partition])]
+            if any(isinstance(item, EventBlock) and look_like_ms(item.event_time_ms).any() for item in taken):
+                continue
             records = [one for item in taken for one in _one_by_one(item)]
             wrong = [error for item in records if (error := self._unit_error(lanes[0], item)) is not None]
             count = len(wrong) + sum(lane.misdated for lane in lanes)

@@ -94,6 +94,14 @@ class Lane:
         return taken
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Polling:
+    """What one poll gave: records and blocks in order, and where the source stands then in each partition asked for."""
+
+    items: Sequence[Polled]
+    positions: dict[int, int]
+
+
 class Inlet:
     """One input stream of the job: its source, and a lane for each partition that is known."""
 
@@ -108,6 +116,7 @@ class Inlet:
         self.lanes: dict[int, Lane] = {}
         self._decoder = decoder
         self._blocks = decoder.block_decoder(name)
+        self._poll_blocks = source.poll_blocks if isinstance(source, BlockSource) else None
 
     def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
         """A lane for a partition that has none, standing at ``position``."""
@@ -127,26 +136,35 @@ class Inlet:
 
     def fill(self, most: int, timeout_s: float, partitions: Collection[int], clock: Callable[[], float]) -> bool:
         """Poll ``partitions``, decode what comes, and say whether anything came."""
+        polling = self.ask(most, timeout_s, partitions)
+        return polling is not None and self.accept(polling, clock)
+
+    def ask(self, most: int, timeout_s: float, partitions: Collection[int]) -> Polling | None:
+        """Poll ``partitions`` and decode what comes; no lane is touched. None: the source has none of them."""
         known = set(self.source.partitions())
         asked = [partition for partition in partitions if partition in known]
         if not asked:
             if partitions:  # the source is not there yet
                 time.sleep(timeout_s)
-            return False
-        polled = self.poll(most, timeout_s, asked)
-        for partition, items in groupby(polled, key=attrgetter("partition")):
+            return None
+        items = self.poll(most, timeout_s, asked)
+        positions = self.source.position()
+        return Polling(items, {partition: positions[partition] for partition in asked})
+
+    def accept(self, polling: Polling, clock: Callable[[], float]) -> bool:
+        """Put what was polled into its lanes, and say whether anything was."""
+        for partition, items in groupby(polling.items, key=attrgetter("partition")):
             lane = self.lanes[partition]
             lane.push(*items)
             lane.heard_at = clock()
-        positions = self.source.position()
-        for partition in asked:
-            self.lanes[partition].polled = positions[partition]
-        return bool(polled)
+        for partition, position in polling.positions.items():
+            self.lanes[partition].polled = position
+        return bool(polling.items)
 
     def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:
         """Up to ``most`` records of ``partitions``, decoded; waits up to ``timeout_s`` for the first."""
-        if isinstance(self.source, BlockSource):
-            blocks: Iterable[RecordBlock] = self.source.poll_blocks(most, timeout_s, partitions)
+        if self._poll_blocks is not None:
+            blocks: Iterable[RecordBlock] = self._poll_blocks(most, timeout_s, partitions)
         else:
             blocks = blocks_of(self.source.poll(most, timeout_s, partitions))
         return [item for block in blocks for item in self._decoded(block)]
