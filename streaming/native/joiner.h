@@ -9,11 +9,13 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "keys.h"
+#include "ordered_queue.h"
 
 namespace monolith::joining {
 
@@ -129,6 +131,7 @@ class Joiner {
 
   static bool later(const PendingPlace& a, const PendingPlace& b);
   static bool fires_later(const Alarm& a, const Alarm& b);
+  using Alarms = OrderedQueue<Alarm, fires_later>;
 
   void work_off(std::int64_t until_ms);
   void end_windows();
@@ -150,17 +153,18 @@ class Joiner {
   void fire(const Alarm& alarm);
   void forget(std::uint32_t place);
   void unpark(std::uint32_t place);
-  Alarm next_alarm();
+  Alarms& alarms_of(Timer kind) { return alarms_[static_cast<std::size_t>(kind)]; }
+  static Alarms* first_of(std::initializer_list<Alarms*> queues);
 
   JoinRules rules_;
   std::size_t head_bytes_;
   bool tells_seen_;
 
   Pool<Record> records_;
-  std::vector<PendingPlace> pending_;  // a heap
+  OrderedQueue<PendingPlace, later> pending_;
   KeyedPool<Waiting> waiting_;
   KeyedPool<Parked> parked_;
-  std::vector<Alarm> alarms_;  // a heap
+  Alarms alarms_[3];  // of each kind, since each comes mostly in its order
 
   Samples samples_;
   std::vector<Seen> seen_;
