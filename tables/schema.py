@@ -125,14 +125,14 @@ class FeatureSchema:
         return self._assembled({c.name: c.pack(value) for c, value in zip(self._packed, values, strict=True)})
 
     def pack_columns(
-        self, rows: int, column: Callable[[PackedColumn], PackedPiece]
+        self, before: npt.NDArray[np.uint8], column: Callable[[PackedColumn], PackedPiece]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Ints]:
-        """Packed rows of columns: heads (rows, head_bytes), all tails (total,), bytes of each tail (rows,).
+        """Packed rows of columns: heads (rows, size + head_bytes), all tails (total,), bytes of each tail (rows,).
 
-        ``column`` gives what is packed of one feature.
+        ``before`` (rows, size) is what the heads begin with; ``column`` gives what is packed of one feature.
         """
         pieces = [column(one) for one in self._packed]
-        return heads_of(self._fixed_type, rows, pieces), *tails_of(rows, pieces)
+        return heads_of(self._fixed_type, before, pieces), *tails_of(len(before), pieces)
 
     def _assembled(self, pieces: Mapping[str, Piece]) -> bytes:
         ids = [pieces[column.name] for column in self._single]
