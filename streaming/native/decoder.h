@@ -8,8 +8,10 @@
 // A Decoder is used by one thread at a time. Decoding throws nothing but std::bad_alloc.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -65,14 +67,7 @@ struct Events {
   std::vector<double> buckets;  // n rows of a number for each bucket, to be made an id; NaN: it has one
 };
 
-// Records as the log keeps them: MessagePack of a list of [key, value, event time].
-struct Split {
-  std::vector<std::uint8_t> keys, values;
-  std::vector<std::int64_t> key_ends, value_ends;  // n + 1, from 0
-  std::vector<std::uint8_t> no_key, no_value;      // nil
-  std::vector<std::int64_t> event_time_ms;
-};
-bool split(std::string_view list, Split& into);  // false: not such a list, beyond doubt
+const double kNoNumber = std::nan("");  // what is packed for a number that is missing
 
 class Decoder {
  public:
@@ -118,7 +113,9 @@ class Decoder {
   void write(const Event& event, std::int64_t time_ms, std::size_t number, Events& into);
   void put_id(std::size_t number, std::int64_t id);
   template <class T>
-  void put(std::size_t at, T value);
+  void put(std::size_t at, T value) {
+    std::memcpy(head_.data() + at, &value, sizeof value);
+  }
   std::int32_t action_number(std::string_view action, Events& into);
 
   EventRules rules_;

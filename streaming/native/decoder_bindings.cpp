@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "decoder.h"
+#include "records.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
