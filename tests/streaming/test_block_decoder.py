@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig, TaskConfig
 from monolith.config.features import Clip, Log1p, Standardize
-from monolith.errors import ConfigError, EventError
+from monolith.errors import ConfigError, EventError, RejectedError
 from monolith.events import ActionEvent, FeatureEvent, Joined, Record, Shown
 from monolith.streaming import lanes, memory
 from monolith.streaming.bounded import SizeCutter
@@ -331,9 +331,9 @@ def run(job: JobConfig) -> list:
                 step = reader.next(timeout_s=1.0)
                 assert step is not None
                 seen.append((told(step), reader.state()))
-        except ConfigError as error:  # a stream that is in another unit from its beginning
+        except (ConfigError, RejectedError) as error:  # another unit from the beginning; too many refused
             seen.append(str(error))
-        troubles = reader.troubles()
+        troubles = msgspec.structs.replace(reader.progress(), watermark_lag_ms=0)
     return [seen, shown, troubles, [record.value for record in open_source("memory://letters").poll(10**6, 0.0)]]
 
 
