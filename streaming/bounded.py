@@ -70,9 +70,6 @@ class SizeCutter(LiveCutter):
 class UnjoinedDecoder(FeatureDecoder):
     """Takes the feature events of a stream for samples."""
 
-    def block_decoder(self, stream: Stream) -> None:
-        """None: a sample is made of each event by itself."""
-
     def decode(self, record: Record, stream: Stream) -> Joined:  # noqa: ARG002
         """The record's feature event as a sample. Raises EventError as `FeatureDecoder` does."""
         event = super().decode(record, "features")

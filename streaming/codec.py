@@ -166,7 +166,9 @@ class FeatureDecoder:
         return Joined(*key, block + pack(event.features), label, event.rate)
 
     def block_decoder(self, stream: Stream) -> BlockDecoder | None:
-        """A decoder of blocks to the same events; None where only one by one will do."""
+        """A decoder of blocks to the same events; None for a kind of decoder that has a `decode` of its own."""
+        if type(self).decode is not FeatureDecoder.decode:
+            return None
         latest_ms = MAX_EVENT_TIME_MS
         if self._config.check_time_unit:
             latest_ms = min(latest_ms, FINER_FROM_MS - 1)

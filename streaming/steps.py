@@ -365,6 +365,7 @@ class StepReader:
         What a journalled step says of where the run began counts for more.
         """
         self._unpublished = True
+        self._ahead.forget()
         for inlet in self._inlets:
             inlet.source.seek(positions.get(inlet.source.name, {}))
 

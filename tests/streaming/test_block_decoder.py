@@ -306,6 +306,15 @@ def test_texts_are_utf8_exactly_where_python_says_so(text):
     assert found == 1.0
 
 
+def test_decoder_with_a_decode_of_its_own_sees_each_record():
+    class Counting(FeatureDecoder):
+        def decode(self, record, stream):
+            return super().decode(record, stream)
+
+    assert FeatureDecoder(job_of("features")).block_decoder("features") is not None
+    assert Counting(job_of("features")).block_decoder("features") is None
+
+
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
