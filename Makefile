@@ -9,7 +9,7 @@ FUZZ_SEED ?= $(shell date +%s)
 CHAOS_SECONDS ?= 600
 CHAOS_SEED ?= $(shell date +%s)
 CHAOS_ON ?= both
-PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*/* tables/native/*/*/* streaming/native/*)
+PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*/* tables/native/*/*/* streaming/native/*.* streaming/native/xxhash/*.h)
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help

@@ -1,7 +1,7 @@
 # The native core under sanitizers, straight with the compiler: `make native-test` builds and runs tests/native twice,
 # with addresses and undefined behaviour checked, and with data races checked.
 NATIVE_DIR := build/native
-NATIVE_SOURCES := $(filter-out tables/native/bindings/% streaming/native/bindings.cpp,$(wildcard tables/native/*/*.cpp streaming/native/*.cpp)) $(wildcard tests/native/*.cpp)
+NATIVE_SOURCES := $(filter-out tables/native/bindings/% streaming/native/%bindings.cpp,$(wildcard tables/native/*/*.cpp streaming/native/*.cpp)) $(wildcard tests/native/*.cpp)
 NATIVE_RULES := $(wildcard tables/native/optimizers/rules/*.h)
 NATIVE_HEADERS := $(NATIVE_DIR)/generated/optimizers/all_rules.h $(NATIVE_RULES) $(wildcard tables/native/*/*.h streaming/native/*.h tests/native/*.h)
 NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \

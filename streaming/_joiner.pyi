@@ -1,5 +1,10 @@
 """The native joiner; `monolith.streaming.joiner` is its face."""
 
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
 from monolith.streaming.sample_block import Bytes
 from monolith.tables.batch import Floats, Ints
 
@@ -99,3 +104,93 @@ class Joiner:
     def save(self, whole: bool, /) -> tuple[Saved, Saved, Saved]: ...
 
 def merged(group: int, segments: list[tuple[bytes, bytes, bytes, bytes]], /) -> Waiting: ...
+
+class Decoder:
+    def __init__(
+        self,
+        kind: int,
+        features: list[tuple[Any, ...]],  # name, value, place, width, seed, takes missing, ids, numbers, ids of NaN
+        tasks: list[tuple[str, bool]],  # name, whether labels are 0 and 1
+        ignores_unknown: bool,
+        version: int,
+        times_up: int,
+        times_down: int,
+        latest_ms: int,
+        most_ahead_ms: int,
+        largest_weight: float,
+        largest_label: float,
+        sampling_seed: int,
+    ) -> None: ...
+    head_bytes: int
+    # Fit, event times, heads, tails with ends, keys with ends, draws, labels, rates, actions with names, numbers of
+    # buckets; those that the kind of event does not have are empty.
+    def decode(
+        self, values: bytes, ends: Ints, ingestion_ms: Ints, /
+    ) -> tuple[
+        Bytes,
+        Ints,
+        Bytes,
+        Bytes,
+        Ints,
+        Bytes,
+        Ints,
+        npt.NDArray[np.uint64],
+        Floats,
+        Floats,
+        npt.NDArray[np.int32],
+        list[str],
+        npt.NDArray[np.float64],
+    ]: ...
+
+# Keys with ends and which are none, values likewise, event times; None for what is no such list, beyond doubt.
+def split_records(body: bytes, begin: int, /) -> tuple[bytes, Ints, Bytes, bytes, Ints, Bytes, Ints] | None: ...
+
+# Each begins with stream, partition, offsets, order, ingestion and event times, keys with ends.
+def add_shown_block(
+    joiner: Joiner,
+    stream: int,
+    partition: int,
+    offsets: Ints,
+    order_ms: Ints,
+    ingestion_ms: Ints,
+    event_time_ms: Ints,
+    keys: Bytes,
+    key_ends: Ints,
+    heads: Bytes,
+    tails: Bytes,
+    tail_ends: Ints,
+    draws: npt.NDArray[np.uint64],
+    /,
+) -> None: ...
+def add_joined_events(
+    joiner: Joiner,
+    stream: int,
+    partition: int,
+    offsets: Ints,
+    order_ms: Ints,
+    ingestion_ms: Ints,
+    event_time_ms: Ints,
+    keys: Bytes,
+    key_ends: Ints,
+    heads: Bytes,
+    tails: Bytes,
+    tail_ends: Ints,
+    labels: Floats,
+    rates: Floats,
+    /,
+) -> None: ...
+def add_action_block(
+    joiner: Joiner,
+    stream: int,
+    partition: int,
+    offsets: Ints,
+    order_ms: Ints,
+    ingestion_ms: Ints,
+    event_time_ms: Ints,
+    keys: Bytes,
+    key_ends: Ints,
+    actions: npt.NDArray[np.int32],
+    names: list[str],
+    ignored: list[bool],
+    /,
+) -> None: ...

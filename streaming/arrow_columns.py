@@ -53,6 +53,8 @@ def _asked(column: PackedColumn, value: object) -> tuple[Any, bool]:
 
 
 def _ids(column: OneId, values: pa.Array) -> tuple[PackedIds, Flags]:
+    if column.config.type == "int" and pa.types.is_int64(values.type) and not values.null_count:
+        return PackedIds(values.to_numpy(), _all(len(values))), _all(len(values))
     null = _nulls(values)
     ids, fit = _given_ids(column, values)
     present = np.ones(len(values), np.bool_)

@@ -1,7 +1,8 @@
-"""What was polled of a partition and no step has taken yet: records one by one, and blocks of rows as columns.
+"""What was polled of a partition and no step has taken yet: records one by one, and blocks of them as columns.
 
-Counted and looked at by record, whichever way it came; what a step takes comes out in order, and blocks that follow one
-another come out as one, so that it does not show how the source was polled.
+Counted and looked at by record, whichever way it came; what a step takes comes out in order, and blocks of rows that
+follow one another come out as one, so that it does not show how the source was polled. (Where blocks of events are cut
+does not show either: they stand for the records that they are made of.)
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from operator import lt
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 
 from monolith.errors import EventError
 from monolith.events import WATERMARK_START, Decoded, Record
+from monolith.streaming.event_block import EventBlock
 from monolith.streaming.sample_block import SampleBlock, concatenated
 from monolith.tables.batch import Ints
+
+Block = TypeVar("Block", EventBlock, SampleBlock)
 
 
 class Ready(msgspec.Struct, eq=False):
@@ -38,7 +43,12 @@ class Ready(msgspec.Struct, eq=False):
         return WATERMARK_START if isinstance(self.event, EventError) else self.event.event_time_ms
 
 
-Polled = Ready | SampleBlock
+Polled = Ready | EventBlock | SampleBlock
+
+
+def readies(block: EventBlock) -> list[Ready]:
+    """The block's records one by one, each with its event."""
+    return [Ready(record, block.decode(record)) for record in block.records.records()]
 
 
 class Backlog:
@@ -80,6 +90,10 @@ class Backlog:
                 self._offsets.extend(range(item.offset, item.offset + len(item)))
                 self._times_ms.extend(item.event_time_ms.tolist())
                 self.bytes += item.nbytes
+            elif isinstance(item, EventBlock):
+                self._offsets.extend(item.records.offsets.tolist())
+                self._times_ms.extend(item.event_time_ms.tolist())
+                self.bytes += item.nbytes
             else:
                 self._offsets.append(item.record.offset)
                 self._times_ms.append(item.time_ms)
@@ -89,8 +103,9 @@ class Backlog:
         self._ascends = (self._ascends or before < 0) and all(map(lt, added, added[1:]))
 
     def before(self, end: int) -> Iterator[Polled]:
-        """What comes before offset ``end``; of a block that reaches behind it, the whole block."""
-        return takewhile(lambda item: _offset(item) < end, self._items)
+        """What comes before offset ``end``; of a `SampleBlock` that reaches behind it, the whole block."""
+        for item in takewhile(lambda item: _offset(item) < end, self._items):
+            yield item.rows(0, _count_before(item.records.offsets, end)) if isinstance(item, EventBlock) else item
 
     def take(self, end: int) -> list[Polled]:
         """Remove and return what comes before offset ``end``; no block follows right behind another."""
@@ -111,12 +126,16 @@ class Backlog:
             if blocks:
                 taken.append(concatenated(blocks))
                 blocks = []
-            self.bytes -= len(item.record.value or b"")
+            if isinstance(item, EventBlock):
+                item = self._cut(item, count)
+                count -= len(item)
+            else:
+                self.bytes -= len(item.record.value or b"")
+                count -= 1
             taken.append(item)
-            count -= 1
         return [*taken, concatenated(blocks)] if blocks else taken
 
-    def _cut(self, block: SampleBlock, count: int) -> SampleBlock:
+    def _cut(self, block: Block, count: int) -> Block:
         """The first ``count`` rows of a block that is taken off the queue; the others go back."""
         rest = block.rows(min(count, len(block)), len(block))
         if len(rest):
@@ -126,4 +145,12 @@ class Backlog:
 
 
 def _offset(item: Polled) -> int:
+    if isinstance(item, EventBlock):
+        return int(item.records.offsets[0])
     return item.offset if isinstance(item, SampleBlock) else item.record.offset
+
+
+def _count_before(offsets: Ints, end: int) -> int:
+    """How many offsets come before the first one at ``end`` or behind it."""
+    behind = offsets >= end
+    return int(behind.argmax()) if behind.any() else len(offsets)

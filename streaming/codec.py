@@ -33,8 +33,9 @@ from monolith.events import (
     Weights,
 )
 from monolith.secrets import scheme
+from monolith.streaming.block_decoder import BlockDecoder
 from monolith.streaming.labels import LabelBlocks
-from monolith.streaming.units import looks_finer, to_ms, unit_detail
+from monolith.streaming.units import FINER_FROM_MS, TimeUnit, looks_finer, to_ms, unit_detail
 from monolith.tables.schema import FeatureSchema, card_features
 
 Stream = Literal["features", "actions", "samples"]
@@ -134,7 +135,7 @@ class FeatureDecoder:
         self.labels = LabelBlocks(job)
         self._typed = _TypedDecoders(self.schema)
         self._max_future_ms = round(job.input.max_future_s * 1000)
-        self._config = job.input
+        self._job, self._config = job, job.input
 
     def decode(self, record: Record, stream: Stream) -> Decoded:
         """The record's event with its features packed, those that the job reads.
@@ -166,13 +167,29 @@ class FeatureDecoder:
             raise EventError("rate", f"rate is {event.rate!r}, allowed: above 0, at most 1")
         return Joined(*key, block + pack(event.features), label, event.rate)
 
+    def block_decoder(self, stream: Stream) -> BlockDecoder | None:
+        """A decoder of blocks to the same events.
+
+        None for a decoder with a `decode` of its own, and for streams of which several labels are gathered.
+        """
+        if type(self).decode is not FeatureDecoder.decode:
+            return None
+        if self.labels.gathers and stream != "samples":
+            return None  # its rows begin with label blocks, and its actions carry values
+        latest_ms = MAX_EVENT_TIME_MS
+        if self._config.check_time_unit:
+            latest_ms = min(latest_ms, FINER_FROM_MS - 1)
+        unit = self._unit(stream)
+        return BlockDecoder(self._job, self.schema, self.labels, stream, unit=unit, latest_ms=latest_ms)
+
     def _in_ms(self, time: int, stream: Stream) -> int:
-        """An event's time in ms; rows of Parquet come so."""
-        config = self._config
-        if config.time_unit == "ms":
-            return time
-        url = getattr(config, stream) or config.samples or ""
-        return time if scheme(url) == "parquet" else to_ms(time, config.time_unit)
+        """An event's time in ms."""
+        return time if self._config.time_unit == "ms" else to_ms(time, self._unit(stream))
+
+    def _unit(self, stream: Stream) -> TimeUnit:
+        """In which unit the stream's times are; rows of Parquet come in ms."""
+        url = getattr(self._config, stream) or self._config.samples or ""
+        return "ms" if scheme(url) == "parquet" else self._config.time_unit
 
     def _check_time(self, event_time_ms: int, ingestion_time_ms: int) -> None:
         if self._config.check_time_unit and looks_finer(event_time_ms):

@@ -26,19 +26,22 @@ from monolith.config import InputConfig
 from monolith.echo import shown
 from monolith.errors import ConfigError, EventError
 from monolith.events import WATERMARK_END, WATERMARK_START, Decoded, Record
-from monolith.streaming.backlog import Polled, Ready
+from monolith.streaming.backlog import Polled, Ready, readies
 from monolith.streaming.clock import end_of
 from monolith.streaming.codec import encode
 from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.event_block import EventBlock
 from monolith.streaming.joiner import Joiner
 from monolith.streaming.journal import StepEntry
 from monolith.streaming.lanes import Held, Inlet, Lane
 from monolith.streaming.sample_block import SampleBlock
 from monolith.streaming.units import look_like_ms, looks_like_seconds, unit_detail
+from monolith.tables.batch import Ints
 
 log = logging.getLogger(__name__)
 
 _MANY = 16  # records, from which on arrays are quicker than a loop
+_FEW = 64  # records, up to which a loop is quicker than to look for those that arrays could take
 
 
 class Gate:
@@ -57,28 +60,42 @@ class Gate:
                 for block in cast(Iterator[SampleBlock], group):
                     self._take_block(lane, block, agree)
             else:
-                self._take_records(lane, [*cast(Iterator[Ready], group)], agree)
-        return sum(len(item) if isinstance(item, SampleBlock) else 1 for item in items)
+                self._take_records(lane, [*cast(Iterator[Ready | EventBlock], group)], agree)
+        return sum(1 if isinstance(item, Ready) else len(item) for item in items)
 
-    def _take_records(self, lane: Lane, items: Sequence[Ready], agree: int) -> None:
+    def _take_records(self, lane: Lane, items: Sequence[Ready | EventBlock], agree: int) -> None:
         """Each in turn, as `_take_record`; many together where all of them go on to the joiner."""
-        orders_ms = self._orders_ms(lane, items, agree) if len(items) >= _MANY else None
-        if orders_ms is None:
+        count = sum(map(_count, items))
+        orders_ms = self._orders_ms(lane, items, agree) if count >= _MANY else None
+        if orders_ms is not None:
+            self._pass(lane, items, orders_ms)
+        elif count > _FEW:  # the others of them may go on together
+            for part in _halves(items, count // 2):
+                self._take_records(lane, part, agree)
+        else:
             for item in items:
-                self._take_record(lane, item, agree)
-            return
+                for one in readies(item) if isinstance(item, EventBlock) else [item]:
+                    self._take_record(lane, one, agree)
+
+    def _pass(self, lane: Lane, items: Sequence[Ready | EventBlock], orders_ms: Ints) -> None:
+        """Events on to the joiner, the others to the dead letters; ``orders_ms`` (events,)."""
+        place = 0
         for item in items:
-            if isinstance(item.event, EventError):
+            if isinstance(item, EventBlock):
+                self._joiner.add_events(item, lane.number, orders_ms[place : place + len(item)])
+                place += len(item)
+            elif isinstance(item.event, EventError):
                 self._refuse_event(lane, item.record, item.event)
             else:
-                self._joiner.add(item.record, item.event, lane.number, next(orders_ms))
+                self._joiner.add(item.record, item.event, lane.number, int(orders_ms[place]))
+                place += 1
 
-    def _orders_ms(self, lane: Lane, items: Sequence[Ready], agree: int) -> Iterator[int] | None:
+    def _orders_ms(self, lane: Lane, items: Sequence[Ready | EventBlock], agree: int) -> Ints | None:
         """The order times of the events among ``items``, by which the lane's clock has moved then.
 
         None, and nothing has moved, where a record may have to be held, or refused for its time, or the clock jumps.
         """
-        times_ms = np.array([item.time_ms for item in items if not isinstance(item.event, EventError)], np.int64)
+        times_ms = _times_ms(items)
         if lane.held or not lane.clock.known or not len(times_ms):
             return None
         if self._config.check_time_unit and not look_like_ms(times_ms).all():
@@ -90,8 +107,8 @@ class Gate:
             return None
         lane.clock.move(times_ms, clocks_ms, agree)
         lane.seen += len(times_ms)
-        orders_ms: list[int] = np.maximum(times_ms, clocks_ms - self._out_of_order_ms).tolist()
-        return iter(orders_ms)
+        orders_ms: Ints = np.maximum(times_ms, clocks_ms - self._out_of_order_ms)
+        return orders_ms
 
     def _take_block(self, lane: Lane, block: SampleBlock, agree: int) -> None:
         """Each row of ``block`` in turn, as `_date` takes a record of a stream without order in time."""
@@ -197,14 +214,16 @@ class Gate:
             if any(lane.seen for lane in lanes):
                 continue
             taken = [item for lane in lanes for item in lane.ready.before(entry.ends[inlet.name][lane.partition])]
-            records = [item for item in taken if isinstance(item, Ready)]  # no row of a block is so
+            if any(isinstance(item, EventBlock) and look_like_ms(item.event_time_ms).any() for item in taken):
+                continue
+            records = [one for item in taken for one in _one_by_one(item)]
             wrong = [error for item in records if (error := self._unit_error(lanes[0], item)) is not None]
             count = len(wrong) + sum(lane.misdated for lane in lanes)
             enough = entry.ended or count >= self._config.jump_records
             if (
                 wrong
                 and enough
-                and len(records) == len(taken)
+                and not any(isinstance(item, SampleBlock) for item in taken)
                 and all(self._unit_error(lanes[0], x) or isinstance(x.event, EventError) for x in records)
             ):
                 raise ConfigError(f"{inlet.source.name}: all of its {count} records so far: {wrong[0].detail}")
@@ -251,6 +270,46 @@ class Gate:
             "input.jump_records asks for; rows may expire by it",
             *(lane.stream, lane.partition, before_ms, after_ms, (after_ms - before_ms) / 1000),
         )
+
+
+def _count(item: Ready | EventBlock) -> int:
+    return len(item) if isinstance(item, EventBlock) else 1
+
+
+def _halves(items: Sequence[Ready | EventBlock], first: int) -> list[list[Ready | EventBlock]]:
+    """The first ``first`` records, and the others."""
+    parts: list[list[Ready | EventBlock]] = [[], []]
+    for item in items:
+        if first <= 0 or _count(item) <= first:
+            parts[first <= 0].append(item)
+        elif isinstance(item, EventBlock):
+            parts[0].append(item.rows(0, first))
+            parts[1].append(item.rows(first, len(item)))
+        first -= _count(item)
+    return parts
+
+
+def _times_ms(items: Sequence[Ready | EventBlock]) -> Ints:
+    """The times of the events among ``items``."""
+    if len(items) == 1 and isinstance(items[0], EventBlock):
+        return items[0].event_time_ms
+    times = np.empty(sum(map(_count, items)), np.int64)
+    place = 0
+    for item in items:
+        if isinstance(item, EventBlock):
+            times[place : place + len(item)] = item.event_time_ms
+            place += len(item)
+        elif not isinstance(item.event, EventError):
+            times[place] = item.event.event_time_ms
+            place += 1
+    return times[:place]
+
+
+def _one_by_one(item: Polled) -> Sequence[Ready]:
+    """The records of ``item``, but for rows, none of which has a time in another unit."""
+    if isinstance(item, Ready):
+        return [item]
+    return readies(item) if isinstance(item, EventBlock) else []
 
 
 def _in_seconds(event: Decoded) -> EventError:

@@ -34,6 +34,7 @@ from monolith.config.labels import gathers, makers
 from monolith.errors import CorruptError
 from monolith.events import WATERMARK_END, WATERMARK_START, ActionEvent, Decoded, Joined, Record, Shown
 from monolith.streaming import _joiner
+from monolith.streaming.event_block import ActionColumns, EventBlock, ShownColumns
 from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner_segments import SavedJoiner, save_joiner
 from monolith.streaming.joiner_state import JoinCounters, JoinerState, decode_joiner_state, encode_joiner_state
@@ -42,7 +43,7 @@ from monolith.tables.batch import Ints
 
 OnShown = Callable[[int, Shown | Joined], None]
 
-_SAMPLING_SEED = 0x6D6F6E6F  # fixed: the draw must be the same in every run
+SAMPLING_SEED = 0x6D6F6E6F  # fixed: the draw must be the same in every run
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,22 @@ class Joiner:
             *(block.tails.data, block.tails.lengths, block.keys.data, block.keys.lengths),
         )
 
+    def add_events(self, block: EventBlock, stream: int, order_ms: Ints) -> None:
+        """`add` of each event of ``block``, to be worked off at ``order_ms`` (n,)."""
+        records, columns = block.records, block.columns
+        times_ms = order_ms, records.ingestion_time_ms, block.event_time_ms
+        shared = stream, records.partition, records.offsets, *times_ms, block.keys.data, block.keys.ends
+        if isinstance(columns, ActionColumns):
+            ignored = [self.is_ignored(name) for name in columns.names]
+            _joiner.add_action_block(self._native, *shared, columns.numbers, list(columns.names), ignored)
+            return
+        packed = columns.packed
+        with_rows = *shared, packed.heads, packed.tails.data, packed.tails.ends
+        if isinstance(columns, ShownColumns):
+            _joiner.add_shown_block(self._native, *with_rows, columns.draws)
+        else:
+            _joiner.add_joined_events(self._native, *with_rows, columns.labels, columns.rates)
+
     def pending_ms(self) -> int:
         """The order time of the next record that waits; WATERMARK_END if none does."""
         return self._native.pending_ms
@@ -200,4 +217,4 @@ class Joiner:
 
 def draw(request_id: str, item_id: str) -> int:
     """The number below 2^64 that decides whether a key's negative is kept."""
-    return xxhash.xxh3_64_intdigest(f"{request_id}\0{item_id}".encode(), _SAMPLING_SEED)
+    return xxhash.xxh3_64_intdigest(f"{request_id}\0{item_id}".encode(), SAMPLING_SEED)

@@ -25,9 +25,8 @@ from monolith.tables.batch import Floats
 
 Doubles = npt.NDArray[np.float64]
 
-_LARGEST = float(
-    LARGEST_WEIGHT
-)  # of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing
+# Of a label and of a weight, as of the weights of bags: gradients then stay far from overflowing.
+LARGEST_LABEL = float(LARGEST_WEIGHT)
 
 
 class LabelBlocks:
@@ -43,6 +42,11 @@ class LabelBlocks:
         self._valued = [task for task in job.labels if is_joined and task.value is not None]
         is_binary = [task.loss for task in job.labels] == ["log"]
         self._usual = {label: (label, self.of_label(label)) for label in (0.0, 1.0)} if is_binary else {}
+
+    @property
+    def gathers(self) -> bool:
+        """Whether labels are gathered from actions, into the block that a feature event's row begins with."""
+        return bool(self.shown)
 
     @property
     def size(self) -> int:
@@ -99,8 +103,8 @@ class LabelBlocks:
         ``missing`` (n, tasks): there is no label.
         """
         is_log = np.array([task.loss == "log" for task in self._tasks.values()])
-        fit = np.where(is_log, (labels == 0) | (labels == 1), np.abs(labels) <= _LARGEST) | missing
-        fit &= (weights >= 0) & (weights <= _LARGEST)
+        fit = np.where(is_log, (labels == 0) | (labels == 1), np.abs(labels) <= LARGEST_LABEL) | missing
+        fit &= (weights >= 0) & (weights <= LARGEST_LABEL)
         has = fit & ~missing & (weights > 0)
         both = np.hstack([np.where(has, labels + 0.0, 0.0), np.where(has, weights, 0.0)]).astype("<f4")
         fits: npt.NDArray[np.bool_] = np.asarray(fit.all(axis=1))
@@ -135,11 +139,11 @@ def _checked(task: TaskConfig, label: object, weight: object, *, reason: str = "
     if label is None:
         return 0.0, 0.0
     is_log = task.loss == "log"
-    if not isinstance(label, int | float) or not (label in (0, 1) if is_log else abs(label) <= _LARGEST):
+    if not isinstance(label, int | float) or not (label in (0, 1) if is_log else abs(label) <= LARGEST_LABEL):
         allowed = "0 and 1, true and false" if is_log else "-1000000 to 1000000"
         raise EventError(reason, f"task {task.name!r}: the label is {shown(label)}, allowed: {allowed}")
     weight = 1.0 if weight is None else weight
-    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= _LARGEST:
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0.0 <= weight <= LARGEST_LABEL:
         text = f"task {task.name!r}: the weight is {shown(weight)}, allowed: 0 to 1000000"
         raise EventError("label", text)
     return (label + 0.0, float(weight)) if weight else (0.0, 0.0)  # -0.0 becomes 0.0

@@ -7,7 +7,7 @@ it holds because they are too far ahead of that clock, move with the steps too, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -18,9 +18,11 @@ from monolith.streaming.backlog import Backlog, Polled, Ready
 from monolith.streaming.clock import LaneClock
 from monolith.streaming.codec import FeatureDecoder
 from monolith.streaming.codec import Stream as StreamName
-from monolith.streaming.source import Source
+from monolith.streaming.record_block import RecordBlock, blocks_of
+from monolith.streaming.source import BlockSource, Source
 
 AHEAD_BYTES = 4 * 2**20  # polled ahead in one lane, at most (one record may be larger)
+_MANY = 16  # records, from which on decoding them together is quicker than one by one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,14 @@ class Lane:
         return taken
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Polling:
+    """What one poll gave: records and blocks in order, and where the source stands then in each partition asked for."""
+
+    items: Sequence[Polled]
+    positions: dict[int, int]
+
+
 class Inlet:
     """One input stream of the job: its source, and a lane for each partition that is known."""
 
@@ -105,6 +115,8 @@ class Inlet:
         self.source = source
         self.lanes: dict[int, Lane] = {}
         self._decoder = decoder
+        self._blocks = decoder.block_decoder(name)
+        self._poll_blocks = source.poll_blocks if isinstance(source, BlockSource) else None
 
     def add_lane(self, partition: int, position: int, *, seek: bool) -> Lane:
         """A lane for a partition that has none, standing at ``position``."""
@@ -124,25 +136,49 @@ class Inlet:
 
     def fill(self, most: int, timeout_s: float, partitions: Collection[int], clock: Callable[[], float]) -> bool:
         """Poll ``partitions``, decode what comes, and say whether anything came."""
+        polling = self.ask(most, timeout_s, partitions)
+        return polling is not None and self.accept(polling, clock)
+
+    def ask(self, most: int, timeout_s: float, partitions: Collection[int]) -> Polling | None:
+        """Poll ``partitions`` and decode what comes; no lane is touched. None: the source has none of them."""
         known = set(self.source.partitions())
         asked = [partition for partition in partitions if partition in known]
         if not asked:
             if partitions:  # the source is not there yet
                 time.sleep(timeout_s)
-            return False
-        polled = self.poll(most, timeout_s, asked)
-        for partition, items in groupby(polled, key=attrgetter("partition")):
+            return None
+        items = self.poll(most, timeout_s, asked)
+        positions = self.source.position()
+        return Polling(items, {partition: positions[partition] for partition in asked})
+
+    def accept(self, polling: Polling, clock: Callable[[], float]) -> bool:
+        """Put what was polled into its lanes, and say whether anything was."""
+        for partition, items in groupby(polling.items, key=attrgetter("partition")):
             lane = self.lanes[partition]
             lane.push(*items)
             lane.heard_at = clock()
-        positions = self.source.position()
-        for partition in asked:
-            self.lanes[partition].polled = positions[partition]
-        return bool(polled)
+        for partition, position in polling.positions.items():
+            self.lanes[partition].polled = position
+        return bool(polling.items)
 
     def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:
         """Up to ``most`` records of ``partitions``, decoded; waits up to ``timeout_s`` for the first."""
-        return [Ready(record, self.decode(record)) for record in self.source.poll(most, timeout_s, partitions)]
+        if self._poll_blocks is not None:
+            blocks: Iterable[RecordBlock] = self._poll_blocks(most, timeout_s, partitions)
+        else:
+            blocks = blocks_of(self.source.poll(most, timeout_s, partitions))
+        return [item for block in blocks for item in self._decoded(block)]
+
+    def _decoded(self, records: RecordBlock) -> Iterator[Polled]:
+        """The records in order, those whose events fit the job together wherever they follow one another."""
+        if self._blocks is None or len(records) < _MANY:
+            yield from (Ready(record, self.decode(record)) for record in records.records())
+            return
+        for start, stop, events in self._blocks.blocks(records, self.decode):
+            if events is not None:
+                yield events
+            else:
+                yield from (Ready(record, self.decode(record)) for record in records.rows(start, stop).records())
 
     def decode(self, record: Record) -> Decoded | EventError:
         """The record's event, or why it has none."""

@@ -34,6 +34,7 @@ from monolith.streaming.log_batch import (
     unpack_head,
 )
 from monolith.streaming.log_environment import FIRST_MAP_BYTES, acquire
+from monolith.streaming.record_block import RecordBlock
 from monolith.streaming.source import Outgoing, check_outgoing
 
 _META_KEY = b"m"
@@ -176,7 +177,12 @@ class EventLog:
             ) from None
 
     def read(self, partition: int, offset: int) -> list[Record]:
-        """The records from ``offset`` to the end of its batch; none at the partition's end.
+        """The records of `read_block`, one by one; none at the partition's end."""
+        block = self.read_block(partition, offset)
+        return [] if block is None else block.records()
+
+    def read_block(self, partition: int, offset: int) -> RecordBlock | None:
+        """The records from ``offset`` to the end of its batch; None at the partition's end.
 
         Raises DataLossError for an offset that retention took, or beyond the end; CorruptError, naming partition and
         offset, for a batch that fails its check.
@@ -184,14 +190,14 @@ class EventLog:
         try:
             value = self._environment.read(lambda txn: self._batch_of(txn, partition, offset))
             if value is None:
-                return []
+                return None
             head, records = unpack_batch(value)
         except (ValueError, VersionError) as error:
             self._refuse(partition, offset, error)
         if head.partition != partition or not head.base <= offset < head.base + head.count:
             why = f"partition {head.partition}, offset {head.base} stands in its place"
             self._refuse(partition, offset, ValueError(why))
-        return records[offset - head.base :]
+        return records.rows(offset - head.base, head.count)
 
     def _batch_of(self, txn: Any, partition: int, offset: int) -> bytes | None:
         """The batch that should hold ``offset``, its length checked; None at the end."""

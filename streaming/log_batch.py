@@ -17,10 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from monolith.errors import VersionError
-from monolith.events import Record
+from monolith.streaming._joiner import split_records
+from monolith.streaming.record_block import RecordBlock, Texts
 from monolith.streaming.source import Outgoing
+from monolith.tables.batch import Ints
 
 LOG_VERSION = 1
 
@@ -82,29 +85,40 @@ def copy_batch(value: Buffer) -> bytes:
 
 def unpack_head(value: bytes) -> BatchHead:
     """Check a copied batch, decode its head. Raises ValueError for damage, VersionError for another version."""
-    sealed = value[_LENGTH.size :]
-    if not _sealed(sealed):
+    if not _sealed(value, _LENGTH.size):
         raise ValueError("its checksum does not match")
-    _, version, *fields = _HEAD.unpack_from(sealed)
+    _, version, *fields = _HEAD.unpack_from(value, _LENGTH.size)
     if version != LOG_VERSION:
         raise VersionError(f"it is of version {version}, this build reads {LOG_VERSION}")
     return BatchHead(*fields)
 
 
-def unpack_batch(value: bytes) -> tuple[BatchHead, list[Record]]:
+def unpack_batch(value: bytes) -> tuple[BatchHead, RecordBlock]:
     """A copied batch and its records. Raises ValueError for damage, VersionError for another version."""
     head = unpack_head(value)
+    keys, values, times_ms = _columns(value)
+    if len(times_ms) != head.count:
+        raise ValueError(f"it has {len(times_ms)} records, its head says {head.count}")
+    offsets = np.arange(head.base, head.base + head.count)
+    return head, RecordBlock(head.partition, offsets, times_ms, np.full(head.count, head.ingestion_ms), keys, values)
+
+
+def _columns(value: bytes) -> tuple[Texts, Texts, Ints]:
+    """Keys, values and event times of a batch's records."""
+    split = split_records(value, _LENGTH.size + _HEAD.size)
+    if split is not None:
+        keys, key_ends, no_key, values, value_ends, no_value, times_ms = split
+        return (
+            Texts(keys, key_ends, no_key.view(np.bool_)),
+            Texts(values, value_ends, no_value.view(np.bool_)),
+            times_ms,
+        )
     try:
         rows = _body_decoder.decode(value[_LENGTH.size + _HEAD.size :])
-    except msgspec.DecodeError as error:
+        times = np.array([row[2] for row in rows], np.int64)
+    except (msgspec.DecodeError, OverflowError) as error:
         raise ValueError(f"its records cannot be decoded: {error}") from None
-    if len(rows) != head.count:
-        raise ValueError(f"it has {len(rows)} records, its head says {head.count}")
-    records = [
-        Record(key, data, event_time_ms, head.ingestion_ms, head.partition, head.base + i)
-        for i, (key, data, event_time_ms) in enumerate(rows)
-    ]
-    return head, records
+    return Texts.of([row[0] for row in rows]), Texts.of([row[1] for row in rows]), times
 
 
 def _seal(unsealed: bytes) -> bytes:
@@ -112,5 +126,6 @@ def _seal(unsealed: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(unsealed[_CRC.size :])) + unsealed[_CRC.size :]
 
 
-def _sealed(value: bytes) -> bool:
-    return bool(_CRC.unpack_from(value)[0] == zlib.crc32(value[_CRC.size :]))
+def _sealed(value: bytes, begin: int = 0) -> bool:
+    """Whether the crc32 at ``begin`` is that of all that follows it."""
+    return bool(_CRC.unpack_from(value, begin)[0] == zlib.crc32(memoryview(value)[begin + _CRC.size :]))

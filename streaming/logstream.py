@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from monolith.errors import DataLossError, MonolithError, UnavailableError
 from monolith.events import Record
 from monolith.streaming.log import EventLog, log_exists
+from monolith.streaming.record_block import RecordBlock
 from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
 from monolith.streaming.waiting import Waiting
 
@@ -40,7 +40,7 @@ class LogSource:
         self._log: EventLog | None = None
         self._positions: dict[int, int] = {}
         self._wanted: dict[int, int] = {}
-        self._ready: dict[int, deque[Record]] = {}
+        self._ready: dict[int, RecordBlock] = {}  # of the newest batch, what was not polled yet
         self._waiting = Waiting(self.name, "no log is there yet; the first producer creates it")
         if not wait or log_exists(self._folder):
             self._connect(must=not wait)
@@ -60,7 +60,6 @@ class LogSource:
                 raise
             self._log = opened
             self._positions = begins | {p: o for p, o in self._wanted.items() if p in begins}
-            self._ready = {partition: deque() for partition in begins}
             self._waiting.over()
         return self._log
 
@@ -71,43 +70,51 @@ class LogSource:
 
     def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:
         """See `Source`."""
+        blocks = self.poll_blocks(max_records, timeout_s, partitions)
+        return [record for block in blocks for record in block.records()]
+
+    def poll_blocks(
+        self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None
+    ) -> list[RecordBlock]:
+        """See `BlockSource`."""
         deadline = time.monotonic() + timeout_s
-        while not (records := self._take(max_records, partitions)):
+        while not (blocks := self._take(max_records, partitions)):
             rest_s = deadline - time.monotonic()
             if rest_s <= 0:
                 break
             time.sleep(min(_POLL_S, rest_s))
-        return records
+        return blocks
 
-    def _take(self, max_records: int, partitions: Collection[int] | None) -> list[Record]:
+    def _take(self, max_records: int, partitions: Collection[int] | None) -> list[RecordBlock]:
         if self._connect() is None:
             return []
-        taken: list[Record] = []
+        taken: list[RecordBlock] = []
         try:
             for partition in self._positions if partitions is None else sorted(partitions):
-                self._take_from(partition, max_records, taken)
+                self._take_from(partition, max_records - sum(map(len, taken)), taken)
         except MonolithError:
             if not taken:  # else what was taken counts, and the next poll meets the error again
                 raise
         return taken
 
-    def _take_from(self, partition: int, most: int, taken: list[Record]) -> None:
-        """Fill ``taken`` up to ``most`` records, from as many batches as it takes."""
-        ready = self._ready[partition]
-        while len(taken) < most and (ready or self._refill(partition)):
-            some = [ready.popleft() for _ in range(min(most - len(taken), len(ready)))]
-            self._positions[partition] = some[-1].offset + 1
-            taken += some
+    def _take_from(self, partition: int, most: int, taken: list[RecordBlock]) -> None:
+        """Add up to ``most`` records to ``taken``, from as many batches as it takes."""
+        while most > 0:
+            ready = self._ready.pop(partition, None) or self._read(partition)
+            if ready is None:
+                return
+            some = ready.rows(0, min(most, len(ready)))
+            if len(some) < len(ready):
+                self._ready[partition] = ready.rows(len(some), len(ready))
+            self._positions[partition] = int(some.offsets[-1]) + 1
+            taken.append(some)
+            most -= len(some)
 
-    def _refill(self, partition: int) -> bool:
-        """Read the next batch; False at the end."""
-        self._ready[partition].extend(self._read(partition))
-        return bool(self._ready[partition])
-
-    def _read(self, partition: int) -> list[Record]:
+    def _read(self, partition: int) -> RecordBlock | None:
+        """The next batch; None at the end."""
         assert self._log is not None
         try:
-            return self._log.read(partition, self._positions[partition])
+            return self._log.read_block(partition, self._positions[partition])
         except DataLossError as error:
             if not self._skip:
                 raise
@@ -115,7 +122,7 @@ class LogSource:
             self.skipped += max(0, begin - self._positions[partition])
             log.warning("data loss, going on source=%s partition=%d at=%d: %s", self.name, partition, begin, error)
             self._positions[partition] = begin
-            return self._log.read(partition, begin)
+            return self._log.read_block(partition, begin)
 
     @property
     def missing(self) -> str | None:
@@ -132,7 +139,7 @@ class LogSource:
         for partition, offset in positions.items():
             if partition in self._positions:
                 self._positions[partition] = offset
-                self._ready[partition].clear()
+                self._ready.pop(partition, None)
 
     def end_position(self) -> dict[int, int]:
         """See `Source`; exact."""

@@ -166,7 +166,8 @@ class ParquetSource:
 
     def _group(self, file: pq.ParquetFile, group: int, first: int, offset: int) -> Iterator[Rows]:
         row = first
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=self.row_reader.columns.names()):
+        columns = self.row_reader.columns.names()
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
             skip = min(max(0, offset - row), batch.num_rows)
             batch.validate(full=True)  # texts that are not UTF-8 too
             rows = _with_times_in_ms(batch.slice(skip), self.row_reader.columns.time, self.row_reader.unit)

@@ -66,7 +66,7 @@ class SamplePacker:
 
     def pack(self, rows: Rows) -> tuple[SampleBlock, Flags]:
         """The rows as samples (n), and which of them are fit (n,): the others are to be read one by one."""
-        batch, count = rows.batch, rows.batch.num_rows
+        batch = rows.batch
         times_ms = batch.column(self._columns.time).to_numpy()
         blocks, fit = self._labels(batch)
         fit = fit & self._plausible(times_ms) & self._takes_names
@@ -76,8 +76,8 @@ class SamplePacker:
             np.logical_and(fit, takes, out=fit)
             return piece
 
-        heads, tails, tail_lengths = self._schema.pack_columns(count, column)
-        labels, heads = self._blocks.first_labels(blocks), np.hstack([blocks, heads])
+        heads, tails, tail_lengths = self._schema.pack_columns(blocks, column)
+        labels = self._blocks.first_labels(blocks)
         block = SampleBlock(0, rows.first, times_ms, labels, heads, Pieces(tails, tail_lengths), self._keys(rows))
         return block, fit
 

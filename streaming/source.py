@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, NoReturn, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from monolith.errors import ConfigError, InputError
 from monolith.events import Record
 from monolith.secrets import masked, reveal_url, scrubbed
+from monolith.streaming.record_block import RecordBlock
 
 OnDataLoss = Literal["stop", "skip"]
 Outgoing = tuple[bytes | None, bytes | None, int]  # key, value, event time in ms
@@ -76,6 +77,16 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. Twice is fine."""
+
+
+@runtime_checkable
+class BlockSource(Source, Protocol):
+    """A source that has its records as columns: its readers need no object for each."""
+
+    def poll_blocks(
+        self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None
+    ) -> list[RecordBlock]:
+        """As `poll`, the same records."""
 
 
 class Sink(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,9 @@ import xxhash
 
 from monolith.events import Record
 from monolith.streaming.backlog import Polled, Ready
+from monolith.streaming.event_block import EventBlock
 from monolith.streaming.journal import StepEntry
+from monolith.streaming.record_block import RecordBlock
 from monolith.streaming.sample_block import SampleBlock
 
 
@@ -30,19 +33,24 @@ class StepDigest:
         """What one partition gave: records and blocks of rows, in order."""
         for blocks, group in groupby(items, key=lambda item: isinstance(item, SampleBlock)):
             if not blocks:
-                self._add_records([item.record for item in group if isinstance(item, Ready)])
+                self._add_records([item for item in group if not isinstance(item, SampleBlock)])
                 continue
             for block in group:
                 assert isinstance(block, SampleBlock)
                 self._add_block(block)
 
-    def _add_records(self, records: Sequence[Record]) -> None:
-        """Their offsets, ingestion times, lengths and values."""
-        values = [record.value or b"" for record in records]
-        self._hash.update(array("q", [len(records), *(r.offset for r in records)]))
-        self._hash.update(array("q", [r.ingestion_time_ms for r in records]))
-        self._hash.update(array("q", map(len, values)))
-        self._hash.update(b"".join(values))
+    def _add_records(self, items: Sequence[Ready | EventBlock]) -> None:
+        """Their offsets, ingestion times, lengths and values, whether they come in blocks or one by one."""
+        parts: list[_Parts] = []
+        for in_blocks, group in groupby(items, key=lambda item: isinstance(item, EventBlock)):
+            if in_blocks:
+                parts += [_of_block(item.records) for item in group if isinstance(item, EventBlock)]
+            else:
+                parts.append(_of_records([item.record for item in group if isinstance(item, Ready)]))
+        self._hash.update(array("q", [sum(len(part[0]) for part in parts)]))
+        for column in zip(*parts, strict=True):
+            for part in column:
+                self._hash.update(part)
 
     def _add_block(self, block: SampleBlock) -> None:
         """The rows' offsets, times and labels, what is packed of their features, and their keys."""
@@ -56,3 +64,21 @@ class StepDigest:
     def digest(self) -> bytes:
         """16 bytes."""
         return self._hash.digest()
+
+
+_Parts = tuple[Any, Any, Any, Any]  # offsets, ingestion times and lengths as int64, then the values; buffers
+
+
+def _of_records(records: Sequence[Record]) -> _Parts:
+    values = [record.value or b"" for record in records]
+    return (
+        array("q", [record.offset for record in records]),
+        array("q", [record.ingestion_time_ms for record in records]),
+        array("q", map(len, values)),
+        b"".join(values),
+    )
+
+
+def _of_block(records: RecordBlock) -> _Parts:
+    values = records.values
+    return records.offsets, records.ingestion_time_ms, np.diff(values.ends), values.joined()

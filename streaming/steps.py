@@ -33,6 +33,7 @@ from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import WAIT_S, LiveCutter, Standing
 from monolith.streaming.progress import Progress
+from monolith.streaming.read_ahead import ReadAhead
 from monolith.streaming.reader_state import (
     STATE_FILE,
     STATE_VERSION,
@@ -110,6 +111,7 @@ class StepReader:
         self._unpublished = False
         self._live = False
         self._cutter = cutter or LiveCutter(job, inlets, clock)
+        self._ahead = ReadAhead(inlets, job.train.step_records)
         self._committable: Positions = {}
         self._recorded: StepEntry | None = None  # the journalled step that is next
         self._entries: Iterator[StepEntry] | None = None  # those after it; None: where to begin is not known yet
@@ -174,6 +176,7 @@ class StepReader:
         if self.at_switch:
             return None
         deadline = time.monotonic() + timeout_s
+        self._ahead.accept(self._clock)
         if self._entries is None:
             self._entries = takewhile(self._is_mine, self._journalled(self._step + 1))
             self._recorded = next(self._entries, None)
@@ -238,7 +241,10 @@ class StepReader:
                 self._gate.check_units(self._inlets, entry)
                 self._rejects.check(self._inlets, entry)
                 self._write(entry)
-                return self._run(entry, ends=entry.ended)
+                step = self._run(entry, ends=entry.ended)
+                if step.records >= self._job.train.step_records and not step.ended:  # there is a backlog
+                    self._ahead.begin()
+                return step
             rest_s = deadline - time.monotonic()
             if rest_s <= 0:
                 return None
@@ -381,6 +387,7 @@ class StepReader:
             )
         if set(state.lanes) != {inlet.name for inlet in self._inlets}:
             raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
+        self._ahead.forget()
         self._joiner.restore(refitted(state, self.schema, self._labels, self._joiner, read))
         for inlet in self._inlets:
             inlet.lanes = {}
@@ -398,6 +405,7 @@ class StepReader:
         What a journalled step says of where the run began counts for more.
         """
         self._unpublished = True
+        self._ahead.forget()
         for inlet in self._inlets:
             inlet.source.seek(positions.get(inlet.source.name, {}))
 
@@ -406,6 +414,7 @@ class StepReader:
 
     def commit(self) -> None:
         """Tell the streams' own book-keeping (Kafka groups) the positions of the last `state`, which is now kept."""
+        self._ahead.wait()
         for inlet in self._inlets:
             if positions := self._committable.get(inlet.name):
                 inlet.source.commit(positions)
@@ -417,6 +426,7 @@ class StepReader:
 
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""
+        self._ahead.wait()
         known = self._watermark_ms != WATERMARK_START
         missing = {inlet.source.name: why for inlet in self._inlets if (why := inlet.source.missing) is not None}
         return Progress(
@@ -440,6 +450,7 @@ class StepReader:
 
     def close(self) -> None:
         """Let go of streams, dead letters and journal. Twice is fine."""
+        self._ahead.close()
         for inlet in self._inlets:
             inlet.source.close()
         self._letters.close()

@@ -23,13 +23,21 @@ _NS = range(10**17, 2**63)  # 1973 to 2262 in ns
 
 def to_ms(time: int, unit: TimeUnit) -> int:
     """``time``, in ``unit`` since the epoch, in ms, rounded down."""
-    up, down = _PER_UNIT[unit]
+    up, down = per_unit(unit)
     return time * up // down
+
+
+def per_unit(unit: TimeUnit) -> tuple[int, int]:
+    """What a time in ``unit`` is multiplied by, and then divided by, to be in ms."""
+    return _PER_UNIT[unit]
 
 
 def looks_like_seconds(time_ms: int) -> bool:
     """Whether the number is a date of our time in seconds, and one of 1970 in ms."""
     return time_ms in _SECONDS
+
+
+FINER_FROM_MS = _US.start  # from here on a number of ms looks like one of us or ns
 
 
 def looks_finer(time_ms: int) -> bool:

@@ -40,9 +40,17 @@ class PackedBags:
 PackedPiece = PackedIds | PackedNumbers | PackedBags
 
 
-def heads_of(kind: np.dtype[np.void], rows: int, pieces: Sequence[PackedPiece]) -> npt.NDArray[np.uint8]:
-    """What packed rows begin with, (rows, kind.itemsize); ``pieces`` in the order of the layout."""
-    heads = np.zeros(rows, kind)
+def heads_of(
+    kind: np.dtype[np.void], before: npt.NDArray[np.uint8], pieces: Sequence[PackedPiece]
+) -> npt.NDArray[np.uint8]:
+    """``before`` (rows, size), then the heads of packed rows: (rows, size + kind.itemsize).
+
+    ``pieces`` are in the order of the layout, and fill it.
+    """
+    rows, size = before.shape
+    whole = np.empty((rows, size + kind.itemsize), np.uint8)
+    whole[:, :size] = before
+    heads = whole[:, size:].view(kind)[:, 0] if kind.itemsize else np.zeros(rows, kind)
     singles = [piece for piece in pieces if isinstance(piece, PackedIds)]
     if singles:
         heads["presence"] = np.packbits(np.stack([p.present for p in singles], axis=1), axis=1, bitorder="little")
@@ -53,7 +61,7 @@ def heads_of(kind: np.dtype[np.void], rows: int, pieces: Sequence[PackedPiece]) 
         heads["dense"] = np.concatenate(dense, axis=1)
     for i, bag in enumerate([piece for piece in pieces if isinstance(piece, PackedBags)]):
         heads["bags"][:, i] = 2 * bag.lengths
-    return heads.view(np.uint8).reshape(rows, kind.itemsize)
+    return whole
 
 
 def tails_of(rows: int, pieces: Sequence[PackedPiece]) -> tuple[npt.NDArray[np.uint8], Ints]:

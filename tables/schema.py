@@ -52,6 +52,7 @@ class FeatureSchema:
         self.features = tuple(features)
         self.columns: dict[str, Column] = {feature.name: column_of(feature) for feature in features}
         self.layout = xxhash.xxh3_64_hexdigest(msgspec.json.encode([(f.config, f.seed) for f in features]))
+        self._seeds = {feature.name: feature.seed for feature in features}
         self._ignore_unknown = ignore_unknown
         self._single = [c for c in self.columns.values() if isinstance(c, OneId)]
         self._dense = [c for c in self.columns.values() if isinstance(c, Dense)]
@@ -72,6 +73,19 @@ class FeatureSchema:
                 ("bags", "<u4", (len(self._bags),)),
             ]
         )
+
+    @property
+    def packed(self) -> Sequence[PackedColumn]:
+        """The columns of which something is packed, in the order of the layout."""
+        return tuple(self._packed)
+
+    def seed(self, name: str) -> str:
+        """The name that seeds the strings of feature ``name``."""
+        return self._seeds[name]
+
+    def id_place(self, name: str) -> int:
+        """Where in a packed row the id of the single-id feature ``name`` lies."""
+        return self._presence + 8 * [column.name for column in self._single].index(name)
 
     # --- values to packed rows ---------------------------------------------------------------------------------------
 
@@ -111,14 +125,14 @@ class FeatureSchema:
         return self._assembled({c.name: c.pack(value) for c, value in zip(self._packed, values, strict=True)})
 
     def pack_columns(
-        self, rows: int, column: Callable[[PackedColumn], PackedPiece]
+        self, before: npt.NDArray[np.uint8], column: Callable[[PackedColumn], PackedPiece]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Ints]:
-        """Packed rows of columns: heads (rows, head_bytes), all tails (total,), bytes of each tail (rows,).
+        """Packed rows of columns: heads (rows, size + head_bytes), all tails (total,), bytes of each tail (rows,).
 
-        ``column`` gives what is packed of one feature.
+        ``before`` (rows, size) is what the heads begin with; ``column`` gives what is packed of one feature.
         """
         pieces = [column(one) for one in self._packed]
-        return heads_of(self._fixed_type, rows, pieces), *tails_of(rows, pieces)
+        return heads_of(self._fixed_type, before, pieces), *tails_of(len(before), pieces)
 
     def _assembled(self, pieces: Mapping[str, Piece]) -> bytes:
         ids = [pieces[column.name] for column in self._single]

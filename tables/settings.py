@@ -1,8 +1,9 @@
 """A table's settings in its file: the TableConfig as plain values, so that neither has to follow the other.
 
 All keys are written out, since a default may change, but for those that say nothing about the rows: ``memory``, and
-what makes another kind of embedding of tables like this one. Beside them goes the list of those that have their default. So a build that does not know a key can tell whether the table made use
-of it: of a key at its default it may not know, of another it must.
+what makes another kind of embedding of tables like this one. Beside them goes the list of those that have their
+default. So a build that does not know a key can tell whether the table made use of it: of a key at its default it may
+not know, of another it must.
 """
 
 from __future__ import annotations

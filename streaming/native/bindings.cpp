@@ -9,6 +9,7 @@
 
 #include <stdexcept>
 
+#include "decoder_bindings.h"
 #include "joiner.h"
 #include "state.h"
 
@@ -178,6 +179,7 @@ void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partit
 }  // namespace
 
 NB_MODULE(_joiner, m) {
+  bind_decoder(m);
   nb::class_<Joiner>(m, "Joiner")
       .def(
           "__init__",

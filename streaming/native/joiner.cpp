@@ -38,18 +38,22 @@ void Joiner::add(Record record) {
   pending_bytes_ += bytes_of(record);
   PendingPlace pending{record.order_ms, record.offset, record.stream, record.partition, 0};
   pending.place = records_.put(std::move(record));
-  pending_.push_back(pending);
-  std::push_heap(pending_.begin(), pending_.end(), later);
+  pending_.push(pending);
 }
 
-std::int64_t Joiner::due_ms() const { return std::min(pending_ms(), alarms_.empty() ? kEnd : alarms_.front().time_ms); }
+std::int64_t Joiner::due_ms() const {
+  std::int64_t due_ms = pending_ms();
+  for (const Alarms& alarms : alarms_)
+    if (!alarms.empty()) due_ms = std::min(due_ms, alarms.front().time_ms);
+  return due_ms;
+}
 
 void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms) {
   newest_ms_ = newest_ms;
   if (watermark_ms == kEnd) {
     timed_ms_ = newest_ms;
     std::int64_t last_ms = kStart;
-    for (const PendingPlace& pending : pending_) last_ms = std::max(last_ms, pending.order_ms);
+    pending_.each([&](const PendingPlace& pending) { last_ms = std::max(last_ms, pending.order_ms); });
     work_off(last_ms);
     end_windows();
   } else {
@@ -64,48 +68,40 @@ void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::i
 // duplicates is forgotten up to `timed_ms_` only: a time ahead must not clear it.
 void Joiner::work_off(std::int64_t until_ms) {
   std::vector<Alarm> kept;
-  while (!pending_.empty() || !alarms_.empty()) {
-    const std::int64_t record_ms = pending_ms(), alarm_ms = alarms_.empty() ? kEnd : alarms_.front().time_ms;
+  while (true) {
+    Alarms* const alarms = first_of({&alarms_[0], &alarms_[1], &alarms_[2]});
+    if (pending_.empty() && alarms == nullptr) break;
+    const std::int64_t record_ms = pending_ms(), alarm_ms = alarms == nullptr ? kEnd : alarms->front().time_ms;
     if (std::min(record_ms, alarm_ms) > until_ms) break;
     if (!pending_.empty() && record_ms <= alarm_ms) {
       release_next();
       continue;
     }
-    const Alarm alarm = next_alarm();
+    const Alarm alarm = alarms->pop();
     if (alarm_ms > timed_ms_ && alarm.kind == Timer::forget)
       kept.push_back(alarm);
     else
       fire(alarm);
   }
-  for (const Alarm& alarm : kept) {
-    alarms_.push_back(alarm);
-    std::push_heap(alarms_.begin(), alarms_.end(), fires_later);
-  }
+  for (const Alarm& alarm : kept) alarms_of(alarm.kind).push(alarm);
 }
 
 // Fires the timers of open windows and parked actions, in order, and keeps those of the duplicates' memory.
 void Joiner::end_windows() {
-  std::vector<Alarm> all;
-  all.swap(alarms_);
-  std::sort(all.begin(), all.end(), [](const Alarm& a, const Alarm& b) { return fires_later(b, a); });
-  for (const Alarm& alarm : all)
-    if (alarm.kind != Timer::forget) fire(alarm);  // which may set more of them
-  for (const Alarm& alarm : all)
-    if (alarm.kind == Timer::forget) alarms_.push_back(alarm);
-  std::make_heap(alarms_.begin(), alarms_.end(), fires_later);
+  for (Alarms* first; (first = first_of({&alarms_of(Timer::deadline), &alarms_of(Timer::parked)})) != nullptr;)
+    fire(first->pop());  // which may set alarms of the duplicates' memory, and no others
 }
 
-Joiner::Alarm Joiner::next_alarm() {
-  std::pop_heap(alarms_.begin(), alarms_.end(), fires_later);
-  const Alarm alarm = alarms_.back();
-  alarms_.pop_back();
-  return alarm;
+// The queue whose front fires first; null where all are empty.
+Joiner::Alarms* Joiner::first_of(std::initializer_list<Alarms*> queues) {
+  Alarms* first = nullptr;
+  for (Alarms* queue : queues)
+    if (!queue->empty() && (first == nullptr || fires_later(first->front(), queue->front()))) first = queue;
+  return first;
 }
 
 void Joiner::release_next() {
-  std::pop_heap(pending_.begin(), pending_.end(), later);
-  const std::uint32_t place = pending_.back().place;
-  pending_.pop_back();
+  const std::uint32_t place = pending_.pop().place;
   Record record = records_.take(place);
   pending_bytes_ -= bytes_of(record);
   release(record);
@@ -329,8 +325,7 @@ void Joiner::drop_row(Waiting& entry) {
 
 void Joiner::alarm(std::int64_t time_ms, Timer kind, std::uint32_t place, std::uint32_t partition,
                    std::int64_t offset) {
-  alarms_.push_back({time_ms, offset, partition, place, kind});
-  std::push_heap(alarms_.begin(), alarms_.end(), fires_later);
+  alarms_of(kind).push({time_ms, offset, partition, place, kind});
 }
 
 void Joiner::fire(const Alarm& alarm) {

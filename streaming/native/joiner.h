@@ -9,12 +9,14 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "keys.h"
 #include "segments.h"
+#include "ordered_queue.h"
 
 namespace monolith::joining {
 
@@ -166,6 +168,7 @@ class Joiner {
 
   static bool later(const PendingPlace& a, const PendingPlace& b);
   static bool fires_later(const Alarm& a, const Alarm& b);
+  using Alarms = OrderedQueue<Alarm, fires_later>;
 
   void work_off(std::int64_t until_ms);
   void end_windows();
@@ -194,7 +197,8 @@ class Joiner {
   void unpark(std::uint32_t place);
   template <class Visit>
   void each_parked(const Text& key, Visit visit);
-  Alarm next_alarm();
+  Alarms& alarms_of(Timer kind) { return alarms_[static_cast<std::size_t>(kind)]; }
+  static Alarms* first_of(std::initializer_list<Alarms*> queues);
 
   struct Maker {
     std::string action;
@@ -208,11 +212,11 @@ class Joiner {
   std::uint16_t all_tasks_ = 1;
 
   Pool<Record> records_;
-  std::vector<PendingPlace> pending_;  // a heap
+  OrderedQueue<PendingPlace, later> pending_;
   KeyedPool<Waiting> waiting_;
   KeyedPool<Parked> parked_;
-  std::vector<Alarm> alarms_;  // a heap
   SegmentBook pending_segments_, waiting_segments_, parked_segments_;
+  Alarms alarms_[3];  // of each kind, since each comes mostly in its order
 
   Samples samples_;
   std::vector<Seen> seen_;

@@ -254,7 +254,8 @@ bool by_origin(const T* a, const T* b) {
 }  // namespace
 
 std::vector<const Record*> Joiner::pending() const {
-  std::vector<PendingPlace> sorted = pending_;
+  std::vector<PendingPlace> sorted;
+  pending_.each([&](const PendingPlace& pending) { sorted.push_back(pending); });
   std::sort(sorted.begin(), sorted.end(), [](const PendingPlace& a, const PendingPlace& b) { return later(b, a); });
   std::vector<const Record*> found;
   for (const PendingPlace& pending : sorted) found.push_back(&records_[pending.place]);

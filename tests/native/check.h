@@ -20,6 +20,7 @@ struct Test {
 std::vector<Test> segment_tests();
 std::vector<Test> index_tests();
 std::vector<Test> joiner_tests();
+std::vector<Test> decoder_tests();
 std::vector<Test> order_tests();
 std::vector<Test> pages_tests();
 std::vector<Test> pipeline_tests();
