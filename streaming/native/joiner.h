@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "keys.h"
-#include "segments.h"
 #include "ordered_queue.h"
+#include "segments.h"
 
 namespace monolith::joining {
 
