@@ -30,7 +30,7 @@ class MemoryBound:
     def __init__(self, stats: TableStats) -> None:
         self.library, self.count = compiled(), stats.rows
         self.threads, self.ahead = 1, (AHEAD[0], AHEAD[0])
-        self.stride = (stats.bytes_values + stats.bytes_state + stats.bytes_tail) // (stats.rows + stats.free_rows)
+        self.stride = (stats.bytes_values + stats.bytes_state + stats.bytes_stamps) // (stats.rows + stats.free_rows)
         self.index_bytes = stats.bytes_index
         self.index = self.library.allocate(self.index_bytes)
         self.rows = self.library.allocate(self.count * self.stride)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from monolith.card import ModelCard
+from monolith.config.absent import AbsentZeros, HashedTail
+from monolith.config.admission import Never
 from monolith.config.optimizers import SGD
-from monolith.config.table import AbsentZeros, HashedTail, Never, TableConfig
+from monolith.config.table import TableConfig
 from monolith.errors import GapError
 from monolith.serving.inference import Gathered
 from monolith.serving.ledger import Version

@@ -79,8 +79,8 @@ class Joiner:
         event_time_ms: Ints,
         labels: Floats,
         heads: Bytes,
-        tails: Bytes,
-        tail_lengths: Ints,
+        bag_data: Bytes,
+        bag_lengths: Ints,
         keys: Bytes,
         key_lengths: Ints,
         /,
@@ -122,7 +122,7 @@ class Decoder:
         sampling_seed: int,
     ) -> None: ...
     head_bytes: int
-    # Fit, event times, heads, tails with ends, keys with ends, draws, labels, rates, actions with names, numbers of
+    # Fit, event times, heads, bag_data with ends, keys with ends, draws, labels, rates, actions with names, numbers of
     # buckets; those that the kind of event does not have are empty.
     def decode(
         self, values: bytes, ends: Ints, ingestion_ms: Ints, /
@@ -157,8 +157,8 @@ def add_shown_block(
     keys: Bytes,
     key_ends: Ints,
     heads: Bytes,
-    tails: Bytes,
-    tail_ends: Ints,
+    bag_data: Bytes,
+    bag_ends: Ints,
     draws: npt.NDArray[np.uint64],
     /,
 ) -> None: ...
@@ -173,8 +173,8 @@ def add_joined_events(
     keys: Bytes,
     key_ends: Ints,
     heads: Bytes,
-    tails: Bytes,
-    tail_ends: Ints,
+    bag_data: Bytes,
+    bag_ends: Ints,
     labels: Floats,
     rates: Floats,
     /,

@@ -88,7 +88,7 @@ class BlockDecoder:
 
     def _decoded(self, records: RecordBlock, decode: Decode) -> tuple[EventBlock, Any]:
         values = records.values
-        (fit, times_ms, heads, tails, tail_ends, keys, key_ends, draws, labels, rates, actions, names, numbers) = (
+        (fit, times_ms, heads, bag_data, bag_ends, keys, key_ends, draws, labels, rates, actions, names, numbers) = (
             self._native.decode(values.data, values.ends, records.ingestion_time_ms)
         )
         columns: ShownColumns | ActionColumns | JoinedColumns
@@ -96,7 +96,7 @@ class BlockDecoder:
             columns = ActionColumns(actions, tuple(names))
         else:
             self._fill_buckets(heads, numbers)
-            packed = PackedRows(heads, Strings(tails, tail_ends))
+            packed = PackedRows(heads, Strings(bag_data, bag_ends))
             columns = JoinedColumns(packed, labels, rates) if self._kind == JOINED else ShownColumns(packed, draws)
         return EventBlock(records, times_ms, Strings(keys, key_ends), columns, decode), fit
 

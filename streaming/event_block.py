@@ -37,11 +37,11 @@ class PackedRows:
     """The packed rows of ``n`` events: their heads, and what follows them."""
 
     heads: Bytes  # (n, bytes of a head)
-    tails: Strings
+    bag_data: Strings
 
     def rows(self, start: int, stop: int) -> PackedRows:
         """Those with numbers ``start`` to ``stop``; shares memory."""
-        return PackedRows(self.heads[start:stop], self.tails.rows(start, stop))
+        return PackedRows(self.heads[start:stop], self.bag_data.rows(start, stop))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,7 +46,7 @@ class JoinedSamples:
 
     def __init__(self, columns: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]) -> None:
         """``columns`` as the native joiner gives them."""
-        event_times, ingestion_times, labels, rates, late, self._heads, self._tails, texts, ends = columns
+        event_times, ingestion_times, labels, rates, late, self._heads, self._bag_data, texts, ends = columns
         self.event_time_ms: Ints = np.frombuffer(event_times, np.int64)
         self.ingestion_time_ms: Ints = np.frombuffer(ingestion_times, np.int64)
         self.labels: Floats = np.frombuffer(labels, np.float32)
@@ -65,7 +65,7 @@ class JoinedSamples:
         labels, weights, heads = self.labels[:, None], None, self._heads
         if blocks is not None and blocks.size:
             labels, weights, heads = blocks.columns(heads, len(self))
-        columns = schema.unpack(heads, self._tails, self.event_time_ms)
+        columns = schema.unpack(heads, self._bag_data, self.event_time_ms)
         return Batch(
             bags=columns.bags,
             dense=columns.dense,

@@ -132,7 +132,7 @@ class Joiner:
             block.event_time_ms,
             block.labels,
             np.ascontiguousarray(block.heads),
-            *(block.tails.data, block.tails.lengths, block.keys.data, block.keys.lengths),
+            *(block.bag_data.data, block.bag_data.lengths, block.keys.data, block.keys.lengths),
         )
 
     def add_events(self, block: EventBlock, stream: int, order_ms: Ints) -> None:
@@ -145,7 +145,7 @@ class Joiner:
             _joiner.add_action_block(self._native, *shared, columns.numbers, list(columns.names), ignored)
             return
         packed = columns.packed
-        with_rows = *shared, packed.heads, packed.tails.data, packed.tails.ends
+        with_rows = *shared, packed.heads, packed.bag_data.data, packed.bag_data.ends
         if isinstance(columns, ShownColumns):
             _joiner.add_shown_block(self._native, *with_rows, columns.draws)
         else:

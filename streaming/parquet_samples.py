@@ -76,9 +76,9 @@ class SamplePacker:
             np.logical_and(fit, takes, out=fit)
             return piece
 
-        heads, tails, tail_lengths = self._schema.pack_columns(blocks, column)
+        heads, bag_data, bag_lengths = self._schema.pack_columns(blocks, column)
         labels = self._blocks.first_labels(blocks)
-        block = SampleBlock(0, rows.first, times_ms, labels, heads, Pieces(tails, tail_lengths), self._keys(rows))
+        block = SampleBlock(0, rows.first, times_ms, labels, heads, Pieces(bag_data, bag_lengths), self._keys(rows))
         return block, fit
 
     def _values(self, feature: PackedColumn, batch: pa.RecordBatch) -> pa.Array:

@@ -39,7 +39,7 @@ class SampleBlock:
     event_time_ms: Ints  # (n,), the time of ingestion as well
     labels: Floats  # (n,)
     heads: Bytes  # (n, `FeatureSchema.head_bytes`): what packed rows begin with
-    tails: Pieces  # n: what follows the heads
+    bag_data: Pieces  # n: what follows the heads
     keys: Pieces  # 2 n: request and item id of each, UTF-8
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class SampleBlock:
     @property
     def nbytes(self) -> int:
         """Bytes of the packed rows and keys."""
-        return self.heads.size + len(self.tails.data) + len(self.keys.data)
+        return self.heads.size + len(self.bag_data.data) + len(self.keys.data)
 
     def rows(self, start: int, stop: int) -> SampleBlock:
         """The samples with numbers ``start`` to ``stop``; shares memory."""
@@ -58,7 +58,7 @@ class SampleBlock:
             self.event_time_ms[start:stop],
             self.labels[start:stop],
             self.heads[start:stop],
-            self.tails.rows(start, stop),
+            self.bag_data.rows(start, stop),
             self.keys.rows(2 * start, 2 * stop),
         )
 
@@ -82,7 +82,7 @@ def concatenated(blocks: Sequence[SampleBlock]) -> SampleBlock:
         np.concatenate([block.event_time_ms for block in blocks]),
         np.concatenate([block.labels for block in blocks]),
         np.concatenate([block.heads for block in blocks]),
-        _joined([block.tails for block in blocks]),
+        _joined([block.bag_data for block in blocks]),
         _joined([block.keys for block in blocks]),
     )
 

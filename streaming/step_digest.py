@@ -57,7 +57,7 @@ class StepDigest:
         self._hash.update(array("q", [-len(block), block.offset]))  # no records begin with a negative number
         for column in (
             *(block.event_time_ms, block.labels, block.heads),
-            *(block.tails.lengths, block.tails.data, block.keys.lengths, block.keys.data),
+            *(block.bag_data.lengths, block.bag_data.data, block.keys.lengths, block.keys.data),
         ):
             self._hash.update(np.ascontiguousarray(column).data)
 

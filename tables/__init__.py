@@ -12,9 +12,9 @@ table.apply_gradients(ids, grads)
 if __name__ != "monolith.tables":
     raise ImportError(f"import monolith.tables, not {__name__}: top-level 'tables' is only a folder of the checkout")
 
-from monolith.config import optimizers
+from monolith.config import absent, admission, expiry, initializers, memory, optimizers
 from monolith.config.table import FeatureRules, TableConfig
-from monolith.tables import absent, admission, eviction, expiry, initializers, memory
+from monolith.tables import eviction
 from monolith.tables.buckets import Buckets
 from monolith.tables.delta import Delta, ModelDelta
 from monolith.tables.snapshot import TableFile

@@ -42,7 +42,7 @@ class Sizes:
     tombstones: int
     bytes_values: int
     bytes_state: int
-    bytes_tail: int
+    bytes_stamps: int
     bytes_index: int
     bytes_counters: int
     bytes_tombstones: int

@@ -49,7 +49,7 @@ class Collisionless:
     def num_bytes(self) -> int:
         """Rows, shared ones among them, the words beside them, and the index."""
         stats = cast("Table", self).stats()
-        return stats.bytes_values + stats.bytes_tail + stats.bytes_index
+        return stats.bytes_values + stats.bytes_stamps + stats.bytes_index
 
 
 class TableStep:

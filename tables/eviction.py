@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import LFU, LRU, Eviction, Score, Unlimited
+from monolith.config.eviction import LFU, LRU, Eviction, Score, Unlimited
 from monolith.errors import ConfigError, InputError
 
 __all__ = ["LFU", "LRU", "Eviction", "Rows", "Score", "ScoreFunction", "Unlimited", "register"]

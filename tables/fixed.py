@@ -17,8 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from monolith.config.absent import TAIL_MARK
 from monolith.config.kinds import Collisionless, Hashed, QuotientRemainder, kind_of
-from monolith.config.table import TAIL_MARK, TableConfig
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
 from monolith.tables.collisionless import TableStep

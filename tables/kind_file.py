@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from monolith.config.absent import TAIL_MARK
 from monolith.config.kinds import Hashed, QuotientRemainder
-from monolith.config.table import TAIL_MARK
 from monolith.disk import write_durably
 from monolith.errors import CorruptError, VersionError
 

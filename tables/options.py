@@ -12,9 +12,10 @@ import numpy as np
 
 from monolith.config.document import path_text
 from monolith.config.kinds import broken_kind_rules
+from monolith.config.memory import File
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
-from monolith.config.table import File, TableConfig
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key

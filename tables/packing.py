@@ -64,7 +64,7 @@ def heads_of(
     return whole
 
 
-def tails_of(rows: int, pieces: Sequence[PackedPiece]) -> tuple[npt.NDArray[np.uint8], Ints]:
+def bag_data_of(rows: int, pieces: Sequence[PackedPiece]) -> tuple[npt.NDArray[np.uint8], Ints]:
     """What follows the heads: bytes (total,) and how many of them each row has (rows,)."""
     bags = [piece for piece in pieces if isinstance(piece, PackedBags)]
     if not bags:

@@ -9,19 +9,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import (
-    LFU,
-    Absolute,
-    Admission,
-    Expiry,
-    HashedTail,
-    Idle,
-    MinCount,
-    Probability,
-    Score,
-    TableConfig,
-    Unlimited,
-)
+from monolith.config.absent import HashedTail
+from monolith.config.admission import Admission, MinCount, Probability
+from monolith.config.eviction import LFU, Score, Unlimited
+from monolith.config.expiry import Absolute, Expiry, Idle
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.eviction import checked_scores

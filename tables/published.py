@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from monolith.config.table import TAIL_MARK
+from monolith.config.absent import TAIL_MARK
 from monolith.tables.arguments import Ids, Matrix
 
 

@@ -32,7 +32,7 @@ from monolith.errors import EventError
 from monolith.events import FeatureValue
 from monolith.tables.batch import NO_GROUP, Bag, Floats, Ints, spans
 from monolith.tables.columns import Column, Dense, IdBag, OneId, PackedColumn, TimePart, column_of
-from monolith.tables.packing import PackedPiece, heads_of, tails_of
+from monolith.tables.packing import PackedPiece, bag_data_of, heads_of
 
 Piece = Any  # what a column's `pack` gives: an id or None, numbers, or ids and weights
 
@@ -127,12 +127,12 @@ class FeatureSchema:
     def pack_columns(
         self, before: npt.NDArray[np.uint8], column: Callable[[PackedColumn], PackedPiece]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Ints]:
-        """Packed rows of columns: heads (rows, size + head_bytes), all tails (total,), bytes of each tail (rows,).
+        """Packed rows of columns: heads (rows, size + head_bytes), all bag data (total,), bytes of each row's (rows,).
 
         ``before`` (rows, size) is what the heads begin with; ``column`` gives what is packed of one feature.
         """
         pieces = [column(one) for one in self._packed]
-        return heads_of(self._fixed_type, before, pieces), *tails_of(len(before), pieces)
+        return heads_of(self._fixed_type, before, pieces), *bag_data_of(len(before), pieces)
 
     def _assembled(self, pieces: Mapping[str, Piece]) -> bytes:
         ids = [pieces[column.name] for column in self._single]
@@ -195,13 +195,13 @@ class FeatureSchema:
             return self.unpack(b"".join(rows), b"", event_time_ms)
         return self.unpack(b"".join([r[:size] for r in rows]), b"".join([r[size:] for r in rows]), event_time_ms)
 
-    def unpack(self, heads: bytes, tails: bytes, event_time_ms: Ints) -> Columns:
+    def unpack(self, heads: bytes, bag_data: bytes, event_time_ms: Ints) -> Columns:
         """The same from the rows' heads (`head_bytes` each), one after the other, and what follows the heads."""
         fixed = np.frombuffer(heads, self._fixed_type) if heads else np.zeros(len(event_time_ms), self._fixed_type)
         bags: dict[str, Bag] = {}
         self._unpack_single(fixed, bags)
         if self._bags:
-            self._unpack_bags(fixed["bags"], np.frombuffer(tails, "<i8"), bags)
+            self._unpack_bags(fixed["bags"], np.frombuffer(bag_data, "<i8"), bags)
         for column in self.columns.values():
             if isinstance(column, TimePart):
                 bags[column.name] = _one_each(column.ids(event_time_ms))
@@ -223,8 +223,8 @@ class FeatureSchema:
                 has = present[:, i]
                 bags[column.name] = Bag(by_feature[i][has.view(np.bool_)], has.astype(np.int32))
 
-    def _unpack_bags(self, heads: np.ndarray, tail: Ints, bags: dict[str, Bag]) -> None:
-        """``heads`` (n, bags) as packed; ``tail``: the words of all rows, in order."""
+    def _unpack_bags(self, heads: np.ndarray, data: Ints, bags: dict[str, Bag]) -> None:
+        """``heads`` (n, bags) as packed; ``data``: the words of all rows, in order."""
         counts, weighted = (heads >> 1).astype(np.int64), (heads & 1).astype(np.int64)
         words = counts * (1 + weighted)
         starts = (np.cumsum(words.ravel()) - words.ravel()).reshape(words.shape)
@@ -235,8 +235,8 @@ class FeatureSchema:
             if weighted[:, i].any():
                 weights = np.ones(len(places), np.float32)
                 has = np.repeat(weighted[:, i].astype(bool), lengths)
-                weights[has] = tail[(places + np.repeat(lengths, lengths))[has]].view(np.float64)
-            bags[column.name] = Bag(tail[places], lengths.astype(np.int32), weights)
+                weights[has] = data[(places + np.repeat(lengths, lengths))[has]].view(np.float64)
+            bags[column.name] = Bag(data[places], lengths.astype(np.int32), weights)
 
     def columns_of(self, samples: Sequence[Mapping[str, FeatureValue]], event_time_ms: Ints, first: int = 0) -> Columns:
         """The columns of feature values. Raises EventError as `pack` does; the first sample has number ``first``."""

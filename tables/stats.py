@@ -20,7 +20,7 @@ class TableStats:
     # What that takes, in bytes.
     bytes_values: int  # free and shared rows included, here and in the next two
     bytes_state: int  # of the optimizer
-    bytes_tail: int  # times, sequence marks, use counts, scratch words
+    bytes_stamps: int  # times, sequence marks, use counts, scratch words
     bytes_index: int
     bytes_counters: int
     bytes_tombstones: int
@@ -47,7 +47,7 @@ class TableStats:
     @property
     def bytes_overhead(self) -> int:
         """Bytes beyond values, optimizer state, counters and scratch: what the table takes for itself."""
-        return self.bytes_tail + self.bytes_index + self.bytes_tombstones
+        return self.bytes_stamps + self.bytes_index + self.bytes_tombstones
 
 
 HAPPENED = (  # the native counts of what happened

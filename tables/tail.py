@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import TAIL_MARK, TableConfig
+from monolith.config.absent import TAIL_MARK
+from monolith.config.table import TableConfig
 from monolith.errors import InputError
 from monolith.tables import _core
 from monolith.tables.arguments import Ids, Matrix, checked_ids, checked_matrix

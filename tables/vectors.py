@@ -12,8 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
+from monolith.config.absent import TAIL_MARK
 from monolith.config.kinds import Hashed, Kind, QuotientRemainder, kind_of
-from monolith.config.table import TAIL_MARK, TableConfig
+from monolith.config.table import TableConfig
 from monolith.tables.arguments import Ids, Matrix
 from monolith.tables.tail import tail_name, tail_numbers, tail_sizes
 

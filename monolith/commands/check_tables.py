@@ -11,7 +11,11 @@ import numpy as np
 from monolith.commands.check import Findings
 from monolith.commands.inspect import size
 from monolith.config import JobConfig, TableConfig
-from monolith.config.table import AbsentZeros, Always, Forever, MinCount, Probability, Ram, Unlimited
+from monolith.config.absent import AbsentZeros
+from monolith.config.admission import Always, MinCount, Probability
+from monolith.config.eviction import Unlimited
+from monolith.config.expiry import Forever
+from monolith.config.memory import Ram
 from monolith.secrets import scheme
 from monolith.tables import Table
 
@@ -66,7 +70,7 @@ def bytes_a_row(config: TableConfig) -> RowBytes:
     table = Table(alone)
     table.observe(np.arange(PROBE_ROWS, dtype=np.int64), event_time_ms=0)
     stats = table.stats()
-    values, state, tail = (kind // PROBE_ROWS for kind in (stats.bytes_values, stats.bytes_state, stats.bytes_tail))
+    values, state, tail = (kind // PROBE_ROWS for kind in (stats.bytes_values, stats.bytes_state, stats.bytes_stamps))
     return RowBytes(values, state, tail + INDEX_BYTES)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from monolith.serving.parity import Parity
 
 WIDTH = 100
-SIZES = ("bytes_values", "bytes_state", "bytes_tail", "bytes_index", "bytes_tombstones", "bytes_counters")
+SIZES = ("bytes_values", "bytes_state", "bytes_stamps", "bytes_index", "bytes_tombstones", "bytes_counters")
 
 
 @dataclass(frozen=True)

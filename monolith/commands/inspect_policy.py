@@ -11,10 +11,10 @@ from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
     from monolith.commands.local_stream import Bar
-    from monolith.whatif.replay import OpenReader, Replay
+    from monolith.whatif.comparison import Comparison, OpenReader
     from monolith.whatif.source import Input
 
-DESCRIPTION = """Replay a log through one table's rules, without a model, under several settings at once.
+DESCRIPTION = """Comparison a log through one table's rules, without a model, under several settings at once.
 
 Each of --admission, --expiry and --vary may be given several times: all combinations are run in one pass. A value is
 written as in the job file, or in short: always, min_count:3, 'min_count:{count: 5, half_life_s: 1d}', idle:7d. What is
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot is not None and args.plot.suffix.lower() != ".svg":
         raise ConfigError(f"--plot {args.plot}: the plot is an SVG, name a file that ends in .svg")
     with Bar("record") as bar:
-        found = _replay(args, bar)
+        found = _compare(args, bar)
     print(json.dumps(as_dict(found), indent=1) if args.json else "\n".join(lines(found, policy_keys())))
     if args.plot is not None:
         marks = [Mark(outcome.setting.label, outcome.bytes, hit_share(found, outcome)) for outcome in found.outcomes]
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(args: argparse.Namespace, bar: Bar) -> Replay:
-    from monolith.whatif.replay import replay
+def _compare(args: argparse.Namespace, bar: Bar) -> Comparison:
+    from monolith.whatif.comparison import compare
     from monolith.whatif.settings import policy_keys, settings, vary_axes
     from monolith.whatif.source import pick_table
 
@@ -77,13 +77,13 @@ def _replay(args: argparse.Namespace, bar: Bar) -> Replay:
     if twice := axes.keys() & varied.keys():
         raise ConfigError(f"--vary {min(twice)}=...: give its values by --{min(twice)} alone, or by --vary alone")
     found = settings(table, axes | varied)
-    return replay(
+    return compare(
         given.job,
         table,
         found,
         _opener(given, args.journal),
         publishes=args.journal is not None,
-        progress=lambda done, total: bar("replaying", done, total, f"settings {len(found)}"),
+        progress=lambda done, total: bar("comparing", done, total, f"settings {len(found)}"),
     )
 
 

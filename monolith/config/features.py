@@ -20,22 +20,22 @@ FeatureType = Literal["int", "string", "float", "bool", "hour", "weekday"]
 Missing = Literal["empty", "own_row", "dead_letter"]
 
 
-class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
+class _Transform(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind"):
     """One step of a transform, told apart in YAML by ``kind``."""
 
 
-class Log1p(_Step, frozen=True, tag="log1p"):
+class Log1p(_Transform, frozen=True, tag="log1p"):
     """``sign(x) * ln(1 + |x|)``: counts of any size, negative ones too."""
 
 
-class Clip(_Step, frozen=True, tag="clip"):
+class Clip(_Transform, frozen=True, tag="clip"):
     """The nearest number from ``min`` to ``max``."""
 
     min: float | None = None  # smaller numbers become this; None: no limit
     max: float | None = None  # larger numbers become this; None: no limit
 
 
-class Standardize(_Step, frozen=True, tag="standardize"):
+class Standardize(_Transform, frozen=True, tag="standardize"):
     """``(x - mean) / std``, with constants that the job gives."""
 
     mean: float  # taken from the number

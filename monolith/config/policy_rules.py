@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from monolith.config.absent import TAIL_MARK
 from monolith.config.document import nearest
+from monolith.config.eviction import Unlimited
 from monolith.config.schema import Problem
-from monolith.config.table import TAIL_MARK, FeatureRules, TableConfig, Unlimited
+from monolith.config.table import FeatureRules, TableConfig
 
 
 def broken_policy_rules(table: TableConfig) -> Iterator[Problem]:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config import JobConfig
-from monolith.config.table import Forever
+from monolith.config.expiry import Forever
 from monolith.errors import InputError
 from monolith.streaming.steps import Step, StepReader
 from monolith.tables.batch import NO_GROUP, Batch, Flags, concatenated

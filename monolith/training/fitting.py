@@ -18,8 +18,9 @@ import msgspec
 import numpy as np
 
 from monolith.config import JobConfig
+from monolith.config.expiry import Forever
 from monolith.config.fit import FitConfig, FitMetric, LastPart, RandomPart
-from monolith.config.table import Forever, TableConfig
+from monolith.config.table import TableConfig
 from monolith.errors import InputError, NoSamplesError
 from monolith.tables.batch import Batch, Flags
 from monolith.training.evaluation import Evaluation, Result

@@ -13,7 +13,7 @@ before linked to. Files of earlier processes are not linked to.
 At most ``keep`` snapshots, one that is being written, and those found unusable that the run has not come past yet take
 room. What killed processes left goes when the next one starts.
 
-What is written here depends on nothing but the parts given: parts that are equal make snapshots of equal bytes.
+What is written here depends on nothing but the contents given: equal contents make snapshots of equal bytes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LEFTOVER = re.compile(r"\.[0-9]+(\.old)?\.tmp")
 log = logging.getLogger(__name__)
 
 # A file's bytes; a function that fills a folder; None: the file of that name in an earlier snapshot of this process.
-Part = bytes | Callable[[Path], None] | None
+Content = bytes | Callable[[Path], None] | None
 
 
 class LostFileError(Exception):
@@ -147,20 +147,20 @@ class Snapshots:
         for path in leftovers:
             _drop(path)
 
-    def write(self, manifest: Manifest, parts: Mapping[str, Part]) -> Path:
+    def write(self, manifest: Manifest, contents: Mapping[str, Content]) -> Path:
         """Write a snapshot atomically; afterwards it exists durably and older ones beyond ``keep`` are gone.
 
-        Raises `UnavailableError` when the disk refuses (full, read-only), and `LostFileError` for a part that is None
-        and in no earlier snapshot; earlier snapshots then still stand.
+        Raises `UnavailableError` when the disk refuses (full, read-only), and `LostFileError` for contents that are
+        None and in no earlier snapshot; earlier snapshots then still stand.
         """
         final, scratch = self.path(manifest.step), self.directory / f".{manifest.step:012d}.tmp"
         try:
             make_folder(self.directory)
             _remove(scratch)
             scratch.mkdir()
-            known = {name: self._bring(name, scratch / name) for name, part in parts.items() if part is None}
-            for name, part in parts.items():
-                _write_part(scratch / name, part)
+            known = {name: self._bring(name, scratch / name) for name, content in contents.items() if content is None}
+            for name, content in contents.items():
+                _write_content(scratch / name, content)
             paths = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
             files = {name: known.get(name) or _entry(path) for name, path in paths.items()}
             manifest = msgspec.structs.replace(manifest, files=files).sealed()
@@ -376,12 +376,12 @@ def _whole(path: Path, entry: FileEntry) -> bytes | None:
     return data if FileEntry(len(data), zlib.crc32(data)) == entry else None
 
 
-def _write_part(path: Path, part: Part) -> None:
-    if part is None:
+def _write_content(path: Path, content: Content) -> None:
+    if content is None:
         return  # it is there
-    if isinstance(part, bytes):
+    if isinstance(content, bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_and_sync(path, part)
+        write_and_sync(path, content)
     else:
         path.mkdir(parents=True)
-        part(path)
+        content(path)

@@ -17,7 +17,7 @@ from monolith.disk import make_folder
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming.journal import Positions
 from monolith.training.learner import Learner
-from monolith.training.snapshot import SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+from monolith.training.snapshot import SNAPSHOT_VERSION, Content, Manifest, Snapshot, Snapshots
 
 FOLDER = "start"
 _ABOUT = "start.json"
@@ -49,12 +49,12 @@ def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> 
         sequence=learner.sequence - 1,
         job=msgspec.json.decode(job_json(job)),
     )
-    parts: dict[str, Part] = {
+    contents: dict[str, Content] = {
         "tables": learner.save_tables,
         "dense.safetensors": learner.dense_state(),
         _ABOUT: msgspec.json.encode(about),
     }
-    Snapshots(state / FOLDER, keep=1).write(manifest, parts)
+    Snapshots(state / FOLDER, keep=1).write(manifest, contents)
 
 
 def check_not_begun(state: Path) -> None:

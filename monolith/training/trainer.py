@@ -30,9 +30,9 @@ from monolith.training.learner import Learner
 from monolith.training.snapshot import (
     HISTORY_SINCE,
     SNAPSHOT_VERSION,
+    Content,
     LostFileError,
     Manifest,
-    Part,
     Snapshot,
     Snapshots,
 )
@@ -238,17 +238,17 @@ class Trainer:
             job=msgspec.json.decode(job_json(self.learner.job)),
         )
         try:
-            self.snapshots.write(manifest, self._parts(whole=False))
+            self.snapshots.write(manifest, self._contents(whole=False))
         except LostFileError as lost:
             log.info("no earlier snapshot has the file, all of it is written again name=%s", lost)
-            self.snapshots.write(manifest, self._parts(whole=True))
+            self.snapshots.write(manifest, self._contents(whole=True))
         self.steps.commit()
         self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
         self._kept_step = self.step
         self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)
 
-    def _parts(self, *, whole: bool) -> dict[str, Part]:
+    def _contents(self, *, whole: bool) -> dict[str, Content]:
         return {
             "tables": self.learner.save_tables,
             "dense.safetensors": self.learner.dense_state(),

@@ -1,11 +1,11 @@
-"""What a replay found, as lines of text and as plain values for JSON."""
+"""What a comparison found, as lines of text and as plain values for JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from monolith.whatif.replay import Replay
+from monolith.whatif.comparison import Comparison
 from monolith.whatif.settings import words_of
 from monolith.whatif.shadow import BYTES, Outcome
 
@@ -27,7 +27,7 @@ _TOLD = (
 )  # elsewhere, or of no use to people
 
 
-def lines(found: Replay, policies: Sequence[str]) -> list[str]:
+def lines(found: Comparison, policies: Sequence[str]) -> list[str]:
     """The whole report; ``policies``: the keys of the table that hold one. Columns of noughts are left out."""
     varied = list(found.outcomes[0].setting.words)
     fixed = [f"{key} {words_of(getattr(found.table, key))}" for key in policies if key not in varied]
@@ -37,7 +37,7 @@ def lines(found: Replay, policies: Sequence[str]) -> list[str]:
     return [*_heading(found), *same, "", *_aligned(columns, len(varied)), "", *_LEGEND]
 
 
-def as_dict(found: Replay) -> dict[str, Any]:
+def as_dict(found: Comparison) -> dict[str, Any]:
     """Plain values for JSON."""
     return {
         "table": found.table.name,
@@ -53,7 +53,7 @@ def as_dict(found: Replay) -> dict[str, Any]:
     }
 
 
-def hit_share(found: Replay, outcome: Outcome) -> float:
+def hit_share(found: Comparison, outcome: Outcome) -> float:
     """Share of the look-ups that found a row."""
     return outcome.hits / found.lookups if found.lookups else 0.0
 
@@ -67,7 +67,7 @@ def human(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-def _figures(found: Replay) -> list[list[str]]:
+def _figures(found: Comparison) -> list[list[str]]:
     """The columns of figures, each under its head."""
     stats = [outcome.stats for outcome in found.outcomes]
     columns = [
@@ -95,7 +95,7 @@ def _figures(found: Replay) -> list[list[str]]:
     return columns
 
 
-def _outcome(found: Replay, outcome: Outcome) -> dict[str, Any]:
+def _outcome(found: Comparison, outcome: Outcome) -> dict[str, Any]:
     return {
         "setting": outcome.setting.words,
         "rows": outcome.stats["rows"],
@@ -113,7 +113,7 @@ def _outcome(found: Replay, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _heading(found: Replay) -> list[str]:
+def _heading(found: Comparison) -> list[str]:
     table = found.table
     per = f", {found.samples:,} samples observed" if found.samples != found.events else ""
     text = [
@@ -127,17 +127,17 @@ def _heading(found: Replay) -> list[str]:
     return text
 
 
-def _optimizer(found: Replay) -> str:
+def _optimizer(found: Comparison) -> str:
     table = found.table
     kinds = [words_of(part.optimizer) for part in table.slices] or [words_of(table.optimizer)]
     return " + ".join(kind.partition(":")[0] for kind in kinds)
 
 
-def _kept(found: Replay, outcome: Outcome) -> float:
+def _kept(found: Comparison, outcome: Outcome) -> float:
     return outcome.live_rows / found.distinct_ids if found.distinct_ids else 0.0
 
 
-def _an_hour(found: Replay, outcome: Outcome) -> float:
+def _an_hour(found: Comparison, outcome: Outcome) -> float:
     return outcome.removed / found.hours if found.hours else 0.0
 
 

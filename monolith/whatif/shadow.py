@@ -26,7 +26,7 @@ from monolith.whatif.serving_order import Flags, Ints, Runs
 from monolith.whatif.settings import Setting
 
 BYTES = tuple(f.name for f in fields(TableStats) if f.name.startswith("bytes_") and f.name != "bytes_scratch")
-_OF_ROWS = ("bytes_values", "bytes_state", "bytes_tail")  # as many times as there are rows, free ones included
+_OF_ROWS = ("bytes_values", "bytes_state", "bytes_stamps")  # as many times as there are rows, free ones included
 _TIMES = 100  # a rule's time is read to within this part of it
 _TRAINED = ("dropped_gradients", "nonfinite", "bytes_scratch")  # only training makes them
 _PROBE_ROWS = 64

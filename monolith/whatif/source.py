@@ -98,7 +98,7 @@ def open_recorded(given: Input, journal: Path, on_shown: OnShown) -> StepReader:
         recorded.close()
     if given.unjoined or first is None or set(first.ends) != read:
         held = "no step" if first is None else f"steps of the streams {', '.join(sorted(first.ends))}"
-        raise ConfigError(f"--journal {journal} holds {held}; this replay reads {', '.join(sorted(read))}")
+        raise ConfigError(f"--journal {journal} holds {held}; the comparison reads {', '.join(sorted(read))}")
     return StepReader.open(_reading(given.job, streams), journal, replay_only=True, on_shown=on_shown)
 
 
@@ -150,7 +150,7 @@ def _first_events(url: str) -> list[Event]:
         try:
             events.append(decode(record.value or b""))
         except EventError:
-            continue  # it will be counted by the replay
+            continue  # it will be counted by the comparison
     if not events:
         raise ConfigError(f"{url}: none of its first {len(records):,} records can be read as an event")
     shown: list[Event] = [event for event in events if not isinstance(event, ActionEvent)]

@@ -64,7 +64,7 @@ nb::tuple taken_samples(Joiner& joiner) {
   const Samples samples = joiner.take_samples();
   return nb::make_tuple(bytes_of(samples.event_time_ms), bytes_of(samples.ingestion_ms), bytes_of(samples.labels),
                         bytes_of(samples.rates), bytes_of(samples.late), bytes_of(samples.heads),
-                        bytes_of(samples.tails), bytes_of(samples.keys), bytes_of(samples.ends));
+                        bytes_of(samples.bag_data), bytes_of(samples.keys), bytes_of(samples.ends));
 }
 
 nb::list taken_seen(Joiner& joiner) {
@@ -154,12 +154,12 @@ class Strings {
 // Joined samples of consecutive offsets, which were taken in at their event times and carry all of their slice.
 void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partition, std::int64_t first_offset,
                       const Column<std::int64_t>& order_ms, const Column<std::int64_t>& event_time_ms,
-                      const Column<float>& labels, const Rows& heads, const Column<std::uint8_t>& tails,
-                      const Column<std::int64_t>& tail_lengths, const Column<std::uint8_t>& keys,
+                      const Column<float>& labels, const Rows& heads, const Column<std::uint8_t>& bag_data,
+                      const Column<std::int64_t>& bag_lengths, const Column<std::uint8_t>& keys,
                       const Column<std::int64_t>& key_lengths) {
   const std::size_t count = order_ms.size(), head_bytes = heads.shape(1);
-  Strings of_tails(tails, tail_lengths), of_keys(keys, key_lengths);
-  if (event_time_ms.size() != count || labels.size() != count || heads.shape(0) != count || of_tails.left() != count ||
+  Strings of_bag_data(bag_data, bag_lengths), of_keys(keys, key_lengths);
+  if (event_time_ms.size() != count || labels.size() != count || heads.shape(0) != count || of_bag_data.left() != count ||
       of_keys.left() != 2 * count)
     throw std::invalid_argument("columns are of different lengths");
   const nb::gil_scoped_release release;
@@ -171,7 +171,7 @@ void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partit
     record.rate = 1.0f;
     const std::string_view head(reinterpret_cast<const char*>(heads.data()) + i * head_bytes, head_bytes);
     const std::string_view request = of_keys.next(), item = of_keys.next();
-    record.text = Text(request, item, head, of_tails.next());
+    record.text = Text(request, item, head, of_bag_data.next());
     joiner.add(std::move(record));
   }
 }

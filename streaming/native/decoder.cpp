@@ -87,9 +87,9 @@ Events Decoder::decode(std::string_view values, const std::int64_t* ends, const 
   Events into;
   into.fit.resize(n);
   into.event_time_ms.resize(n);
-  into.tail_ends.assign(1, 0);
+  into.bag_ends.assign(1, 0);
   into.key_ends.assign(1, 0);
-  into.tail_ends.reserve(n + 1);
+  into.bag_ends.reserve(n + 1);
   into.key_ends.reserve(2 * n + 1);
   into.draws.resize(rules_.kind == Kind::shown ? n : 0);
   into.labels.resize(rules_.kind == Kind::joined ? n : 0);
@@ -101,7 +101,7 @@ Events Decoder::decode(std::string_view values, const std::int64_t* ends, const 
   for (std::size_t i = 0; i < n; ++i) {
     const auto begin = static_cast<std::size_t>(ends[i]), end = static_cast<std::size_t>(ends[i + 1]);
     into.fit[i] = decode_one(values.substr(begin, end - begin), ingestion_ms[i], i, into);
-    into.tail_ends.push_back(static_cast<std::int64_t>(into.tails.size()));
+    into.bag_ends.push_back(static_cast<std::int64_t>(into.bag_data.size()));
     if (!into.fit[i]) into.key_ends.insert(into.key_ends.end(), 2, static_cast<std::int64_t>(into.keys.size()));
   }
   return into;
@@ -158,7 +158,7 @@ void Decoder::write(const Event& event, std::int64_t time_ms, std::size_t number
   std::copy(head_.begin(), head_.end(), into.heads.begin() + static_cast<std::ptrdiff_t>(number * head_bytes_));
   std::copy(buckets_.begin(), buckets_.end(),
             into.buckets.begin() + static_cast<std::ptrdiff_t>(number * bucket_count_));
-  for (const auto& words : bags_) append(into.tails, words.data(), words.size());
+  for (const auto& words : bags_) append(into.bag_data, words.data(), words.size());
 }
 
 // One entry of an event's map. A part that comes twice is left to Python; names that the event's type does not have

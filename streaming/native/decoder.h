@@ -58,8 +58,8 @@ struct Events {
   std::vector<std::uint8_t> fit;
   std::vector<std::int64_t> event_time_ms;
   std::vector<std::uint8_t> heads;                // n rows
-  std::vector<std::uint8_t> tails, keys;          // what follows the heads; request and item
-  std::vector<std::int64_t> tail_ends, key_ends;  // n + 1 and 2 n + 1, from 0
+  std::vector<std::uint8_t> bag_data, keys;          // what follows the heads; request and item
+  std::vector<std::int64_t> bag_ends, key_ends;  // n + 1 and 2 n + 1, from 0
   std::vector<std::uint64_t> draws;               // of shown features
   std::vector<float> labels, rates;               // of joined samples
   std::vector<std::int32_t> actions;              // numbers in `action_names`

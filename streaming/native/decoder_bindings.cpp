@@ -107,7 +107,7 @@ nb::tuple decode(Decoder& self, const nb::bytes& data, const Ints& ends, const I
   for (const std::string& name : events.action_names) names.append(nb::str(name.data(), name.size()));
   return nb::make_tuple(array_of(std::move(events.fit)), array_of(std::move(events.event_time_ms)),
                         array_of(std::move(events.heads), events.heads.size() ? n : 0, self.head_bytes()),
-                        array_of(std::move(events.tails)), array_of(std::move(events.tail_ends)),
+                        array_of(std::move(events.bag_data)), array_of(std::move(events.bag_ends)),
                         array_of(std::move(events.keys)), array_of(std::move(events.key_ends)),
                         array_of(std::move(events.draws)), array_of(std::move(events.labels)),
                         array_of(std::move(events.rates)), array_of(std::move(events.actions)), names,
@@ -177,52 +177,52 @@ class Block {
 // The packed rows of a block.
 class PackedRows {
  public:
-  PackedRows(const Rows& heads, const Bytes& tails, const Ints& tail_ends)
+  PackedRows(const Rows& heads, const Bytes& bag_data, const Ints& bag_ends)
       : heads_(reinterpret_cast<const char*>(heads.data())),
         head_bytes_(heads.shape(1)),
         size_(heads.shape(0)),
-        tails_(tails, tail_ends) {
-    if (tails_.size() != size_) throw std::invalid_argument("columns are of different lengths");
+        bag_data_(bag_data, bag_ends) {
+    if (bag_data_.size() != size_) throw std::invalid_argument("columns are of different lengths");
   }
   std::size_t size() const { return size_; }
   std::string_view head(std::size_t i) const { return {heads_ + i * head_bytes_, head_bytes_}; }
-  std::string_view tail(std::size_t i) const { return tails_[i]; }
+  std::string_view bag_data(std::size_t i) const { return bag_data_[i]; }
 
  private:
   const char* heads_;
   std::size_t head_bytes_, size_;
-  Strings tails_;
+  Strings bag_data_;
 };
 
 void add_shown_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partition, const Ints& offsets,
                      const Ints& order_ms, const Ints& ingestion_ms, const Ints& event_time_ms, const Bytes& keys,
-                     const Ints& key_ends, const Rows& heads, const Bytes& tails, const Ints& tail_ends,
+                     const Ints& key_ends, const Rows& heads, const Bytes& bag_data, const Ints& bag_ends,
                      const Column<std::uint64_t>& draws) {
   const Block block(stream, partition, offsets, order_ms, ingestion_ms, event_time_ms, keys, key_ends);
-  const PackedRows rows(heads, tails, tail_ends);
+  const PackedRows rows(heads, bag_data, bag_ends);
   block.has_rows({rows.size(), draws.size()});
   const nb::gil_scoped_release release;
   for (std::size_t i = 0; i < block.size(); ++i) {
     Record record = block.record(i, Kind::shown);
     record.draw = draws.data()[i];
-    record.text = Text(block.request(i), block.item(i), rows.head(i), rows.tail(i));
+    record.text = Text(block.request(i), block.item(i), rows.head(i), rows.bag_data(i));
     joiner.add(std::move(record));
   }
 }
 
 void add_joined_events(Joiner& joiner, std::uint32_t stream, std::uint32_t partition, const Ints& offsets,
                        const Ints& order_ms, const Ints& ingestion_ms, const Ints& event_time_ms, const Bytes& keys,
-                       const Ints& key_ends, const Rows& heads, const Bytes& tails, const Ints& tail_ends,
+                       const Ints& key_ends, const Rows& heads, const Bytes& bag_data, const Ints& bag_ends,
                        const Column<float>& labels, const Column<float>& rates) {
   const Block block(stream, partition, offsets, order_ms, ingestion_ms, event_time_ms, keys, key_ends);
-  const PackedRows rows(heads, tails, tail_ends);
+  const PackedRows rows(heads, bag_data, bag_ends);
   block.has_rows({rows.size(), labels.size(), rates.size()});
   const nb::gil_scoped_release release;
   for (std::size_t i = 0; i < block.size(); ++i) {
     Record record = block.record(i, Kind::joined);
     record.label = labels.data()[i];
     record.rate = rates.data()[i];
-    record.text = Text(block.request(i), block.item(i), rows.head(i), rows.tail(i));
+    record.text = Text(block.request(i), block.item(i), rows.head(i), rows.bag_data(i));
     joiner.add(std::move(record));
   }
 }

@@ -311,7 +311,7 @@ void Joiner::emit(std::string_view request, std::string_view item, std::string_v
   samples_.rates.push_back(rate);
   samples_.late.push_back(late);
   samples_.heads.append(row.substr(0, head_bytes_));
-  samples_.tails.append(row.substr(head_bytes_));
+  samples_.bag_data.append(row.substr(head_bytes_));
   samples_.keys.append(request);
   samples_.ends.push_back(static_cast<std::uint32_t>(samples_.keys.size()));
   samples_.keys.append(item);

@@ -95,7 +95,7 @@ struct Samples {
   std::vector<std::int64_t> event_time_ms, ingestion_ms;
   std::vector<float> labels, rates;
   std::vector<std::uint8_t> late;
-  std::string heads, tails;
+  std::string heads, bag_data;
   std::string keys;                 // request and item of each sample, one after the other
   std::vector<std::uint32_t> ends;  // in `keys`, two a sample
 };

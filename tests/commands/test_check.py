@@ -15,8 +15,11 @@ import pytest
 from monolith.commands.check import Findings, check
 from monolith.commands.check_tables import bytes_a_row, bytes_at_limit
 from monolith.config import load_job
+from monolith.config.absent import HashedTail
+from monolith.config.admission import MinCount
+from monolith.config.eviction import LFU, LRU
 from monolith.config.optimizers import Adagrad
-from monolith.config.table import LFU, LRU, HashedTail, MinCount, TableConfig
+from monolith.config.table import TableConfig
 from monolith.streaming.source import open_sink
 from monolith.training.status import read_status
 
@@ -192,7 +195,7 @@ def test_bytes_a_row_are_what_a_table_of_many_rows_takes():
     table = Table(config)
     table.observe(np.arange(300_000, dtype=np.int64), event_time_ms=0)
     stats = table.stats()
-    measured = (stats.bytes_values + stats.bytes_state + stats.bytes_tail + stats.bytes_index) / 300_000
+    measured = (stats.bytes_values + stats.bytes_state + stats.bytes_stamps + stats.bytes_index) / 300_000
     assert bytes_a_row(config).total == pytest.approx(measured, rel=0.1)
 
 

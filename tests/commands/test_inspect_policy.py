@@ -157,7 +157,7 @@ def test_the_table_for_people_names_what_was_varied_and_what_was_not(events, cap
     assert [row.split()[:5] for row in rows] == [[e, "2", "2", "100.0%", "33.33%"] for e in ("idle:7d", "forever")]
     assert "3 events over 2.0 hours; 3 look-ups of 2 ids" in out
     assert "the same for all: admission always" in out
-    assert "replaying: 3 of 3 records" in err
+    assert "comparing: 3 of 3 records" in err
 
 
 def test_the_plot_has_one_mark_for_each_setting(events, tmp_path, capsys):

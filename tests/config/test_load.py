@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from monolith.config import job_from_json, job_json, load_job
+from monolith.config.admission import Always, MinCount, Probability
+from monolith.config.eviction import LFU
+from monolith.config.expiry import Absolute, Forever, Idle
+from monolith.config.memory import File, Ram
 from monolith.config.optimizers import Adagrad, Adam
-from monolith.config.table import LFU, Absolute, Always, FeatureRules, File, Forever, Idle, MinCount, Probability, Ram
+from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError
 from monolith.tables import Table
 

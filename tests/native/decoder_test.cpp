@@ -63,11 +63,11 @@ Events decoded(Decoder& decoder, const std::vector<std::string>& values) {
 void check_shape(const Decoder& decoder, Kind kind, const Events& events) {
   const std::size_t n = events.fit.size();
   CHECK(events.event_time_ms.size() == n);
-  CHECK(events.tail_ends.size() == n + 1 && events.key_ends.size() == 2 * n + 1);
-  CHECK(events.tail_ends.back() == static_cast<std::int64_t>(events.tails.size()));
+  CHECK(events.bag_ends.size() == n + 1 && events.key_ends.size() == 2 * n + 1);
+  CHECK(events.bag_ends.back() == static_cast<std::int64_t>(events.bag_data.size()));
   CHECK(events.key_ends.back() == static_cast<std::int64_t>(events.keys.size()));
   for (std::size_t i = 0; i < 2 * n; ++i) CHECK(events.key_ends[i] <= events.key_ends[i + 1]);
-  for (std::size_t i = 0; i < n; ++i) CHECK(events.tail_ends[i] <= events.tail_ends[i + 1]);
+  for (std::size_t i = 0; i < n; ++i) CHECK(events.bag_ends[i] <= events.bag_ends[i + 1]);
   CHECK(events.heads.size() == (kind == Kind::action ? 0 : n * decoder.head_bytes()));
   for (const std::int32_t action : events.actions)
     CHECK(action >= 0 && static_cast<std::size_t>(action) <= events.action_names.size());
@@ -79,7 +79,7 @@ void an_event_is_packed_as_its_features_say() {
   check_shape(decoder, Kind::shown, events);
   CHECK((events.fit == std::vector<std::uint8_t>{1, 0, 0, 1}));
   CHECK(std::string(events.keys.begin(), events.keys.end()) == "ri7ri7");
-  CHECK((events.tail_ends == std::vector<std::int64_t>{0, 40, 40, 40, 80}));  // three ids, an id and its weight
+  CHECK((events.bag_ends == std::vector<std::int64_t>{0, 40, 40, 40, 80}));  // three ids, an id and its weight
   CHECK(decoder.head_bytes() == 1 + 3 * 8 + 2 * 8 + 2 * 4);
   std::int64_t id;
   std::memcpy(&id, events.heads.data() + 1, 8);

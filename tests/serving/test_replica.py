@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from monolith.config.table import HashedTail
+from monolith.config.absent import HashedTail
 from monolith.errors import ConfigError, CorruptError, GapError, InputError, UnavailableError
 from monolith.serving.follower import Follower
 from monolith.serving.inference import Gathered, Inference

@@ -24,15 +24,17 @@ def record_at(offset: int) -> Ready:
 def block_at(offset: int, size: int) -> SampleBlock:
     numbers = np.arange(offset, offset + size)
     heads = numbers.astype(np.uint8).reshape(-1, 1)
-    tails = Pieces(np.repeat(numbers, numbers % 3).astype(np.uint8), numbers % 3)
-    return SampleBlock(0, offset, numbers, numbers.astype(np.float32), heads, tails, Pieces(heads.ravel(), numbers * 0))
+    bag_data = Pieces(np.repeat(numbers, numbers % 3).astype(np.uint8), numbers % 3)
+    return SampleBlock(
+        0, offset, numbers, numbers.astype(np.float32), heads, bag_data, Pieces(heads.ravel(), numbers * 0)
+    )
 
 
 def rows_of(item: Ready | SampleBlock) -> list[tuple]:
     if isinstance(item, Ready):
         return [("record", item.record.offset)]
-    tails = [item.tails.rows(i, i + 1).data.tolist() for i in range(len(item))]
-    columns = zip(item.event_time_ms, item.labels, item.heads[:, 0], tails, strict=True)
+    bag_data = [item.bag_data.rows(i, i + 1).data.tolist() for i in range(len(item))]
+    columns = zip(item.event_time_ms, item.labels, item.heads[:, 0], bag_data, strict=True)
     return [("block", item.offset + i, *(int(x) for x in row[:3]), row[3]) for i, row in enumerate(columns)]
 
 

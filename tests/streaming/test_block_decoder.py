@@ -213,7 +213,7 @@ def one_by_one(block: EventBlock) -> list[object]:
         if isinstance(columns, ActionColumns):
             events.append(ActionEvent(key[0], key[1], columns.names[columns.numbers[i]], key[2]))
             continue
-        row = columns.packed.heads[i].tobytes() + cut(columns.packed.tails, i)
+        row = columns.packed.heads[i].tobytes() + cut(columns.packed.bag_data, i)
         if isinstance(columns, JoinedColumns):
             events.append(Joined(*key, row, float(columns.labels[i]), float(columns.rates[i])))
         else:

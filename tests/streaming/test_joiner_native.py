@@ -139,7 +139,7 @@ def test_every_cut_column_of_a_state_is_refused():
                 PlainJoiner(JoinConfig()).restore(encode_joiner_state(msgspec.structs.replace(state, **{field: cut})))
 
 
-@pytest.mark.parametrize("wrong", ["labels", "heads", "tail lengths", "key lengths", "negative length"])
+@pytest.mark.parametrize("wrong", ["labels", "heads", "lengths of bag data", "key lengths", "negative length"])
 def test_block_whose_columns_do_not_fit_together_is_refused_and_none_of_it_waits(wrong):
     joiner = Joiner(JoinConfig(), 8)
     count = np.int64([3, 3])
@@ -149,7 +149,7 @@ def test_block_whose_columns_do_not_fit_together_is_refused_and_none_of_it_waits
         event_time_ms=count,
         labels=np.zeros(3 if wrong == "labels" else 2, np.float32),
         heads=np.zeros((1 if wrong == "heads" else 2, 8), np.uint8),
-        tails=Pieces(np.zeros(8, np.uint8), np.int64([8, 1] if wrong == "tail lengths" else [0, 8])),
+        bag_data=Pieces(np.zeros(8, np.uint8), np.int64([8, 1] if wrong == "lengths of bag data" else [0, 8])),
         keys=Pieces(
             np.zeros(4, np.uint8), np.int64({"key lengths": [4], "negative length": [-1, 2, 2, 1]}.get(wrong, [1] * 4))
         ),

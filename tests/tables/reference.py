@@ -21,8 +21,9 @@ from reference_steps import (
 )
 from reference_storage import rounded
 
+from monolith.config.initializers import Initializer, TruncatedNormal, Uniform
 from monolith.config.optimizers import FTRL
-from monolith.config.table import Initializer, TableConfig, TruncatedNormal, Uniform
+from monolith.config.table import TableConfig
 from monolith.tables.hashing import table_key
 
 __all__ = [

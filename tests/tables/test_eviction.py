@@ -138,7 +138,7 @@ def test_limit_in_bytes_holds_rows_and_index(make_table):
     for t in range(60):
         table.observe(rng.integers(0, 2**60, 2000), event_time_ms=t)
     stats = table.stats()
-    used = (stats.bytes_values + stats.bytes_state + stats.bytes_tail) * stats.rows / (stats.rows + stats.free_rows)
+    used = (stats.bytes_values + stats.bytes_state + stats.bytes_stamps) * stats.rows / (stats.rows + stats.free_rows)
     assert 0.9 * limit < used + stats.bytes_index <= limit
     assert stats.rows > 0.98 * stats.row_limit
 

@@ -90,7 +90,7 @@ def test_plain_table_takes_features_and_keeps_nothing_of_them(ids, state_of):
     other.observe(ids(1, 1, 2))
     apart.observe(ids(1, 1, 2))
     assert state_of(one) == state_of(other)
-    assert one.stats().bytes_tail == other.stats().bytes_tail < apart.stats().bytes_tail
+    assert one.stats().bytes_stamps == other.stats().bytes_stamps < apart.stats().bytes_stamps
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_published_rows_give_a_replica_the_trainers_vectors(kind):
 def test_bytes_to_answer_count_rows_what_stands_beside_them_and_the_index():
     table = new_embedding(config(dim=16, kind="hashed", rows=100_000))
     stats = table.stats()
-    assert table.num_bytes() == stats.bytes_values + stats.bytes_tail + stats.bytes_index
+    assert table.num_bytes() == stats.bytes_values + stats.bytes_stamps + stats.bytes_index
     assert stats.bytes_values == 100_000 * 64
     assert 100_000 * (64 + 20 + 8) < table.num_bytes() < 100_000 * (64 + 20 + 7 + 12)
     small = new_embedding(config(dim=16, kind="qr", rows=100_000))

@@ -7,7 +7,7 @@ import pytest
 from batches import batch_of
 
 from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig
-from monolith.config.table import MinCount
+from monolith.config.admission import MinCount
 from monolith.streaming.joiner_state import JoinCounters
 from monolith.streaming.progress import Progress
 from monolith.tables import Table

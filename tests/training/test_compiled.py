@@ -15,8 +15,8 @@ from torchrec.models.deepfm import SimpleDeepFMNN
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from monolith.config import TableConfig
+from monolith.config.admission import MinCount
 from monolith.config.optimizers import SGD, Adagrad, Adam
-from monolith.config.table import MinCount
 from monolith.errors import InputError
 from monolith.tables.batch import Bag
 from monolith.training import compiled

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from monolith.config import TableConfig
+from monolith.config.admission import MinCount, Never
 from monolith.config.optimizers import SGD, Adagrad, Adam, RowWiseAdagrad
-from monolith.config.table import FeatureRules, MinCount, Never
+from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError, InputError, NonFiniteError
 from monolith.tables.hashing import salted
 from monolith.training.embeddings import EmbeddingBagCollection

@@ -8,8 +8,8 @@ import pytest
 from batches import batch_of
 
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TaskConfig
+from monolith.config.expiry import Idle
 from monolith.config.fit import FitConfig, LastPart, RandomPart
-from monolith.config.table import Idle
 from monolith.errors import ConfigError, InputError, NoSamplesError
 from monolith.tables.batch import concatenated
 from monolith.training.fitting import Fitter, metric_of, split

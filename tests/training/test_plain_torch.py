@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from monolith.config import DenseOptimizerConfig, FeatureConfig, InputConfig, JobConfig, ModelConfig, TableConfig
+from monolith.config.initializers import Uniform
 from monolith.config.optimizers import SGD
-from monolith.config.table import Uniform
 from monolith.tables.batch import Bag, Batch
 from monolith.training.learner import Learner
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from monolith.config.admission import MinCount
 from monolith.config.optimizers import SGD, Adagrad
-from monolith.config.table import MinCount
 from monolith.errors import ConfigError, InputError
 from monolith.tables import Table
 from monolith.training.embeddings import EmbeddingBagCollection

@@ -12,8 +12,10 @@ from batches import batch_of
 
 from monolith.commands.compare import compare_snapshots
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TrainConfig
+from monolith.config.admission import MinCount
+from monolith.config.eviction import LFU
+from monolith.config.expiry import Idle
 from monolith.config.optimizers import Adam
-from monolith.config.table import LFU, Idle, MinCount
 from monolith.errors import ConfigError, FencedError, NoSamplesError, UnavailableError
 from monolith.serving.publisher import Publisher
 from monolith.serving.store import Store, open_store

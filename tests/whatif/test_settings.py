@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from monolith.config import TableConfig
+from monolith.config.admission import Always, MinCount, Never, Probability
+from monolith.config.expiry import Forever, Idle
 from monolith.config.optimizers import Adam
-from monolith.config.table import Always, Forever, Idle, MinCount, Never, Probability
 from monolith.errors import ConfigError
 from monolith.whatif.settings import settings, vary_axes, words_of
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from monolith.config import InputConfig, JobConfig, TableConfig, TrainConfig
+from monolith.config.admission import MinCount
+from monolith.config.expiry import Idle
 from monolith.config.optimizers import FTRL, Adam, RowWiseAdagrad, Slice
-from monolith.config.table import Idle, MinCount
 from monolith.events import FeatureEvent
 from monolith.streaming import memory
 from monolith.streaming.bounded import open_bounded
@@ -15,7 +16,7 @@ from monolith.streaming.codec import encode
 from monolith.streaming.joiner import OnShown
 from monolith.streaming.steps import StepReader
 from monolith.tables import Table
-from monolith.whatif.replay import replay
+from monolith.whatif.comparison import compare
 from monolith.whatif.settings import settings
 from monolith.whatif.shadow import Shadow, shadow_config
 
@@ -60,8 +61,8 @@ def test_the_bytes_are_those_of_the_real_table(config):
         assert outcome.stats[f"bytes_{kind}"] == getattr(stats, f"bytes_{kind}")
 
 
-def peak_of_replay(count: int) -> int:
-    """The most Python memory that a replay of ``count`` events of 97 ids takes, in bytes."""
+def peak_of_comparison(count: int) -> int:
+    """The most Python memory that a comparison over ``count`` events of 97 ids takes, in bytes."""
     topic = memory.topic("whatif", 1)
     for n in range(count):
         value = encode(FeatureEvent(f"r{n}", "i", 1_000_000 + n * 50, {"user": n % 97}))
@@ -76,7 +77,7 @@ def peak_of_replay(count: int) -> int:
 
     tracemalloc.start()
     try:
-        assert replay(job, table, both, open_reader, publishes=False).events == count
+        assert compare(job, table, both, open_reader, publishes=False).events == count
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -84,5 +85,5 @@ def peak_of_replay(count: int) -> int:
 
 
 def test_memory_does_not_grow_with_the_log():
-    peak_of_replay(2_000)  # what is taken once in a process
-    assert peak_of_replay(12_000) < 1.3 * peak_of_replay(2_000)
+    peak_of_comparison(2_000)  # what is taken once in a process
+    assert peak_of_comparison(12_000) < 1.3 * peak_of_comparison(2_000)

@@ -289,7 +289,7 @@ void bind_numbers(nb::module_& m) {
       .def_ro("tombstones", &Sizes::tombstones)
       .def_ro("bytes_values", &Sizes::bytes_values)
       .def_ro("bytes_state", &Sizes::bytes_state)
-      .def_ro("bytes_tail", &Sizes::bytes_tail)
+      .def_ro("bytes_stamps", &Sizes::bytes_stamps)
       .def_ro("bytes_index", &Sizes::bytes_index)
       .def_ro("bytes_counters", &Sizes::bytes_counters)
       .def_ro("bytes_tombstones", &Sizes::bytes_tombstones)

@@ -1,7 +1,7 @@
 // Where the rows are, and what lies where in them.
 //
-// A row is `values | state | tail` at one place, so that the memory lines fetched for the values bring what else a step
-// needs. The tail holds when the id was last seen, the sequence in which the row was written last (`mark`), the lower
+// A row is `values | state | stamps` at one place, so that the memory lines fetched for the values bring what else a step
+// needs. The stamps say when the id was last seen, the sequence in which the row was written last (`mark`), the lower
 // half of its hash, which with the index entry makes the whole, and `slot`, scratch of the writer, which readers never
 // look at; and, where the table's rules ask for them, when the row was made, how often its id was seen since, and which
 // policy it is under. A row starts at a multiple of 8 bytes.
@@ -21,7 +21,7 @@
 
 namespace monolith {
 
-enum class Need { tail, values, all };  // what of a row the next stage reads
+enum class Need { stamps, values, all };  // what of a row the next stage reads
 
 // Into the second-level cache: a core has more lines in flight towards it than towards the first.
 inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }
@@ -106,13 +106,13 @@ class RowView {
     if (row != kNoRow) ask_for(needed(row, need), bytes(need));
   }
   bool in_file() const { return in_file_; }
-  const char* needed(Row row, Need need) const { return at(row) + (need == Need::tail ? tail_ : 0); }
-  std::size_t bytes(Need need) const { return need == Need::tail ? stride_ - tail_ : stride_; }
+  const char* needed(Row row, Need need) const { return at(row) + (need == Need::stamps ? stamps_ : 0); }
+  std::size_t bytes(Need need) const { return need == Need::stamps ? stride_ - stamps_ : stride_; }
 
   std::size_t dim() const { return dim_; }
   std::size_t value_bytes() const { return value_bytes_; }
   std::size_t state_floats() const { return state_floats_; }
-  std::size_t tail_bytes() const { return stride_ - value_bytes_ - state_floats_ * sizeof(float); }
+  std::size_t stamp_bytes() const { return stride_ - value_bytes_ - state_floats_ * sizeof(float); }
   std::size_t stride() const { return stride_; }
 
  protected:
@@ -132,7 +132,7 @@ class RowView {
 
   Storage storage_;
   std::size_t dim_, state_floats_, value_bytes_;
-  std::size_t tail_, time_, admitted_, words_;  // where in a row, in bytes
+  std::size_t stamps_, time_, admitted_, words_;  // where in a row, in bytes
   std::size_t uses_, policy_, end_words_;       // which of the words; 0: not there
   std::size_t lower_half_, stride_;
   bool in_file_;

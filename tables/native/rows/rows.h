@@ -51,7 +51,7 @@ class Rows : public RowView {
     const std::uint64_t first = std::uint64_t{bucket} << 54;
     bring_up(listed_, first);
     listed_.visit(
-        first, [this](Row row) { fetch_row(row, Need::tail); },
+        first, [this](Row row) { fetch_row(row, Need::stamps); },
         [&](std::uint64_t hash, Row row) {
           if (bucket_of(hash) != bucket) return false;
           visit(hash, row);
@@ -91,7 +91,7 @@ class Rows : public RowView {
       if (count_ >= kAhead) visit(count_ - kAhead);
       if (count_ % kAhead == 0) from_disk_ = disk_.reads(kAhead);
       ahead_[count_++ % kAhead] = {upper, row};
-      rows_.fetch_row(row, Need::tail, from_disk_);
+      rows_.fetch_row(row, Need::stamps, from_disk_);
     }
     void finish() {
       for (std::size_t i = count_ - std::min(count_, kAhead); i < count_; ++i) visit(i);

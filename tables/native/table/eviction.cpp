@@ -73,7 +73,7 @@ std::vector<Candidate> Table::next_sample(const Step& current, std::uint64_t& ha
         return false;
       }
       met.push_back({hash, row});
-      rows_.fetch_row(row, Need::tail);
+      rows_.fetch_row(row, Need::stamps);
       return true;
     });
     return next;

@@ -151,7 +151,7 @@ void Table::observe_and_read(const Parts& parts, Times times, Step& step, std::s
 
 template <class Dim>
 void Table::observe_known(const Parts& parts, Times times, Step& step, Group& group, Dim dim) {
-  Pipeline pipeline(rows_, parts.empty() || parts.front().out == nullptr ? Need::tail : Need::all, group.size(),
+  Pipeline pipeline(rows_, parts.empty() || parts.front().out == nullptr ? Need::stamps : Need::all, group.size(),
                     Hashes{group.hashes()});
   for (std::size_t number = 0; number < parts.size(); ++number) {
     const Part& part = parts[number];

@@ -103,7 +103,7 @@ std::vector<Table::IdAndRow> Table::listed(bool last_too, const BucketSet& bucke
     hashes.erase(std::remove_if(hashes.begin(), hashes.end(), elsewhere), hashes.end());
   }
   std::vector<IdAndRow> rows;
-  Pipeline pipeline(rows_, Need::tail, hashes.size(), Hashes{hashes.data()});
+  Pipeline pipeline(rows_, Need::stamps, hashes.size(), Hashes{hashes.data()});
   while (pipeline.more()) {
     const Found found = pipeline.next(hashes.size());
     for (std::size_t k = 0; k < found.count; ++k)
@@ -155,7 +155,7 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
 // Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
   if (rows_.size() == 0) return fill(ids, values, n);
-  Pipeline pipeline(rows_, Need::tail, n, Ids{ids});
+  Pipeline pipeline(rows_, Need::stamps, n, Ids{ids});
   while (pipeline.more()) {
     WriterTurn turn(turnstile_);
     const Found found = pipeline.next(n);

@@ -95,7 +95,7 @@ void Table::each_in(HashRange range, Visit visit) const {
   bool from_disk = false;
   for (std::size_t i = 0; i < met.size() + kAhead; ++i) {
     if (i % kAhead == 0) from_disk = disk.reads(kAhead);
-    if (i < met.size()) rows_.fetch_row(met[i].row, Need::tail, from_disk);
+    if (i < met.size()) rows_.fetch_row(met[i].row, Need::stamps, from_disk);
     if (i >= kAhead) visit(met[i - kAhead].hash, met[i - kAhead].row);
   }
 }

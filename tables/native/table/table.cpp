@@ -215,7 +215,7 @@ Sizes Table::sizes() const {
           tombstones_.size(),
           held * rows_.value_bytes(),
           held * rows_.state_floats() * sizeof(float),
-          held * rows_.tail_bytes(),
+          held * rows_.stamp_bytes(),
           rows_.index_bytes(),
           bytes_counters,
           tombstones_.bytes(),

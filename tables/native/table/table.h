@@ -71,7 +71,7 @@ struct Statistics {  // what happened since the table was made; a part of its st
 
 struct Sizes {
   std::uint64_t rows, free_rows, tail_rows, row_limit, counters, tombstones;
-  std::size_t bytes_values, bytes_state, bytes_tail, bytes_index, bytes_counters, bytes_tombstones, bytes_scratch;
+  std::size_t bytes_values, bytes_state, bytes_stamps, bytes_index, bytes_counters, bytes_tombstones, bytes_scratch;
 };
 
 struct DeltaArrays {

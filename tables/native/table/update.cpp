@@ -94,7 +94,7 @@ void Table::resolve(Step& step, const Gradients& gradients) {
   in_parallel(groups, [&](unsigned k) {
     Group& group = step.groups()[k];
     Group::Adder adder(group, rows_);
-    Pipeline pipeline(rows_, Need::tail, group.size(), Hashes{group.hashes()});
+    Pipeline pipeline(rows_, Need::stamps, group.size(), Hashes{group.hashes()});
     for (std::size_t feature = 0; feature < step.features().size(); ++feature) {
       while (pipeline.done() < group.end(feature)) {
         const Found found = pipeline.next(group.end(feature) - pipeline.done());

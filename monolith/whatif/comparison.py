@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]  # records done, records in all
 
 
 @dataclass(frozen=True)
-class Replay:
+class Comparison:
     """What the log held for one table, and what each setting made of it."""
 
     table: TableConfig
@@ -49,7 +49,7 @@ class Replay:
         return max(0, self.last_ms - self.first_ms) / 3_600_000 if self.events else 0.0
 
 
-def replay(
+def compare(
     job: JobConfig,
     table: TableConfig,
     settings: Sequence[Setting],
@@ -57,7 +57,7 @@ def replay(
     *,
     publishes: bool,
     progress: Progress = lambda *_: None,
-) -> Replay:
+) -> Comparison:
     """Run every setting of ``table``, which is one of the job's, over the steps of the reader.
 
     ``publishes``: deltas are cut where the steps say so, else after every one.
@@ -112,9 +112,9 @@ class _Run:
         for shadow in self._shadows:
             shadow.end_step(watermark_ms, self._sweep_rows, publish=publish)
 
-    def result(self, unused: dict[str, int]) -> Replay:
+    def result(self, unused: dict[str, int]) -> Comparison:
         """What all of it came to."""
-        return Replay(
+        return Comparison(
             table=self._table,
             events=self._events,
             samples=self._samples,

@@ -5,6 +5,19 @@ and out, for tables larger than memory. Its space is taken 16 MiB at a time, and
 process goes. It is no copy that a restart could use: that is what ``Table.save`` is for.
 """
 
-from monolith.config.table import File, Memory, Ram
+from __future__ import annotations
 
-__all__ = ["File", "Memory", "Ram"]
+from monolith.config.variant import Variant
+
+
+class Ram(Variant, frozen=True, tag="ram"):
+    """In the process's memory."""
+
+
+class File(Variant, frozen=True, tag="file"):
+    """In a file without a name in ``folder``, by way of the system's page cache; it goes with the process."""
+
+    folder: str  # on a local disk with room for the rows
+
+
+Memory = Ram | File
