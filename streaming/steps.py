@@ -10,63 +10,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import msgspec
-
 from monolith.config import JobConfig
-from monolith.errors import ConfigError, CorruptError
-from monolith.events import WATERMARK_END, WATERMARK_START
+from monolith.errors import CorruptError
 from monolith.streaming.deadletters import DeadLetters
-from monolith.streaming.gate import Gate
 from monolith.streaming.inlets import open_inlets
-from monolith.streaming.joined import JoinedSamples, Key
-from monolith.streaming.joiner import Joiner, OnShown
+from monolith.streaming.joiner import OnShown
 from monolith.streaming.joiner_segments import no_files
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
-from monolith.streaming.labels import LabelBlocks
-from monolith.streaming.lanes import Inlet, Lane
-from monolith.streaming.live import WAIT_S, LiveCutter, Standing
+from monolith.streaming.lanes import Inlet
+from monolith.streaming.live import WAIT_S, LiveCutter
 from monolith.streaming.progress import Progress
 from monolith.streaming.read_ahead import ReadAhead
 from monolith.streaming.reader_state import (
     STATE_FILE,
-    STATE_VERSION,
-    LaneState,
-    ReaderState,
     decode_reader_state,
-    lane_state,
-    restore_lane,
 )
-from monolith.streaming.refit import refitted
 from monolith.streaming.rejects import Rejects
-from monolith.streaming.step_digest import StepDigest
-from monolith.streaming.watch import Watch
-from monolith.tables.batch import Batch
-from monolith.tables.schema import FeatureSchema, card_features
+from monolith.streaming.runner import Runner, Step
+from monolith.tables.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
-
-UNDATED_MS = 0  # the event time of samples that come out, by silence or at an end, before any partition has a clock
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One journal step, run: what a trainer needs of it."""
-
-    number: int  # counts from 1
-    batch: Batch  # its samples, in the order in which they are to be trained
-    keys: Sequence[Key]  # (request id, item id) of each
-    watermark_ms: int  # event time that all streams have passed; at the end of the streams, the newest event time
-    publish: bool  # cut and publish a delta after this step
-    records: int  # read from the streams in this step
-    ended: bool  # nothing comes after it
-    digest: bytes = b""  # of what it was made from: the journal entry and the records
 
 
 class StepReader:
@@ -97,18 +66,8 @@ class StepReader:
         self._replay_only = replay_only
         self._until = until
         self._clock = clock
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
-        self._labels = LabelBlocks(job)
-        tasks = job.labels if job.input.samples is None else ()
-        self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown, tasks)
-        self._gate = Gate(job.input, self._joiner, letters)
+        self._runner = Runner(job, inlets, letters, clock, on_shown)
         self._rejects = Rejects(job.input.max_reject_share, job.train.window_samples)
-        self._watch = Watch(round(job.input.max_out_of_order_s * 1000))
-        self._step = 0
-        self._records = 0
-        self._watermark_ms = WATERMARK_START
-        self._ended = False
-        self._unpublished = False
         self._live = False
         self._cutter = cutter or LiveCutter(job, inlets, clock)
         self._ahead = ReadAhead(inlets, job.train.step_records)
@@ -143,6 +102,11 @@ class StepReader:
         return cls(job, inlets, journal, letters, replay_only=replay_only, until=until, on_shown=on_shown)
 
     @property
+    def schema(self) -> FeatureSchema:
+        """The job's features."""
+        return self._runner.schema
+
+    @property
     def lineage(self) -> str:
         """The name of this run from its first step on, drawn when its journal was begun."""
         return self._journal.lineage
@@ -160,7 +124,7 @@ class StepReader:
     @property
     def at_switch(self) -> bool:
         """Whether the next step is made under other settings, and so not by this reader."""
-        return self._until is not None and self._step >= self._until
+        return self._until is not None and self._runner.step >= self._until
 
     def publishes_after(self, step: int) -> int:
         """How many of the journalled steps after ``step`` publish: as many sequences will be made again."""
@@ -178,12 +142,12 @@ class StepReader:
         deadline = time.monotonic() + timeout_s
         self._ahead.accept(self._clock)
         if self._entries is None:
-            self._entries = takewhile(self._is_mine, self._journalled(self._step + 1))
+            self._entries = takewhile(self._is_mine, self._journalled(self._runner.step + 1))
             self._recorded = next(self._entries, None)
         if self._recorded is not None:
             return self._next_recorded(self._recorded, deadline)
         if self._replay_only:
-            return self._nothing_more()
+            return self._runner.nothing_more()
         return self._next_live(deadline)
 
     # --- from the journal --------------------------------------------------------------------------------------------
@@ -206,12 +170,12 @@ class StepReader:
         assert self._entries is not None
         self._recorded = next(self._entries, None)
         is_last = self._recorded is None and self._until is None
-        return self._run(entry, ends=is_last and (entry.ended or self._replay_only))
+        return self._runner.run(entry, ends=is_last and (entry.ended or self._replay_only))
 
     def _meet(self, entry: StepEntry) -> None:
         """Add the lanes and ends that the run met at this step; one that had ended forgets its ends first, as live."""
-        for lane in self._lanes():
-            lane.stop = None if self._ended else lane.stop
+        for lane in self._runner.lanes():
+            lane.stop = None if self._runner.ended else lane.stop
         for inlet in self._inlets:
             for partition, begin in entry.begins.get(inlet.name, {}).items():
                 if partition not in inlet.lanes:
@@ -219,29 +183,25 @@ class StepReader:
             for partition, stop in entry.stop_at.get(inlet.name, {}).items():
                 inlet.lanes[partition].stop = stop
 
-    def _nothing_more(self) -> Step:
-        """A step that is none: it says that the run is at its end, and leaves everything as it is."""
-        return self._made(self._joiner.nothing(), publish=False, records=0, ended=True)
-
     # --- live --------------------------------------------------------------------------------------------------------
 
     def _next_live(self, deadline: float) -> Step | None:
         if not self._live:
             self._live = True
-            self._cutter.start(ended=self._ended)
+            self._cutter.start(ended=self._runner.ended)
             if self._journal.lineage:  # a run, and not a look at what is there
-                log.info("live step=%d watermark_ms=%d", self._step, self._watermark_ms)
+                log.info("live step=%d watermark_ms=%d", self._runner.step, self._runner.watermark_ms)
         wait_s = 0.0
         while True:
             self._cutter.look(wait_s)
-            if self._ended and self._cutter.at_end():
-                return self._nothing_more()
-            entry = self._cutter.cut(self._standing())
+            if self._runner.ended and self._cutter.at_end():
+                return self._runner.nothing_more()
+            entry = self._cutter.cut(self._runner.standing())
             if entry is not None:
-                self._gate.check_units(self._inlets, entry)
+                self._runner.gate.check_units(self._inlets, entry)
                 self._rejects.check(self._inlets, entry)
                 self._write(entry)
-                step = self._run(entry, ends=entry.ended)
+                step = self._runner.run(entry, ends=entry.ended)
                 if step.records >= self._job.train.step_records and not step.ended:  # there is a backlog
                     self._ahead.begin()
                 return step
@@ -256,22 +216,11 @@ class StepReader:
         None where the journal has steps that are to be run again first or other settings come next, and in a replay,
         which adds no step. When it returns, the entry is durable. Raises UnavailableError as `next` does.
         """
-        if self._replay_only or self._until is not None or self._step != self._journal.last_step:
+        if self._replay_only or self._until is not None or self._runner.step != self._journal.last_step:
             return None
-        entry = self._cutter.closing(self._standing())
+        entry = self._cutter.closing(self._runner.standing())
         self._write(entry)
-        return self._run(entry, ends=False)
-
-    def _standing(self) -> Standing:
-        joiner = self._joiner
-        return Standing(
-            step=self._step,
-            watermark_ms=self._watermark_ms,
-            held_bytes=joiner.total_bytes,
-            due_ms=joiner.due_ms(),
-            pending_ms=joiner.pending_ms(),
-            unpublished=self._unpublished,
-        )
+        return self._runner.run(entry, ends=False)
 
     def _write(self, entry: StepEntry) -> None:
         self._journal.append(entry)
@@ -281,53 +230,6 @@ class StepReader:
             self._journal.sync()
         self._recorded = None
 
-    # --- both --------------------------------------------------------------------------------------------------------
-
-    def _run(self, entry: StepEntry, *, ends: bool) -> Step:
-        """Do what ``entry`` says: a function of the state before, the streams and the entry, and of nothing else.
-
-        ``ends``: nothing comes after it. A run that came to its end may have been gone on with.
-        """
-        records, made_from = 0, StepDigest(entry)
-        for inlet in self._inlets:
-            for partition, end in entry.ends[inlet.name].items():
-                lane = inlet.lanes[partition]
-                taken = lane.take(end)
-                made_from.add(taken)
-                records += self._gate.take(lane, taken, entry.agree)
-        lanes, ended = self._lanes(), entry.watermark_ms == WATERMARK_END
-        if ended:
-            newest_ms = self._gate.end(lanes, entry.agree)
-        else:
-            self._gate.settle(lanes, max(entry.watermark_ms, entry.released_ms))
-            newest_ms = max((lane.clock.ms for lane in lanes), default=WATERMARK_START)
-        samples = self._joiner.advance(
-            entry.watermark_ms, released_ms=entry.released_ms, newest_ms=max(newest_ms, UNDATED_MS)
-        )
-        self._gate.bury_late_actions()
-        self._letters.flush()
-        self._watermark_ms = max(self._watermark_ms, newest_ms) if ended else entry.watermark_ms
-        self._watch.look(lanes, entry, records, self._clock())
-        self._step, self._ended = entry.step, entry.ended
-        self._records += records
-        self._unpublished = (self._unpublished or bool(len(samples))) and not entry.publish
-        return self._made(samples, publish=entry.publish, records=records, ended=ends, digest=made_from.digest())
-
-    def _made(self, samples: JoinedSamples, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
-        return Step(
-            self._step,
-            samples.batch(self.schema, self._job.train.group_by, self._labels),
-            samples.keys,
-            self._watermark_ms,
-            publish,
-            records,
-            ended,
-            digest,
-        )
-
-    def _lanes(self) -> list[Lane]:
-        return [inlet.lanes[partition] for inlet in self._inlets for partition in sorted(inlet.lanes)]
-
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state(self) -> bytes:
@@ -335,14 +237,14 @@ class StepReader:
 
         Canonical: the same state gives the same bytes.
         """
-        return self._state(self._joiner.state())
+        return self._state(self._runner.joiner.state())
 
     def save(self, *, whole: bool) -> dict[str, bytes | None]:
         """As `state`, as the files of a snapshot, by name; None: the bytes that an earlier call gave under that name.
 
         ``whole``: all of them are given. What waits in the joiner is written once, and then only what changes of it.
         """
-        saved = self._joiner.save(whole=whole)
+        saved = self._runner.joiner.save(whole=whole)
         return {STATE_FILE: self._state(saved.index), **saved.files}
 
     def load(self, read: Callable[[str], bytes]) -> None:
@@ -351,24 +253,8 @@ class StepReader:
 
     def _state(self, joiner: bytes) -> bytes:
         self._journal.sync()
-        self._committable = self._positions()
-        lanes: dict[str, dict[int, LaneState]] = {
-            inlet.name: {p: lane_state(lane) for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets
-        }
-        state = ReaderState(
-            STATE_VERSION,
-            self._step,
-            self._records,
-            self._watermark_ms,
-            self._ended,
-            self._unpublished,
-            lanes,
-            joiner,
-            self._letters.state(),
-            msgspec.msgpack.encode(self.schema.features),
-            self._labels.names,
-        )
-        return msgspec.msgpack.encode(state)
+        self._committable = self._runner.positions()
+        return self._runner.state(joiner)
 
     def restore(self, data: bytes) -> None:
         """Stand where `state` gave ``data``; the journal's later steps come next.
@@ -385,17 +271,8 @@ class StepReader:
                 f"the snapshot is of step {state.step}, but the step journal {self._journal.folder} ends at step "
                 f"{self._journal.last_step}: restore the journal that belongs to it"
             )
-        if set(state.lanes) != {inlet.name for inlet in self._inlets}:
-            raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
         self._ahead.forget()
-        self._joiner.restore(refitted(state, self.schema, self._labels, self._joiner, read))
-        for inlet in self._inlets:
-            inlet.lanes = {}
-            for partition, kept in state.lanes[inlet.name].items():
-                restore_lane(inlet, partition, kept)
-        self._step, self._records, self._watermark_ms = state.step, state.records, state.watermark_ms
-        self._ended, self._unpublished = state.ended, state.unpublished
-        self._letters.restore(state.letters, self._positions())
+        self._runner.restore(state, read)
         self._live = False
         self._entries = self._recorded = None
 
@@ -404,13 +281,10 @@ class StepReader:
 
         What a journalled step says of where the run began counts for more.
         """
-        self._unpublished = True
+        self._runner.unpublished = True
         self._ahead.forget()
         for inlet in self._inlets:
             inlet.source.seek(positions.get(inlet.source.name, {}))
-
-    def _positions(self) -> Positions:
-        return {inlet.name: {p: lane.position for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets}
 
     def commit(self) -> None:
         """Tell the streams' own book-keeping (Kafka groups) the positions of the last `state`, which is now kept."""
@@ -427,26 +301,7 @@ class StepReader:
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""
         self._ahead.wait()
-        known = self._watermark_ms != WATERMARK_START
-        missing = {inlet.source.name: why for inlet in self._inlets if (why := inlet.source.missing) is not None}
-        return Progress(
-            step=self._step,
-            records=self._records,
-            lag=None if missing else sum(inlet.lag() for inlet in self._inlets),
-            missing=missing,
-            watermark_ms=self._watermark_ms,
-            watermark_lag_ms=max(0, time.time_ns() // 1_000_000 - self._watermark_ms) if known else 0,
-            waiting_bytes=self._joiner.total_bytes,
-            skipped=sum(inlet.source.skipped for inlet in self._inlets),
-            joined=self._joiner.counters,
-            dead_letters=dict(sorted(self._letters.counts.items())),
-            lost_letters=self._letters.lost,
-            held=sum(len(lane.held) for lane in self._lanes()),
-            jumps=self._gate.jumps + self._watch.ahead,
-            stalled_s=self._watch.stalled_s(self._clock()),
-            positions=self._positions(),
-            ends={inlet.name: inlet.source.end_position() for inlet in self._inlets},
-        )
+        return self._runner.progress()
 
     def close(self) -> None:
         """Let go of streams, dead letters and journal. Twice is fine."""

@@ -103,6 +103,8 @@ class SavedTable:
         for file in self.read:
             self._restore_buckets(file, table)
         floor = max(file.header.effective_floor for file in self.read)
+        if table.config.storage not in (header.rows.storage, "float32"):  # every row was rounded, and is in no delta
+            floor = header.sequence
         clock_ms = max(file.header.clock_ms for file in self.read)
         place = header.sweep_cursor * UPPERS_A_BUCKET + header.sweep_offset
         native.set_clockwork(

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from monolith.config import JobConfig
 from monolith.errors import UnavailableError
-from monolith.streaming.steps import Step
+from monolith.streaming.runner import Step
 from monolith.training.metrics import weights_of
 
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from monolith.config import JobConfig
 from monolith.config.expiry import Forever
 from monolith.errors import InputError
-from monolith.streaming.steps import Step, StepReader
+from monolith.streaming.runner import Step
+from monolith.streaming.steps import StepReader
 from monolith.tables.batch import NO_GROUP, Batch, Flags, concatenated
 from monolith.training.learner import Learner
 from monolith.training.ranking import auc, gauc

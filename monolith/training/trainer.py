@@ -21,7 +21,8 @@ from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
 from monolith.serving.publisher import Publisher
-from monolith.streaming.steps import Step, StepReader
+from monolith.streaming.runner import Step
+from monolith.streaming.steps import StepReader
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
 from monolith.training.advisor import Advisor

@@ -16,7 +16,8 @@ from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.inlets import open_inlets
 from monolith.streaming.journal import SEGMENT_BYTES, Journal
 from monolith.streaming.memory import MemoryTopic
-from monolith.streaming.steps import Step, StepReader
+from monolith.streaming.runner import Step
+from monolith.streaming.steps import StepReader
 
 
 class Clock:

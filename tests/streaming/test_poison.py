@@ -205,7 +205,7 @@ def test_silences_and_poison_together_change_no_label(seed):
 def test_no_clock_that_tables_see_goes_beyond_the_good_times(seed):
     _, bad, run, good = both(seed, silent=True)
     newest_ms = max(put.event.event_time_ms for put in good)
-    lanes = run.reader._lanes()
+    lanes = run.reader._runner.lanes()
     if not any(lane.clock.known for lane in lanes):  # too few records to tell more
         newest_ms += round(MAX_JUMP_S * 1000)
         assume(2 * len(good) > sum(len(lane.clock.recent) for lane in lanes))  # of a few, most may be poison

@@ -338,7 +338,7 @@ def test_future_event_does_not_move_the_clock(topics, open_reader, make_job, fea
     reader = open_reader(make_job())
     reader.next(0.0)
     assert reader.progress().dead_letters == {"future": 1}
-    assert list(reader._lanes()[0].clock.recent) == [1000]
+    assert list(reader._runner.lanes()[0].clock.recent) == [1000]
 
 
 def test_late_positive_goes_to_the_dead_letters_where_the_job_says_so(streams, open_reader, make_job, drain, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 
+from monolith.errors import GapError
 from monolith.tables import Table, TableFile, expiry, initializers, optimizers
 from monolith.tables.delta import Delta
 
@@ -149,3 +150,18 @@ def test_float32_table_opens_in_16_bits_rounded_once(config, tmp_path, storage):
     narrow = Table.open(tmp_path, config(storage=storage))
     chance = reference.rounding_draws(narrow.config, ids, 0)
     assert narrow.lookup(ids).tobytes() == reference.rounded(wide.lookup(ids), chance, storage).tobytes()
+
+
+def test_rows_that_were_rounded_when_they_were_opened_reach_replicas_as_an_image(config, tmp_path):
+    wide = Table(config(storage="float32"))
+    ids = np.arange(100)
+    wide.observe(ids, event_time_ms=0)
+    held = wide.cut()
+    wide.save(tmp_path)
+    same, narrow = Table.open(tmp_path), Table.open(tmp_path, config(storage="bfloat16"))
+    assert len(same.delta(held).ids) == 0
+    with pytest.raises(GapError):
+        narrow.delta(held)
+    image = narrow.delta(0)
+    assert (image.values == narrow.lookup(image.ids)).all()
+    assert (image.values != wide.lookup(image.ids)).any()
