@@ -309,11 +309,6 @@ class UnwrittenJournal:
     first_step = 1
     last_step = 0
 
-    def _follow_on(self, entry: StepEntry, segment: Path) -> None:
-        if entry.step != self.last_step + 1:
-            raise CorruptError(f"{segment}: step {entry.step} follows on step {self.last_step}")
-        self.last_step = entry.step
-
     def append(self, entry: StepEntry) -> None:
         """The entry is the newest step."""
         self.last_step = entry.step
