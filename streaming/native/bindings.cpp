@@ -159,8 +159,8 @@ void add_joined_block(Joiner& joiner, std::uint32_t stream, std::uint32_t partit
                       const Column<std::int64_t>& key_lengths) {
   const std::size_t count = order_ms.size(), head_bytes = heads.shape(1);
   Strings of_bag_data(bag_data, bag_lengths), of_keys(keys, key_lengths);
-  if (event_time_ms.size() != count || labels.size() != count || heads.shape(0) != count || of_bag_data.left() != count ||
-      of_keys.left() != 2 * count)
+  if (event_time_ms.size() != count || labels.size() != count || heads.shape(0) != count ||
+      of_bag_data.left() != count || of_keys.left() != 2 * count)
     throw std::invalid_argument("columns are of different lengths");
   const nb::gil_scoped_release release;
   for (std::size_t i = 0; i < count; ++i) {

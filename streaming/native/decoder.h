@@ -57,13 +57,13 @@ struct EventRules {
 struct Events {
   std::vector<std::uint8_t> fit;
   std::vector<std::int64_t> event_time_ms;
-  std::vector<std::uint8_t> heads;                // n rows
-  std::vector<std::uint8_t> bag_data, keys;          // what follows the heads; request and item
+  std::vector<std::uint8_t> heads;               // n rows
+  std::vector<std::uint8_t> bag_data, keys;      // what follows the heads; request and item
   std::vector<std::int64_t> bag_ends, key_ends;  // n + 1 and 2 n + 1, from 0
-  std::vector<std::uint64_t> draws;               // of shown features
-  std::vector<float> labels, rates;               // of joined samples
-  std::vector<std::int32_t> actions;              // numbers in `action_names`
-  std::vector<std::string> action_names;          // in order of their first record
+  std::vector<std::uint64_t> draws;              // of shown features
+  std::vector<float> labels, rates;              // of joined samples
+  std::vector<std::int32_t> actions;             // numbers in `action_names`
+  std::vector<std::string> action_names;         // in order of their first record
   std::vector<double> buckets;  // n rows of a number for each bucket, to be made an id; NaN: it has one
 };
 

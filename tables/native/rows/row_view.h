@@ -1,10 +1,10 @@
 // Where the rows are, and what lies where in them.
 //
-// A row is `values | state | stamps` at one place, so that the memory lines fetched for the values bring what else a step
-// needs. The stamps say when the id was last seen, the sequence in which the row was written last (`mark`), the lower
-// half of its hash, which with the index entry makes the whole, and `slot`, scratch of the writer, which readers never
-// look at; and, where the table's rules ask for them, when the row was made, how often its id was seen since, and which
-// policy it is under. A row starts at a multiple of 8 bytes.
+// A row is `values | state | stamps` at one place, so that the memory lines fetched for the values bring what else a
+// step needs. The stamps say when the id was last seen, the sequence in which the row was written last (`mark`), the
+// lower half of its hash, which with the index entry makes the whole, and `slot`, scratch of the writer, which readers
+// never look at; and, where the table's rules ask for them, when the row was made, how often its id was seen since, and
+// which policy it is under. A row starts at a multiple of 8 bytes.
 //
 // A view is a few numbers that hold for the table's life. Loops over rows take a copy: what they write may be anything,
 // as far as the compiler knows, but not their own variables, which it keeps in registers.
@@ -133,7 +133,7 @@ class RowView {
   Storage storage_;
   std::size_t dim_, state_floats_, value_bytes_;
   std::size_t stamps_, time_, admitted_, words_;  // where in a row, in bytes
-  std::size_t uses_, policy_, end_words_;       // which of the words; 0: not there
+  std::size_t uses_, policy_, end_words_;         // which of the words; 0: not there
   std::size_t lower_half_, stride_;
   bool in_file_;
   char* start_ = nullptr;  // of row 0

@@ -47,14 +47,14 @@ RowView::RowView(const RowOptions& options)
       dim_(options.dim),
       state_floats_(options.state_floats),
       value_bytes_(value_bytes_of(options.storage, options.dim)),
-      tail_(value_bytes_ + options.state_floats * sizeof(float)),
-      time_((tail_ + 7) / 8 * 8),
+      stamps_(value_bytes_ + options.state_floats * sizeof(float)),
+      time_((stamps_ + 7) / 8 * 8),
       admitted_(options.admitted ? time_ + sizeof(std::int64_t) : 0),
       words_(time_ + (options.admitted ? 2 : 1) * sizeof(std::int64_t)),
       uses_(options.uses ? 2 : 0),
       policy_(options.policies ? (options.uses ? 3 : 2) : 0),
       end_words_(words_ + (2 + options.uses + options.policies) * sizeof(std::uint32_t)),
-      lower_half_(time_ == tail_ ? end_words_ : tail_),  // where it fills a gap, if there is one
+      lower_half_(time_ == stamps_ ? end_words_ : stamps_),  // where it fills a gap, if there is one
       stride_((std::max(lower_half_ + sizeof(std::uint32_t), end_words_) + 7) / 8 * 8),
       in_file_(!options.folder.empty()) {}
 
