@@ -26,6 +26,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from monolith.config import ModelConfig
 from monolith.config.optimizers import Adam, RowWiseAdam
 from monolith.config.table import TableConfig
 from monolith.tables.batch import Bag
@@ -38,6 +39,7 @@ FEATURES = ["user", "movie", "gender", "age", "occupation", "zip"]
 DIM = 17  # a first-order weight and 16 factors
 START = 0.05  # rows start in +- this
 JUDGED = 0.2  # of the stream, at its end
+DEEP = ModelConfig(kind="deepfm", hidden=[128, 64])
 LIKED = 4  # a rating from here on is a positive
 KINDS = {"adam": Adam, "rowwise_adam": RowWiseAdam}
 Embed = Callable[[np.ndarray], dict[str, torch.Tensor]]
@@ -109,7 +111,7 @@ def online(contender: Contender, model: str, seed: int, ids: np.ndarray, labels:
     """The AUC over the last part of the stream, each sample scored before it is learnt from."""
     embed, step = contender
     torch.manual_seed(seed)
-    network = FM(FEATURES, {}) if model == "fm" else DeepFM(dict.fromkeys(FEATURES, DIM), {}, [128, 64])
+    network = FM(FEATURES, {}) if model == "fm" else DeepFM(dict.fromkeys(FEATURES, DIM), {}, DEEP, 1)
     dense = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
     scores = np.empty(len(ids), np.float32)
     for first in range(0, len(ids), batch):

@@ -32,7 +32,7 @@ def publish(url: str, rows: int) -> None:
     from monolith.serving.store import open_store
     from monolith.tables import Table, TableConfig, optimizers
     from monolith.tables.delta import ModelDelta
-    from monolith.tables.tail import published_dims
+    from monolith.tables.vectors import published_dims
 
     configs = [TableConfig(name=name, dim=DIM, optimizer=optimizers.SGD(lr=0.1)) for name in FEATURES]
     tables = {config.name: Table(config) for config in configs}

@@ -119,7 +119,7 @@ class Former(Now):
     def __init__(self, batch: int) -> None:
         super().__init__(batch)
         learner = self.learner
-        self.model = FormerDeepFM(learner.vectors, {}, learner.job.model.hidden)
+        self.model = FormerDeepFM(learner.vectors, {}, learner.job.model, 1)
         self.model.load_state_dict(learner.model.state_dict())
         self.optimizer = torch.optim.Adam(list(self.model.parameters()), lr=learner.job.dense_optimizer.lr, fused=True)
 

@@ -1,0 +1,17 @@
+"""Every benchmark can still be loaded: what it imports from the package is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHES = Path(__file__).parents[1] / "bench"
+
+
+def test_every_benchmark_finds_what_it_imports():
+    names = sorted(path.stem for path in BENCHES.glob("*.py"))
+    assert len(names) > 20
+    imports = f"import sys; sys.path.insert(0, {str(BENCHES)!r})\nimport {', '.join(names)}"
+    done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
