@@ -11,6 +11,7 @@ using MutableFlags = nanobind::ndarray<bool, nanobind::ndim<1>, nanobind::c_cont
 using MutableMatrix = nanobind::ndarray<float, nanobind::ndim<2>, nanobind::c_contig, nanobind::device::cpu>;
 using Release = nanobind::gil_scoped_release;
 
+void bind_build(nanobind::module_& m);
 void bind_optimizers(nanobind::module_& m);
 void bind_policies(nanobind::module_& m);
 void bind_collection(nanobind::module_& m);  // after the table
