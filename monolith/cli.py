@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from monolith import __version__
 from monolith.errors import MonolithError
 
 COMMANDS = (
@@ -29,6 +28,7 @@ COMMANDS = (
     "redeliver",
     "data",
     "demo",
+    "completion",
 )
 
 
@@ -57,6 +57,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print the lines and exit 0."""
+        from monolith.version import lines
+
+        print("\n".join(lines()))
+        parser.exit()
+
+
 class CommandParser(argparse.ArgumentParser):
     """One command. A first word of ``words`` begins a command of its own, whose arguments are declared when it is used:
     `monolith inspect policy` beside `monolith inspect WHAT`.
@@ -78,9 +87,10 @@ class CommandParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="monolith", description="Train embedding tables online and serve them.")
-    top.add_argument("--version", action="version", version=f"monolith {__version__}")
+    top.add_argument("--version", action=_Version, nargs=0, help="say which build this is, and what it runs on")
     top.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in COMMANDS:
         import_module(f"monolith.commands.{name}").add_parser(commands)
+    top.set_defaults(command_line=top)  # what `completion` completes
     return top
