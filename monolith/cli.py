@@ -44,6 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"monolith {args.command}: {type(error).__name__}: {error}", file=sys.stderr)
         code = 1
+    except ModuleNotFoundError as error:
+        from monolith.extras import advice
+
+        if args.log_level == "debug" or (missing := advice(error.name or "")) is None:
+            raise
+        print(f"monolith {args.command}: {missing}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         code = 130
     except BrokenPipeError:  # `monolith inspect ... | head`

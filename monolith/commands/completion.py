@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from monolith.errors import ConfigError
-
 SHELLS = ("bash", "zsh", "fish")
 PATHS = ("source", "what", "state", "dead")  # arguments that may be a folder, though not of that type
 
@@ -34,16 +32,14 @@ def add_parser(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the script. Raises ConfigError where the library that writes such scripts is not installed."""
-    try:
-        import shtab
-    except ModuleNotFoundError as error:
-        raise ConfigError("completion needs shtab: pip install 'monolith-recsys[completion]'") from error
+    """Print the script."""
+    import shtab
+
     top = args.command_line
     for parser in _parsers(top):
         for action in parser._actions:
             if action.type is Path or action.dest in PATHS:
-                action.complete = shtab.FILE
+                action.complete = shtab.FILE  # type: ignore[attr-defined]  # where shtab looks
     print(shtab.complete(top, args.shell))
     return 0
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from monolith.disk import remedy
 from monolith.errors import ConfigError, UnavailableError
+from monolith.extras import advice
 
 Ids = npt.NDArray[np.int64]  # (n,)
 Values = npt.NDArray[np.float32]  # (n, dim)
@@ -204,8 +205,7 @@ def _opened(path: Path, file: BinaryIO, dim: int, *, texts: bool) -> TableFile:
         return _KINDS[path.suffix.lower()](file, dim, texts=texts)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{path.suffix} files need {error.name}, which is not installed: pip install 'monolith-recsys[stream]', or "
-            f"write .csv, .jsonl or .npz"
+            f"cannot write {path.suffix} files: {advice(error.name or '') or error}; .csv, .jsonl and .npz need nothing"
         ) from error
 
 

@@ -163,7 +163,9 @@ def test_a_stream_is_no_source_of_rows(tmp_path, capsys):
 def test_a_library_that_is_missing_is_named_with_the_kinds_that_need_none(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with (
-        pytest.raises(ConfigError, match=r"\.parquet files need pyarrow.*write \.csv, \.jsonl or \.npz"),
+        pytest.raises(
+            ConfigError, match=r"\.parquet files: pyarrow is not installed.*stream.*\.csv, \.jsonl and \.npz"
+        ),
         table_file(tmp_path / "a.parquet", 1, texts=False),
     ):
         pass
