@@ -129,7 +129,8 @@ class FeatureDecoder:
     """Decodes the records of one job's streams. Holds no state between calls; any thread may call it."""
 
     def __init__(self, job: JobConfig) -> None:
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        ignore = job.input.unknown_features == "ignore"
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=ignore, keep_strings=True)
         self.labels = LabelBlocks(job)
         self._typed = _TypedDecoders(self.schema)
         self._max_future_ms = round(job.input.max_future_s * 1000)

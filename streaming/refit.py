@@ -45,7 +45,7 @@ def _of_features(state: ReaderState, schema: FeatureSchema, blocks: LabelBlocks,
             raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
     held, size = decode_joiner_state(state.joiner), blocks.size if state.tasks else 0
     try:
-        old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
+        old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]), keep_strings=True)
     except msgspec.DecodeError as error:
         raise CorruptError(f"the features of the reader's state cannot be read: {error}") from None
     if old.layout == schema.layout:

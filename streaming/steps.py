@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -63,6 +63,9 @@ class Step:
     records: int  # read from the streams in this step
     ended: bool  # nothing comes after it
     digest: bytes = b""  # of what it was made from: the journal entry and the records
+    strings: Mapping[str, Mapping[int, str]] = field(
+        default_factory=dict
+    )  # feature -> id -> string, where they are kept
 
 
 class StepReader:
@@ -90,7 +93,8 @@ class StepReader:
         self._letters = letters
         self._replay_only = replay_only
         self._clock = clock
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        ignore = job.input.unknown_features == "ignore"
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=ignore, keep_strings=True)
         self._labels = LabelBlocks(job)
         self._joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown)
         self._gate = Gate(job.input, self._joiner, letters)
@@ -295,6 +299,7 @@ class StepReader:
             records,
             ended,
             digest,
+            samples.strings(self.schema, self._labels),
         )
 
     def _lanes(self) -> list[Lane]:

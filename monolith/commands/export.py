@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     elif "://" in args.source:
         raise ConfigError(f"{args.source} is no store: export reads lmdb://, redis://, a snapshot or a state folder")
     else:
-        rows = _snapshot_rows(Path(args.source), args.table)
-        count = _write([rows], rows[1].shape[1], args.out)
+        rows, names = _snapshot_rows(Path(args.source), args.table)
+        count = _write([rows], rows[1].shape[1], args.out, names)
     print(f"{count:,} rows of table {args.table} in {args.out}")
     return 0
 
@@ -57,10 +57,12 @@ def _write_served(url: str, model: str | None, table: str, out: Path) -> int:
         store.close()
 
 
-def _snapshot_rows(folder: Path, name: str) -> Chunk:
+def _snapshot_rows(folder: Path, name: str) -> tuple[Chunk, Mapping[int, str] | None]:
+    """The rows, and what their ids are called where the job keeps strings."""
     from monolith.tables import Table
+    from monolith.tables.kept_strings import KeptStrings
     from monolith.tables.tail import owner_of, published
-    from monolith.training.snapshot import find_snapshot
+    from monolith.training.snapshot import STRINGS, find_snapshot
 
     snapshot = find_snapshot(folder)
     tables = snapshot.tables()
@@ -69,7 +71,10 @@ def _snapshot_rows(folder: Path, name: str) -> Chunk:
     found = published({owner_of(name): Table.open_to_read(tables[owner_of(name)])})
     if name not in found:
         raise ConfigError(f"no table {name!r} in {snapshot.path}, but {', '.join(sorted(found))}")
-    return found[name].rows()
+    names = None
+    if STRINGS in snapshot.manifest.files:
+        names = KeptStrings.from_state(snapshot.read(STRINGS)).by_key(name) or None
+    return found[name].rows(), names
 
 
 def _pieces(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
@@ -79,10 +84,10 @@ def _pieces(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
             yield ids[start : start + PIECE_ROWS], values[start : start + PIECE_ROWS]
 
 
-def _write(chunks: Iterable[Chunk], dim: int, path: Path) -> int:
+def _write(chunks: Iterable[Chunk], dim: int, path: Path, names: Mapping[int, str] | None = None) -> int:
     count = 0
-    with table_file(path, dim, texts=False) as file:
+    with table_file(path, dim, texts=names is not None) as file:
         for ids, values in _pieces(chunks):
-            file.write(ids, values, None)
+            file.write(ids, values, None if names is None else [names.get(id_) for id_ in ids.tolist()])
             count += len(ids)
     return count

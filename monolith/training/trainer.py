@@ -24,10 +24,11 @@ from monolith.streaming.journal import Positions
 from monolith.streaming.progress import Progress
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
+from monolith.tables.kept_strings import KeptStrings, Strings
 from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
-from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, Manifest, Part, Snapshot, Snapshots
+from monolith.training.snapshot import HISTORY_SINCE, SNAPSHOT_VERSION, STRINGS, Manifest, Part, Snapshot, Snapshots
 from monolith.training.start import Start
 from monolith.training.status import Status, StatusFile
 from monolith.training.task_metrics import JobMetrics
@@ -66,6 +67,10 @@ class Step(Protocol):
     @property
     def digest(self) -> bytes:
         """Of what it was made from."""
+
+    @property
+    def strings(self) -> Strings:
+        """What ids of its samples stand for, by feature, where strings are kept."""
 
 
 class Steps(Protocol):
@@ -151,6 +156,7 @@ class Trainer:
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
         self.history = History(learner.job)
         self.advisor = Advisor(learner.features)
+        self.strings = KeptStrings(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._started = False  # the run began from a model
         self._kept_step = 0  # the newest snapshot's
@@ -258,6 +264,8 @@ class Trainer:
             self._train(batch)
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
+        if self.strings.features:
+            self.strings.take(step.strings, self.learner.tables)
         self.step = step.number
         self.history.extend(step.digest)
         self._clean = self._clean and not len(step.batch) and not removed
@@ -311,6 +319,8 @@ class Trainer:
             "history.bin": self.history.state(),
             "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
         }
+        if self.strings.features:
+            parts[STRINGS] = self.strings.state(self.learner.tables)
         self.snapshots.write(manifest, parts)
         self.steps.commit()
         self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
@@ -330,6 +340,8 @@ class Trainer:
         self.learner.load_dense_state(snapshot.read("dense.safetensors"))
         self.steps.restore(snapshot.read("stream.bin"))
         self.metrics.restore(snapshot.read("metrics.bin"))
+        if STRINGS in snapshot.manifest.files:
+            self.strings.restore(snapshot.read(STRINGS))
         self.watermark_ms, self._clean = _decode_clock(snapshot)
         self.step, self.sequence = manifest.step, manifest.sequence
         self._restore_history(snapshot)
@@ -340,6 +352,8 @@ class Trainer:
         """Begin the run with a fitted model, or another run's, at the offsets that it names."""
         self.learner.load_tables(start.snapshot.path / "tables")
         self.learner.load_dense_state(start.snapshot.read("dense.safetensors"))
+        if STRINGS in start.snapshot.manifest.files:
+            self.strings.restore(start.snapshot.read(STRINGS))
         self.steps.begin_at(start.about.positions)
         self.sequence, self._started = start.snapshot.manifest.sequence, True
         log.info("begins from=%s origin=%s", start.snapshot.path, start.about.origin)
