@@ -69,7 +69,7 @@ class _Version(argparse.Action):
         """Print the lines and exit 0."""
         from monolith.version import lines
 
-        print("\n".join(lines()))
+        parser._print_message("\n".join(lines()) + "\n", sys.stdout)  # as argparse does: a closed pipe is no fault
         parser.exit()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from monolith.commands.table_files import SUFFIXES, Ids, Values, check_suffix, table_file
 from monolith.errors import ConfigError
 
@@ -52,9 +54,19 @@ def _write_served(url: str, model: str | None, table: str, out: Path) -> int:
         tables = store.card().tables
         if table not in tables:
             raise ConfigError(f"no table {table!r} in {store.url}; there are {', '.join(sorted(tables))}")
-        return _write(store.rows(table), tables[table], out)
+        rows = store.rows(table)
+        return _write(_once(rows) if url.startswith("redis://") else rows, tables[table], out)
     finally:
         store.close()
+
+
+def _once(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Each id's first row: a scan of Redis may give a row twice while its hash grows."""
+    seen: set[int] = set()
+    for ids, values in chunks:
+        new = np.fromiter((id_ not in seen for id_ in ids.tolist()), np.bool_, len(ids))
+        seen.update(ids.tolist())
+        yield ids[new], values[new]
 
 
 def _snapshot_rows(folder: Path, name: str) -> tuple[Chunk, Mapping[int, str] | None]:

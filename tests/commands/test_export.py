@@ -122,6 +122,13 @@ def test_what_ids_are_called_stands_beside_them_where_the_file_has_room(tmp_path
         assert not file.texts
 
 
+def test_a_row_that_a_scan_gives_twice_is_written_once():
+    chunks = [(np.array([1, 2]), np.ones((2, 1), np.float32)), (np.array([2, 3]), np.full((2, 1), 5, np.float32))]
+    ids, values = (np.concatenate(parts) for parts in zip(*export._once(chunks), strict=True))
+    assert ids.tolist() == [1, 2, 3]
+    assert values.ravel().tolist() == [1, 1, 5]
+
+
 @pytest.mark.parametrize("name", ["rows.xlsx", "rows"])
 def test_a_suffix_that_names_no_kind_is_refused_with_those_that_do(tmp_path, capsys, name):
     with pytest.raises(SystemExit) as ended:
