@@ -39,7 +39,7 @@ def test_inspect_says_what_is_in_a_state_folder_a_stream_and_a_store(trained):
     assert "all checksums right" in state
     stream = trained.run("inspect", "log://features", "--head", "1").stdout
     assert "2,000 records in 1 partitions" in stream
-    assert '"request_id": "r0"' in stream
+    assert '"request_id":"r0"' in stream
     store = trained.run("inspect", "lmdb://small/store").stdout
     assert "table item:" in store
     assert "generation 1" in store
