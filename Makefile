@@ -1,4 +1,4 @@
-# The only commands anyone needs to know: help, dev, check, test, fuzz, chaos, demo, bench. Everything goes into .venv.
+# The only commands anyone needs to know: help, dev, check, test, fuzz, chaos, demo, bench, wheel. Everything goes into .venv.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ PACKAGE_SOURCES := CMakeLists.txt pyproject.toml $(wildcard tables/native/*/* ta
 export PYTHONSAFEPATH := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help dev check format docs test fuzz chaos demo bench clean
+.PHONY: help dev check format docs test fuzz chaos demo bench wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ demo: dev ## the whole system on real data, without any server (DATA=synthetic f
 
 bench: dev ## the benchmarks' headline: one training step against FBGEMM's table
 	$(BIN)/python bench/table.py
+
+wheel: dev ## the wheel, in dist/; README.md says how it is installed
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps -w dist .
+	@ls dist/*.whl
 
 clean: ## remove what was built, not the data
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

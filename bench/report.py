@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def main() -> None:
 
 def measured(full: bool) -> Report:
     """What each benchmark wrote, by its name."""
-    report: Report = {"command": "python bench/report.py" + (" --full" if full else "")}
+    command = "python bench/report.py" + (" --full" if full else "")
+    report: Report = {"command": command, "date": datetime.now(UTC).date().isoformat()}
     for name, flags in FULL.items():
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "figures.json"
@@ -59,14 +61,14 @@ def page(report: Report) -> str:
 
 
 def head(report: Report) -> str:
-    """Machine and command."""
+    """Machine, date and command."""
     machine = report["table"]["machine"]
     loads = ", ".join(f"{report[name]['machine']['load_1min']:.1f}" for name in FULL if "machine" in report[name])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return f"""# Benchmarks
 
 `{report["command"]}` writes this page from what it measures; all figures are in `benchmarks.json`.
-Machine: {machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, huge pages
+Measured on {report["date"]}: {machine["processor"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, huge pages
 `{machine["huge_pages"]}`; Python {machine["python"]}, {versions}.
 Programs that wanted a core in the minute before each part: {loads}; with more than the cores, lines of 2 threads say
 little, since threads that wait for each other wait for the others too. Every ratio is of runs that took turns in one

@@ -16,7 +16,6 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
-from monolith import __version__
 from monolith.errors import MonolithError
 from monolith.secrets import scrubbed
 
@@ -36,6 +35,7 @@ COMMANDS = (
     "data",
     "demo",
     "schema",
+    "completion",
 )
 
 
@@ -50,6 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.log_level == "debug":
             raise
         print(scrubbed(f"monolith {args.command}: {type(error).__name__}: {error}"), file=sys.stderr)
+        code = 1
+    except ModuleNotFoundError as error:
+        from monolith.extras import advice
+
+        if args.log_level == "debug" or (missing := advice(error.name or "")) is None:
+            raise
+        print(f"monolith {args.command}: {missing}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 130
@@ -84,6 +91,15 @@ def _log_without_secrets() -> None:
     threading.excepthook = lambda fault: show(fault.exc_type, fault.exc_value, fault.exc_traceback)
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        """Print the lines and exit 0."""
+        from monolith.version import lines
+
+        parser._print_message("\n".join(lines()) + "\n", sys.stdout)  # as argparse does: a closed pipe is no fault
+        parser.exit()
+
+
 class CommandParser(argparse.ArgumentParser):
     """One command. A first word of ``words`` begins a command of its own, whose arguments are declared when it is used:
     `monolith inspect policy` beside `monolith inspect WHAT`.
@@ -105,9 +121,10 @@ class CommandParser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(prog="monolith", description="Train embedding tables online and serve them.")
-    top.add_argument("--version", action="version", version=f"monolith {__version__}")
+    top.add_argument("--version", action=_Version, nargs=0, help="say which build this is, and what it runs on")
     top.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in COMMANDS:
         import_module(f"monolith.commands.{name}").add_parser(commands)
+    top.set_defaults(command_line=top)  # what `completion` completes
     return top

@@ -131,7 +131,8 @@ class FeatureDecoder:
     """Decodes the records of one job's streams. Holds no state between calls; any thread may call it."""
 
     def __init__(self, job: JobConfig) -> None:
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        ignore = job.input.unknown_features == "ignore"
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=ignore, keep_strings=True)
         self.labels = LabelBlocks(job)
         self._typed = _TypedDecoders(self.schema)
         self._max_future_ms = round(job.input.max_future_s * 1000)
@@ -170,12 +171,14 @@ class FeatureDecoder:
     def block_decoder(self, stream: Stream) -> BlockDecoder | None:
         """A decoder of blocks to the same events.
 
-        None for a decoder with a `decode` of its own, and for streams of which several labels are gathered.
+        None for a decoder with a `decode` of its own, where strings are kept, and where several labels are gathered.
         """
         if type(self).decode is not FeatureDecoder.decode:
             return None
         if self.labels.gathers and stream != "samples":
             return None  # its rows begin with label blocks, and its actions carry values
+        if self.schema.keeps_strings:
+            return None  # its rows carry the strings
         latest_ms = MAX_EVENT_TIME_MS
         if self._config.check_time_unit:
             latest_ms = min(latest_ms, FINER_FROM_MS - 1)

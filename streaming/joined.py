@@ -57,6 +57,13 @@ class JoinedSamples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def strings(self, schema: FeatureSchema, blocks: LabelBlocks) -> dict[str, dict[int, str]]:
+        """What the ids of the samples stand for, by feature, of the features whose strings are kept."""
+        if not schema.keeps_strings:
+            return {}
+        heads = blocks.columns(self._heads, len(self))[2] if blocks.size else self._heads
+        return schema.texts_of(heads, self._bag_data)
+
     def batch(self, schema: FeatureSchema, group_by: str, blocks: LabelBlocks | None = None) -> Batch:
         """The samples with their features; ``group_by`` is the feature within whose values samples are ranked.
 

@@ -56,7 +56,7 @@ class SamplePacker:
         self._columns, self._threshold = reader.columns, reader.threshold
         self._schema, self._blocks = decoder.schema, decoder.labels
         self._checks_unit = config.check_time_unit
-        self._takes_names = self._schema.takes_names(reader.columns.features)
+        self._takes_names = self._schema.takes_names(reader.columns.features) and not self._schema.keeps_strings
         named = [
             _by_task(self._columns.labels, self._columns.label, self._blocks.names),
             _by_task(self._columns.weights, self._columns.weight, self._blocks.names),

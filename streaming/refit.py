@@ -50,7 +50,7 @@ def _of_features(
             raise CorruptError(f"a waiting event no longer fits the job: {error}; set back its features") from None
     held, size = read_joiner(state.joiner, read), blocks.size if state.tasks else 0
     try:
-        old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]))
+        old = FeatureSchema(msgspec.msgpack.decode(state.features, type=list[CardFeature]), keep_strings=True)
     except msgspec.DecodeError as error:
         raise CorruptError(f"the features of the reader's state cannot be read: {error}") from None
     if old.layout == schema.layout:

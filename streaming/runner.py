@@ -7,8 +7,8 @@ the entry was cut a moment ago or before a crash makes no difference here.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -46,6 +46,7 @@ class Step:
     records: int  # read from the streams in this step
     ended: bool  # nothing comes after it
     digest: bytes = b""  # of what it was made from: the journal entry and the records
+    strings: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # feature -> id -> string, where kept
 
 
 class Runner:
@@ -60,7 +61,8 @@ class Runner:
         on_shown: OnShown | None,
     ) -> None:
         self._job, self._inlets, self._letters, self._clock = job, inlets, letters, clock
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=job.input.unknown_features == "ignore")
+        ignore = job.input.unknown_features == "ignore"
+        self.schema = FeatureSchema(card_features(job), ignore_unknown=ignore, keep_strings=True)
         self._labels = LabelBlocks(job)
         tasks = job.labels if job.input.samples is None else ()
         self.joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown, tasks)
@@ -116,6 +118,7 @@ class Runner:
             records,
             ended,
             digest,
+            samples.strings(self.schema, self._labels),
         )
 
     def lanes(self) -> list[Lane]:

@@ -9,6 +9,11 @@ _Floats = npt.NDArray[np.float32]
 _Flags = npt.NDArray[np.bool_]
 _Owners = npt.NDArray[np.int32]
 
+commit: str  # of the checkout that this was built from; empty where it was none
+compiler: str
+
+def simd() -> str: ...  # avx2 | portable
+
 class Clockwork:
     def __init__(
         self, sequence: int, floor: int, clock_ms: int, sweep_cursor: int, steps: int, eviction_cursor: int

@@ -115,6 +115,11 @@ class OneId(_IdRule):
             return self._own_row
         return self.id(value)
 
+    def texts(self, value: Any) -> list[str]:
+        """The string that gave the id, of a value that `pack` takes; none where the value is missing."""
+        value = self._present(value)
+        return [] if value is None else [value]
+
 
 class IdBag(_IdRule):
     """Any number of ids a sample."""
@@ -139,6 +144,10 @@ class IdBag(_IdRule):
             return [self._key(key) for key in value], [self._weight(key, value[key]) for key in value]
         element = "an integer" if self.config.type == "int" else "a string"
         raise self._refusal(value, f"a list of values, each {element}, or a mapping value -> weight")
+
+    def texts(self, value: Any) -> list[str]:
+        """See `OneId.texts`; of a bag, of each id."""
+        return list(self._present(value) or ())
 
     def _key(self, key: object) -> int:
         """The id of a mapping's key; JSON has only strings there, so an integer may come as its digits."""

@@ -5,8 +5,9 @@ A *packed row* is what one sample's features take while they wait, in the order 
     presence bytes   one bit for each single-id feature, lowest first: whether the sample has an id
     int64            one for each single-id feature; 0 where it has none
     float64          `width` for each dense feature, before its transforms; NaN: missing
-    uint32           one for each bag: 2 * ids + (1 if they are weighted)
+    uint32           one for each bag: 2 * ids + (1 if they are weighted); one more where strings are kept: 2 * words
     int64, float64   for each bag its ids, then its weights if there are any
+    words of 8 bytes where strings are kept, see `monolith.tables.kept_texts`
 
 So rows of one job without bags have one length, and a batch of them becomes columns by one copy. The layout belongs to
 the job's features: `FeatureSchema.layout` names it.
@@ -32,6 +33,7 @@ from monolith.errors import EventError
 from monolith.events import FeatureValue
 from monolith.tables.batch import NO_GROUP, Bag, Floats, Ints, spans
 from monolith.tables.columns import Column, Dense, IdBag, OneId, PackedColumn, TimePart, column_of
+from monolith.tables.kept_texts import packed_texts, unpacked_texts
 from monolith.tables.packing import PackedPiece, bag_data_of, heads_of
 
 Piece = Any  # what a column's `pack` gives: an id or None, numbers, or ids and weights
@@ -48,7 +50,10 @@ class Columns:
 class FeatureSchema:
     """Packs and unpacks the features of one job or model. Immutable: any thread may call it."""
 
-    def __init__(self, features: Sequence[CardFeature], *, ignore_unknown: bool = False) -> None:
+    def __init__(
+        self, features: Sequence[CardFeature], *, ignore_unknown: bool = False, keep_strings: bool = False
+    ) -> None:
+        """With ``keep_strings`` rows carry the strings of those features that ask for it."""
         self.features = tuple(features)
         self.columns: dict[str, Column] = {feature.name: column_of(feature) for feature in features}
         self.layout = xxhash.xxh3_64_hexdigest(msgspec.json.encode([(f.config, f.seed) for f in features]))
@@ -57,20 +62,24 @@ class FeatureSchema:
         self._single = [c for c in self.columns.values() if isinstance(c, OneId)]
         self._dense = [c for c in self.columns.values() if isinstance(c, Dense)]
         self._bags = [c for c in self.columns.values() if isinstance(c, IdBag)]
+        by_id: list[OneId | IdBag] = [*self._single, *self._bags]
+        self._kept = [column for column in by_id if keep_strings and column.config.keep_strings]
         self._packed: list[PackedColumn] = [*self._single, *self._dense, *self._bags]
         self._presence = -(-len(self._single) // 8)
         self._all_present = ((1 << len(self._single)) - 1).to_bytes(self._presence, "little")
+        self._has_bag_data = bool(self._bags or self._kept)
+        counts = len(self._bags) + bool(self._kept)
         self._only_integers = len(self._packed) == len(self._single) and all(
             column.config.type == "int" for column in self._single
         )
         widths = sum(c.config.width for c in self._dense)
-        self._fixed = struct.Struct(f"<{self._presence}s{len(self._single)}q{widths}d{len(self._bags)}I")
+        self._fixed = struct.Struct(f"<{self._presence}s{len(self._single)}q{widths}d{counts}I")
         self._fixed_type = np.dtype(
             [
                 ("presence", "u1", (self._presence,)),
                 ("ids", "<i8", (len(self._single),)),
                 ("dense", "<f8", (widths,)),
-                ("bags", "<u4", (len(self._bags),)),
+                ("bags", "<u4", (counts,)),
             ]
         )
 
@@ -97,7 +106,13 @@ class FeatureSchema:
         """
         if not self.takes_names(values):
             self._refuse_unknown(values)
-        return self._assembled({column.name: column.pack(values.get(column.name)) for column in self._packed})
+        pieces = {column.name: column.pack(values.get(column.name)) for column in self._packed}
+        return self._assembled(pieces, [column.texts(values.get(column.name)) for column in self._kept])
+
+    @property
+    def keeps_strings(self) -> bool:
+        """Whether packed rows carry strings; then every row is made by `pack` or `pack_wire`."""
+        return bool(self._kept)
 
     def takes_names(self, names: Mapping[str, object]) -> bool:
         """Whether an event may have features of these names."""
@@ -122,7 +137,11 @@ class FeatureSchema:
                 return self._fixed.pack(self._all_present, *values)
             except struct.error:  # one is missing, or does not fit
                 pass
-        return self._assembled({c.name: c.pack(value) for c, value in zip(self._packed, values, strict=True)})
+        pieces = {c.name: c.pack(value) for c, value in zip(self._packed, values, strict=True)}
+        if not self._kept:
+            return self._assembled(pieces, [])
+        named = dict(zip((c.name for c in self._packed), values, strict=True))
+        return self._assembled(pieces, [column.texts(named[column.name]) for column in self._kept])
 
     def pack_columns(
         self, before: npt.NDArray[np.uint8], column: Callable[[PackedColumn], PackedPiece]
@@ -134,19 +153,22 @@ class FeatureSchema:
         pieces = [column(one) for one in self._packed]
         return heads_of(self._fixed_type, before, pieces), *bag_data_of(len(before), pieces)
 
-    def _assembled(self, pieces: Mapping[str, Piece]) -> bytes:
+    def _assembled(self, pieces: Mapping[str, Piece], texts: list[list[str]]) -> bytes:
         ids = [pieces[column.name] for column in self._single]
         present = sum((one is not None) << bit for bit, one in enumerate(ids))
         numbers = [number for column in self._dense for number in pieces[column.name]]
         bags = [pieces[column.name] for column in self._bags]
         counts = [2 * len(of_bag) + bool(weights) for of_bag, weights in bags]
+        kept = packed_texts(texts) if self._kept else b""
+        if self._kept:
+            counts.append(2 * (len(kept) // 8))
         fixed = self._fixed.pack(
             present.to_bytes(self._presence, "little"), *(one or 0 for one in ids), *numbers, *counts
         )
-        return fixed + b"".join(struct.pack(f"<{len(i)}q{len(w)}d", *i, *w) for i, w in bags)
+        return fixed + b"".join(struct.pack(f"<{len(i)}q{len(w)}d", *i, *w) for i, w in bags) + kept
 
-    def _pieces(self, row: bytes) -> dict[str, Piece]:
-        """What `_assembled` made ``row`` of."""
+    def _pieces(self, row: bytes) -> tuple[dict[str, Piece], dict[str, list[str]]]:
+        """What `_assembled` made ``row`` of: by feature what was packed, and the strings of those that are kept."""
         presence, *fixed = self._fixed.unpack_from(row)
         present, words = int.from_bytes(presence, "little"), iter(fixed)
         pieces: dict[str, Piece] = {}
@@ -162,14 +184,18 @@ class FeatureSchema:
             weights = struct.unpack_from(f"<{count * weighted}d", row, at + 8 * count)
             pieces[bag.name] = (list(ids), list(weights))
             at += 8 * count * (1 + weighted)
-        return pieces
+        texts = unpacked_texts(row[at : at + 4 * next(words)]) if self._kept else []
+        return pieces, dict(zip((column.name for column in self._kept), texts, strict=False))
 
     def repacked(self, row: bytes, old: FeatureSchema) -> bytes:
         """A row of ``old`` as one of this schema: features of the same configuration stay, others count as missing."""
-        pieces = old._pieces(row)
-        before = {feature.name: (feature.config, feature.seed) for feature in old.features}
-        same = {f.name for f in self.features if f.name in pieces and (f.config, f.seed) == before[f.name]}
-        return self._assembled({c.name: pieces[c.name] if c.name in same else c.absent() for c in self._packed})
+        pieces, texts = old._pieces(row)
+        before = {feature.name: _what_is_packed(feature) for feature in old.features}
+        same = {f.name for f in self.features if f.name in pieces and _what_is_packed(f) == before[f.name]}
+        return self._assembled(
+            {c.name: pieces[c.name] if c.name in same else c.absent() for c in self._packed},
+            [texts.get(column.name, []) if column.name in same else [] for column in self._kept],
+        )
 
     def _refuse_unknown(self, values: Mapping[str, FeatureValue]) -> None:
         known = clipped(", ".join(sorted(self.columns)), 240)
@@ -191,7 +217,7 @@ class FeatureSchema:
     def unpack_rows(self, rows: Sequence[bytes], event_time_ms: Ints) -> Columns:
         """The columns of packed rows (n), which are of this layout; ``event_time_ms`` (n,) gives times of day."""
         size = self.head_bytes
-        if not self._bags:
+        if not self._has_bag_data:
             return self.unpack(b"".join(rows), b"", event_time_ms)
         return self.unpack(b"".join([r[:size] for r in rows]), b"".join([r[size:] for r in rows]), event_time_ms)
 
@@ -210,6 +236,19 @@ class FeatureSchema:
             dense[column.name] = column.column(fixed["dense"][:, first : first + column.config.width])
             first += column.config.width
         return Columns({name: bags[name] for name in self.columns if name in bags}, dense)
+
+    def texts_of(self, heads: bytes, bag_data: bytes) -> dict[str, dict[int, str]]:
+        """The strings that rows carry, by feature and id, from the rows' heads and bag data as `unpack` takes them."""
+        found: dict[str, dict[int, str]] = {column.name: {} for column in self._kept}
+        if not self._kept or not heads:
+            return found
+        counts = np.frombuffer(heads, self._fixed_type)["bags"].astype(np.int64)
+        words = (counts >> 1) * (1 + (counts & 1))
+        ends = 8 * np.cumsum(words.sum(axis=1))
+        for end, length in zip(ends.tolist(), (8 * words[:, -1]).tolist(), strict=True):
+            for column, texts in zip(self._kept, unpacked_texts(bag_data[end - length : end]), strict=False):
+                found[column.name].update((column.id(text), text) for text in texts)
+        return found
 
     def _unpack_single(self, fixed: np.ndarray, bags: dict[str, Bag]) -> None:
         by_feature = np.ascontiguousarray(fixed["ids"].T)
@@ -266,6 +305,11 @@ class FeatureSchema:
         groups = np.full(samples, NO_GROUP, np.int64)
         groups[bag.lengths == 1] = bag.ids
         return groups
+
+
+def _what_is_packed(feature: CardFeature) -> tuple[object, str]:
+    """What makes a feature's packed values another's: all its settings but whether strings are kept beside them."""
+    return msgspec.structs.replace(feature.config, keep_strings=False), feature.seed
 
 
 def _one_each(ids: Ints) -> Bag:

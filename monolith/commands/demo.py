@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--events", type=int, help="impressions (default: all of ml-100k, 100,000 synthetic ones)")
     parser.add_argument("--rate", type=float, default=1000.0, help="events a second in the live part (default: 1000)")
     parser.add_argument("--dir", type=Path, default=Path("build/demo"), help="folder for everything it writes")
-    parser.add_argument("--job", type=Path, help="job file (default: jobs/demo.yaml or jobs/synthetic.yaml)")
+    parser.add_argument("--job", type=Path, help="job file (default: one for the data, jobs/*.yaml of the source)")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override one setting; repeatable")
     parser.add_argument("--port", type=int, help="the server's port (default: a free one)")
     parser.add_argument("--keep-serving", action="store_true", help="leave the server running until interrupted")

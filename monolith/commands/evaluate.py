@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from monolith.commands.predictions import PredictionFile
     from monolith.config import JobConfig
     from monolith.streaming.between import Between
+    from monolith.tables.kept_strings import KeptStrings
     from monolith.training.evaluation import Bin, Evaluation, Result
     from monolith.training.learner import Learner
 
@@ -53,7 +54,8 @@ def run(args: argparse.Namespace) -> int:
 
     names = Names(job, args.by)
     evaluation = Evaluation(job.labels, args.by)
-    learner, which = load_model(job, args.snapshot)
+    learner, which, kept = load_model(job, args.snapshot)
+    names.know(kept)
     _score(job, learner, evaluation, names, part, args.out)
     if not evaluation.samples:
         raise NoSamplesError("there is no sample to score: look at --on, --from and --until")
@@ -81,10 +83,11 @@ def _on(job: JobConfig, args: argparse.Namespace) -> JobConfig:
     return msgspec.structs.replace(job, input=streams)
 
 
-def load_model(job: JobConfig, snapshot: Path | None) -> tuple[Learner, str]:
-    """The model of a snapshot, of the newest one of the job, or of what the job starts from; and which that is."""
+def load_model(job: JobConfig, snapshot: Path | None) -> tuple[Learner, str, KeptStrings | None]:
+    """The model of a snapshot, of the newest one of the job, or of what it starts from; which that is; its strings."""
+    from monolith.tables.kept_strings import KeptStrings
     from monolith.training.learner import Learner
-    from monolith.training.snapshot import Snapshots, open_snapshot
+    from monolith.training.snapshot import STRINGS, Snapshots, open_snapshot
     from monolith.training.start import read_start
 
     state = Path(job.state)
@@ -96,7 +99,8 @@ def load_model(job: JobConfig, snapshot: Path | None) -> tuple[Learner, str]:
     learner = Learner(job)
     learner.load_tables(kept.path / "tables")
     learner.load_dense_state(kept.read("dense.safetensors"))
-    return learner, f"{kept.path}, step {kept.manifest.step}"
+    strings = KeptStrings.from_state(kept.read(STRINGS)) if STRINGS in kept.manifest.files else None
+    return learner, f"{kept.path}, step {kept.manifest.step}", strings
 
 
 def _score(

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from monolith.config import JobConfig
     from monolith.streaming.between import Between
     from monolith.streaming.journal import Positions
+    from monolith.streaming.runner import Step
     from monolith.streaming.steps import StepReader
     from monolith.training.fitting import Epoch
     from monolith.training.sample_file import SampleFile
 
 SCRATCH = "fit.tmp"
+
+Seen = dict[str, dict[int, str]]  # feature -> id -> string
 
 
 def add_parser(commands: Any) -> None:
@@ -62,10 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _fit(job: JobConfig, part: Between, scratch: Path, bar: Bar, files: ExitStack) -> None:
     from monolith.config.fit import LastPart
+    from monolith.tables.kept_strings import KeptStrings
     from monolith.training.fitting import Fitter
     from monolith.training.start import About, write_start
 
-    train, validation, positions = _parts(job, part, scratch, bar, files)
+    seen: Seen = {}
+    train, validation, positions = _parts(job, part, scratch, bar, files, seen)
     print(f"{job.name}: {len(train):,} samples to train, {len(validation):,} to judge", flush=True)
     fitter = Fitter(job, train, validation, scratch / "best", bar)
     epochs: list[Epoch] = []
@@ -75,16 +80,21 @@ def _fit(job: JobConfig, part: Between, scratch: Path, bar: Bar, files: ExitStac
     best = max(epoch.number for epoch in epochs if epoch.is_best)
     if isinstance(job.fit.validation, LastPart):
         fitter.learn_validation()
+    strings = KeptStrings(fitter.learner.features)
+    strings.take(seen, fitter.learner.tables)
     about = About(f"monolith fit, epoch {best} of {len(epochs)} by {fitter.metric}", positions)
-    write_start(Path(job.state), job, fitter.learner, about)
+    write_start(Path(job.state), job, fitter.learner, about, strings)
     rows = ", ".join(f"{name} {len(table):,}" for name, table in fitter.learner.tables.items())
     print(f"epoch {best} is kept in {Path(job.state) / 'start'} (rows: {rows}); `monolith train` goes on from it")
 
 
 def _parts(
-    job: JobConfig, part: Between, scratch: Path, bar: Bar, files: ExitStack
+    job: JobConfig, part: Between, scratch: Path, bar: Bar, files: ExitStack, seen: Seen
 ) -> tuple[SampleFile, SampleFile, Positions]:
-    """Training and validation samples, and where a run begins that reads the same streams."""
+    """Training and validation samples, and where a run begins that reads the same streams.
+
+    Strings that are kept go into ``seen``: all of them, since only the last epoch knows which ids have rows.
+    """
     from monolith.config.fit import OtherSamples
     from monolith.training.fitting import split
     from monolith.training.sample_file import SampleFile
@@ -93,10 +103,10 @@ def _parts(
         return files.enter_context(SampleFile(scratch / name))
 
     samples = new("samples")
-    positions = _read(_fitted(job), part, samples, bar)
+    positions = _read(_fitted(job), part, samples, bar, seen)
     if isinstance(job.fit.validation, OtherSamples):
         validation = new("validation")
-        _read(_of_samples(job, job.fit.validation.url), part, validation, bar)
+        _read(_of_samples(job, job.fit.validation.url), part, validation, bar, {})
         return samples, validation, positions
     train, validation = new("train"), new("validation")
     split(samples, job.fit, job.seed, (train, validation))
@@ -123,14 +133,16 @@ def _of_samples(job: JobConfig, url: str) -> JobConfig:
     return msgspec.structs.replace(job, input=streams)
 
 
-def _read(job: JobConfig, part: Between, samples: SampleFile, bar: Bar) -> Positions:
-    """Append all samples of the job's streams; returns the offsets behind what was read."""
+def _read(job: JobConfig, part: Between, samples: SampleFile, bar: Bar, seen: Seen) -> Positions:
+    """Append all samples of the job's streams, their strings to ``seen``; returns the offsets behind what was read."""
     from monolith.streaming.bounded import open_bounded
     from monolith.streaming.source import parse_url
 
     with open_bounded(job, between=part) as reader:
-        for batch in _batches(reader):
-            samples.append(batch)
+        for step in _steps(reader):
+            samples.append(step.batch)
+            for name, texts in step.strings.items():
+                seen.setdefault(name, {}).update(texts)
             bar("reading", len(samples), len(samples) + (reader.progress().lag or 0))
         told = reader.progress()
     samples.finish()
@@ -139,9 +151,9 @@ def _read(job: JobConfig, part: Between, samples: SampleFile, bar: Bar) -> Posit
     return {parse_url(getattr(job.input, name)).name: offsets for name, offsets in told.positions.items()}
 
 
-def _batches(reader: StepReader) -> Iterator[Any]:
+def _steps(reader: StepReader) -> Iterator[Step]:
     while (step := reader.next(timeout_s=1.0)) is not None:
-        yield step.batch
+        yield step
         if step.ended:
             return
 

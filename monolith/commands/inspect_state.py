@@ -151,8 +151,9 @@ def _settings(held: dict[int, bytes]) -> Iterator[str]:
 
 
 def _snapshot(path: Path) -> Iterator[str]:
+    from monolith.tables.kept_strings import KeptStrings
     from monolith.tables.kinds import open_to_read
-    from monolith.training.snapshot import open_snapshot
+    from monolith.training.snapshot import STRINGS, open_snapshot
 
     snapshot = open_snapshot(path)
     manifest = snapshot.manifest
@@ -169,3 +170,9 @@ def _snapshot(path: Path) -> Iterator[str]:
             f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
             f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
         )
+    if STRINGS in manifest.files:
+        kept = KeptStrings.from_state(snapshot.read(STRINGS))
+        for feature in kept.features:
+            texts = kept.of(feature).values()
+            taken = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+            yield f"  strings of {feature}: {len(texts):,} kept, {size(taken)}"

@@ -10,6 +10,7 @@ from monolith.config import JobConfig
 from monolith.errors import EventError
 from monolith.events import Decoded, Record
 from monolith.streaming.codec import FeatureDecoder, Stream
+from monolith.tables.kept_strings import KeptStrings
 
 _loose = msgspec.msgpack.Decoder()
 
@@ -20,6 +21,7 @@ class Names:
     def __init__(self, job: JobConfig, features: Sequence[str]) -> None:
         self.features = list(features)
         strings = [name for name in features if job.feature(name).type == "string"]
+        self._kept: KeptStrings | None = None
         self._decoder = _Remembering(job, strings) if strings else None
 
     @property
@@ -27,10 +29,15 @@ class Names:
         """Decodes and remembers; None: the job's own decoder will do."""
         return self._decoder
 
+    def know(self, kept: KeptStrings | None) -> None:
+        """Take what a model kept as well: rows of Parquet are read without their strings."""
+        self._kept = kept
+
     def of(self, feature: str, id: int) -> str:
         """The value that has ``id``."""
         known = {} if self._decoder is None else self._decoder.names.get(feature, {})
-        return known.get(id, str(id))
+        kept = {} if self._kept is None else self._kept.of(feature)
+        return known.get(id) or kept.get(id) or str(id)
 
 
 class _Remembering(FeatureDecoder):

@@ -31,7 +31,7 @@ DECIDING = _paths(
         "tables": "name dim kind rows remainders combine features pooling shared_ids optimizer slices admission expiry"
         " per_feature eviction absent"
         " initializer storage on_nonfinite max_gradient seed",
-        "features": "name type bag width transforms boundaries missing default utc_offset_h",
+        "features": "name type bag width transforms boundaries missing default utc_offset_h keep_strings",
         "labels": "name loss weight actions value default",
         "join": "positive_actions window_s early_s dedup_s late_positives negative_rate max_bytes",
         "model": "kind hidden bottom cross_layers cross_rank activation norm dropout embedding_l2 options",

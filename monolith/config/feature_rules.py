@@ -24,6 +24,8 @@ def broken_feature_rules(feature: FeatureConfig, *, is_read: bool) -> Iterator[F
             "a table reads ids, and a float is none: give boundaries, which make an id of it, or take the feature out "
             "of the table, then the model reads the number",
         )
+    if feature.keep_strings and not (feature.type == "string" and is_read):
+        yield ("keep_strings",), f"strings are kept beside the rows of a table that reads them; saw type {feature.type}"
     if feature.missing == "own_row" and not is_read:
         yield ("missing",), "own_row is an id, and no table reads this feature: give a default"
 

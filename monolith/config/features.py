@@ -56,4 +56,5 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     boundaries: list[float] = []  # float: ascending; the id is how many of them the number has reached
     missing: Missing = "empty"  # no id (a zero vector), dense: 0 after the transforms; own_row: an id of its own
     default: int | float | str | bool | None = None  # what a missing value counts as, in place of `missing`
+    keep_strings: bool = False  # string: what ids stand for is kept beside their rows, see docs/features.md
     utc_offset_h: float = 0.0  # hour, weekday: local time less UTC, in hours

@@ -99,6 +99,10 @@ def _declared_features(job: JobConfig) -> Iterator[Problem]:
             yield ("features", i, "name"), text
         for keys, text in broken_feature_rules(feature, is_read=feature.name in read):
             yield ("features", i, *keys), text
+        kinds = {table.kind for table in job.tables if feature.name in table.feature_names()}
+        if feature.keep_strings and kinds and "collisionless" not in kinds:
+            text = f"strings go with the rows of their ids, and in {', '.join(kinds)} tables ids have none of their own"
+            yield ("features", i, "keep_strings"), text
 
 
 def _group_by(job: JobConfig) -> Iterator[Problem]:

@@ -16,7 +16,8 @@ from monolith.datasets.synthetic import SyntheticStream
 from monolith.errors import ConfigError
 
 NAMES = ("ml-100k", "synthetic")
-JOBS = {"ml-100k": Path("jobs/demo.yaml"), "synthetic": Path("jobs/synthetic.yaml")}
+_FOLDER = Path(__file__).resolve().parents[1] / "jobs"
+JOBS = {"ml-100k": _FOLDER / "demo.yaml", "synthetic": _FOLDER / "synthetic.yaml"}
 SYNTHETIC_EVENTS = 100_000
 LEAST_EVENTS = 500
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from monolith.card import CardTask, ModelCard
+from monolith.card import CardFeature, CardTask, ModelCard
 from monolith.config import JobConfig
 from monolith.config.model_rules import is_own
 from monolith.disk import remedy, write_durably
@@ -131,7 +131,7 @@ class Learner:
             tables=published_dims(self.job.tables),
             tails=tail_sizes(self.job.tables),
             kinds=kinds_of(self.job.tables),
-            features=self.features,
+            features=[_served(feature) for feature in self.features],
             tasks=[CardTask(name=task.name, loss=task.loss) for task in self.job.labels],
             kind=self.job.model.kind,
             ignore_unknown=self.job.input.unknown_features == "ignore",
@@ -224,6 +224,11 @@ class Learner:
         """Be what `save` kept."""
         self.load_tables(folder / "tables")
         self.load_dense_state((folder / "dense.safetensors").read_bytes())
+
+
+def _served(feature: CardFeature) -> CardFeature:
+    """The feature as replicas know it: strings stay with the trainer."""
+    return msgspec.structs.replace(feature, config=msgspec.structs.replace(feature.config, keep_strings=False))
 
 
 def _kept_graph(cache: Path, stem: str) -> bytes | None:

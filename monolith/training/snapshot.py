@@ -38,6 +38,7 @@ SNAPSHOT_VERSION = 3  # the joiner in segments, beside stream.bin; 2 held it the
 READ_VERSIONS = (1, 2, 3)
 HISTORY_SINCE = 2  # the version that brought history.bin
 MANIFEST = "manifest.json"
+STRINGS = "strings.bin"  # what ids stand for, of a job that keeps strings
 _CHUNK = 1 << 20
 _LEFTOVER = re.compile(r"\.[0-9]+(\.old)?\.tmp")
 

@@ -16,8 +16,9 @@ from monolith.config.load import job_json
 from monolith.disk import make_folder
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming.journal import Positions
+from monolith.tables.kept_strings import KeptStrings
 from monolith.training.learner import Learner
-from monolith.training.snapshot import SNAPSHOT_VERSION, Content, Manifest, Snapshot, Snapshots
+from monolith.training.snapshot import SNAPSHOT_VERSION, STRINGS, Content, Manifest, Snapshot, Snapshots
 
 FOLDER = "start"
 _ABOUT = "start.json"
@@ -37,7 +38,9 @@ class Start(msgspec.Struct, frozen=True):
     about: About
 
 
-def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> None:
+def write_start(
+    state: Path, job: JobConfig, learner: Learner, about: About, strings: KeptStrings | None = None
+) -> None:
     """Make ``learner`` the start of the run of ``state``. Raises ConfigError where that run has begun already."""
     check_not_begun(state)
     make_folder(state)
@@ -54,6 +57,8 @@ def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> 
         "dense.safetensors": learner.dense_state(),
         _ABOUT: msgspec.json.encode(about),
     }
+    if strings is not None and strings.features:
+        contents[STRINGS] = strings.state(learner.tables)
     Snapshots(state / FOLDER, keep=1).write(manifest, contents)
 
 

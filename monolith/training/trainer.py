@@ -25,12 +25,14 @@ from monolith.streaming.runner import Step
 from monolith.streaming.steps import StepReader
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
+from monolith.tables.kept_strings import KeptStrings
 from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
 from monolith.training.snapshot import (
     HISTORY_SINCE,
     SNAPSHOT_VERSION,
+    STRINGS,
     Content,
     LostFileError,
     Manifest,
@@ -79,6 +81,7 @@ class Trainer:
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
         self.history = History(settings or settings_of(learner.job))
         self.advisor = Advisor(learner.features)
+        self.strings = KeptStrings(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
         self._started = False  # the run began from a model
         self._kept_step = 0  # the newest snapshot's
@@ -193,6 +196,8 @@ class Trainer:
             self._train(batch)
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
+        if self.strings.features:
+            self.strings.take(step.strings, self.learner.tables)
         self.step = step.number
         self.history.extend(step.digest)
         self._clean = self._clean and not len(step.batch) and not removed
@@ -250,7 +255,7 @@ class Trainer:
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)
 
     def _contents(self, *, whole: bool) -> dict[str, Content]:
-        return {
+        contents: dict[str, Content] = {
             "tables": self.learner.save_tables,
             "dense.safetensors": self.learner.dense_state(),
             **self.steps.save(whole=whole),
@@ -258,6 +263,9 @@ class Trainer:
             "history.bin": self.history.state(),
             "clock.bin": msgspec.msgpack.encode((self.watermark_ms, self._clean)),
         }
+        if self.strings.features:
+            contents[STRINGS] = self.strings.state(self.learner.tables)
+        return contents
 
     def restore(self, snapshot: Snapshot) -> None:
         """Be what wrote `snapshot`. Raises `ConfigError` for another model's or run's, `CorruptError` for damage."""
@@ -271,6 +279,8 @@ class Trainer:
         self.learner.load_dense_state(snapshot.read("dense.safetensors"))
         self.steps.load(snapshot.read)
         self.metrics.restore(snapshot.read("metrics.bin"))
+        if STRINGS in snapshot.manifest.files:
+            self.strings.restore(snapshot.read(STRINGS))
         self.watermark_ms, self._clean = _decode_clock(snapshot)
         self.step, self.sequence = manifest.step, manifest.sequence
         self._restore_history(snapshot)
@@ -281,6 +291,8 @@ class Trainer:
         """Begin the run with a fitted model, or another run's, at the offsets that it names."""
         self.learner.load_tables(start.snapshot.path / "tables")
         self.learner.load_dense_state(start.snapshot.read("dense.safetensors"))
+        if STRINGS in start.snapshot.manifest.files:
+            self.strings.restore(start.snapshot.read(STRINGS))
         self.steps.begin_at(start.about.positions)
         self.sequence, self._started = start.snapshot.manifest.sequence, True
         log.info("begins from=%s origin=%s", start.snapshot.path, start.about.origin)

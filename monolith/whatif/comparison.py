@@ -82,7 +82,7 @@ class _Run:
 
     def __init__(self, job: JobConfig, table: TableConfig, settings: Sequence[Setting]) -> None:
         self._table, self._names, self._salted = table, table.feature_names(), is_salted(table)
-        self._schema, self._labels = FeatureSchema(card_features(job)), LabelBlocks(job)
+        self._schema, self._labels = FeatureSchema(card_features(job), keep_strings=True), LabelBlocks(job)
         self._batch_size, self._sweep_rows = job.train.batch_size, job.train.sweep_rows
         self._shadows = [Shadow(setting) for setting in settings]
         self._longest_ms = longest_stretch_ms(settings)

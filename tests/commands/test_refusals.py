@@ -40,14 +40,14 @@ def test_with_the_log_level_debug_it_is_a_traceback(odd_journal):
         main(["--log-level", "debug", "inspect", str(odd_journal)])
 
 
-@pytest.mark.parametrize("out", ["folder", "no/such/folder.parquet", "file/x.parquet"])
+@pytest.mark.parametrize("out", ["folder.csv", "no/such/folder.parquet", "file/x.parquet"])
 def test_export_names_the_file_that_it_cannot_write(tmp_path, out):
-    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.csv").mkdir()
     (tmp_path / "file").write_text("kept")
     chunk = (np.arange(3), np.zeros((3, 2), np.float32))
     with pytest.raises(UnavailableError, match=rf"cannot write .*{out}: "):
-        _write([chunk], tmp_path / out)
-    assert (tmp_path / "folder").is_dir()
+        _write([chunk], 2, tmp_path / out)
+    assert (tmp_path / "folder.csv").is_dir()
     assert (tmp_path / "file").read_text() == "kept"
 
 
@@ -57,7 +57,7 @@ def test_export_that_a_disk_ends_leaves_no_half_file(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UnavailableError, match=r"cannot write .*x\.parquet: \[Errno 28\] No space"):
-        _write(chunks(), tmp_path / "x.parquet")
+        _write(chunks(), 2, tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
 
 

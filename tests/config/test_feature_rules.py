@@ -47,3 +47,18 @@ def test_rule_names_the_key_and_what_is_allowed(settings, is_read, key, says):
 )
 def test_settings_that_fit_together_pass(settings, is_read):
     assert list(broken_feature_rules(FeatureConfig(name="x", **settings), is_read=is_read)) == []
+
+
+def test_strings_are_kept_beside_rows_of_ids_and_other_kinds_of_table_have_none(text_of_job):
+    with pytest.raises(ConfigError, match="in hashed tables ids have none of their own"):
+        parse_job(text_of_job, "job.yaml")
+
+
+@pytest.fixture
+def text_of_job() -> str:
+    return """\
+name: j
+input: {samples: "log://s"}
+tables: [{name: city, dim: 4, kind: hashed, rows: 100}]
+features: [{name: city, type: string, keep_strings: true}]
+"""

@@ -41,7 +41,7 @@ def test_more_ratings_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", list(JOBS))
 def test_the_job_of_each_stream_loads_and_reads_features_that_its_events_carry(name: str, owner_zip: bytes):
-    job = load_job(CHECKOUT / JOBS[name])
+    job = load_job(JOBS[name])
     if name == "synthetic":
         carried = set(open_stream(name, 500).last().feature.features)
     else:

@@ -99,6 +99,19 @@ def test_export_writes_a_snapshots_and_a_stores_rows_alike(trained, table, rows)
     assert left.equals(right)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "npz", "npy", "safetensors"])
+def test_export_writes_what_the_suffix_says(trained, suffix):
+    done = trained.run("export", "lmdb://small/store", "--table", "tags", "--out", f"tags.{suffix}")
+    assert done.stdout == f"7 rows of table tags in tags.{suffix}\n", done.stderr
+    assert (trained.folder / f"tags.{suffix}").stat().st_size > 7 * 9 * 4
+
+
+def test_export_refuses_a_suffix_that_it_does_not_know(trained):
+    refused = trained.run("export", "lmdb://small/store", "--table", "tags", "--out", "tags.xlsx")
+    assert refused.returncode == 1
+    assert "allowed are .parquet, .csv, .jsonl, .npz, .npy, .safetensors" in refused.stderr
+
+
 def test_an_ended_run_started_again_changes_nothing(trained):
     before = read_status(trained.folder / "small/state/status.json")
     assert trained.run("train", "small.yaml").returncode == 0

@@ -11,12 +11,26 @@ import pytest
 from monolith.commands.compare import compare_snapshots
 from monolith.serving.parity import compare_images
 from monolith.serving.store import open_store
-from monolith.training.snapshot import Snapshots
+from monolith.training.snapshot import STRINGS, Snapshots
 
 pytestmark = pytest.mark.e2e
 
 KILLS = 20
 SLOW = {"batch_size": 4, "step_records": 16, "snapshot_every_s": 0.2}  # many small steps: more places to die in
+
+KEPT = {
+    "features": [{"name": "tags", "type": "string", "bag": True, "keep_strings": True}],
+    "tables": [
+        {"name": "user", "dim": 9},
+        {"name": "item", "dim": 9},
+        {
+            "name": "tags",
+            "dim": 9,
+            "eviction": {"kind": "lru", "max_rows": 4},
+            "admission": {"kind": "min_count", "count": 2},
+        },
+    ],
+}
 
 
 @pytest.mark.timeout(900)
@@ -38,11 +52,14 @@ def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, cap
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_live_run_is_repeated_by_its_journal_to_the_same_bits(kit):
+@pytest.mark.parametrize("strings", [{}, KEPT], ids=["", "strings"])
+def test_a_killed_live_run_is_repeated_by_its_journal_to_the_same_bits(kit, strings):
     """Here timing decides steps and publishing, so only the journal can say what an unkilled run would have done."""
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=6_000)
-    job = kit.job("live", train=SLOW)
+    job = kit.job("live", train=SLOW, **strings)
     _train_with_kills(kit, job, kit.folder / "live" / "state", kills=4)
+    kept = Snapshots(kit.folder / "live/state/snapshots").newest().manifest.files
+    assert (STRINGS in kept) == bool(strings)
     replayed = kit.run(
         "replay", job, "--state", kit.folder / "again/state", "--store", f"lmdb://{kit.folder}/again/store"
     )

@@ -82,6 +82,19 @@ def test_serve_names_the_models_where_there_are_several(redis_server, publish):
     assert only_model(redis_server.url + "?model=ads") == "ads"
 
 
+def test_export_needs_no_name_where_there_is_one_model(redis_server, publish, tmp_path, capsys):
+    publish("movies")
+    out = str(tmp_path / "rows.csv")
+    assert told(capsys, "export", redis_server.url, "--table", "user", "--out", out)[0] == 0
+    assert (tmp_path / "rows.csv").read_text().splitlines()[0] == "id,v0,v1,v2"
+    code, _, err = told(capsys, "export", redis_server.url, "--table", "users", "--out", out)
+    assert (code, "no table 'users'" in err, "there are user" in err) == (1, True, True)
+    publish("ads")
+    code, _, err = told(capsys, "export", redis_server.url, "--table", "user", "--out", out)
+    assert (code, "holds 2 models, ads, movies: name one" in err) == (1, True)
+    assert told(capsys, "export", redis_server.url, "--model", "ads", "--table", "user", "--out", out)[0] == 0
+
+
 def test_a_password_is_not_shown(redis_server):
     with pytest.raises(UnavailableError, match="holds no model yet") as caught:
         only_model(redis_server.url.replace("redis://", "redis://default:secret@"))

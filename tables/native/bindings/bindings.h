@@ -21,6 +21,7 @@ nanobind::ndarray<nanobind::numpy, T, nanobind::ndim<1>> numpy(std::vector<T>&& 
   return nanobind::ndarray<nanobind::numpy, T, nanobind::ndim<1>>(kept->data(), {kept->size()}, owner);
 }
 
+void bind_build(nanobind::module_& m);
 void bind_optimizers(nanobind::module_& m);
 void bind_splits(nanobind::module_& m);
 void bind_policies(nanobind::module_& m);

@@ -351,6 +351,7 @@ NB_MODULE(_core, m) {
   nb::set_leak_warnings(false);  // a table that lives until the interpreter ends is no leak
   nb::register_exception_translator(system_error_is_oserror);
   nb::register_exception_translator(called_from_within_is_input_error);
+  bind_build(m);
   bind_optimizers(m);
   bind_policies(m);
   bind_initializers(m);
