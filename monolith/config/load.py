@@ -14,6 +14,7 @@ from msgspec import inspect
 
 from monolith.config.document import Document, path_text
 from monolith.config.job import JobConfig, ServeConfig
+from monolith.config.kinds import give_kinds
 from monolith.config.rules import broken_rules
 from monolith.config.schema import Problem, problems
 from monolith.errors import ConfigError
@@ -36,6 +37,7 @@ def parse_job(text: str, source: str, sets: Iterable[str] = ()) -> JobConfig:
     document = Document(text, source)
     for option in sets:
         document.set(option)
+    give_kinds(document)
     _refuse(document, problems(document.data, inspect.type_info(JobConfig)))
     job = msgspec.convert(document.data, JobConfig)
     _refuse(document, broken_rules(job))
