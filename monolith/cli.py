@@ -20,6 +20,7 @@ COMMANDS = (
     "train",
     "fit",
     "evaluate",
+    "sweep",
     "replay",
     "serve",
     "bench",

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from monolith.commands.local_stream import Bar
@@ -90,10 +90,11 @@ def _parts(
     return train, validation, read.positions
 
 
-def tell_left_out(read: SamplesRead) -> None:
-    """Say what became no sample, and why."""
+def tell_left_out(read: SamplesRead, to: TextIO | None = None) -> None:
+    """Say what became no sample, and why; ``to`` standard output where nothing else is given."""
     if read.dropped:
-        print("left out: " + "; ".join(f"{what} {count:,}" for what, count in read.dropped.items()), flush=True)
+        text = "; ".join(f"{what} {count:,}" for what, count in read.dropped.items())
+        print(f"left out: {text}", file=to, flush=True)
 
 
 def _line(epoch: Epoch, most: int, samples: int) -> str:
