@@ -12,6 +12,7 @@ import yaml
 
 from monolith.sweep.trials import Outcome
 
+LOG_FROM = 30  # largest value by smallest, above which an axis is logarithmic
 BESIDE = ("auc", "gauc", "logloss", "rmse", "mae")  # further scores of the first task, in the table
 
 
@@ -144,12 +145,12 @@ def draw(path: Path, rows: Sequence[Row], metric: str, title: str) -> None:
 
 
 def _scores(axis: Any, rows: Sequence[Row], key: str, metric: str) -> None:
-    """Dots of one setting; numbers on a line, logarithmic where they span more than one order; other values in turn."""
+    """Dots of one setting; numbers on a line, logarithmic where they span orders; other values in turn."""
     texts = [_value(row, key) for row in rows]
     numbers = [_number(text) for text in texts]
     if all(number is not None for number in numbers):
         places = [number for number in numbers if number is not None]
-        if min(places) > 0 and max(places) / min(places) > 10:
+        if min(places) > 0 and max(places) / min(places) > LOG_FROM:
             axis.set_xscale("log")
     else:
         names = list(dict.fromkeys(texts))

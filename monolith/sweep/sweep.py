@@ -138,10 +138,10 @@ class Sweep:
 
     def _hear(self, crew: Crew, task: Task, told: Progress | Outcome) -> None:
         if isinstance(told, Progress):
-            goes_on = True
+            better = True
             if self._halving is not None and self._halves(task):
-                goes_on = self._halving.goes_on(task.trial, told.epoch, told.score)
-            crew.answer(task, goes_on)
+                better = self._halving.goes_on(task.trial, told.epoch, told.score)
+            crew.answer(task, better or told.is_last)
             return
         if self._halving is not None and self._halves(task):
             self._halving.end(told)

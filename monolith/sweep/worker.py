@@ -43,6 +43,7 @@ class Progress(NamedTuple):
 
     epoch: int
     score: float
+    is_last: bool  # of those that the job asks for: there is nothing to stop any more
 
 
 def work(channel: Connection) -> None:
@@ -94,7 +95,7 @@ def _fitted(task: Task, scratch: Path, known: Outcome, goes_on: Callable[[Progre
         epochs: list[Epoch] = []
         for epoch in fitter.epochs():
             epochs.append(epoch)
-            if not goes_on(Progress(epoch.number, _score(epoch, fitter))):
+            if not goes_on(Progress(epoch.number, _score(epoch, fitter), epoch.number == job.fit.epochs)):
                 return _told(known, fitter, epochs, (len(train), len(validation)))
         write_fitted(fitter, epochs, task.positions)
     done = _told(known, fitter, epochs, (len(train), len(validation)))
