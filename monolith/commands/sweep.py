@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from monolith.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from monolith.commands.local_stream import Bar
     from monolith.streaming.between import Between
+    from monolith.sweep.report import Row
     from monolith.sweep.space import Space
     from monolith.sweep.sweep import Sweep
     from monolith.sweep.trials import Trial
@@ -47,6 +48,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--from", dest="begin", metavar="TIME", help="only events from this time on (event time)")
     parser.add_argument("--until", metavar="TIME", help="only events before this time")
     parser.add_argument("--dir", type=Path, default=Path("build/sweep"), help="folder for samples, states and results")
+    parser.add_argument(
+        "--keep", type=_count, metavar="N", help="keep the states of the best N combinations only (default: all)"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="the picture (default: DIR/sweep.png)")
     parser.add_argument("--json", action="store_true", help="print the table as JSON")
     parser.set_defaults(run=run)
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     say = _to_stderr if args.json else _to_stdout
     with Ledger(args.dir) as ledger, Bar() as bar:
         readings = Readings(args.dir, part, _of(bar, "sample"), lambda read: tell_left_out(read, sys.stderr))
-        sweep = Sweep(trials, ledger, readings, halves=args.halving, say=say)
+        sweep = Sweep(trials, ledger, readings, halves=args.halving, keep=args.keep, say=say)
         try:
             sweep.run(args.workers, _of(bar, "trial"))
         except KeyboardInterrupt:
@@ -118,21 +122,32 @@ def _trials(args: argparse.Namespace, space: Space, part: Between) -> list[list[
 
 def _finish(args: argparse.Namespace, space: Space, sweep: Sweep) -> int:
     """Print and draw what came of the trials. Raises InputError where none has a score."""
-    from monolith.sweep.report import as_dict, draw, table
+    from monolith.sweep.report import as_dict, table
 
     rows = sweep.rows()
     if not rows[0].outcomes:
         raise InputError(f"every trial failed, the first one with: {rows[0].failed[0].error}")
-    picture = args.plot or args.dir / "sweep.png"
-    draw(picture, rows, sweep.metric, f"{args.job}: {sweep.metric} of the validation part")
     if args.json:
         print(json.dumps(as_dict(rows, sweep.metric), indent=1))
-        return 0
-    print(f"by {sweep.metric} of the validation part, best first; the mean over seeds")
-    print("\n".join(table(rows, sweep.metric)))
-    print(f"written: {picture}, {args.dir / 'trials.jsonl'}")
-    if rows[0].is_whole:
-        options = [*space.fixed, *rows[0].settings, f"state={rows[0].best.state}"]
+    else:
+        print(f"by {sweep.metric} of the validation part, best first; the mean over seeds")
+        print("\n".join(table(rows, sweep.metric)))
+    print(_drawn(args, rows, sweep.metric), file=sys.stderr if args.json else sys.stdout)
+    best = rows[0].best
+    if not args.json and best.state is not None and Path(best.state).exists():
+        options = [*space.fixed, *rows[0].settings, f"seed={best.seed}", f"state={best.state}"]
         words = " ".join(f"--set {shlex.quote(option)}" for option in options)
         print(f"online from the best: monolith train {shlex.quote(str(args.job))} {words}")
     return 0
+
+
+def _drawn(args: argparse.Namespace, rows: Sequence[Row], metric: str) -> str:
+    """Draw the picture; say where it is, or why there is none."""
+    from monolith.sweep.report import draw
+
+    picture = args.plot or args.dir / "sweep.png"
+    try:
+        draw(picture, rows, metric, f"{args.job}: {metric} of the validation part")
+    except ImportError as error:
+        return f"no picture: {error}; pip install 'monolith-recsys[sweep]'"
+    return f"written: {picture}, {args.dir / 'trials.jsonl'}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from monolith.config.load import job_json
 from monolith.errors import MonolithError
@@ -36,15 +38,20 @@ class Sweep:
         readings: Readings,
         *,
         halves: bool,
+        keep: int | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``trials``: of each combination of settings, one a seed. Raises ConfigError where halving lacks optuna."""
+        """``trials``: of each combination of settings, one a seed; ``keep``: how many combinations, the best ones, keep
+        their states (None: all). Raises ConfigError where halving lacks optuna.
+        """
         self.metric = metric_of(trials[0][0].job)
         self.known: dict[str, Outcome] = {}
         self._lower = is_lower_better(self.metric)
         self._halving = Halving(lower_is_better=self._lower) if halves else None
         self._trials, self._ledger, self._readings, self._say = trials, ledger, readings, say
         self._others = {seeds[0].name: seeds[1:] for seeds in trials}  # first seed -> the others
+        self._folders = {trial.name: Path(trial.job.state).parent for seeds in trials for trial in seeds}
+        self._keep_states = keep
         self._kept = ledger.read()
         self._queue: deque[Trial] = deque()
 
@@ -152,6 +159,15 @@ class Sweep:
         self._ledger.append(outcome)
         self.known[outcome.trial] = outcome
         self._say(f"trial {len(self.known)} of {self.count}: {_line(outcome)}")
+        self._forget()
+
+    def _forget(self) -> None:
+        """Remove the states of combinations that enough others are better than; all of their seeds are known."""
+        if self._keep_states is not None:
+            ended = [row for row in self.rows() if row.is_whole and not row.pending]
+            for row in ended[self._keep_states :]:
+                for outcome in row.outcomes:
+                    shutil.rmtree(self._folders[outcome.trial], ignore_errors=True)
 
 
 def _failed(trial: Trial, metric: str, error: MonolithError) -> Outcome:

@@ -117,6 +117,15 @@ def test_a_trial_that_fails_is_recorded_and_the_others_go_on(shop):
     assert {line["status"] for line in lines(shop, "failing")} == {"done", "failed"}
 
 
+def test_only_the_states_of_the_best_are_kept_where_one_asks_for_that(shop):
+    words = ("--set", "tables.*.optimizer.lr=0.00001,0.1,0.00002", "--set", "fit.epochs=1", "--dir", "few")
+    done = shop.run("sweep", "shop.yaml", *words, "--keep", "1")
+    best = max(lines(shop, "few"), key=lambda line: line["score"])
+    assert [path.name for path in (shop.folder / "few/trials").iterdir()] == [best["trial"]]
+    assert f"--set state={best['state']}" in done.stdout
+    assert "3 trials; 3 were done before" in shop.run("sweep", "shop.yaml", *words).stdout
+
+
 def test_settings_that_change_what_is_read_get_samples_of_their_own(shop):
     words = ("--set", "train.group_by=user,item", "--set", "fit.epochs=1", "--dir", "two")
     assert shop.run("sweep", "shop.yaml", *words).returncode == 0
