@@ -108,16 +108,22 @@ class Sweep:
 
     def _read(self) -> None:
         """Read the streams of all that waits, before the workers begin."""
-        read_ms: set[int] = set()
+        moments: set[str] = set()
+        judged: set[Path] = set()
         for trial in list(self._queue):
             try:
-                read_ms.add(self._readings.of(trial.job).read_ms)
+                reading = self._readings.of(trial.job)
+                moments.add(datetime.fromtimestamp(reading.read_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S"))
+                judged |= {reading.validation} if trial.name in self._others else set()
             except MonolithError as error:
                 self._queue.remove(trial)
                 self._keep(_failed(trial, self.metric, error))
-        for read in sorted(read_ms):
-            when = datetime.fromtimestamp(read / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-            self._say(f"samples read {when} UTC")
+        for moment in sorted(moments):
+            self._say(f"samples read {moment} UTC")
+        if len(judged) > 1:
+            self._say(
+                f"a swept setting changes what is read: trials are judged on {len(judged)} different sets of samples"
+            )
 
     def _start(self, crew: Crew) -> None:
         while self._queue and crew.has_room():

@@ -110,11 +110,14 @@ def test_random_draws_and_halving_stops_what_is_worse(shop):
     assert len(lines(shop, "halved")) == len(kept)
 
 
-def test_a_trial_that_fails_is_recorded_and_the_others_go_on(shop):
-    done = shop.run("sweep", "shop.yaml", "--set", "tables.*.optimizer.lr=1e30,0.1", "--dir", "failing")
+def test_a_trial_that_fails_is_recorded_the_others_go_on_and_the_next_call_tries_it_again(shop):
+    words = ("sweep", "shop.yaml", "--set", "tables.*.optimizer.lr=1e30,0.1", "--dir", "failing")
+    done = shop.run(*words)
     assert done.returncode == 0, done.stderr
     assert "failed: tables.*.optimizer.lr=1e30, seed 0: NonFiniteError" in done.stdout
     assert {line["status"] for line in lines(shop, "failing")} == {"done", "failed"}
+    assert "2 trials; 1 were done before" in shop.run(*words).stdout
+    assert sorted(line["status"] for line in lines(shop, "failing")) == ["done", "failed", "failed"]
 
 
 def test_only_the_states_of_the_best_are_kept_where_one_asks_for_that(shop):
@@ -128,7 +131,7 @@ def test_only_the_states_of_the_best_are_kept_where_one_asks_for_that(shop):
 
 def test_settings_that_change_what_is_read_get_samples_of_their_own(shop):
     words = ("--set", "train.group_by=user,item", "--set", "fit.epochs=1", "--dir", "two")
-    assert shop.run("sweep", "shop.yaml", *words).returncode == 0
+    assert "trials are judged on 2 different sets of samples" in shop.run("sweep", "shop.yaml", *words).stdout
     assert len(list((shop.folder / "two/samples").iterdir())) == 2
     assert len(list((shop.folder / "build/sweep/samples").iterdir())) == 1
 
