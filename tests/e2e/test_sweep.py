@@ -141,11 +141,11 @@ def test_a_sweep_that_ends_early_leaves_no_worker_and_is_gone_on_with(shop, how,
     folder = f"ended{status}"
     words = ("sweep", "shop.yaml", "--dir", folder, "--set", "fit.patience=9999")
     sweep = shop.spawn(*words, "--set", "fit.epochs=1,100000")
-    shop.wait(lambda: lines(shop, folder), "the short trial to end")
+    shop.wait(lambda: lines(shop, folder), "the short trial to end", timeout_s=150)
     workers = Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split()
     assert len(workers) >= 2
     sweep.send_signal(how)
-    assert sweep.wait(timeout=60) == status
+    assert sweep.wait(timeout=150) == status
     shop.wait(lambda: not any(is_running(worker) for worker in workers), "the workers to end")
     again = shop.run(*words, "--set", "fit.epochs=1,2")
     assert "2 trials; 1 were done before" in again.stdout, again.stderr
@@ -162,11 +162,11 @@ def is_running(pid: str) -> bool:
 def test_a_worker_that_is_killed_costs_its_trial_only(shop):
     words = ("--set", "fit.patience=9999", "--set", "fit.epochs=100000,2", "--workers", "1", "--dir", "killed")
     sweep = shop.spawn("sweep", "shop.yaml", *words)
-    shop.wait(lambda: list(shop.folder.glob("killed/trials/*/fit.tmp/best")), "the long trial to run")
+    shop.wait(lambda: list(shop.folder.glob("killed/trials/*/fit.tmp/best")), "the long trial to run", timeout_s=150)
     for child in Path(f"/proc/{sweep.pid}/task/{sweep.pid}/children").read_text().split():
         if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
             os.kill(int(child), signal.SIGKILL)
-    assert sweep.wait(timeout=60) == 0
+    assert sweep.wait(timeout=150) == 0
     kept = {line["settings"][0]: line for line in lines(shop, "killed")}
     assert "its process ended by signal 9" in kept["fit.epochs=100000"]["error"]
     assert kept["fit.epochs=2"]["status"] == "done"
