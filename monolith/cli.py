@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "fit",
     "evaluate",
+    "sweep",
     "replay",
     "serve",
     "bench",

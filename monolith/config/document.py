@@ -18,6 +18,8 @@ from monolith.secrets import masked
 
 Keys = tuple[str | int, ...]  # the way to a value: ("tables", 0, "dim")
 
+EACH = "*"  # in an option's path: every element of a list
+
 _OPTION = re.compile(r"^(?P<path>[^=\s]+?)\s*=(?P<value>.*)$", re.DOTALL)
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[([^\[\]]+)\]")
 
@@ -38,6 +40,7 @@ class Document:
         """Parse ``text``; raises `ConfigError` with ``source`` and the line where it is no YAML."""
         self.source = source
         self.revealed: dict[Keys, str] = {}  # what took a reference's place, not to be shown
+        self.made: list[Keys] = []  # mappings that an option made, because the file had none there
         self._origins: dict[Keys, str] = {(): source}
         loader = _Yaml(text)
         try:
@@ -55,17 +58,18 @@ class Document:
         return self._origins[keys]
 
     def set(self, option: str) -> None:
-        """Change one value as ``a.b=c`` says, ``c`` being YAML; raises `ConfigError` naming the option.
+        """Change values as ``a.b=c`` says, ``c`` being YAML; raises `ConfigError` naming the option.
 
-        A list element is named by its number (``tables[0].dim``) or by its ``name`` (``tables.user.dim``).
+        A list element is named by its number (``tables[0].dim``) or by its ``name`` (``tables.user.dim``); ``*`` stands
+        for every element (``tables.*.dim``).
         """
         origin = f"--set {masked(option)}"
         match = _OPTION.match(option)
         if match is None:
             raise ConfigError(f"{origin}: not of the form key=value, for instance train.batch_size=64")
-        keys = self._resolve(match["path"], origin)
-        value = Document(match["value"], origin)
-        self._put(keys, value.data if match["value"].strip() else None, origin)
+        for keys in self._resolve(match["path"], origin):
+            value = Document(match["value"], origin)  # each place a value of its own
+            self._put(keys, value.data if match["value"].strip() else None, origin)
 
     def _construct(self, loader: _Yaml, node: yaml.Node, keys: Keys) -> Any:
         self._origins[keys] = f"{self.source}:{node.start_mark.line + 1}"
@@ -95,17 +99,15 @@ class Document:
                 raise ConfigError(f"{self.source}:{line}: {path} is given twice, first in line {seen[key.value]}")
             seen[key.value] = line
 
-    def _resolve(self, path: str, origin: str) -> Keys:
+    def _resolve(self, path: str, origin: str) -> list[Keys]:
+        """The places that ``path`` means: one, or more where it holds a ``*``."""
         words = [a or b for a, b in _STEP.findall(path)]
         if not words or "".join(m.group(0) for m in _STEP.finditer(path)) != path:
             raise ConfigError(f"{origin}: {path!r} is no key path; write for instance tables.user.dim or tables[0].dim")
-        keys: Keys = ()
-        here = self.data
+        places: list[tuple[Keys, Any]] = [((), self.data)]
         for word in words:
-            step = _position(here, word, keys, origin) if isinstance(here, list) else word
-            keys = (*keys, step)
-            here = here[step] if isinstance(here, list) else here.get(step) if isinstance(here, dict) else None
-        return keys
+            places = [place for keys, here in places for place in _inside(here, word, keys, origin)]
+        return [keys for keys, _ in places]
 
     def _put(self, keys: Keys, value: Any, origin: str) -> None:
         if not isinstance(self.data, dict):
@@ -115,6 +117,7 @@ class Document:
             if isinstance(here, dict) and here.get(key) is None:
                 here[key] = {}
                 self._origins[keys[:depth]] = origin
+                self.made.append(keys[:depth])
             here = here[key]
             if not isinstance(here, dict | list):
                 raise ConfigError(f"{origin}: {path_text(keys[:depth])} is {describe(here)}; it has no keys to set")
@@ -143,6 +146,19 @@ def nearest(word: str, allowed: list[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``word``, else nothing."""
     close = get_close_matches(word[:MOST_SHOWN].lower(), allowed, n=1, cutoff=0.6)
     return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _inside(here: Any, word: str, keys: Keys, origin: str) -> list[tuple[Keys, Any]]:
+    """The values in ``here``, which stands at ``keys``, that ``word`` means; None where there is none yet."""
+    if word == EACH:
+        if not isinstance(here, list) or not here:
+            text = path_text(keys) or "the job"
+            raise ConfigError(f"{origin}: {EACH} stands for the elements of a list, and {text} is {describe(here)}")
+        return [((*keys, number), item) for number, item in enumerate(here)]
+    if isinstance(here, list):
+        step = _position(here, word, keys, origin)
+        return [((*keys, step), here[step])]
+    return [((*keys, word), here.get(word) if isinstance(here, dict) else None)]
 
 
 def _position(items: list[Any], word: str, keys: Keys, origin: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
+from monolith.config.default_kinds import give_kinds
 from monolith.config.document import Document, path_text
 from monolith.config.job import JobConfig, ServeConfig
 from monolith.config.references import settle, without_passwords
@@ -38,6 +39,7 @@ def parse_job(text: str, source: str, sets: Iterable[str] = ()) -> JobConfig:
     document = Document(text, source)
     for option in sets:
         document.set(option)
+    give_kinds(document)
     _refuse(document, settle(document, inspect.type_info(JobConfig)))
     _refuse(document, problems(document.data, inspect.type_info(JobConfig)))
     job = msgspec.convert(document.data, JobConfig)

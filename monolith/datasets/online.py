@@ -13,8 +13,8 @@ The first part ends at a step boundary: every way has seen the same samples, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, compress
 from pathlib import Path
 
@@ -23,12 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config import JobConfig
-from monolith.config.expiry import Forever
-from monolith.errors import InputError
+from monolith.errors import ConfigError, InputError, NoSamplesError
+from monolith.streaming.between import Between
+from monolith.streaming.bounded import open_bounded
 from monolith.streaming.runner import Step
 from monolith.streaming.steps import StepReader
 from monolith.tables.batch import NO_GROUP, Batch, Flags, concatenated
-from monolith.training.learner import Learner
+from monolith.training.fit_input import steps_of
+from monolith.training.fitting import lasting
+from monolith.training.learner import Learner, Predictions
+from monolith.training.metrics import weights_of
 from monolith.training.ranking import auc, gauc
 
 Floats = npt.NDArray[np.float32]
@@ -42,7 +46,9 @@ SCORE_BATCH = 1024
 
 @dataclass(frozen=True)
 class Split:
-    """A stream cut in two; ``test`` are the samples of ``later`` that are judged (those shown from the cut on)."""
+    """A stream cut in two; ``test`` are the samples of ``later`` that are judged: those shown from the cut on that have
+    a label of the first task.
+    """
 
     earlier: list[Step]
     later: list[Step]
@@ -56,7 +62,9 @@ class Split:
     @property
     def judged(self) -> Flags:
         """Which samples (n,) of ``later`` are judged."""
-        return _samples(self.later).event_time_ms >= self.cut_ms
+        later = _samples(self.later)
+        judged: Flags = (later.event_time_ms >= self.cut_ms) & (weights_of(later, 0) > 0)
+        return judged
 
     @property
     def test(self) -> Batch:
@@ -74,7 +82,7 @@ class Comparison:
     """Scores (n,) of each way for the same n samples, in stream order."""
 
     labels: Floats
-    users: npt.NDArray[np.int64]
+    users: npt.NDArray[np.int64]  # NO_GROUP: the sample has none
     times_ms: npt.NDArray[np.int64]
     scores: dict[str, Floats]
     epochs: int  # that frozen took
@@ -84,9 +92,19 @@ class Comparison:
         """Over all samples together."""
         return auc(self.scores[way], self.labels)
 
-    def gauc(self, way: str) -> float:
-        """Within users, weighted by impressions: what is left when each user's own level counts for nothing."""
-        return gauc(self.users, self.scores[way], self.labels)[0]
+    def gauc(self, way: str) -> float | None:
+        """Within users, weighted by impressions: what is left when each user's own level counts for nothing.
+
+        None where no user has labels of both kinds; samples without a user do not count.
+        """
+        known = self.users != NO_GROUP
+        value, impressions = gauc(self.users[known], self.scores[way][known], self.labels[known])
+        return value if impressions else None
+
+    @property
+    def grouped(self) -> int:
+        """How many samples have a user."""
+        return int((self.users != NO_GROUP).sum())
 
     def windows(self, way: str, size: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """AUC over windows of ``size`` samples and the event time at which each ends."""
@@ -103,7 +121,41 @@ def read_steps(job: JobConfig, journal: Path, *, recorded: bool = False) -> list
     if not recorded:
         job = msgspec.structs.replace(job, input=msgspec.structs.replace(job.input, follow=False))
     with StepReader.open(job, journal, replay_only=recorded) as reader:
-        return list(_all_steps(reader))
+        return list(steps_of(reader))
+
+
+def read_bounded(job: JobConfig, part: Between, progress: Progress) -> tuple[list[Step], dict[str, int]]:
+    """The steps of the job's streams up to their present ends, without keys, and what became no sample.
+
+    Nothing is written, committed or waited for. Raises ConfigError and UnavailableError as `open_bounded` does.
+    """
+    steps: list[Step] = []
+    done = 0
+    with open_bounded(job, between=part) as reader:
+        for step in steps_of(reader):
+            steps.append(replace(step, keys=()))
+            done += len(step.batch)
+            progress("reading", done, done + (reader.progress().lag or 0))
+        return steps, dict(reader.progress().dropped())
+
+
+def cut_of(steps: Sequence[Step], share: float) -> int:
+    """The event time before which the first ``share`` of all samples lie. Raises NoSamplesError where there is none."""
+    times = np.concatenate([step.batch.event_time_ms for step in steps]) if steps else np.zeros(0, np.int64)
+    if not len(times):
+        raise NoSamplesError("the streams hold no sample to compare on: look at the job's `input`, --from and --until")
+    number = min(int(len(times) * share), len(times) - 1)
+    return int(np.partition(times, number)[number])
+
+
+def check_comparable(job: JobConfig) -> None:
+    """Raises ConfigError for a job whose first task has no AUC."""
+    task = job.labels[0]
+    if task.loss != "log":
+        raise ConfigError(
+            f"the first task {task.name!r} has the loss {task.loss}: the comparison is by AUC and needs labels of two "
+            f"kinds, with the loss log; `monolith evaluate` gives the errors of such a task"
+        )
 
 
 def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
@@ -117,11 +169,13 @@ def split_at(steps: Sequence[Step], cut_ms: int) -> Split:
 
 
 def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) -> Comparison:
-    """Train and judge all four ways; ``job`` says model, tables and batch size."""
+    """Train and judge all four ways; ``job`` says model, tables and batch size.
+
+    By the job's first task. Raises ConfigError where that has no AUC, InputError where one of its labels is missing.
+    """
+    check_comparable(job)
     test = split.test
-    if len(ungrouped := np.flatnonzero(test.groups == NO_GROUP)):
-        key = "/".join(split.test_keys[ungrouped[0]])
-        raise InputError(f"within-user AUC needs one {job.train.group_by!r} a sample; {key} has none")
+    _check_both(test, "the judged part")
     frozen, warm, epochs = _batch_ways(job, split, progress)
     online = Learner(job)
     frozen1, online1 = _one_pass_ways(online, split, progress)
@@ -135,6 +189,20 @@ def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) 
     )
 
 
+def _check_both(samples: Batch, what: str) -> None:
+    hits = int((_labelled(samples).labels[:, 0] > 0).sum())
+    if not 0 < hits < len(_labelled(samples)):
+        raise InputError(
+            f"{what} has {len(samples):,} samples, {hits:,} of them positive: an AUC needs labels of both kinds; take "
+            f"more of the stream, or another share"
+        )
+
+
+def _labelled(samples: Batch) -> Batch:
+    """The samples that have a label of the first task."""
+    return samples.take(np.flatnonzero(weights_of(samples, 0) > 0))
+
+
 def _one_pass_ways(learner: Learner, split: Split, progress: Progress) -> tuple[Floats, Floats]:
     _follow(learner, split.earlier, progress, "one pass")
     frozen1 = _score(learner, split.test)
@@ -142,8 +210,7 @@ def _one_pass_ways(learner: Learner, split: Split, progress: Progress) -> tuple[
 
 
 def _batch_ways(job: JobConfig, split: Split, progress: Progress) -> tuple[Floats, Floats, int]:
-    lasting = [msgspec.structs.replace(table, expiry=Forever()) for table in job.tables]  # epochs have no event time
-    job = msgspec.structs.replace(job, tables=lasting)
+    job = lasting(job)  # epochs have no event time
     learner, epochs = _fit(job, split.train, progress)
     frozen = _score(learner, split.test)
     return frozen, _judged(split, _follow(learner, split.later, progress, "warm")), epochs
@@ -164,6 +231,8 @@ def _fit(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Learner, i
 
 def _best_epochs(job: JobConfig, train: Batch, validation: Batch, progress: Progress) -> int:
     learner, areas = Learner(job), list[float]()
+    _check_both(validation, "the last eighth of the first part, by which the number of epochs is chosen,")
+    validation = _labelled(validation)
     while len(areas) < EPOCHS and len(areas) - int(np.argmax([*areas, -1.0])) <= PATIENCE:
         _epoch(learner, train, len(areas) + 1)
         areas.append(auc(_score(learner, validation), validation.labels[:, 0]))
@@ -182,7 +251,7 @@ def _follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: s
     size, scores, done = learner.job.train.batch_size, [], 0
     total = sum(len(step.batch) for step in steps)
     for step in steps:
-        scores += [learner.step(batch) for batch in step.batch.pieces(size)]
+        scores += [_first(learner.step(batch)) for batch in step.batch.pieces(size)]
         learner.advance(step.watermark_ms, learner.job.train.sweep_rows)
         done += len(step.batch)
         progress(what, done, total)
@@ -190,7 +259,12 @@ def _follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: s
 
 
 def _score(learner: Learner, samples: Batch) -> Floats:
-    return np.concatenate([learner.score(batch) for batch in samples.pieces(SCORE_BATCH)])
+    return np.concatenate([_first(learner.score(batch)) for batch in samples.pieces(SCORE_BATCH)])
+
+
+def _first(predictions: Predictions) -> Floats:
+    """Those of the first task, (n,)."""
+    return predictions if predictions.ndim == 1 else predictions[:, 0]
 
 
 def _judged(split: Split, scores: Floats) -> Floats:
@@ -201,10 +275,3 @@ def _judged(split: Split, scores: Floats) -> Floats:
 
 def _samples(steps: Iterable[Step]) -> Batch:
     return concatenated([step.batch for step in steps])
-
-
-def _all_steps(reader: StepReader) -> Iterator[Step]:
-    while (step := reader.next(timeout_s=1.0)) is not None:
-        yield step
-        if step.ended:
-            return

@@ -26,22 +26,46 @@ def table(comparison: Comparison) -> list[str]:
         "warm": "frozen, then going on learning",
         BEST: "the true probabilities: no model can be expected to do better",
     }
-    lines = [f"{'':10}{'AUC':>7}{'GAUC':>9}"]
+    has_gauc = comparison.gauc("online1") is not None
+    lines = [f"{'':10}{'AUC':>7}" + (f"{'GAUC':>9}" if has_gauc else "")]
     for way in comparison.scores:
-        lines.append(f"{way:10}{comparison.auc(way):7.4f}{comparison.gauc(way):9.4f}   {meanings[way]}")
-    return [*lines, *(f"{name:19}{area:+.4f} AUC {within:+.4f} GAUC" for name, area, within in gains(comparison))]
+        within = comparison.gauc(way)
+        column = "" if within is None else f"{within:9.4f}"
+        lines.append(f"{way:10}{comparison.auc(way):7.4f}{column}   {meanings[way]}")
+    return [*lines, *(_gain_line(*gain) for gain in gains(comparison))]
 
 
-def gains(comparison: Comparison) -> list[tuple[str, float, float]]:
-    """What going on learning is worth, in AUC and in GAUC: against the same model that stopped."""
+def _gain_line(name: str, area: float, within: float | None) -> str:
+    return f"{name:19}{area:+.4f} AUC" + ("" if within is None else f" {within:+.4f} GAUC")
+
+
+def gains(comparison: Comparison) -> list[tuple[str, float, float | None]]:
+    """What going on learning is worth, in AUC and in GAUC: against the same model that stopped. None: no GAUC."""
     return [
         (
             f"{online} - {stopped}",
             comparison.auc(online) - comparison.auc(stopped),
-            comparison.gauc(online) - comparison.gauc(stopped),
+            _within(comparison, online, stopped),
         )
         for online, stopped in (("online1", "frozen1"), ("warm", "frozen"))
     ]
+
+
+def _within(comparison: Comparison, online: str, stopped: str) -> float | None:
+    first, second = comparison.gauc(online), comparison.gauc(stopped)
+    return None if first is None or second is None else first - second
+
+
+def about_gauc(comparison: Comparison, group_by: str, *, is_read: bool) -> str | None:
+    """Why GAUC is missing, or of how many samples it is; None where all have a user."""
+    count, grouped = len(comparison.labels), comparison.grouped
+    if not is_read:
+        return f"no GAUC: no table reads the feature {group_by!r}; train.group_by names another one"
+    if not grouped:
+        return f"no GAUC: no judged sample has the feature {group_by!r}; train.group_by names another one"
+    if comparison.gauc("online1") is None:
+        return f"no GAUC: no {group_by!r} has judged samples of both kinds"
+    return f"GAUC is of the {grouped:,} samples of {count:,} that have one {group_by!r}" if grouped < count else None
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,10 +22,13 @@ from monolith.config.expiry import Forever
 from monolith.config.fit import FitConfig, FitMetric, LastPart, RandomPart
 from monolith.config.table import TableConfig
 from monolith.errors import InputError, NoSamplesError
+from monolith.streaming.journal import Positions
 from monolith.tables.batch import Batch, Flags
+from monolith.tables.kept_strings import KeptStrings, Strings
 from monolith.training.evaluation import Evaluation, Result
 from monolith.training.learner import Learner
 from monolith.training.sample_file import SampleFile
+from monolith.training.start import About, write_start
 
 SCORE_BATCH = 4096
 _LOWER_IS_BETTER = ("logloss", "rmse", "mae")
@@ -55,7 +58,7 @@ class Fitter:
                 )
         self.learner = Learner(lasting(job))
         self.metric = metric_of(job)
-        self._job, self._settings = job, job.fit
+        self.job, self._settings = job, job.fit
         self._train, self._validation = train, validation
         self._folder, self._tell = best, tell
         self._best = math.nan
@@ -82,7 +85,7 @@ class Fitter:
         self._follow(self._validation.batches(self._size()), "learning the last part once", len(self._validation))
 
     def _pass(self, number: int) -> None:
-        order = np.random.default_rng([self._job.seed, number]) if self._settings.shuffle else None
+        order = np.random.default_rng([self.job.seed, number]) if self._settings.shuffle else None
         self._follow(self._train.batches(self._size(), order), f"epoch {number}", len(self._train))
 
     def _follow(self, batches: Iterator[Batch], what: str, total: int) -> None:
@@ -93,7 +96,7 @@ class Fitter:
             self._tell(what, done, total)
 
     def _judge(self) -> dict[str, Result]:
-        evaluation = Evaluation(self._job.labels)
+        evaluation = Evaluation(self.job.labels)
         for batch in self._validation.batches(SCORE_BATCH):
             evaluation.add(batch, self.learner.score(batch))
             self._tell("judging", evaluation.samples, len(self._validation))
@@ -106,7 +109,7 @@ class Fitter:
                 f"{self.metric} of the validation part is {score}: it needs labels of both kinds; choose another "
                 f"`fit.metric`, or another `fit.validation`"
             )
-        lower = self.metric in _LOWER_IS_BETTER
+        lower = is_lower_better(self.metric)
         better = math.isnan(self._best) or (score < self._best if lower else score > self._best)
         self._best = score if better else self._best
         return better
@@ -118,7 +121,27 @@ class Fitter:
         self.learner.save(self._folder)
 
     def _size(self) -> int:
-        return self._settings.batch_size or self._job.train.batch_size
+        return self._settings.batch_size or self.job.train.batch_size
+
+
+def write_fitted(fitter: Fitter, epochs: Sequence[Epoch], positions: Positions, strings: Strings | None = None) -> int:
+    """Make the best state the start of the job's run, the `last` part learnt once; returns the best epoch's number.
+
+    ``strings``: what the ids of the samples stand for, where the job keeps that.
+    """
+    best = max(epoch.number for epoch in epochs if epoch.is_best)
+    if isinstance(fitter.job.fit.validation, LastPart):
+        fitter.learn_validation()
+    about = About(f"monolith fit, epoch {best} of {len(epochs)} by {fitter.metric}", positions)
+    kept = KeptStrings(fitter.learner.features)
+    kept.take(strings or {}, fitter.learner.tables)
+    write_start(Path(fitter.job.state), fitter.job, fitter.learner, about, kept)
+    return best
+
+
+def is_lower_better(metric: FitMetric) -> bool:
+    """Whether a smaller number of ``metric`` is the better one."""
+    return metric in _LOWER_IS_BETTER
 
 
 def metric_of(job: JobConfig) -> FitMetric:

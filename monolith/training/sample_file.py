@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import msgspec
 import numpy as np
 
+from monolith.disk import write_durably
+from monolith.errors import CorruptError
 from monolith.tables.batch import Batch, concatenated
 from monolith.tables.batch_bytes import from_bytes, to_bytes
 
 BLOCK_ROWS = 262_144  # samples that are shuffled together
 
 
+class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the blocks of a kept file are."""
+
+    places: list[tuple[int, int]]  # offset and length of each
+    rows: list[int]  # samples of each
+
+
 class SampleFile:
     """Appends batches to a file and reads them in blocks. One thread; a context manager that removes the file."""
 
-    def __init__(self, path: Path, *, block_rows: int = BLOCK_ROWS) -> None:
-        self._file = path.open("w+b")
-        self._path, self._block_rows = path, block_rows
+    def __init__(self, path: Path, *, block_rows: int = BLOCK_ROWS, keep: bool = False) -> None:
+        """``keep``: the file stays, and after `finish` anybody may `reopen` it."""
+        self._open(path, "w+b", keep, _Index([], []))
+        self._block_rows = block_rows
+
+    @classmethod
+    def reopen(cls, path: Path) -> SampleFile:
+        """Read samples that were kept, beside any number of other readers. Raises CorruptError, and OSError."""
+        try:
+            index = msgspec.json.decode(_index(path).read_bytes(), type=_Index)
+        except msgspec.DecodeError as error:
+            text = f"{_index(path)} cannot be read: {error}; remove its folder to have the streams read anew"
+            raise CorruptError(text) from error
+        file = cls.__new__(cls)
+        file._open(path, "rb", True, index)
+        return file
+
+    def _open(self, path: Path, mode: str, keep: bool, index: _Index) -> None:
+        self._file: Any = path.open(mode)
+        self._path, self._keep = path, keep
         self._waiting: list[Batch] = []
-        self._places: list[tuple[int, int]] = []  # offset and length of each block
-        self._rows: list[int] = []
+        self._places = index.places
+        self._rows = index.rows
 
     def __len__(self) -> int:
         """Samples so far."""
@@ -42,6 +71,10 @@ class SampleFile:
         if self._waiting:
             self._write(concatenated(self._waiting))
             self._waiting = []
+        if self._keep:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            write_durably(_index(self._path), msgspec.json.encode(_Index(self._places, self._rows)))
 
     def _write(self, block: Batch) -> None:
         data = to_bytes(block)
@@ -70,4 +103,9 @@ class SampleFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._path.unlink(missing_ok=True)
+        if not self._keep:
+            self._path.unlink(missing_ok=True)
+
+
+def _index(path: Path) -> Path:
+    return path.with_name(path.name + ".index")

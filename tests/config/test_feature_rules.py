@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from monolith.config import FeatureConfig
+from monolith.config import FeatureConfig, parse_job
 from monolith.config.feature_rules import broken_feature_rules
 from monolith.config.features import Log1p
+from monolith.errors import ConfigError
 
 BROKEN = [
     ({"type": "float", "bag": True}, False, "bag", "a bag holds ids"),

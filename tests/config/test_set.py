@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from monolith.config.optimizers import SGD, Adam
+from monolith.config.fit import LastPart
+from monolith.config.optimizers import SGD, Adagrad, Adam
 
 
 @pytest.mark.parametrize("option", ["tables.movie.dim=8", "tables[1].dim=8", "tables.1.dim=8", "tables[movie].dim = 8"])
@@ -18,6 +19,19 @@ def test_values_are_yaml(parse):
     assert job.input.follow is False
     assert job.train.step_linger_s == 0.001
     assert job.tables[0].optimizer == SGD(lr=1.0)
+
+
+def test_a_star_stands_for_every_element_also_one_without_the_section(parse):
+    job = parse(sets=["tables.*.optimizer.lr=0.25"])
+    assert [table.optimizer for table in job.tables] == [Adagrad(lr=0.25), Adam(lr=0.25, beta1=0.8), Adagrad(lr=0.25)]
+    assert [table.dim for table in parse(sets=["tables[*].dim=7"]).tables] == [7, 7, 7]
+
+
+def test_one_key_of_a_section_that_the_file_lacks_changes_the_default_kind(parse):
+    assert parse(sets=["fit.validation.share=0.3"]).fit.validation == LastPart(share=0.3)
+    sets = ["tables.genres.optimizer.lr=0.5", "tables.genres.optimizer.kind=sgd"]
+    assert parse(sets=sets).tables[2].optimizer == SGD(lr=0.5)
+    assert parse(sets=[sets[0], "tables.genres.optimizer={kind: sgd, lr: 1}"]).tables[2].optimizer == SGD(lr=1.0)
 
 
 def test_a_value_may_hold_equal_signs_and_be_empty(parse):
@@ -57,9 +71,15 @@ def test_kind_can_be_changed_alone(parse):
         ("train.batch_size", "not of the form key=value"),
         ("=3", "not of the form key=value"),
         ("a..b=3", "is no key path"),
+        ("*.dim=3", "* stands for the elements of a list, and the job is the mapping"),
         ("name.x=3", "name is the text 'movies'; it has no keys to set"),
         ("train.batch_size=[1", "not YAML"),
     ],
 )
 def test_a_bad_option_is_named_in_its_error(refused, option, says):
     assert refused(sets=[option], says=says).startswith(f"--set {option}")
+
+
+def test_a_star_that_sets_what_is_not_there_is_refused_once_for_each_element(refused):
+    text = refused(sets=["tables.*.eviction.max_row=3"], says="3 things are wrong")
+    assert "--set tables.*.eviction.max_row=3: tables[2].eviction.max_row: unknown key 'max_row' of kind" in text

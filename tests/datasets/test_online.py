@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -8,14 +9,16 @@ import pytest
 from batches import seen
 
 from monolith.commands.local_stream import local_sets
-from monolith.config import JobConfig, parse_job
+from monolith.config import JobConfig, TaskConfig, parse_job
 from monolith.datasets.impressions import timeline, write_events
-from monolith.datasets.online import WAYS, Comparison, compare, read_steps, split_at
-from monolith.datasets.online_report import BEST, as_dict, gains, plot, table, with_best
+from monolith.datasets.online import WAYS, Comparison, compare, cut_of, read_bounded, read_steps, split_at
+from monolith.datasets.online_report import BEST, about_gauc, as_dict, gains, plot, table, with_best
 from monolith.datasets.streams import NamedStream
 from monolith.datasets.synthetic import SyntheticConfig, SyntheticStream
-from monolith.errors import InputError
+from monolith.errors import ConfigError, InputError, NoSamplesError
+from monolith.streaming.between import Between
 from monolith.streaming.source import open_sink
+from monolith.tables.batch import NO_GROUP
 from monolith.training.learner import Learner
 
 COUNT = 1200
@@ -156,11 +159,54 @@ def test_the_true_probabilities_are_found_again_and_are_best(stream: NamedStream
     assert table(best)[5].startswith("best")
 
 
-def test_a_stream_without_the_grouping_feature_has_no_gauc(job: JobConfig, tmp_path: Path, stream: NamedStream):
-    other = msgspec.structs.replace(job, train=msgspec.structs.replace(job.train, group_by="visitor"))
-    split = split_at(read_steps(other, tmp_path / "journal"), stream.cut_ms(0.8))
-    with pytest.raises(InputError, match="within-user AUC needs one 'visitor' a sample"):
+def test_a_stream_without_the_grouping_feature_has_no_gauc(known: Comparison):
+    alone = replace(known, users=np.full(4, NO_GROUP))
+    assert alone.gauc("online1") is None
+    assert alone.grouped == 0
+    assert table(alone)[0].split() == ["AUC"]
+    assert table(alone)[-1] == "warm - frozen      +0.0000 AUC"
+    assert as_dict(alone)["gains"]["online1 - frozen1"] == {"auc": 0.0, "gauc": None}
+    assert "no judged sample has the feature 'user'" in about_gauc(alone, "user", is_read=True)
+    assert "no table reads the feature 'user'" in about_gauc(alone, "user", is_read=False)
+
+
+def test_gauc_leaves_out_samples_without_a_user_and_says_so(known: Comparison):
+    some = replace(known, users=np.array([7, 7, NO_GROUP, 8]))
+    assert some.gauc("online1") == 1.0
+    assert about_gauc(some, "user", is_read=True) == "GAUC is of the 3 samples of 4 that have one 'user'"
+    assert about_gauc(known, "user", is_read=True) is None
+
+
+def test_a_judged_part_of_one_class_is_refused(job: JobConfig, split):
+    ones = [replace(step, batch=replace(step.batch, labels=np.ones_like(step.batch.labels))) for step in split.later]
+    with pytest.raises(InputError, match="an AUC needs labels of both kinds"):
+        compare(job, replace(split, later=ones))
+
+
+def test_samples_without_a_label_of_the_first_task_are_not_judged(split):
+    bare = [replace(s, batch=replace(s.batch, label_weights=np.zeros_like(s.batch.labels))) for s in split.later]
+    assert not replace(split, later=bare).judged.any()
+
+
+def test_a_first_task_without_an_auc_is_refused_by_its_name(job: JobConfig, split):
+    other = msgspec.structs.replace(job, labels=[TaskConfig(name="watched", loss="squared")])
+    with pytest.raises(ConfigError, match="the first task 'watched' has the loss squared"):
         compare(other, split)
+
+
+def test_bounded_steps_are_those_of_a_run_and_write_nothing(job: JobConfig, steps):
+    before = sorted(path for path in Path(job.state).parent.rglob("*"))
+    read, dropped = read_bounded(job, Between(), lambda *_: None)
+    assert [s.batch.event_time_ms.tolist() for s in read] == [s.batch.event_time_ms.tolist() for s in steps]
+    assert dropped == {"late positives": 1}
+    assert sorted(path for path in Path(job.state).parent.rglob("*")) == before
+
+
+def test_the_cut_is_by_the_share_of_samples_before_it(steps, split):
+    times = np.concatenate([step.batch.event_time_ms for step in steps])
+    assert (times < cut_of(steps, 0.8)).mean() == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(NoSamplesError, match="no sample to compare on"):
+        cut_of([], 0.8)
 
 
 def test_gauc_looks_inside_users_only(known: Comparison):

@@ -10,7 +10,7 @@ from batches import batch_of
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig, TaskConfig
 from monolith.config.expiry import Idle
 from monolith.config.fit import FitConfig, LastPart, RandomPart
-from monolith.errors import ConfigError, InputError, NoSamplesError
+from monolith.errors import ConfigError, CorruptError, InputError, NoSamplesError
 from monolith.tables.batch import concatenated
 from monolith.training.fitting import Fitter, metric_of, split
 from monolith.training.learner import Learner
@@ -53,6 +53,19 @@ def file_of(tmp_path):
 
 def times(file: SampleFile) -> list[int]:
     return [time for block in file.blocks() for time in block.event_time_ms.tolist()]
+
+
+def test_kept_samples_are_read_again_by_anybody_and_stay(tmp_path):
+    with SampleFile(tmp_path / "kept", block_rows=300, keep=True) as file:
+        file.append(samples(1000))
+        file.finish()
+        written = times(file)
+    with SampleFile.reopen(tmp_path / "kept") as one, SampleFile.reopen(tmp_path / "kept") as other:
+        assert (len(one), times(one), times(other)) == (1000, written, written)
+    assert (tmp_path / "kept").exists()
+    (tmp_path / "kept.index").write_text("{}")
+    with pytest.raises(CorruptError, match="index cannot be read"):
+        SampleFile.reopen(tmp_path / "kept")
 
 
 def test_samples_come_back_in_order_and_every_one_once_when_shuffled(file_of):
