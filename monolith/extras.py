@@ -12,6 +12,7 @@ _EXTRAS = {  # third-party module -> the extras that install it, the nearest fir
     "serve": ("httpx", "onnxruntime", "prometheus_client", "redis", "safetensors", "starlette", "uvicorn"),
     "stream": ("kafka", "pyarrow", "tqdm"),
     "bench": ("matplotlib",),
+    "sweep": ("optuna",),
     "tensorboard": ("tensorboard",),
 }
 _PINNED = ("torch", "torchrec", "fbgemm_gpu")  # a set that only works together, installed in an order of its own
