@@ -18,7 +18,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -337,15 +337,37 @@ def _lock(folder: Path) -> BinaryIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        file.seek(0)
-        holder = file.read().decode(errors="replace") or "unknown"
-        file.close()
-        raise ConfigError(
-            f"the step journal {folder} is in use by process {holder}: a state folder belongs to one trainer; "
-            f"stop that one, or give this job another `state`"
-        ) from None
+        raise _in_use(folder, file) from None
+    if os.fstat(file.fileno()).st_nlink == 0:  # `held` took the file away between the two calls above
+        raise _in_use(folder, file)
     _sign(file)
     return file
+
+
+def _in_use(folder: Path, file: BinaryIO) -> ConfigError:
+    file.seek(0)
+    holder = file.read().decode(errors="replace") or "unknown"
+    file.close()
+    return ConfigError(
+        f"the step journal {folder} is in use by process {holder}: a state folder belongs to one trainer; "
+        f"stop that one, or give this job another `state`"
+    )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep every other process from opening the journal in ``folder`` for writing, and from this very lock.
+
+    A folder that holds nothing else at the end is removed. Raises ConfigError where another process has the lock.
+    """
+    with _lock(folder):
+        try:
+            yield
+        finally:
+            if not _segments(folder):
+                with suppress(OSError):
+                    (folder / "lock").unlink()
+                    folder.rmdir()
 
 
 def _sign(file: BinaryIO) -> None:

@@ -112,7 +112,7 @@ class LabelBlocks:
 
     def first_labels(self, blocks: npt.NDArray[np.uint8]) -> Floats:
         """The label of the first task in each of ``blocks`` (n, size)."""
-        return np.ascontiguousarray(blocks[:, :4]).view("<f4").reshape(-1)
+        return blocks[:, :4].copy().view("<f4").reshape(-1)
 
     def columns(self, heads: bytes, samples: int) -> tuple[Floats, Floats | None, bytes]:
         """Labels and weights (samples, tasks), and the heads of the features, of rows' heads that begin with blocks.
@@ -120,8 +120,9 @@ class LabelBlocks:
         The weights are None where each is 1.
         """
         matrix = np.frombuffer(heads, np.uint8).reshape(samples, -1 if samples else self.size)
-        block = np.ascontiguousarray(matrix[:, : self.size]).view("<f4")
-        labels, weights = (np.ascontiguousarray(half) for half in np.split(block, 2, axis=1))
+        # Copies, as a single row passes for contiguous with strides of bytes, which torch refuses.
+        block = matrix[:, : self.size].copy().view("<f4")
+        labels, weights = (half.copy() for half in np.split(block, 2, axis=1))
         return labels, None if (weights == 1).all() else weights, matrix[:, self.size :].tobytes()
 
     def without(self, row: bytes) -> bytes:

@@ -95,7 +95,7 @@ def open_trainer(
         yield trainer
 
 
-def _state_folder(job: JobConfig) -> Path:
+def state_folder(job: JobConfig) -> Path:
     """The job's state folder, made where it is not there yet."""
     state = Path(job.state)
     try:
@@ -113,7 +113,7 @@ def _state_folder(job: JobConfig) -> Path:
 def _opened(
     job: JobConfig, replay: Path | None, start: Snapshot | None, observers: Observers | None
 ) -> Iterator[Trainer]:
-    state = _state_folder(job)
+    state = state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
     if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
         raise ConfigError(

@@ -44,18 +44,30 @@ def run(args: argparse.Namespace) -> int:
 
     job = load_job(args.job, args.set)
     part = between(args.begin, args.until)
+    from monolith.commands.assembly import state_folder
+    from monolith.disk import files_for, remedy
+    from monolith.errors import UnavailableError
+    from monolith.streaming.journal import held
     from monolith.training.start import check_not_begun
 
-    state = Path(job.state)
-    check_not_begun(state)
-    scratch = state / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # of a fit that was killed
-    scratch.mkdir(parents=True)
-    try:
-        with Bar() as bar, ExitStack() as files:
-            _fit(job, part, scratch, bar, files)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with files_for(job.files):
+        state = state_folder(job)
+        with held(state / "journal"):  # a second process would read its samples into the same scratch folder
+            check_not_begun(state)
+            scratch = state / SCRATCH
+            shutil.rmtree(scratch, ignore_errors=True)  # of a fit that was killed
+            try:
+                scratch.mkdir()
+                with Bar() as bar, ExitStack() as files:
+                    _fit(job, part, scratch, bar, files)
+            except OSError as error:
+                if error.errno is None:
+                    raise
+                raise UnavailableError(
+                    f"cannot write samples and states of the fit to {scratch}: {error}; {remedy(error)}"
+                ) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
     return 0
 
 

@@ -56,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{args.out} is there already; name another file by --out, or replace this one by --force")
     if args.rows < 1:
         raise ConfigError(f"--rows is {args.rows}; it takes at least 1")
-    text = job_text(args)
+    page = job_page(args)
+    text = job_text(page)
     if args.out is None:
         print(text, end="")
         return 0
@@ -65,17 +66,39 @@ def run(args: argparse.Namespace) -> int:
         args.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UnavailableError(f"cannot write {args.out}: {error}") from error
+    for name, why in page.left_out.items():
+        print(f"left out: {name} ({why})")
     print(f"{args.out}: read it, then\n  monolith check {args.out}\n  monolith train {args.out}")
     return 0
 
 
-def job_text(args: argparse.Namespace) -> str:
-    """The text of the job file, which loads without an error."""
-    from monolith.commands.init_page import job_name, page_text
-    from monolith.config.load import parse_job
+def job_page(args: argparse.Namespace) -> Page:
+    """What is to be in the job file."""
+    from monolith.commands.init_page import job_name
 
     page = _stream_page(args) if scheme(args.data) in STREAMS else _parquet_page(args)
     page.name = job_name(args.name or page.name)
+    page.folder = _folder(page.name, args)
+    if scheme(args.data) in STREAMS:
+        page.input.append(("dead_letters", f"log://{page.folder}/dead", "records that cannot be used"))
+    return page
+
+
+def _folder(name: str, args: argparse.Namespace) -> str:
+    """Where the run's own files go: a folder of the job's name, unless the data lie there."""
+    places = [
+        url.removeprefix("parquet://").removeprefix("log://").partition("?")[0]
+        for url in (args.data, args.actions)
+        if url
+    ]
+    return f"{name}-job" if Path(name).resolve() in {Path(place).resolve() for place in places} else name
+
+
+def job_text(page: Page) -> str:
+    """The text of the job file, which loads without an error."""
+    from monolith.commands.init_page import page_text
+    from monolith.config.load import parse_job
+
     text = page_text(page)
     parse_job(text, "the new job file")
     return text
@@ -211,7 +234,6 @@ def _stream_page(args: argparse.Namespace) -> Page:
 
 
 def _name_streams(page: Page, sample: EventSample, actions_url: str | None, factor: float) -> None:
-    from monolith.commands.init_page import job_name
     from monolith.commands.init_roles import loss_of
     from monolith.commands.init_sample import ActionSample, event_sample
 
@@ -220,7 +242,6 @@ def _name_streams(page: Page, sample: EventSample, actions_url: str | None, fact
             raise ConfigError(f"{_shown(sample.url)} holds joined samples, with their labels: leave --actions out")
         page.input.append(("samples", sample.url, ""))
         page.tasks = [(task, loss_of(labels) or "log") for task, labels in sample.labels.items()]
-        page.input.append(("dead_letters", f"log://{job_name(page.name)}/dead", "records that cannot be used"))
         return
     if actions_url is None:
         raise ConfigError(
@@ -231,7 +252,6 @@ def _name_streams(page: Page, sample: EventSample, actions_url: str | None, fact
     if not isinstance(actions, ActionSample):
         raise ConfigError(f"--actions {_shown(actions_url)} holds no actions")
     page.input += [("features", sample.url, ""), ("actions", actions_url, "")]
-    page.input.append(("dead_letters", f"log://{job_name(page.name)}/dead", "records that cannot be used"))
     page.join = _join(sample, actions, factor)
 
 

@@ -19,6 +19,7 @@ _QUANTITY = re.compile(
     r"(_|$)",
     re.IGNORECASE,
 )
+_LARGEST_ID = 2**63 - 1
 _FEW = 50  # different integers, at most, that are categories rather than a quantity
 
 
@@ -67,6 +68,9 @@ def look(name: str, values: Sequence[Any]) -> Column:
     if kind == "vector":
         return _vector(name, values, given, missing)
     singles = [e for v in given for e in v] if kind in ("ints", "strings") else given
+    if kind in ("int", "ints") and max(singles, default=0) > _LARGEST_ID:
+        note = f"has {max(singles)}, which fits no 64 bits with a sign: write the column as strings, or as int64"
+        return Column(name, "none", len(values), missing, 0, 0, note=note)
     counts = Counter(singles)
     once = sum(count == 1 for count in counts.values())
     if kind == "float" and all(float(v).is_integer() for v in given):

@@ -33,6 +33,7 @@ class Page:
     join: list[tuple[str, Any, str]] = field(default_factory=list)
     group_by: str | None = None
     span_s: float = 0.0  # of the times in the sample
+    folder: str = ""  # of the files that the run makes
 
 
 def job_name(text: str) -> str:
@@ -166,8 +167,8 @@ def _rest(page: Page) -> Iterator[str]:
     if page.group_by is not None:
         yield f"  group_by: {_word(page.group_by)} # whose AUC is within-user"
     yield ""
-    yield f"state: {page.name}/state # journal and snapshots: where a killed run goes on from"
-    yield f"store: lmdb://{page.name}/store # what `monolith serve` reads; or redis://:${{REDIS_PASSWORD}}@HOST:6379/0"
+    yield f"state: {page.folder}/state # journal and snapshots: where a killed run goes on from"
+    yield f"store: lmdb://{page.folder}/store # what `monolith serve` reads; or redis://:${{REDIS_PASSWORD}}@HOST:6379/0"
 
 
 def _entry(key: str, value: Any, comment: str) -> str:

@@ -63,7 +63,8 @@ def roles_of(
     """The roles, options first. Raises ConfigError that names the columns there are, where a role has none."""
     for name in (time, item, *labels):
         _check_there(sample, name)
-    time = time or _time(sample)
+    time = _usable_time(sample, time) if time else _time(sample)
+    _check_apart(sample, time, labels, item)
     found, is_own_clock = (None, False) if time in sample.moments else _unit_of(sample.columns[time], unit)
     chosen = {name: _loss(sample, name) for name in labels} or _labels(sample, time)
     rest = [name for name in sample.columns if name not in {time, *chosen}]
@@ -80,7 +81,7 @@ def roles_of(
 
 def unit_of(times: Sequence[Any]) -> TimeUnit | None:
     """The unit in which most of ``times`` are dates of our time; None: in none."""
-    numbers = [float(t) for t in times if isinstance(t, int | float) and not isinstance(t, bool)]
+    numbers = [float(t) for t in times if _is_number(t)]
     middle = statistics.median(numbers) if numbers else 0.0
     for least, unit in _UNITS:
         if least <= middle < _MOST[unit]:
@@ -106,6 +107,29 @@ def _check_there(sample: Sample, name: str | None) -> None:
     )
 
 
+def _usable_time(sample: Sample, name: str) -> str:
+    wrong = next((v for v in sample.columns[name] if v is not None and not _is_number(v)), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"{sample.url}: the column {name!r} is no time: a date, a timestamp or a number, but it has {shown(wrong)}"
+        )
+    return name
+
+
+def _check_apart(sample: Sample, time: str, labels: Sequence[str], item: str | None) -> None:
+    for label in labels:
+        if label in (time, item):
+            role = "time" if label == time else "item"
+            raise ConfigError(f"{sample.url}: the column {label!r} is the {role}, so it cannot be the label too")
+    bag = next((v for v in sample.columns.get(item or "", ()) if isinstance(v, list)), None)
+    if bag is not None:
+        raise ConfigError(f"{sample.url}: the column {item!r} is no item: one id a row, but it has {shown(bag)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _time(sample: Sample) -> str:
     ranks = {name: rank for name in sample.columns if (rank := _time_rank(sample, name)) > 0}
     if ranks:
@@ -127,7 +151,7 @@ def _time_rank(sample: Sample, name: str) -> int:
 
 def _can_be_time(sample: Sample, name: str) -> bool:
     values = [v for v in sample.columns[name] if v is not None]
-    return bool(values) and all(isinstance(v, int | float) and not isinstance(v, bool) and v >= 0 for v in values)
+    return bool(values) and all(_is_number(v) and v >= 0 for v in values)
 
 
 def _unit_of(times: Sequence[Any], given: TimeUnit | None) -> tuple[TimeUnit, bool]:

@@ -19,6 +19,7 @@ from monolith.training.status import Status
 
 PLAIN_EVERY_S = 5.0
 WAITING_EVERY_S = 2.0  # before the first step
+SHOWN_REASONS = 3  # for which records were refused; the counts of the rarer ones are shown as one
 
 
 class Starting:
@@ -112,7 +113,10 @@ def left_out(streams: Streams) -> list[str]:
     others = [f"{what} {count:,}" for what, count in dropped.items() if not what.startswith("rejected ")]
     if not rejects:
         return others
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(rejects.items(), key=lambda x: -x[1])[:3])
+    common = sorted(rejects.items(), key=lambda reason: -reason[1])
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in common[:SHOWN_REASONS])
+    if rest := sum(count for _, count in common[SHOWN_REASONS:]):
+        reasons += f", other reasons {rest:,}"
     return [f"rejected {sum(rejects.values()):,} ({reasons})", *others]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -361,3 +362,50 @@ def test_stream_without_an_event_says_what_its_records_are():
     sink.close()
     with pytest.raises(ConfigError, match="record 0:0 is no event"):
         init("--from", "log://junk")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--time", "city"), "'city' is no time: a date, a timestamp or a number, but it has 'c0'"),
+        (("--time", "click"), "'click' is no time"),
+        (("--label", "ts"), "'ts' is the time, so it cannot be the label too"),
+        (("--label", "item_id", "--item", "item_id"), "'item_id' is the item, so it cannot be the label too"),
+        (("--item", "tags"), "'tags' is no item: one id a row, but it has ['a']"),
+    ],
+)
+def test_column_that_cannot_have_its_role_is_refused_by_name(words, says):
+    data = columns(city=[f"c{n % 3}" for n in range(ROWS)], tags=[["a"]] * ROWS)
+    write(data | {"click": data["click"].astype(bool)})
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        init("--from", "data.parquet", *words)
+
+
+def test_ids_beyond_64_bits_with_a_sign_are_left_out_and_the_command_says_so(capsys):
+    write(columns(session=np.arange(ROWS, dtype=np.uint64) % 9 + np.uint64(2**64 - 9)))
+    assert "session" not in {table.name for table in made().tables}
+    assert "left out: session (has 18446744073709551615, which fits no 64 bits with a sign" in capsys.readouterr().out
+
+
+def test_files_of_a_run_do_not_go_into_the_folder_of_its_stream():
+    for name, event in (
+        ("features", {"type": "feature", "features": {"user": 1}}),
+        ("actions", {"type": "action", "action": "like"}),
+    ):
+        sink = open_sink(f"log://{name}")
+        rows = [
+            {**event, "v": 1, "request_id": f"r{n}", "item_id": "1", "event_time_ms": START_S * 1000 + n}
+            for n in range(9)
+        ]
+        if name == "features":
+            for n, row in enumerate(rows):
+                row["features"] = {"user": n % 3}
+        sink.append([(b"k", json.dumps(row).encode(), row["event_time_ms"]) for row in rows])
+        sink.close()
+    assert init("--from", "log://features", "--actions", "log://actions", "--out", "job.yaml") == 0
+    job = load_job("job.yaml")
+    assert (job.state, job.store, job.input.dead_letters) == (
+        "features-job/state",
+        "lmdb://features-job/store",
+        "log://features-job/dead",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
 import numpy as np
@@ -9,6 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from monolith.cli import parser
+from monolith.errors import UnavailableError
+from monolith.streaming.journal import held
 from monolith.training.status import read_status
 
 pytestmark = pytest.mark.e2e
@@ -127,3 +131,29 @@ def test_what_cannot_be_is_refused_by_name(shop, words, says):
 
 def test_a_run_that_has_begun_is_not_fitted_again(shop):
     assert "has begun" in shop.run("fit", "shop.yaml").stderr
+
+
+@pytest.mark.parametrize("command", ["fit", "train"])
+def test_state_folder_that_is_being_fitted_is_refused_to_other_processes(shop, command):
+    with held(shop.folder / "fitting/journal"):
+        refused = shop.run(command, "shop.yaml", "--set", "state=fitting")
+    assert refused.returncode == 1
+    assert "in use by process" in refused.stderr
+    assert not (shop.folder / "fitting/start").exists()
+
+
+def test_fit_keeps_what_it_writes_to_its_user(shop):
+    written = [shop.folder / "state/start", *(shop.folder / "state/start").rglob("*")]
+    assert {path.stat().st_mode & 0o077 for path in written} == {0}
+
+
+def test_fit_that_finds_no_room_names_the_folder_and_the_remedy(shop, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(shop.folder)
+    monkeypatch.setattr("monolith.commands.fit._fit", full)
+    args = parser().parse_args(["fit", "shop.yaml", "--set", "state=narrow"])
+    with pytest.raises(UnavailableError, match=r"narrow/fit\.tmp.*make room there"):
+        args.run(args)
+    assert not any((shop.folder / "narrow").iterdir())

@@ -154,6 +154,19 @@ def test_late_actions_for_the_dead_letters_keep_the_value_that_a_task_takes():
     ]
 
 
+@pytest.mark.parametrize("samples", [0, 1, 2])
+def test_arrays_of_a_batch_of_any_size_are_taken_by_torch(samples):
+    torch = pytest.importorskip("torch")
+    stream = Stream(job_of(CLICK, BUY, negative_rate=0.5))
+    for i in range(samples):
+        stream.show(f"r{i}", 1)
+        stream.act(f"r{i}", 2, "click")
+    batch = stream.until(math.inf).batch(stream.decoder.schema, "user", stream.blocks)
+    assert torch.tensor(batch.labels).tolist() == [[1.0, 0.0]] * samples
+    assert batch.label_weights is None or torch.tensor(batch.label_weights).shape == (samples, 2)
+    assert batch.labels.strides[0] % batch.labels.itemsize == 0
+
+
 def test_a_sample_without_any_action_is_a_negative_and_weighs_what_sampling_left_out():
     stream = Stream(job_of(CLICK, BUY, negative_rate=0.25))
     for i in range(2000):

@@ -22,7 +22,7 @@ from monolith.errors import (
 )
 from monolith.streaming import journal as journal_module
 from monolith.streaming import journal_frames
-from monolith.streaming.journal import Journal, StepEntry
+from monolith.streaming.journal import Journal, StepEntry, held
 
 
 def entry(step: int, **more) -> StepEntry:
@@ -60,7 +60,7 @@ def test_every_new_journal_is_another_run(tmp_path):
 
 
 def test_second_trainer_is_refused_and_told_who_has_it(tmp_path):
-    held = subprocess.Popen(
+    holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
@@ -78,13 +78,27 @@ def test_second_trainer_is_refused_and_told_who_has_it(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert held.stdout.readline() == "held\n"
-    with pytest.raises(ConfigError, match=f"in use by process {held.pid}"):
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ConfigError, match=f"in use by process {holder.pid}"):
         Journal(tmp_path)
     assert Journal(tmp_path, read_only=True).last_step == 0
-    held.kill()
-    held.wait(timeout=10)
+    holder.kill()
+    holder.wait(timeout=10)
     Journal(tmp_path).append(entry(1))
+
+
+def test_folder_that_is_held_takes_no_journal_and_no_second_holder_and_goes_when_it_holds_nothing(tmp_path):
+    folder = tmp_path / "journal"
+    with held(folder):
+        with pytest.raises(ConfigError, match=f"in use by process {os.getpid()}"):
+            Journal(folder)
+        with pytest.raises(ConfigError, match="in use by"), held(folder):
+            pass
+    assert not folder.exists()
+    written(folder, 1).close()
+    with held(folder):
+        pass
+    assert Journal(folder).last_step == 1
 
 
 def test_frame_that_a_crash_cut_off_is_removed_at_every_length(tmp_path):
@@ -282,7 +296,7 @@ def test_full_disk_leaves_the_journal_as_it_was(tmp_path):
         import resource, sys
         from pathlib import Path
         from monolith.errors import UnavailableError
-        from monolith.streaming.journal import Journal, StepEntry
+        from monolith.streaming.journal import Journal, StepEntry, held
         journal = Journal(Path(sys.argv[1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         make = lambda: StepEntry(step=journal.last_step + 1, ends={"features": {0: 1}}, watermark_ms=1)
