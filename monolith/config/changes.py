@@ -98,6 +98,17 @@ def job_under(job: JobConfig, settings: Settings, step: int) -> JobConfig:
     return msgspec.convert(whole, JobConfig)
 
 
+def job_of_manifest(manifest_job: dict[str, Any], where: str) -> JobConfig:
+    """The job as another run's snapshot has it, keys that came later at their default.
+
+    Raises ConfigError, naming ``where`` and each key, for settings that this build cannot have.
+    """
+    whole = _filled(manifest_job, inspect.type_info(JobConfig), "")
+    if faults := [f"{path_text(keys)}: {text}" for keys, text in problems(whole, inspect.type_info(JobConfig))]:
+        raise ConfigError(f"{where} is of a job that this build cannot have: {'; '.join(faults)}")
+    return msgspec.convert(whole, JobConfig)
+
+
 def _overlaid(own: dict[str, Any], settings: dict[str, Any], path: str) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     for name in own | settings:

@@ -56,7 +56,7 @@ class EmbeddingBagCollection(torch.nn.Module):
         if doubled := [name for name, times in Counter(table.name for table in tables).items() if times > 1]:
             raise ConfigError(f"table names {doubled} are used more than once: give every table a name of its own")
         self.configs = tuple(tables)
-        self.outputs = _outputs(tables)
+        self.outputs = outputs_of(tables)
         self._collection = Collection({config.name: new_embedding(config) for config in tables}, self.outputs)
         self._features = list(dict.fromkeys(out.feature for out in self.outputs))
         self._place = Place(self._collection, self._features)
@@ -232,7 +232,8 @@ _SAVING = (
 )
 
 
-def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
+def outputs_of(tables: Sequence[TableConfig]) -> list[Output]:
+    """The vectors that a collection of ``tables`` gives, in order."""
     readers = Counter(name for table in tables for name in table.feature_names())
     return [
         Output(

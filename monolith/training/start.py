@@ -1,12 +1,14 @@
 """Where a run starts from when it has no snapshot of its own yet: a fitted model, or another run's.
 
 ``state/start`` holds one snapshot of step 0 with tables and dense weights, and ``start.json``: where the model comes
-from and at which offsets of the streams the run begins. A run that has begun never looks at it again, except to repeat
-its journal from step 1.
+from, what of it was taken, and at which offsets of the streams the run begins. Where it goes on with the streams of
+another run, it holds what waited in that run's joiner too. A run that has begun never looks at it again, except to
+repeat its journal from step 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +17,7 @@ from monolith.config import JobConfig
 from monolith.config.load import job_json
 from monolith.disk import make_folder
 from monolith.errors import ConfigError, CorruptError
+from monolith.events import WATERMARK_START
 from monolith.streaming.journal import Positions
 from monolith.training.learner import Learner
 from monolith.training.snapshot import SNAPSHOT_VERSION, Content, Manifest, Snapshot, Snapshots
@@ -23,11 +26,25 @@ FOLDER = "start"
 _ABOUT = "start.json"
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of one part of another run's model."""
+
+    part: str  # table user, feature city, weight mlp.0.weight, ...
+    outcome: str  # taken, partly taken, new, left
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.outcome:<12}  {self.part}{': ' if self.detail else ''}{self.detail}"
+
+
 class About(msgspec.Struct, frozen=True):
     """What a start is of."""
 
     origin: str  # for people: the command that made it, and from what
     positions: Positions = {}  # `Source.name` -> partition -> offset at which the run begins; others: their beginnings
+    given: str = ""  # the snapshot or state folder of another run, as the command named it
+    watermark_ms: int = WATERMARK_START  # up to which the streams were read there
+    report: list[Outcome] = []  # what was taken of another run's model
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -37,8 +54,13 @@ class Start(msgspec.Struct, frozen=True):
     about: About
 
 
-def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> None:
-    """Make ``learner`` the start of the run of ``state``. Raises ConfigError where that run has begun already."""
+def write_start(
+    state: Path, job: JobConfig, learner: Learner, about: About, streams: Mapping[str, bytes] | None = None
+) -> None:
+    """Make ``learner`` the start of the run of ``state``. Raises ConfigError where that run has begun already.
+
+    ``streams`` are the files of a snapshot that say where its run stood in its streams, with what waits there.
+    """
     check_not_begun(state)
     make_folder(state)
     manifest = Manifest(
@@ -53,13 +75,19 @@ def write_start(state: Path, job: JobConfig, learner: Learner, about: About) -> 
         "tables": learner.save_tables,
         "dense.safetensors": learner.dense_state(),
         _ABOUT: msgspec.json.encode(about),
+        **(streams or {}),
     }
     Snapshots(state / FOLDER, keep=1).write(manifest, contents)
 
 
+def has_begun(state: Path) -> bool:
+    """Whether the run of the state folder ``state`` made a step."""
+    return any((state / "journal").glob("*.journal"))
+
+
 def check_not_begun(state: Path) -> None:
     """Raises ConfigError where the run of the state folder ``state`` has begun."""
-    if any((state / "journal").glob("*.journal")):
+    if has_begun(state):
         raise ConfigError(
             f"the run in {state} has begun, so it cannot start from another model any more: give a new `state`"
         )
