@@ -18,7 +18,7 @@ one leave cannot be brought back to plain ids: nothing says of which feature a r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from monolith.config.kinds import Collisionless, Kind, kind_of
 from monolith.config.table import Ram, TableConfig, Unlimited
 from monolith.errors import ConfigError
-from monolith.tables import _core, saved
+from monolith.tables import saved
 from monolith.tables.buckets import BUCKETS
 from monolith.tables.embedding import Embedding
 from monolith.tables.fixed import FixedTable, part_configs
@@ -40,6 +40,7 @@ from monolith.tables.kinds import made, new_embedding
 from monolith.tables.optimizer_options import row_layout, with_steps
 from monolith.tables.options import native_table
 from monolith.tables.schema import is_salted
+from monolith.tables.sequences import reopen
 from monolith.tables.settings import saved_steps
 from monolith.tables.snapshot import Bucket, TableFile, no_tail
 from monolith.tables.split import buckets_of
@@ -105,8 +106,7 @@ def new_at(config: TableConfig, sequence: int) -> Embedding:
     """A table as it is before the first step, but with ``sequence`` open, so that it is cut along with others."""
     table = new_embedding(config)
     for part in native_tables(table).values():
-        now = part.native.clockwork()
-        _set(part, now, sequence=sequence, floor=sequence - 1, steps=now.steps)
+        reopen(part, sequence, floor=sequence - 1)
     return table
 
 
@@ -115,9 +115,9 @@ def native_tables(table: Embedding) -> dict[str, Table]:
     return {table.config.name: table} if isinstance(table, Table) else cast(FixedTable, table).parts
 
 
-def _set(table: Table, now: _core.Clockwork, *, sequence: int, floor: int, steps: int) -> None:
-    clockwork = _core.Clockwork(sequence, floor, now.clock_ms, now.sweep_cursor, steps, now.eviction_cursor)
-    table.native.set_clockwork(clockwork)
+def with_native_tables(table: Embedding, parts: Mapping[str, Table]) -> Embedding:
+    """A table like ``table``, whose rows lie in ``parts``, by the name under which they are published."""
+    return parts[table.config.name] if isinstance(table, Table) else made(table.config, dict(parts))
 
 
 def _carried_rows(folder: Path, config: TableConfig, joined: str | None) -> tuple[Table, tuple[str, ...]]:
@@ -128,8 +128,7 @@ def _carried_rows(folder: Path, config: TableConfig, joined: str | None) -> tupl
         table = Table(with_steps(config, "table", saved_steps(files.header.settings) if keeps_state else ()))
         files.restore(table, _Adapter(table, rows, keeps_state=keeps_state, joined=joined).buckets)
     if not keeps_state:
-        now = table.native.clockwork()
-        _set(table, now, sequence=now.sequence, floor=now.floor, steps=0)
+        reopen(table, table.sequence, floor=table.native.clockwork().floor, steps=0)
     return table, tuple(_afresh(rows, config))
 
 
