@@ -35,7 +35,7 @@ def from_dense(
         raise InputError(f"{len(keys)} ids and {len(rows)} rows of values: give an id for each row")
     if event_time_ms is not None:
         table.advance(checked_time(event_time_ms, "event_time_ms"))
-    elif _expires(config):
+    elif expires(config):
         raise InputError(f"rows of table {config.name!r} expire: say when these ids were last seen (event_time_ms)")
     table.native.apply_image(sequence, keys, rows)
     reopen(table, sequence, floor=sequence - 1)
@@ -86,6 +86,7 @@ def _checked_values(values: npt.ArrayLike, config: TableConfig) -> Matrix:
     return rows
 
 
-def _expires(config: TableConfig) -> bool:
+def expires(config: TableConfig) -> bool:
+    """Whether rows of the table go by their times."""
     rules = [config.expiry, *(own.expiry for own in config.per_feature.values() if own.expiry is not None)]
     return any(not isinstance(rule, Forever) for rule in rules)

@@ -24,6 +24,7 @@ from monolith.training.snapshot import SNAPSHOT_VERSION, Content, Manifest, Snap
 
 FOLDER = "start"
 _ABOUT = "start.json"
+_DENSE = "dense.safetensors"
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -46,12 +47,23 @@ class About(msgspec.Struct, frozen=True):
     watermark_ms: int = WATERMARK_START  # up to which the streams were read there
     report: list[Outcome] = []  # what was taken of another run's model
 
+    def with_outcome(self, outcome: Outcome) -> About:
+        """The same with ``outcome`` at the end, in place of what is said of its part."""
+        others = [one for one in self.report if one.part != outcome.part]
+        return msgspec.structs.replace(self, report=[*others, outcome])
+
 
 class Start(msgspec.Struct, frozen=True):
     """A start on disk."""
 
     snapshot: Snapshot
     about: About
+
+    def streams(self) -> dict[str, bytes]:
+        """The files that say where another run stood in its streams; none where the start is of no run."""
+        own = (_DENSE, _ABOUT)
+        names = [name for name in self.snapshot.manifest.files if not name.startswith("tables/") and name not in own]
+        return {name: self.snapshot.read(name) for name in names}
 
 
 def write_start(
@@ -73,7 +85,7 @@ def write_start(
     )
     contents: dict[str, Content] = {
         "tables": learner.save_tables,
-        "dense.safetensors": learner.dense_state(),
+        _DENSE: learner.dense_state(),
         _ABOUT: msgspec.json.encode(about),
         **(streams or {}),
     }
