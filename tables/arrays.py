@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.table import TableConfig
-from monolith.errors import ConfigError, CorruptError, InputError
+from monolith.errors import CorruptError
 from monolith.tables import saved
 from monolith.tables.bucket_checks import bucket_faults
-from monolith.tables.buckets import ALL_BUCKETS, BUCKETS, Buckets
+from monolith.tables.buckets import ALL_BUCKETS, BUCKETS
 from monolith.tables.header import SOMETIMES, Header, arrays_of, decode_header, encoded, limits
 from monolith.tables.optimizer_options import with_steps
 from monolith.tables.options import check_same_rows
@@ -57,21 +57,23 @@ def to_arrays(table: Table) -> Arrays:
     with table.writer:
         header = saved.header_of(table, ALL_BUCKETS)
         buckets = list(saved.exported(table, ALL_BUCKETS))
-    words = header.rows.state_floats
+    words, counts = header.rows.state_floats, [len(bucket["ids"]) for bucket in buckets]
     arrays: Arrays = {
         "weight": _joined(buckets, "values").reshape(-1, table.dim),
         "weight_id": _joined(buckets, "ids").reshape(-1, 1),
-        "bucket": np.array([[len(bucket["ids"])] for bucket in buckets], np.int64),
-        "optimizer_state": _rows_of(_joined(buckets, "state"), words, sum(len(b["ids"]) for b in buckets)),
+        "bucket": np.array(counts, np.int64).reshape(-1, 1),
+        "optimizer_state": _joined(buckets, "state").reshape(sum(counts), words),
         "table": np.frombuffer(encoded(header), np.uint8).copy(),
     }
     for name, columns in _COLUMNS.items():
         found = [_joined(buckets, column).astype(np.int64) for column in _kept(header, columns)]
         arrays[name] = np.stack(found, axis=1)
-    order = np.argsort([number for bucket in range(BUCKETS) for number in range(bucket, header.rows.tail_rows, BUCKETS)])
+    order = np.argsort(
+        [number for bucket in range(BUCKETS) for number in range(bucket, header.rows.tail_rows, BUCKETS)]
+    )
     order = order.astype(np.int64)
     arrays["tail_weight"] = _joined(buckets, "tail_values").reshape(-1, table.dim)[order]
-    arrays["tail_state"] = _rows_of(_joined(buckets, "tail_state"), words, header.rows.tail_rows)[order]
+    arrays["tail_state"] = _joined(buckets, "tail_state").reshape(-1 if words else len(order), words)[order]
     arrays["tail_mark"] = _joined(buckets, "tail_marks").astype(np.int64)[order]
     return arrays
 
@@ -89,11 +91,8 @@ def from_arrays(arrays: Mapping[str, npt.NDArray[Any]], config: TableConfig, whe
 
 
 def _joined(buckets: Iterable[Bucket], name: str) -> npt.NDArray[Any]:
-    return np.concatenate([bucket[name] for bucket in buckets])
-
-
-def _rows_of(flat: npt.NDArray[Any], width: int, rows: int) -> npt.NDArray[Any]:
-    return flat.reshape(rows, width)
+    """The array of all buckets, taken out of them: no more than one of all arrays is in memory twice."""
+    return np.concatenate([bucket.pop(name) for bucket in buckets])
 
 
 def _kept(header: Header, columns: Iterable[str]) -> list[str]:

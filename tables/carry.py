@@ -3,7 +3,7 @@
 `Table.open` goes on with one table, so it refuses a config under which rows would mean something else. Here another
 table begins, with what of the saved one means the same in it:
 
-* rows with their values, times, use counts and features, counters of ids without a row, and the ids that went;
+* rows with their values, stamps, use counts and features, counters of ids without a row, and the ids that went;
 * optimizer states and the count of steps, where the optimizers are of the same kinds. Otherwise states start afresh,
   as those of new rows do;
 * shared rows of absent ids, where there are as many;
@@ -26,8 +26,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from monolith.config.eviction import Unlimited
 from monolith.config.kinds import Collisionless, Kind, kind_of
-from monolith.config.table import Ram, TableConfig, Unlimited
+from monolith.config.memory import Ram
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables import saved
 from monolith.tables.buckets import BUCKETS

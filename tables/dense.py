@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import Forever, TableConfig
+from monolith.config.expiry import Forever
+from monolith.config.table import TableConfig
 from monolith.errors import InputError
 from monolith.tables.arguments import Ids, Matrix, checked_time
 from monolith.tables.sequences import reopen
@@ -43,7 +44,7 @@ def from_dense(
 
 
 def to_dense(table: Table, ids: npt.ArrayLike | None = None) -> tuple[Ids, Matrix]:
-    """Ids (n,) ascending, and their rows (n, dim): of all that did not expire, or of those of ``ids`` that have a row."""
+    """Ids (n,) ascending, and their rows (n, dim): all that did not expire, or those of ``ids`` that have a row."""
     if ids is None:
         return table.rows()
     wanted = np.unique(np.asarray(ids, np.int64))
@@ -63,8 +64,8 @@ def _checked_ids(ids: npt.ArrayLike) -> Ids:
     if (twice := unique[counts > 1]).size:
         first = np.flatnonzero(keys == twice[0])
         raise InputError(
-            f"{len(twice)} ids have more than one row, the first is {twice[0]}, in rows {first[0]} and {first[1]}: keep "
-            f"one row an id"
+            f"{len(twice)} ids have more than one row, the first is {twice[0]}, in rows {first[0]} and {first[1]}: "
+            f"keep one row an id"
         )
     return np.ascontiguousarray(keys)
 
@@ -80,9 +81,8 @@ def _checked_values(values: npt.ArrayLike, config: TableConfig) -> Matrix:
     bad = np.argwhere(~np.isfinite(rows))
     if len(bad):
         row, column = bad[0]
-        raise InputError(
-            f"{len(bad)} values are not finite in float32, the first in row {row}, column {column}: {given[row, column]}"
-        )
+        first = f"in row {row}, column {column}: {given[row, column]}"
+        raise InputError(f"{len(bad)} values are not finite in float32, the first {first}")
     return rows
 
 

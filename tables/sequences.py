@@ -1,4 +1,4 @@
-"""At which sequence a table stands, where that is not by its own cuts. Of this package, for tables that nobody trains."""
+"""At which sequence a table stands, where that is not by its own cuts: for tables that nobody trains yet."""
 
 from __future__ import annotations
 

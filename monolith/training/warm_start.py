@@ -17,10 +17,11 @@ from monolith.config import JobConfig, TableConfig
 from monolith.config.changes import job_of_manifest
 from monolith.errors import ConfigError, CorruptError
 from monolith.events import WATERMARK_START
+from monolith.secrets import masked
 from monolith.streaming.joiner_segments import read_joiner
+from monolith.streaming.joiner_state import joiner_version
 from monolith.streaming.journal import Positions
 from monolith.streaming.reader_state import STATE_FILE, ReaderState, decode_reader_state
-from monolith.streaming.source import parse_url
 from monolith.tables.carry import carried, misfit, new_at
 from monolith.tables.collection import Output
 from monolith.tables.embedding import Embedding
@@ -49,12 +50,16 @@ def warm_start(job: JobConfig, source: Path, *, from_beginning: bool = False) ->
     """Write the start of the run of ``job.state`` from the snapshot or state folder ``source``; returns what it is.
 
     ``from_beginning``: the run reads its streams from their beginnings, not from where that run stood. A run that has
-    begun from the same ``source`` is left as it is. Raises ConfigError where it has begun otherwise, and for a
+    begun from the same ``source`` is left as it is. Raises ConfigError where it has another start, and for a
     ``source`` that holds no snapshot or is of a job that this build cannot have; CorruptError for damage.
     """
     state, given = Path(job.state), str(source.absolute())
     if has_begun(state):
         return _begun(state, given)
+    if (start := read_start(state)) is not None and start.about.given != given:
+        raise ConfigError(
+            f"{state} has a start already ({start.about.origin}): leave --from out to begin with it, or give a new `state`"
+        )
     snapshot = _found(source)
     was = job_of_manifest(snapshot.manifest.job, str(snapshot.path))
     learner = Learner(job)
@@ -121,7 +126,7 @@ def _carry_tables(was: JobConfig, job: JobConfig, snapshot: Snapshot, learner: L
 
 
 def _rows_text(rows: int, afresh: tuple[str, ...]) -> str:
-    return "; ".join([f"{rows:,} rows with values and times", *(afresh or ["optimizer states too"])])
+    return "; ".join([f"{rows:,} rows with values and stamps", *(afresh or ["optimizer states too"])])
 
 
 def _other_ids(was: JobConfig, job: JobConfig, old: TableConfig, config: TableConfig) -> str | None:
@@ -243,12 +248,14 @@ def _labels(job: JobConfig) -> object:
 
 
 def _urls(job: JobConfig) -> dict[str, str]:
-    """The job's streams, each as its source is called."""
+    """The job's streams, each as its source is called: without options and secrets."""
     urls = {name: getattr(job.input, name) for name in ("samples", "features", "actions")}
-    return {name: parse_url(url).name for name, url in urls.items() if url is not None}
+    return {name: masked(url).partition("?")[0] for name, url in urls.items() if url is not None}
 
 
 def _waiting(state: ReaderState, snapshot: Snapshot) -> int:
     """Records that were read and that no sample was made of yet."""
     held = sum(len(lane.held) for lanes in state.lanes.values() for lane in lanes.values())
+    if joiner_version(state.joiner) == 1:  # of an early build, which did not say so in columns
+        return held
     return read_joiner(state.joiner, snapshot.read).unlabelled() + held

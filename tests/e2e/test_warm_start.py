@@ -208,5 +208,5 @@ def test_the_start_of_a_run_that_made_no_snapshot_can_be_gone_on_from(plain):
     assert imported(plain, "user.pt").returncode == 0
     done = plain.run("train", "plain.yaml", "--set", "state=other", "--from", "state")
     assert done.returncode == 0, done.stderr
-    assert "taken         table user: 50 rows with values and times" in done.stdout
+    assert "taken         table user: 50 rows with values and stamps" in done.stdout
     assert msgspec.json.decode((plain.folder / "other/start/000000000000/start.json").read_bytes())["given"]

@@ -14,8 +14,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from monolith.config import TableConfig
+from monolith.config.absent import HashedTail
+from monolith.config.admission import MinCount
+from monolith.config.eviction import LFU
+from monolith.config.expiry import Idle
 from monolith.config.optimizers import FTRL, SGD, Adagrad, Adam, Slice
-from monolith.config.table import LFU, FeatureRules, HashedTail, Idle, MinCount
+from monolith.config.table import FeatureRules
 from monolith.tables import from_dense
 from monolith.tables.batch import Bag
 from monolith.training.embeddings import EmbeddingBagCollection

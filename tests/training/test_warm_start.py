@@ -8,10 +8,12 @@ import pytest
 from batches import batch_of
 
 from monolith.config import DenseOptimizerConfig, InputConfig, JobConfig, ModelConfig, TableConfig, TaskConfig
+from monolith.config.absent import HashedTail
+from monolith.config.admission import MinCount
+from monolith.config.expiry import Idle
 from monolith.config.features import FeatureConfig
 from monolith.config.load import job_json
 from monolith.config.optimizers import FTRL, SGD, Adam
-from monolith.config.table import HashedTail, Idle, MinCount
 from monolith.errors import ConfigError
 from monolith.tables import from_dense
 from monolith.tables.hashing import salted
@@ -271,6 +273,14 @@ def test_a_run_that_has_begun_is_refused_unless_it_began_from_the_same(going_on,
     assert warm_start(job, source).given == str(source.absolute())
     with pytest.raises(ConfigError, match="has begun, so it cannot start from another model"):
         warm_start(job, tmp_path)
+
+
+def test_a_start_that_is_there_is_not_replaced_by_another(going_on, tmp_path):
+    going_on(JOB)
+    (source,) = (tmp_path / "was").iterdir()
+    warm_start(changed(state=str(tmp_path / "state")), source)  # the same again
+    with pytest.raises(ConfigError, match="has a start already .monolith train --from"):
+        warm_start(changed(state=str(tmp_path / "state")), tmp_path)
 
 
 def test_what_is_no_snapshot_is_refused(tmp_path):
