@@ -58,7 +58,8 @@ def warm_start(job: JobConfig, source: Path, *, from_beginning: bool = False) ->
         return _begun(state, given)
     if (start := read_start(state)) is not None and start.about.given != given:
         raise ConfigError(
-            f"{state} has a start already ({start.about.origin}): leave --from out to begin with it, or give a new `state`"
+            f"{state} has a start already ({start.about.origin}): leave --from out to begin with it, or give a new "
+            f"`state`"
         )
     snapshot = _found(source)
     was = job_of_manifest(snapshot.manifest.job, str(snapshot.path))

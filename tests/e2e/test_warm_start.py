@@ -88,6 +88,23 @@ def test_the_run_repeats_itself_from_its_start(shop):
     assert "identical to the run's snapshot, bit by bit" in replayed.stdout, replayed.stdout + replayed.stderr
 
 
+def test_a_run_that_is_killed_before_its_first_snapshot_begins_from_the_same_start_again(shop):
+    options = ("--set", "state=killed", "--set", "store=lmdb://killed-store", "--from", "shop/state")
+    process = shop.spawn("train", "shop.yaml", *options, "--set", "train.snapshot_every_s=1000")
+    journal = shop.folder / "killed/journal"
+    shop.wait(lambda: any(path.stat().st_size > 2_000 for path in journal.glob("*.journal")), "some steps")
+    process.kill()
+    process.wait()
+    assert not (shop.folder / "killed/snapshots").exists()
+    again = shop.run("train", "shop.yaml", *options, "--set", "input.follow=false")
+    assert again.returncode == 0, again.stderr
+    state = ("--set", "state=killed", "--set", "input.follow=false")
+    replayed = shop.run("replay", "shop.yaml", *state, "--state", "killed-again", "--journal", "killed/journal")
+    assert "identical to the run's snapshot, bit by bit" in replayed.stdout, replayed.stdout + replayed.stderr
+    compared = shop.run("inspect", "lmdb://killed-store", "--against", "killed")
+    assert compared.returncode == 0, compared.stdout
+
+
 def test_the_same_command_goes_on_and_another_start_is_refused(shop):
     assert begin(shop, "twice").returncode == 0
     again = begin(shop, "twice")

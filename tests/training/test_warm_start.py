@@ -279,7 +279,7 @@ def test_a_start_that_is_there_is_not_replaced_by_another(going_on, tmp_path):
     going_on(JOB)
     (source,) = (tmp_path / "was").iterdir()
     warm_start(changed(state=str(tmp_path / "state")), source)  # the same again
-    with pytest.raises(ConfigError, match="has a start already .monolith train --from"):
+    with pytest.raises(ConfigError, match=r"has a start already \(monolith train --from"):
         warm_start(changed(state=str(tmp_path / "state")), tmp_path)
 
 
