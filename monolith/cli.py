@@ -30,6 +30,7 @@ COMMANDS = (
     "serve",
     "bench",
     "export",
+    "import",
     "inspect",
     "plot",
     "redeliver",
@@ -38,6 +39,8 @@ COMMANDS = (
     "schema",
     "completion",
 )
+
+_MODULES = {"import": "import_table"}  # where the command's name is no module's
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -126,6 +129,6 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="info")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=CommandParser)
     for name in COMMANDS:
-        import_module(f"monolith.commands.{name}").add_parser(commands)
+        import_module(f"monolith.commands.{_MODULES.get(name, name)}").add_parser(commands)
     top.set_defaults(command_line=top)  # what `completion` completes
     return top

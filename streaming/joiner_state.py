@@ -17,6 +17,8 @@ Repack = Callable[[bytes, float], bytes]  # packed row, label that stands beside
 
 PENDING_NUMBERS = 11  # of each pending record; docs/formats.md names them
 LABEL, KIND, IGNORED = 7, 9, 10  # places among a pending record's numbers
+OPEN = 6  # place among the numbers of a key that waits; its lowest bit
+_THREE_LENGTHS = 3 * 4  # bytes
 SHOWN, ACTION, JOINED = 0, 1, 2
 
 
@@ -51,6 +53,12 @@ class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
         native.put_parked(*self.parked)
         native.counters = list(msgspec.structs.astuple(self.counters))
         native.newest_ingestion_ms = self.newest_ingestion_ms
+
+    def unlabelled(self) -> int:
+        """How many records wait for their time, their label or their features, so that no sample was made of them."""
+        keys = len(self.waiting[1]) // _THREE_LENGTHS
+        is_open = np.frombuffer(self.waiting[0], np.int64).reshape(keys, -1)[:, OPEN] & 1 if keys else np.zeros(0)
+        return len(self.pending[1]) // _THREE_LENGTHS + int(is_open.sum()) + len(self.parked[1]) // _THREE_LENGTHS
 
     def judged(self, is_ignored: Callable[[str], bool]) -> JoinerState:
         """The same state, with pending actions ignored or not as ``is_ignored`` says. Raises ValueError as `give`."""

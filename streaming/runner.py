@@ -165,6 +165,19 @@ class Runner:
 
         Raises ConfigError for the state of a job with other streams, CorruptError for one that does not fit together.
         """
+        self._stand(state, read)
+        self.step, self._records, self.unpublished = state.step, state.records, state.unpublished
+        self._letters.restore(state.letters, self.positions())
+
+    def begin_after(self, state: ReaderState, read: Callable[[str], bytes]) -> None:
+        """Stand before the first step of a run that goes on in the streams where `state` of another one was taken.
+
+        Its model is to be published. Raises as `restore`.
+        """
+        self._stand(state, read)
+        self.unpublished = True
+
+    def _stand(self, state: ReaderState, read: Callable[[str], bytes]) -> None:
         if set(state.lanes) != {inlet.name for inlet in self._inlets}:
             raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
         self.joiner.restore(refitted(state, self.schema, self._labels, self.joiner, read))
@@ -172,9 +185,7 @@ class Runner:
             inlet.lanes = {}
             for partition, kept in state.lanes[inlet.name].items():
                 restore_lane(inlet, partition, kept)
-        self.step, self._records, self.watermark_ms = state.step, state.records, state.watermark_ms
-        self.ended, self.unpublished = state.ended, state.unpublished
-        self._letters.restore(state.letters, self.positions())
+        self.watermark_ms, self.ended = state.watermark_ms, state.ended
 
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""

@@ -251,6 +251,14 @@ class StepReader:
         """Stand where `save` gave the files that ``read`` reads, or an earlier build did. Raises as `restore`."""
         self._restore(read(STATE_FILE), read)
 
+    def begin_after(self, read: Callable[[str], bytes]) -> None:
+        """Begin the run where another one stood in the same streams, with what waited there; raises as `restore`.
+
+        Its model is to be published. ``read`` gives the files of that run's snapshot.
+        """
+        self._ahead.forget()
+        self._runner.begin_after(decode_reader_state(read(STATE_FILE)), read)
+
     def _state(self, joiner: bytes) -> bytes:
         self._journal.sync()
         self._committable = self._runner.positions()

@@ -17,6 +17,7 @@ from monolith.config.table import FeatureRules, TableConfig
 from monolith.tables import eviction
 from monolith.tables.buckets import Buckets
 from monolith.tables.delta import Delta, ModelDelta
+from monolith.tables.dense import from_dense, to_dense
 from monolith.tables.snapshot import TableFile
 from monolith.tables.split import Owners, Split
 from monolith.tables.stats import TableStats
@@ -38,9 +39,11 @@ __all__ = [
     "admission",
     "eviction",
     "expiry",
+    "from_dense",
     "initializers",
     "memory",
     "optimizers",
     "set_threads",
     "threads",
+    "to_dense",
 ]

@@ -32,7 +32,7 @@ def new_embedding(config: TableConfig) -> Embedding:
     if not isinstance(kind, Hashed | QuotientRemainder):
         return Table(config)
     configs = part_configs(config, vectors_of(config.name, config.dim, kind))
-    return _made(config, {n: filled(c, rows) for (n, c), rows in zip(configs.items(), part_rows(kind), strict=True)})
+    return made(config, {n: filled(c, rows) for (n, c), rows in zip(configs.items(), part_rows(kind), strict=True)})
 
 
 def open_embedding(folder: str | os.PathLike[str], config: TableConfig) -> Embedding:
@@ -51,9 +51,7 @@ def open_embedding(folder: str | os.PathLike[str], config: TableConfig) -> Embed
     if saved is None:
         return Table.open(folder, config)
     configs = part_configs(config, vectors_of(config.name, config.dim, kind))
-    return _checked(
-        saved, folder, _made(config, {n: Table.open(part_folder(folder, n), c) for n, c in configs.items()})
-    )
+    return _checked(saved, folder, made(config, {n: Table.open(part_folder(folder, n), c) for n, c in configs.items()}))
 
 
 def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
@@ -70,10 +68,11 @@ def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
         dim=saved.dim,
         **msgspec.to_builtins(saved.kind),
     )
-    return _checked(saved, folder, _made(config, parts))
+    return _checked(saved, folder, made(config, parts))
 
 
-def _made(config: TableConfig, parts: dict[str, Table]) -> HashedTable | QuotientRemainderTable:
+def made(config: TableConfig, parts: dict[str, Table]) -> HashedTable | QuotientRemainderTable:
+    """A table with a fixed number of rows, of its parts by the name under which they are published."""
     reader: Vectors = vectors_of(config.name, config.dim, kind_of(config))
     if isinstance(reader, HashedRows):
         return HashedTable(config, reader, parts)

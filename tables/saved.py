@@ -13,7 +13,7 @@ What is in a bucket comes from the file that has the bucket. Of the state that i
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Folder = str | os.PathLike[str]
 Folders = Folder | Sequence[Folder]  # of one table's file, or of its files
+
+Adapted = Callable[[TableFile], Iterable[tuple[int, snapshot.Bucket]]]
 
 _FORMER_STATISTICS = ("expired", "counter_halvings")  # of versions 1 and 2
 _SAME = ("name", "dim", "seed", "shared_ids", "layout", "state_floats", "tail_rows")  # of rows, in files of one table
@@ -90,10 +92,13 @@ class SavedTable:
         check_same_rows(self.header.rows, config, self.where)
         return saved_steps(self.header.settings)
 
-    def restore(self, table: Table) -> None:
-        """Put everything that was saved of the table's buckets into it; it is empty."""
+    def restore(self, table: Table, adapted: Adapted | None = None) -> None:
+        """Put everything that was saved of the table's buckets into it; it is empty.
+
+        ``adapted`` gives a file's buckets in the form of a table of other rows than the saved ones.
+        """
         header, native = self.header, table.native
-        if header.rows.state_floats != native.state_floats:
+        if adapted is None and header.rows.state_floats != native.state_floats:
             raise CorruptError(
                 f"{self.where}: {header.rows.state_floats} words of optimizer state a row, the optimizer has "
                 f"{native.state_floats}"
@@ -101,7 +106,7 @@ class SavedTable:
         happened = self._statistics()
         native.reserve(sum(file.directory[n].rows for file in self.read for n in file.held & self.wanted))
         for file in self.read:
-            self._restore_buckets(file, table)
+            self._restore_buckets(table, file, (adapted or self._filled)(file))
         floor = max(file.header.effective_floor for file in self.read)
         if table.config.storage not in (header.rows.storage, "float32"):  # every row was rounded, and is in no delta
             floor = header.sequence
@@ -110,15 +115,18 @@ class SavedTable:
         native.set_clockwork(
             _core.Clockwork(header.sequence, floor, clock_ms, place, header.steps, header.eviction_cursor)
         )
-        if table.config.tail_rows and not header.rows.tail_rows:  # fresh rows, which no replica has
+        if table.config.tail_rows not in (0, header.rows.tail_rows):  # fresh rows, which no replica has
             native.write_tail(header.sequence, np.arange(table.config.tail_rows), table.tail())
         native.set_statistics(happened)
 
-    def _restore_buckets(self, file: TableFile, table: Table) -> None:
+    def _filled(self, file: TableFile) -> Iterator[tuple[int, snapshot.Bucket]]:
+        """Those of the file's buckets that are wanted and have something in them."""
+        return file.buckets([n for n in file.held & self.wanted if any(file.directory[n].counts.values())])
+
+    def _restore_buckets(self, table: Table, file: TableFile, buckets: Iterable[tuple[int, snapshot.Bucket]]) -> None:
         policy_of = renumbered(file.header.rows.policies, policy_names(table.config))
-        filled = [number for number in file.held & self.wanted if any(file.directory[number].counts.values())]
-        for number, bucket in file.buckets(filled):
-            if not table.config.tail_rows:
+        for number, bucket in buckets:
+            if table.config.tail_rows != file.header.rows.tail_rows:
                 bucket |= snapshot.no_tail()
             bucket |= {name: policy_of[bucket[name]] for name in ("policies", "counter_policies")}
             table.native.import_bucket(number, bucket)

@@ -31,7 +31,7 @@ def folder_lines(path: Path) -> Iterator[str]:
 
     if (path / MANIFEST).is_file():
         yield from _snapshot(path)
-    elif (path / "journal").is_dir():
+    elif (path / "journal").is_dir() or (path / "start").is_dir():
         yield from _state(path)
     else:
         raise ConfigError(f"{path} is neither a snapshot (it has no {MANIFEST}) nor a job's state folder (no journal)")
@@ -41,8 +41,11 @@ def _state(path: Path) -> Iterator[str]:
     from monolith.training.snapshot import Snapshots
 
     snapshots, faults, has_settings = Snapshots(path / "snapshots"), [], False
+    if (path / "start").is_dir():
+        faults += yield from _start(path)
     try:
-        has_settings = yield from _journal(path / "journal")
+        if (path / "journal").is_dir():
+            has_settings = yield from _journal(path / "journal")
     except MonolithError as error:
         faults.append(str(error))
         yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
@@ -58,6 +61,21 @@ def _state(path: Path) -> Iterator[str]:
     yield f"{path} takes {size(bytes_below(path))} in all"
     if faults:
         raise CorruptError(f"{len(faults)} things in {path} cannot be used: {'; '.join(faults)}")
+
+
+def _start(path: Path) -> Generator[str, None, list[str]]:
+    """What the run begins from, and what is wrong with it."""
+    from monolith.training.start import read_start
+
+    try:
+        start = read_start(path)
+    except MonolithError as error:
+        yield f"start {path / 'start'} cannot be used: {size(bytes_below(path / 'start'))}"
+        return [str(error)]
+    if start is not None:
+        yield f"start {start.snapshot.path}: {start.about.origin}"
+        yield from (f"  {one}" for one in start.about.report)
+    return []
 
 
 def _kept_job(path: Path, *, is_read: bool) -> Generator[str, None, list[str]]:

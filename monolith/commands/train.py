@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monolith.errors import ConfigError
+
 if TYPE_CHECKING:
     from monolith.commands.progress import Progress, Starting
     from monolith.config import JobConfig
@@ -26,6 +28,18 @@ def add_parser(commands: Any) -> None:
         help="serve a live page, /metrics (Prometheus) and /health; without HOST to this machine alone",
     )
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", help="write the curves for TensorBoard too")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="SNAPSHOT",
+        help="begin with what fits of another run's model: its snapshot's folder, or its state folder (the newest)",
+    )
+    parser.add_argument(
+        "--from-beginning",
+        action="store_true",
+        help="with --from: read the streams from their beginnings, not from where that run stood",
+    )
     parser.set_defaults(run=run)
 
 
@@ -34,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     from monolith.config.load import load_job
 
     job = load_job(args.job, args.set)  # before torch loads: a mistake in the job is told at once
+    if args.from_beginning and args.source is None:
+        raise ConfigError("--from-beginning says where a run begins that starts --from another run's model: give that")
     from monolith.commands.progress import Progress, Starting
 
     shows = not args.quiet
@@ -52,9 +68,29 @@ def _train(job: JobConfig, args: argparse.Namespace, starting: Starting, bar: Pr
     from monolith.commands.assembly import run_eras
     from monolith.dashboard.observers import observing
 
+    if args.source is not None:
+        starting.doing = f"reading {args.source}"
+        _begin(job, args.source, from_beginning=args.from_beginning, shows=not args.quiet)
     starting.doing = "opening streams and store, reading the newest snapshot, exporting the network"
     with observing(job, args.dashboard, args.tensorboard) as observers:
         run_eras(job, _Stoppable().run, observers=[lambda _: starting.end(), bar, *observers])
+
+
+def _begin(job: JobConfig, source: Path, *, from_beginning: bool, shows: bool) -> None:
+    """Write what the run begins from, and say what was taken."""
+    from monolith.config.references import check_late
+    from monolith.disk import files_for
+    from monolith.training.start import has_begun
+    from monolith.training.warm_start import warm_start
+
+    check_late(job, "input")
+    goes_on = has_begun(Path(job.state))
+    with files_for(job.files):
+        about = warm_start(job, source, from_beginning=from_beginning)
+    if shows and goes_on:
+        print(f"{job.state} has begun {about.origin}; the run goes on", flush=True)
+    elif shows:
+        print("\n".join([f"begins {about.origin}", *(f"  {one}" for one in about.report)]), flush=True)
 
 
 class _Stoppable:

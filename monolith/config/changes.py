@@ -45,9 +45,25 @@ def changes(old: Settings, new: Settings) -> Changes:
 
 def check_lasting(old: Settings, new: Settings) -> None:
     """Raise ConfigError, naming each, for settings that may never change in one state folder."""
-    lasting = {key: change for key, change in changes(old, new).items() if LASTING.match(key)}
+    lasting = {key: change for key, change in changes(old, new).items() if LASTING.match(key)} | _resalted(old, new)
     if lasting:
         raise ConfigError(f"{words(lasting)}: the state folder is of another model. Set it back, or give a new `state`")
+
+
+def _resalted(old: Settings, new: Settings) -> Changes:
+    """Tables that begin, or cease, to keep ids of several features apart: every row would be another id's."""
+    before, after = (
+        {table["name"]: table for table in _as_of_today(settings).get("tables", [])} for settings in (old, new)
+    )
+    return {
+        f"tables.{name}.features": (before[name]["features"], after[name]["features"])
+        for name in before.keys() & after.keys()
+        if _is_salted(before[name]) != _is_salted(after[name])
+    }
+
+
+def _is_salted(table: dict[str, Any]) -> bool:
+    return len(table["features"]) > 1 and not table["shared_ids"]
 
 
 def words(found: Changes) -> str:
@@ -95,6 +111,17 @@ def job_under(job: JobConfig, settings: Settings, step: int) -> JobConfig:
             f"the steps from {step} on were made with settings that this build cannot have: {'; '.join(faults)}. "
             "Start the build that made them, stop it (SIGTERM) when it has run them again, and start this one then"
         )
+    return msgspec.convert(whole, JobConfig)
+
+
+def job_of_manifest(manifest_job: dict[str, Any], where: str) -> JobConfig:
+    """The job as another run's snapshot has it, keys that came later at their default.
+
+    Raises ConfigError, naming ``where`` and each key, for settings that this build cannot have.
+    """
+    whole = _filled(manifest_job, inspect.type_info(JobConfig), "")
+    if faults := [f"{path_text(keys)}: {text}" for keys, text in problems(whole, inspect.type_info(JobConfig))]:
+        raise ConfigError(f"{where} is of a job that this build cannot have: {'; '.join(faults)}")
     return msgspec.convert(whole, JobConfig)
 
 

@@ -8,6 +8,7 @@ chance. Equal state gives equal bytes. Settings such as the learning rate are no
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -61,6 +62,26 @@ def load_dense_state(model: nn.Module, optimizer: DenseOptimizer, data: bytes, m
         modes.steps = int(steps)
 
 
+class DenseState(NamedTuple):
+    """What `save_dense_state` kept, whatever model it was of."""
+
+    weights: dict[str, Tensor]
+    optimizer: str  # torch's name of its kind
+    moments: dict[str, dict[str, Tensor]]  # weight -> what the optimizer kept of it; empty: no step was made
+    steps: int
+
+
+def read_dense_state(data: bytes) -> DenseState:
+    """Take ``data`` apart. Raises CorruptError for bytes that are no dense state."""
+    tensors, moments = _parse(data), dict[str, dict[str, Tensor]]()
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            weight, key = name.removeprefix("optimizer.").rsplit(".", 1)
+            moments.setdefault(weight, {})[key] = tensor
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    return DenseState(weights, _written_by(data), moments, int(tensors.get(_STEPS, 0)))
+
+
 def _weight_states(moments: Mapping[str, Tensor], model: nn.Module, kind: str) -> dict[str, dict[str, Tensor]]:
     """The optimizer's state by the weights' names, checked: all of it, or none where no step was made yet."""
     states: dict[str, dict[str, Tensor]] = {}
@@ -90,14 +111,19 @@ def _check_counts(states: Mapping[str, Mapping[str, Tensor]]) -> None:
 
 
 def _check_kind(data: bytes, kind: str) -> None:
-    """Raise CorruptError if another optimizer wrote the bytes, by the note in the safetensors header."""
-    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    written_by = header.get("__metadata__", {}).get("optimizer")
+    """Raise CorruptError if another optimizer wrote the bytes."""
+    written_by = _written_by(data)
     if written_by != kind:
         raise CorruptError(
             f"the dense state is of optimizer {written_by}, the job has {kind}: set dense_optimizer.kind back, "
             f"or start a new state folder"
         )
+
+
+def _written_by(data: bytes) -> str:
+    """The name that torch has for the optimizer, by the note in the safetensors header."""
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return str(header.get("__metadata__", {}).get("optimizer"))
 
 
 def _moment(moments: Mapping[str, Tensor], name: str, key: str, parameter: Tensor) -> Tensor:

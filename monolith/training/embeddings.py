@@ -1,13 +1,12 @@
 """Collisionless tables as a torch module: ids in, pooled vectors out, the tables' own optimizers run in backward.
 
 ``EmbeddingBagCollection`` takes the place of torchrec's class of the same name. The rows live in the native tables and
-are no torch parameters: ``parameters()`` and ``state_dict()`` hold none of them (snapshots do; ``state_dict`` warns),
-and a torch optimizer never touches them.
+are no torch parameters: ``parameters()`` holds none of them, and a torch optimizer never touches them. ``state_dict()``
+has all of them (``monolith.training.table_state``).
 """
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from monolith.config import TableConfig
-from monolith.errors import ConfigError, InputError
+from monolith.errors import ConfigError, InputError, MonolithError
 from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection, Output
 from monolith.tables.embedding import Embedding
@@ -26,6 +25,7 @@ from monolith.tables.schema import is_salted
 from monolith.training.compiled import Place, pooled
 from monolith.training.jagged import EventTimes, bags_of, batch_size, event_times
 from monolith.training.lookup import LookupStep, Matrix, Vectors, WeightGradients
+from monolith.training.table_state import state_keys, tables_of_state, tables_state
 
 if TYPE_CHECKING:
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -56,7 +56,7 @@ class EmbeddingBagCollection(torch.nn.Module):
         if doubled := [name for name, times in Counter(table.name for table in tables).items() if times > 1]:
             raise ConfigError(f"table names {doubled} are used more than once: give every table a name of its own")
         self.configs = tuple(tables)
-        self.outputs = _outputs(tables)
+        self.outputs = outputs_of(tables)
         self._collection = Collection({config.name: new_embedding(config) for config in tables}, self.outputs)
         self._features = list(dict.fromkeys(out.feature for out in self.outputs))
         self._place = Place(self._collection, self._features)
@@ -205,16 +205,26 @@ class EmbeddingBagCollection(torch.nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if any(map(len, self.tables.values())):
-            warnings.warn(f"a state dict holds no rows of {self._described()}: {_SAVING}", stacklevel=2)
+        destination |= tables_state(self.tables, prefix)
 
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        if not any(map(len, self.tables.values())):
-            warnings.warn(f"a state dict brings no rows, and {self._described()} are empty: {_SAVING}", stacklevel=2)
-
-    def _described(self) -> str:
-        return f"the tables {sorted(self.tables)}"
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {key: value for key, value in state_dict.items() if key in state_keys(self.tables, prefix)}
+        others = {key: value for key, value in state_dict.items() if key not in own}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        missing_keys += sorted(state_keys(self.tables, prefix) - own.keys())  # as torch does, what is there is taken
+        try:
+            self.replace_tables(tables_of_state(self.tables, own, prefix))
+        except MonolithError as error:
+            error_msgs.append(str(error))
 
     def _replicate_for_data_parallel(self) -> Self:
         raise ConfigError(
@@ -223,16 +233,15 @@ class EmbeddingBagCollection(torch.nn.Module):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        raise TypeError(f"a collection holds native tables and cannot be copied or pickled. {_SAVING}")
+        raise TypeError(
+            "a collection holds native tables and cannot be copied or pickled: make another one of the same configs, "
+            "and give it this one's state with load_state_dict(collection.state_dict()), or save each table with "
+            "Table.save(folder)"
+        )
 
 
-_SAVING = (
-    "Save each with Table.save(folder); to go on, replace_tables({name: Table.open(folder), ...}); the dense weights "
-    "are in the state dict of the rest of the model"
-)
-
-
-def _outputs(tables: Sequence[TableConfig]) -> list[Output]:
+def outputs_of(tables: Sequence[TableConfig]) -> list[Output]:
+    """The vectors that a collection of ``tables`` gives, in order."""
     readers = Counter(name for table in tables for name in table.feature_names())
     return [
         Output(

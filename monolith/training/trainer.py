@@ -21,6 +21,7 @@ from monolith.config.load import job_json
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 from monolith.events import WATERMARK_START
 from monolith.serving.publisher import Publisher
+from monolith.streaming.reader_state import STATE_FILE
 from monolith.streaming.runner import Step
 from monolith.streaming.steps import StepReader
 from monolith.tables.batch import Batch
@@ -293,8 +294,14 @@ class Trainer:
         self.learner.load_dense_state(start.snapshot.read("dense.safetensors"))
         if STRINGS in start.snapshot.manifest.files:
             self.strings.restore(start.snapshot.read(STRINGS))
-        self.steps.begin_at(start.about.positions)
+        if STATE_FILE in start.snapshot.manifest.files:
+            self.steps.begin_after(start.snapshot.read)
+        else:
+            self.steps.begin_at(start.about.positions)
         self.sequence, self._started = start.snapshot.manifest.sequence, True
+        self.watermark_ms = start.about.watermark_ms
+        if self.sequence:
+            self.history.begin_after(self.sequence, f"start {start.snapshot.manifest.crc32}".encode())
         log.info("begins from=%s origin=%s", start.snapshot.path, start.about.origin)
 
     def _restore_history(self, snapshot: Snapshot) -> None:

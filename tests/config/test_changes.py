@@ -198,3 +198,22 @@ def _set(data: Any, setting: str) -> Any:
         place = place[int(name)] if name.isdigit() else place[name]
     place[last] = yaml.safe_load(text)
     return data
+
+
+def test_a_feature_that_joins_a_table_of_one_is_refused_as_its_rows_would_be_other_ids(text_of_features):
+    one, two, three = (settings_of(parse_job(text_of_features(names), "j")) for names in ("[a]", "[a, b]", "[a, b, c]"))
+    for before, after in ((one, two), (two, one)):
+        with pytest.raises(ConfigError, match=r"tables\.t\.features was .* the state folder is of another model"):
+            check_lasting(before, after)
+    check_lasting(two, three)
+    shared = [settings_of(parse_job(text_of_features(names, "true"), "j")) for names in ("[a]", "[a, b]")]
+    check_lasting(*shared)
+
+
+@pytest.fixture
+def text_of_features():
+    def make(names: str, shared: str = "false") -> str:
+        table = f"{{name: t, dim: 4, features: {names}, shared_ids: {shared}}}"
+        return f"name: j\ninput: {{samples: 'log://s'}}\ntables: [{table}]\n"
+
+    return make
