@@ -51,19 +51,24 @@ def check_lasting(old: Settings, new: Settings) -> None:
 
 
 def _resalted(old: Settings, new: Settings) -> Changes:
-    """Tables that begin, or cease, to keep ids of several features apart: every row would be another id's."""
-    before, after = (
-        {table["name"]: table for table in _as_of_today(settings).get("tables", [])} for settings in (old, new)
-    )
+    """Tables whose features' ids would be made in another way: every row would be another id's."""
+    before, after = (_as_of_today(settings) for settings in (old, new))
+    was, now = ({table["name"]: table for table in job.get("tables", [])} for job in (before, after))
     return {
-        f"tables.{name}.features": (before[name]["features"], after[name]["features"])
-        for name in before.keys() & after.keys()
-        if _is_salted(before[name]) != _is_salted(after[name])
+        f"tables.{name}.features": (was[name]["features"], now[name]["features"])
+        for name in was.keys() & now.keys()
+        if _id_making(before, was[name]) != _id_making(after, now[name])
     }
 
 
-def _is_salted(table: dict[str, Any]) -> bool:
-    return len(table["features"]) > 1 and not table["shared_ids"]
+def _id_making(job: dict[str, Any], table: dict[str, Any]) -> str:
+    """How the keys of a table's rows come of its features' values."""
+    if len(table["features"]) < 2:
+        return "as they are"
+    if not table["shared_ids"]:
+        return "salted by feature"
+    strings = {feature["name"] for feature in job.get("features", []) if feature.get("type") == "string"}
+    return "strings seeded by table" if strings & {*table["features"]} else "as they are"
 
 
 def words(found: Changes) -> str:

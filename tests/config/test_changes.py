@@ -11,7 +11,7 @@ import pytest
 from monolith.config import changes as changes_module
 from monolith.config.changes import amended, changes, check_lasting, job_under
 from monolith.config.deciding import Settings, settings_in, settings_of
-from monolith.config.load import job_json
+from monolith.config.load import job_json, parse_job
 from monolith.errors import ConfigError
 
 
@@ -208,12 +208,16 @@ def test_a_feature_that_joins_a_table_of_one_is_refused_as_its_rows_would_be_oth
     check_lasting(two, three)
     shared = [settings_of(parse_job(text_of_features(names, "true"), "j")) for names in ("[a]", "[a, b]")]
     check_lasting(*shared)
+    strings = [settings_of(parse_job(text_of_features(names, "true", "string"), "j")) for names in ("[a]", "[a, b]")]
+    with pytest.raises(ConfigError, match="another model"):
+        check_lasting(*strings)
 
 
 @pytest.fixture
 def text_of_features():
-    def make(names: str, shared: str = "false") -> str:
+    def make(names: str, shared: str = "false", kind: str = "int") -> str:
         table = f"{{name: t, dim: 4, features: {names}, shared_ids: {shared}}}"
-        return f"name: j\ninput: {{samples: 'log://s'}}\ntables: [{table}]\n"
+        declared = f"features: [{{name: a, type: {kind}}}]"
+        return f"name: j\ninput: {{samples: 'log://s'}}\ntables: [{table}]\n{declared}\n"
 
     return make
