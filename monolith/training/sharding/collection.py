@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,14 @@ class ShardedCollection:
             division.config.name: [part.table for part in self.parts if part.number == number]
             for number, division in enumerate(self.divisions)
         }
+
+    def replace_parts(self, parts: Sequence[Table]) -> None:
+        """Go on with other tables in the places of ``parts``, of the same buckets and rules. Raises InputError."""
+        if [table.buckets for table in parts] != [part.table.buckets for part in self.parts]:
+            raise InputError(
+                "the parts do not have the buckets of those that they replace: open them for the same ranks"
+            )
+        self.parts = [replace(old, table=new) for old, new in zip(self.parts, parts, strict=True)]
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -245,6 +254,7 @@ class ShardedStep:
         self._collection: ShardedCollection | None = collection  # None once applied
         self._questions = questions
         self._steps = steps
+        self.ranks = collection.transport.ranks
 
     def apply_matrix(self, grads: Matrix) -> None:
         """One optimizer step for each unique id of the global batch: ``grads`` are those of this rank's vectors.

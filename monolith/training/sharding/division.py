@@ -3,19 +3,24 @@
 A table without a limit has one part a rank. A table with a limit (``max_rows``, ``max_bytes``) has a fixed number of
 parts, whatever the number of ranks, and each part keeps to its share of the limit: so which rows are evicted does not
 depend on the number of ranks. Parts are runs of buckets in order, and so are the parts of one rank.
+
+Up to 64 parts are made of 64 *pieces* of 16 buckets each: what a checkpoint is written in, since every piece is of one
+rank at any number of ranks.
 """
 
 from __future__ import annotations
 
 import msgspec
+import numpy as np
 
 from monolith.config.table import LFU, LRU, Always, Forever, MinCount, Probability, Score, TableConfig, Unlimited
 from monolith.errors import ConfigError
-from monolith.tables.buckets import Buckets
+from monolith.tables.buckets import BUCKETS, Buckets
 from monolith.tables.schema import is_salted
 from monolith.tables.split import Owners
 
 LIMIT_PARTS = 16  # of a table with a limit
+PIECES = 64
 
 
 class Division:
@@ -33,11 +38,18 @@ class Division:
                 f"table {config.name!r} has a limit, so it has {limit_parts} parts, and there are {ranks} ranks: give "
                 f"limit_parts of at least {ranks} (the same for the model's whole life), or no limit"
             )
+        if not 1 <= ranks <= BUCKETS or not 1 <= limit_parts <= BUCKETS:
+            raise ConfigError(
+                f"{ranks} ranks, {limit_parts} parts of a table with a limit; allowed: 1 to {BUCKETS} each"
+            )
         self.config = config
         self.features = config.feature_names()
         self.salted = is_salted(config)
         self.parts = limit_parts if limited else ranks
-        self.owners = Owners.evenly(self.parts)  # part of each bucket
+        self.limited = limited
+        whole = PIECES if self.parts <= PIECES else BUCKETS  # runs of buckets that are not divided
+        run = np.arange(BUCKETS) * whole // BUCKETS
+        self.owners = Owners((run * self.parts // whole).astype(np.int32), self.parts)  # part of each bucket
         self.rank_of = [part * ranks // self.parts for part in range(self.parts)]
         self.counted = needs_occurrences(config)
 
@@ -48,6 +60,18 @@ class Division:
     def buckets(self, part: int) -> Buckets:
         """The buckets of one part."""
         return self.owners.buckets(part)
+
+    def pieces(self) -> list[Buckets]:
+        """What a checkpoint is written in: the parts of a table with a limit, else 64 runs of buckets.
+
+        Raises ConfigError where there are more parts than pieces.
+        """
+        if self.limited:
+            return [self.buckets(part) for part in range(self.parts)]
+        if self.parts > PIECES:
+            raise ConfigError(f"{self.parts} ranks: a checkpoint of pieces is for up to {PIECES}; use save")
+        size = BUCKETS // PIECES
+        return [Buckets.of((piece * size, (piece + 1) * size)) for piece in range(PIECES)]
 
     def part_config(self) -> TableConfig:
         """What each part is: the table, with its share of the limit, rounded up."""
