@@ -22,7 +22,7 @@ from monolith.training.sharding.collection import ShardedCollection
 
 
 def pieces(collection: ShardedCollection) -> dict[str, bytes]:
-    """This rank's pieces by name. Other writers wait. Raises ConfigError for more than 64 ranks."""
+    """The pieces of this rank, by name. Other writers wait. Raises ConfigError for more than 64 ranks."""
     contents: dict[str, dict[str, bytes]] = {}
     with collection._writing():
         for part in collection.parts:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -38,8 +39,8 @@ class ShardedEmbeddingBagCollection(torch.nn.Module):
     each unique id among them; in eval mode it only reads. Every rank runs forward and backward the same number of
     times, in the same order; a rank without samples brings a batch of none. Options are those of ``ShardedCollection``.
 
-    ``average``: a rank's loss is the mean over its own samples, and the gradients are divided by the number of ranks, as
-    DistributedDataParallel divides those of dense weights. False: gradients are taken as they are.
+    ``average``: a rank's loss is the mean over its own samples, and the gradients are divided by the number of ranks,
+    as DistributedDataParallel divides those of dense weights. False: gradients are taken as they are.
 
     An output that the loss does not use has a gradient of zeros. Gradients of the ids' weights are not formed, and
     weights that require them are refused (InputError).
@@ -109,7 +110,7 @@ class Averaged:
 
     def apply_matrix(self, grads: Floats) -> None:
         """See `ShardedStep`."""
-        self._step.apply_matrix(grads / self._ranks)
+        self._step.apply_matrix(grads / np.float32(self._ranks))
 
 
 def vectors_of(step: ShardedStep, anchor: torch.Tensor, *, average: bool) -> torch.Tensor:
@@ -128,7 +129,7 @@ def jagged_bags(features: KeyedJaggedTensor, names: Sequence[str]) -> dict[str, 
     weights = features.weights_or_none()
     if weights is not None and weights.requires_grad:
         raise InputError(
-            "the ids' weights require gradients, which a divided collection does not form: detach the weights, or train "
-            "on one process"
+            "the ids' weights require gradients, which a divided collection does not form: detach the weights, or "
+            "train on one process"
         )
     return bags_of(features, names)

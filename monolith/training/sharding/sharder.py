@@ -1,3 +1,4 @@
+# ruff: noqa: ARG002 -- arguments that TorchRec's interfaces name
 """The collection under TorchRec's DistributedModelParallel: a sharder for its planner, and the sharded module.
 
     model = DistributedModelParallel(model, sharders=[CollectionSharder(), EmbeddingBagCollectionSharder()])
@@ -114,7 +115,10 @@ class BagsContext(Multistreamable):  # type: ignore[misc]
 
 
 class IdsDist(torch.nn.Module):
-    """Sends each rank its question. TorchRec's pipelines replace ``_dist.forward`` by one that sends several at once."""
+    """Sends each rank its question.
+
+    TorchRec's pipelines replace ``_dist.forward`` by one that sends those of several modules at once.
+    """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Transport:
                 "torch.distributed is not initialised: run under torchrun, and call "
                 "torch.distributed.init_process_group('gloo') before tables are divided"
             )
-        self.group = group if group is not None else dist.group.WORLD
+        self.group: dist.ProcessGroup = group if group is not None else dist.group.WORLD  # type: ignore[assignment]
         self.ranks: int = dist.get_world_size(group)
         self.rank: int = dist.get_rank(group)
         self._type = _TYPES[wire]

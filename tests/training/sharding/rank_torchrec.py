@@ -61,7 +61,7 @@ class Mixed(nn.Module):
         self.ours = EmbeddingBagCollection(our_tables())
         table = EmbeddingBagConfig(
             name="static", embedding_dim=DIM, num_embeddings=64, feature_names=["static"],
-            init_fn=lambda weight: nn.init.constant_(weight, 0.05),  # a sharded table starts by it, whatever the module held
+            init_fn=lambda weight: nn.init.constant_(weight, 0.05),  # a sharded table starts by it
         )  # fmt: skip
         self.theirs = TheirCollection(tables=[table])
         with torch.random.fork_rng():
