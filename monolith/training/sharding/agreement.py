@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -17,7 +18,8 @@ def check_agreed(transport: Transport, configs: Sequence[TableConfig], options: 
 
     Where rows lie in memory (``memory``) may differ.
     """
-    mine: dict[str, Any] = {f"option {name}": value for name, value in options.items()}
+    mine: dict[str, Any] = {"version": metadata.version("monolith-recsys")}
+    mine |= {f"option {name}": value for name, value in options.items()}
     mine["tables"] = [config.name for config in configs]
     for config in configs:
         document = msgspec.to_builtins(config)

@@ -13,7 +13,10 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from monolith.config.table import LFU, LRU, Always, Forever, MinCount, Probability, Score, TableConfig, Unlimited
+from monolith.config.admission import Always, MinCount, Probability
+from monolith.config.eviction import LFU, LRU, Score, Unlimited
+from monolith.config.expiry import Forever
+from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.buckets import BUCKETS, Buckets
 from monolith.tables.schema import is_salted
@@ -32,6 +35,8 @@ class Division:
                 f"table {config.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
                 f"ranks would train one shared row: set absent to zeros"
             )
+        if config.kind != "collisionless":
+            raise ConfigError(f"table {config.name!r} is {config.kind}: only collisionless tables are divided")
         limited = not isinstance(config.eviction, Unlimited)
         if limited and ranks > limit_parts:
             raise ConfigError(

@@ -242,7 +242,8 @@ def _take_over(collection: ShardedCollection, module: EmbeddingBagCollection) ->
     """The rows and all other state of ``module``, those of this rank's parts, where it has any."""
     tables = []
     for part in collection.parts:
-        table = module.tables[part.table.config.name]
+        table = module.tables[part.table.config.name].one_table
+        assert table is not None  # of a kind that is divided
         if table.sequence == 1 and table.clock_ms == WATERMARK_START and not table.stats().observed:
             tables.append(part.table)
             continue

@@ -11,6 +11,7 @@ import pickle
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _one_rank() -> None:
     module, function, folder = sys.argv[1:]
     torch.set_num_threads(1)
     set_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     rank = dist.get_rank()
     result = getattr(importlib.import_module(module), function)(rank, Path(folder))
     (Path(folder) / f"rank{rank}.pickle").write_bytes(pickle.dumps(result))

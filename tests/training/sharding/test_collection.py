@@ -151,23 +151,26 @@ def test_half_precision_sends_about_half(many: dict[int, Many]) -> None:
     assert 0.4 < half / full < 0.8
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 4), (4, 3)])
-def test_saved_on_some_ranks_goes_on_on_others(before: int, after: int, many: dict[int, Many], tmp_path: Path) -> None:
-    folders = {}
-    for ranks in (before, after):
+def test_saved_on_some_ranks_goes_on_on_others(many: dict[int, Many], tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "from").symlink_to(many[1].folder)
+    run("rank_collection", "go_on_alone", 1, tmp_path / "alone")
+    before = many[1].folder
+    for step, ranks in enumerate((2, 4, 3)):  # from 1
         folder = tmp_path / f"{ranks}"
         folder.mkdir()
-        (folder / "from").symlink_to(many[before].folder)
-        folders[ranks] = run("rank_collection", "go_on", ranks, folder)
-    assert [told[0] == folders[after][0] for told in [folders[before]]]
+        (folder / "from").symlink_to(before)
+        (folder / "step").write_text(str(step))
+        run("rank_collection", "go_on", ranks, folder)
+        before = folder / "to"
     for name in ("rules exact", "limits"):
         scenario = scenarios()[name]
         for number, config in enumerate(scenario.tables):
             files = [
-                whole(tmp_path / f"{ranks}" / "to" / name, number, scenario).save(tmp_path / f"{ranks}{name}{number}")
-                for ranks in (before, after)
+                whole(folder / name, number, scenario).save(tmp_path / f"{which}{name}{number}").read_bytes()
+                for which, folder in enumerate((tmp_path / "alone" / "to2", before))
             ]
-            assert files[0].read_bytes() == files[1].read_bytes(), config.name
+            assert files[0] == files[1], config.name
 
 
 def test_a_folder_without_its_manifest_or_a_part_is_refused(many: dict[int, Many], tmp_path: Path) -> None:

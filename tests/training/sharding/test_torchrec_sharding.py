@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,12 @@ def test_a_distributed_checkpoint_loads_at_another_number_of_ranks(
     np.testing.assert_allclose(
         np.concatenate([rank["read"] for rank in loaded]), read[: 32 // ranks * ranks], rtol=1e-5
     )
+
+
+def test_torchrecs_own_sharding_test_passes_on_ours(tmp_path: Path) -> None:
+    if "MONOLITH_TORCHREC_TESTS" not in os.environ:
+        pytest.skip("needs MONOLITH_TORCHREC_TESTS, a folder with torchrec/distributed/tests of torchrec's repository")
+    for told in run("rank_their_tests", "sharding", 2, tmp_path):
+        collections = int(told.pop("divided"))
+        assert set(told.values()) == {"passed"}, told
+        assert collections == 2 * len(told)  # the model has two
