@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, TypeVar
@@ -99,6 +100,13 @@ def write(folder: Path, header: Header, buckets: Iterator[Bucket]) -> Path:
         raise
     sync_folder(folder)
     return path
+
+
+def to_bytes(header: Header, buckets: Iterator[Bucket]) -> bytes:
+    """The file that ``write`` would write, for who keeps it elsewhere."""
+    file = BytesIO()
+    _write_all(file, header, buckets)
+    return file.getvalue()
 
 
 def _write_all(file: BinaryIO, header: Header, buckets: Iterator[Bucket]) -> None:

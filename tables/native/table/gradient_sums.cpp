@@ -37,6 +37,32 @@ bool all_within(const float* values, std::size_t n, float largest) {
   return all;
 }
 
+void sum_gradients(const Part& part, const PartGradient& gradient, const std::int64_t* places, std::size_t dim,
+                   bool* begun, float* sums) {
+  const bool mean = part.mean && part.lengths != nullptr, scaled = mean || part.weights != nullptr;
+  for_dim(dim, [&](auto columns) {
+    std::vector<float> scratch(dim);
+    for (std::size_t sample = 0, id = 0; sample < part.samples; ++sample) {
+      const std::size_t ids = part.lengths == nullptr ? 1 : static_cast<std::size_t>(part.lengths[sample]);
+      const float* const grad = gradient.grads + sample * gradient.stride;
+      const float divisor = mean ? static_cast<float>(std::max(ids, std::size_t{1})) : 1.0f;
+      for (const std::size_t end = id + ids; id < end; ++id) {
+        const float weight = part.weights == nullptr ? 1.0f : part.weights[id];
+        if (scaled)
+          for (std::size_t k = 0; k < columns; ++k) scratch[k] = grad[k] / divisor * weight;
+        const float* const own = scaled ? scratch.data() : grad;
+        const auto place = static_cast<std::size_t>(places[id]);
+        float* const sum = sums + place * dim;
+        if (begun[place])
+          add_up(sum, sum, own, columns);
+        else
+          std::copy_n(own, dim, sum);
+        begun[place] = true;
+      }
+    }
+  });
+}
+
 bool Gradients::all_given() const {
   return std::all_of(parts_.begin(), parts_.end(), [](const PartGradient& part) { return part.grads != nullptr; });
 }

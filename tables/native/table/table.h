@@ -127,7 +127,15 @@ class Table {
   // backward() in its two halves, under writing(): for several tables that change together, or not at all.
   Writing writing() const { return Writing(writer_); }
   std::int64_t collect(Step& step, const PartGradients& grads);
-  void apply(const Step& step, Times times);
+  void apply(const Step& step, Times times, const std::vector<double>* norms = nullptr);
+
+  // backward() of a part of a table, in three calls that no other call of this table comes between, while the gradients
+  // stay where they are: collect(); of each rule that clips by the norm of all rows, the squares of this part's by
+  // position; and the step, by those norms over all parts.
+  void begin(const std::int64_t* ids, std::size_t n, Step& step);  // where no forward() has begun it
+  std::int64_t collect_part(Step& step, const PartGradients& grads);
+  std::vector<std::vector<double>> squares(const Step& step);
+  void apply_part(const Step& step, const std::vector<double>& norms);
 
   void advance(std::int64_t clock_ms);
   // Returns the rows removed. Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or

@@ -52,11 +52,15 @@ void cut_down(float* values, std::size_t dim, float largest, float to) {
 
 std::int64_t Table::apply_gradients(const std::int64_t* ids, const float* grads, std::size_t n, Times times) {
   const Writing writing(writer_);
+  begin(ids, n, own_step_);
+  return collect_and_apply(own_step_, {{grads, options_.dim}}, times);
+}
+
+void Table::begin(const std::int64_t* ids, std::size_t n, Step& step) {
   Part part;
   part.ids = ids;
   part.count = part.samples = n;
-  own_step_.begin({part}, groups_for(n, n), rows_.shared() != 0);
-  return collect_and_apply(own_step_, {{grads, options_.dim}}, times);
+  step.begin({part}, groups_for(n, n), rows_.shared() != 0);
 }
 
 std::int64_t Table::backward(Step& step, const PartGradients& grads, Times times) {
@@ -161,12 +165,30 @@ std::int64_t Table::settle(const Step& step) {
   return options_.on_nonfinite == NonFinite::raise ? first : -1;
 }
 
-void Table::apply(const Step& step, Times times) {
+std::int64_t Table::collect_part(Step& step, const PartGradients& grads) {
+  const Writing writing(writer_);
+  return collect(step, grads);
+}
+
+std::vector<std::vector<double>> Table::squares(const Step& step) {
+  const Writing writing(writer_);
+  return global_norm_.squares_of(at_step(options_.optimizer, steps_ + 1), step, sums_);
+}
+
+void Table::apply_part(const Step& step, const std::vector<double>& norms) {
+  const Writing writing(writer_);
+  apply(step, {}, &norms);
+}
+
+void Table::apply(const Step& step, Times times, const std::vector<double>* norms) {
   statistics_.dropped_gradients += step.absent();
   statistics_.nonfinite += nonfinite_;
   ++steps_;
   Optimizer optimizer = at_step(options_.optimizer, steps_);
-  global_norm_.clip(optimizer, step, sums_);
+  if (norms == nullptr)
+    global_norm_.clip(optimizer, step, sums_);
+  else
+    GlobalNorm::clip_to(optimizer, *norms);
   in_parallel(static_cast<unsigned>(step.groups().size()), [&](unsigned k) {
     if (times.each()) sums_[k].see_times(step.groups()[k], step, times);
     std::visit(

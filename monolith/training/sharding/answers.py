@@ -1,0 +1,201 @@
+"""What an owner does with the questions of all ranks: each part's step, in the order of the global batch.
+
+The global batch is the ranks' batches one after the other, by rank. Within a table, occurrences come by feature, then
+by rank, then by position: the order in which one process would meet them. So counts, admission, expiry and eviction
+are what one process would decide, whatever the number of ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from monolith.errors import InputError
+from monolith.events import WATERMARK_START
+from monolith.tables import Table, _core
+from monolith.tables.feature_runs import FeatureRuns
+from monolith.training.sharding.division import Division
+from monolith.training.sharding.questions import HEAD, NO_TIME, ONE_TIME, POSITION_BITS, STEP, TIME_EACH
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+_PLACE = (1 << POSITION_BITS) - 1
+_NO_TIMES = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPart:
+    """A part of a table that this rank has."""
+
+    number: int  # of the table, in the collection
+    division: Division
+    part: int  # of the table
+    table: Table
+
+
+@dataclass(slots=True)
+class Asked:
+    """What one rank asks of one part."""
+
+    occurrences: int
+    ids: Ints
+    times: Ints | None = None  # of each id, or of each occurrence where those are asked for
+    by_feature: list[Ints] | None = None  # occurrences: position << 32 | place
+
+
+class Questioner:
+    """Reads one rank's message from front to back."""
+
+    def __init__(self, message: Ints, tables: int) -> None:
+        self.kind, self.time_kind, self.time = (int(number) for number in message[:HEAD])
+        self.latest = message[HEAD : HEAD + tables]
+        self._message, self._size_at = message, HEAD + tables
+        self._data_at = 0
+
+    def read(self, parts: Sequence[OwnPart], *, in_order: bool) -> list[Asked]:
+        """What is asked of each of ``parts``."""
+        counted = [self.kind == STEP and (in_order or part.division.counted) for part in parts]
+        widths = [2 + (len(part.division.features) if each else 0) for part, each in zip(parts, counted, strict=True)]
+        self._data_at = self._size_at + sum(widths)
+        return [self._part(width, each) for width, each in zip(widths, counted, strict=True)]
+
+    def _part(self, width: int, counted: bool) -> Asked:
+        sizes = self._message[self._size_at : self._size_at + width].tolist()
+        self._size_at += width
+        asked = Asked(sizes[0], self._take(sizes[1]))
+        if counted:
+            asked.by_feature = [self._take(size) for size in sizes[2:]]
+        if self.time_kind == TIME_EACH:
+            asked.times = self._take(sum(sizes[2:]) if counted else sizes[1])
+        elif self.time_kind == ONE_TIME:
+            asked.times = np.full(sum(sizes[2:]) if counted else sizes[1], self.time, np.int64)
+        return asked
+
+    def _take(self, size: int) -> Ints:
+        self._data_at += size
+        return self._message[self._data_at - size : self._data_at]
+
+
+def questioners(messages: Sequence[Ints], tables: int) -> list[Questioner]:
+    """The messages' heads. Raises InputError where ranks do not ask for the same kind of thing, alike on all ranks."""
+    readers = [Questioner(message, tables) for message in messages]
+    for rank, reader in enumerate(readers):
+        if (reader.kind, reader.time_kind) != (readers[0].kind, readers[0].time_kind):
+            seen = [f"rank {r}: {_described(one)}" for r, one in ((0, readers[0]), (rank, reader))]
+            raise InputError(f"ranks disagree about the step ({'; '.join(seen)}): make the same call on every rank")
+    return readers
+
+
+def _described(reader: Questioner) -> str:
+    times = {NO_TIME: "no event time", ONE_TIME: "one event time", TIME_EACH: "a time for each sample"}
+    return f"{'a training step' if reader.kind == STEP else 'a look-up'} with {times[reader.time_kind]}"
+
+
+class PartStep:
+    """One part's step: its rows, by rank, waiting for their gradients."""
+
+    def __init__(self, part: OwnPart, asked: Sequence[Asked], clock_ms: int, *, in_order: bool) -> None:
+        self.part = part
+        self.in_order = in_order
+        self.ids: Ints = np.concatenate([each.ids for each in asked])
+        self.counts = [len(each.ids) for each in asked]  # of each rank
+        self.features: list[list[int]] = []  # occurrences of each rank, by feature
+        self._asked = asked
+        self.step = _core.Step()
+        self.grads: Floats | None = None
+        table = part.table
+        with table.writer:
+            if clock_ms != WATERMARK_START:
+                table.native.advance(clock_ms)
+            if asked[0].by_feature is None:
+                self.rows = self._plain(table)
+            else:
+                self.rows = self._counted(table)
+
+    def _plain(self, table: Table) -> Floats:
+        rows = np.empty((len(self.ids), table.dim), np.float32)
+        times = _together([each.times for each in self._asked])
+        table.native.forward(self.ids, times, self.step, rows, *table.policies.runs(None, len(rows)))
+        repeats = sum(each.occurrences for each in self._asked) - len(self.ids)
+        if repeats:
+            happened = table.native.statistics()
+            happened.observed += repeats
+            table.native.set_statistics(happened)
+        return rows
+
+    def _counted(self, table: Table) -> Floats:
+        places, times, runs = self._in_global_order()
+        ids = self.ids[places]
+        of_occurrences = np.empty((len(ids), table.dim), np.float32)
+        own = table.policies.runs(runs if self.part.division.config.per_feature else None, len(ids))
+        table.native.forward(ids, times, self.step, of_occurrences, *own)
+        first = np.empty(len(self.ids), np.int64)
+        first[places[::-1]] = np.arange(len(places))[::-1]
+        if not self.in_order:
+            _core.table_begin(table.native, self.ids, self.step)
+        self.occurrence_keys = self._keys() if self.in_order else None
+        return of_occurrences[first]
+
+    def _in_global_order(self) -> tuple[Ints, Ints, FeatureRuns]:
+        """Of each occurrence the place among all ranks' ids, and the time; and how many each feature has."""
+        places, times, runs = [], [], []
+        starts = np.cumsum([0, *self.counts[:-1]]).tolist()
+        for number, name in enumerate(self.part.division.features):
+            here = 0
+            for each, start in zip(self._asked, starts, strict=True):
+                assert each.by_feature is not None
+                own = each.by_feature[number]
+                here += len(own)
+                places.append((own & _PLACE) + start)
+                if each.times is not None:
+                    begin = sum(len(other) for other in each.by_feature[:number])
+                    times.append(each.times[begin : begin + len(own)])
+            runs.append((name, here))
+        self.features = [[len(own) for own in each.by_feature or []] for each in self._asked]
+        return np.concatenate(places), np.concatenate(times) if times else _NO_TIMES, runs
+
+    def _keys(self) -> Ints:
+        """The place of each occurrence in the global batch, as a number that sorts so."""
+        keys = []
+        for number in range(len(self.part.division.features)):
+            for rank, each in enumerate(self._asked):
+                assert each.by_feature is not None
+                local = each.by_feature[number] >> POSITION_BITS
+                keys.append(local + ((number * len(self._asked) + rank) << POSITION_BITS))
+        return np.concatenate(keys)
+
+    def received(self, rank: int) -> int:
+        """How many gradients come from a rank."""
+        return sum(self.features[rank]) if self.in_order else self.counts[rank]
+
+    def collect(self, grads: Sequence[Floats]) -> int:
+        """Take the gradients, (n, dim) from each rank. Nothing is changed. The id whose gradient is refused, or -1."""
+        self.grads = self._by_feature(grads) if self.in_order else np.concatenate(list(grads))
+        return _core.table_collect(self.part.table.native, self.step, self.grads)
+
+    def _by_feature(self, grads: Sequence[Floats]) -> Floats:
+        blocks = [np.split(own, np.cumsum(sizes)[:-1]) for own, sizes in zip(grads, self.features, strict=True)]
+        return np.concatenate([block[number] for number in range(len(self.part.division.features)) for block in blocks])
+
+    def id_at(self, position: int) -> int:
+        """The id of a gradient by its place."""
+        if not self.in_order:
+            return int(self.ids[position])
+        return int(self.ids[self._in_global_order()[0][position]])
+
+    def squares(self) -> list[npt.NDArray[np.float64]]:
+        """For each rule that clips by the norm of all rows, the squares by place of the gradient."""
+        return _core.table_squares(self.part.table.native, self.step)
+
+    def apply(self, norms: list[float]) -> None:
+        """One optimizer step for each unique id."""
+        _core.table_apply(self.part.table.native, self.step, norms)
+        self.grads = None
+
+
+def _together(times: Sequence[Ints | None]) -> Ints:
+    given = [each for each in times if each is not None]
+    return np.concatenate(given) if given else _NO_TIMES

@@ -1,0 +1,101 @@
+"""How one table is divided between ranks: into parts, each some of the table's 1,024 buckets, each a table of its own.
+
+A table without a limit has one part a rank. A table with a limit (``max_rows``, ``max_bytes``) has a fixed number of
+parts, whatever the number of ranks, and each part keeps to its share of the limit: so which rows are evicted does not
+depend on the number of ranks. Parts are runs of buckets in order, and so are the parts of one rank.
+
+Up to 64 parts are made of 64 *pieces* of 16 buckets each: what a checkpoint is written in, since every piece is of one
+rank at any number of ranks.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from monolith.config.admission import Always, MinCount, Probability
+from monolith.config.eviction import LFU, LRU, Score, Unlimited
+from monolith.config.expiry import Forever
+from monolith.config.table import TableConfig
+from monolith.errors import ConfigError
+from monolith.tables.buckets import BUCKETS, Buckets
+from monolith.tables.schema import is_salted
+from monolith.tables.split import Owners
+
+LIMIT_PARTS = 16  # of a table with a limit
+PIECES = 64
+
+
+class Division:
+    """One table's parts. Raises ConfigError for a table that cannot be divided so."""
+
+    def __init__(self, config: TableConfig, ranks: int, limit_parts: int = LIMIT_PARTS) -> None:
+        if config.tail_rows:
+            raise ConfigError(
+                f"table {config.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
+                f"ranks would train one shared row: set absent to zeros"
+            )
+        if config.kind != "collisionless":
+            raise ConfigError(f"table {config.name!r} is {config.kind}: only collisionless tables are divided")
+        limited = not isinstance(config.eviction, Unlimited)
+        if limited and ranks > limit_parts:
+            raise ConfigError(
+                f"table {config.name!r} has a limit, so it has {limit_parts} parts, and there are {ranks} ranks: give "
+                f"limit_parts of at least {ranks} (the same for the model's whole life), or no limit"
+            )
+        if not 1 <= ranks <= BUCKETS or not 1 <= limit_parts <= BUCKETS:
+            raise ConfigError(
+                f"{ranks} ranks, {limit_parts} parts of a table with a limit; allowed: 1 to {BUCKETS} each"
+            )
+        self.config = config
+        self.features = config.feature_names()
+        self.salted = is_salted(config)
+        self.parts = limit_parts if limited else ranks
+        self.limited = limited
+        whole = PIECES if self.parts <= PIECES else BUCKETS  # runs of buckets that are not divided
+        run = np.arange(BUCKETS) * whole // BUCKETS
+        self.owners = Owners((run * self.parts // whole).astype(np.int32), self.parts)  # part of each bucket
+        self.rank_of = [part * ranks // self.parts for part in range(self.parts)]
+        self.counted = needs_occurrences(config)
+
+    def of(self, rank: int) -> list[int]:
+        """The parts that one rank has."""
+        return [part for part, owner in enumerate(self.rank_of) if owner == rank]
+
+    def buckets(self, part: int) -> Buckets:
+        """The buckets of one part."""
+        return self.owners.buckets(part)
+
+    def pieces(self) -> list[Buckets]:
+        """What a checkpoint is written in: the parts of a table with a limit, else 64 runs of buckets.
+
+        Raises ConfigError where there are more parts than pieces.
+        """
+        if self.limited:
+            return [self.buckets(part) for part in range(self.parts)]
+        if self.parts > PIECES:
+            raise ConfigError(f"{self.parts} ranks: a checkpoint of pieces is for up to {PIECES}; use save")
+        size = BUCKETS // PIECES
+        return [Buckets.of((piece * size, (piece + 1) * size)) for piece in range(PIECES)]
+
+    def part_config(self) -> TableConfig:
+        """What each part is: the table, with its share of the limit, rounded up."""
+        rule = self.config.eviction
+        if not isinstance(rule, LRU | LFU | Score):
+            return self.config
+        limits = {
+            name: -(-getattr(rule, name) // self.parts) for name in ("max_rows", "max_bytes") if getattr(rule, name)
+        }
+        return msgspec.structs.replace(self.config, eviction=msgspec.structs.replace(rule, **limits))
+
+
+def needs_occurrences(config: TableConfig) -> bool:
+    """Whether the rules read every occurrence of an id, in order, and not only which ids there are and until when."""
+    admission = config.admission
+    at_once = (
+        isinstance(admission, Always)
+        or (isinstance(admission, MinCount) and admission.count == 1)
+        or (isinstance(admission, Probability) and admission.p == 1.0)
+    )
+    simple = isinstance(config.expiry, Forever) and isinstance(config.eviction, Unlimited)
+    return not (at_once and simple) or bool(config.per_feature)
