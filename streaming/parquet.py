@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monolith.errors import ConfigError, CorruptError
+from monolith.errors import ConfigError, CorruptError, DataLossError
 from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent, Weights
 from monolith.streaming.codec import encode
 from monolith.streaming.source import StreamUrl
@@ -197,8 +197,13 @@ class ParquetSource:
         return {0: self._position}
 
     def seek(self, positions: Mapping[int, int]) -> None:
-        """See `Source`."""
+        """See `Source`. Raises DataLossError for a row behind the end: the files were replaced by shorter ones."""
         if 0 in positions:
+            if positions[0] > self._end:
+                raise DataLossError(
+                    f"{self.name} has {self._end:,} rows, and the run goes on at row {positions[0]:,}: its files were "
+                    f"replaced or cut. Put them back, or give the job a new `state`"
+                )
             self._position = positions[0]
             self._last_ms = -1
             self._records = self._batches = self._rest = None

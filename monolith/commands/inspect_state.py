@@ -93,7 +93,7 @@ def _kept_job(path: Path, *, is_read: bool) -> Generator[str, None, list[str]]:
 
 def _status(path: Path) -> Iterator[str]:
     """What the trainer last said of itself."""
-    from monolith.commands.progress import lag, left_out, scores
+    from monolith.commands.progress import lag, left_out, scores, waiting
     from monolith.training.status import read_status
 
     status = read_status(path / "status.json")
@@ -101,9 +101,11 @@ def _status(path: Path) -> Iterator[str]:
         return
     yield (
         f"status of {moment(status.updated_ms)}: {status.samples:,} samples of {status.streams.records:,} records; "
-        + ("ended" if status.ended else lag(status.streams))
+        + (f"stopped; {lag(status.streams)}" if status.ended else lag(status.streams))
     )
     yield from (f"  {score}" for score in scores(status.metrics))
+    if waits := waiting(status.streams):
+        yield f"  {waits}"
     yield "  left out: " + ("; ".join(left_out(status.streams)) or "nothing")
     yield from (f"  look at this: {warning}" for warning in status.warnings)
 

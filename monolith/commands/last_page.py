@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monolith.commands.progress import lag, left_out, scores
+from monolith.commands.progress import lag, left_out, scores, waiting
 from monolith.config import JobConfig
 from monolith.training.status import Status
 
@@ -16,6 +16,8 @@ def last_page(job: JobConfig, status: Status) -> Iterator[str]:
     yield f"{job.name}: {counts}; {lag(streams)}"
     if found := list(scores(status.metrics)):
         yield f"  {', '.join(found)} (newest window/since the start)"
+    if waits := waiting(streams):
+        yield f"  {waits}"
     yield "  left out: " + ("; ".join(left_out(streams)) or "nothing")
     if streams.dead_letters:
         yield f"  each refused record with its reason: {_letters(job)}"

@@ -106,6 +106,12 @@ def lag(streams: Streams) -> str:
     return f"lag {streams.lag or 0:,}"
 
 
+def waiting(streams: Streams) -> str:
+    """What was read and waits for its label, or for the end of its window; empty where nothing does."""
+    mebibytes = streams.waiting_bytes / 2**20
+    return f"waiting for their labels: events of {mebibytes:,.1f} MiB, no samples yet" if mebibytes else ""
+
+
 def left_out(streams: Streams) -> list[str]:
     """What was left out, in few words: counts of rejects, then of everything else that made no sample."""
     dropped = streams.dropped()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from batches import seen
 
-from monolith.errors import ConfigError, CorruptError, EventError
+from monolith.errors import ConfigError, CorruptError, DataLossError, EventError
 from monolith.events import ActionEvent, FeatureEvent, SampleEvent
 from monolith.streaming.codec import FeatureDecoder, decode
 from monolith.streaming.source import open_source
@@ -67,6 +67,14 @@ def test_offset_is_the_row_number_and_seek_goes_to_any_row(ratings):
             polled += records
         assert polled == everything[row:]
         assert source.position() == {0: 5}
+
+
+def test_a_run_that_stood_behind_the_end_of_a_replaced_file_is_told_so(ratings):
+    source = open_source(f"parquet://{ratings}?time=timestamp&item=movie")
+    source.seek(source.end_position())
+    assert source.lag() == 0
+    with pytest.raises(DataLossError, match="has 5 rows, and the run goes on at row 6"):
+        source.seek({0: 6})
 
 
 def test_files_of_a_folder_are_read_by_name(tmp_path):
