@@ -57,7 +57,7 @@ def test_the_bytes_are_those_of_the_real_table(config):
     stats, outcome = real.stats(), shadow.outcome()
     assert stats.free_rows > 0
     assert stats.expired > 0
-    for kind in ("values", "state", "tail", "index", "counters", "tombstones"):
+    for kind in ("values", "state", "stamps", "index", "counters", "tombstones"):
         assert outcome.stats[f"bytes_{kind}"] == getattr(stats, f"bytes_{kind}")
 
 
