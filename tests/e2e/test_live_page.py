@@ -39,6 +39,8 @@ def live(tmp_path_factory, kit_class):
     daemon = kit.spawn("train", kit.job("live", input={"follow": True}), "--dashboard", port)
     status = kit.folder / "live/state/status.json"
     kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.samples > 2_500, "the log to be read")
+    curves = kit.folder / "live/state/curves.jsonl"
+    kit.wait(lambda: (points := read_curves(curves)) and points[-1].samples > 2_500, "a point of what was learnt")
     yield kit, daemon, f"http://127.0.0.1:{port}/"
     daemon.kill()
     daemon.wait()
