@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -76,7 +77,14 @@ class Kit:
     def spawn(self, *args: object) -> subprocess.Popen[bytes]:
         """Start a command in the background; its output is appended to ``out.log``."""
         with (self.folder / "out.log").open("ab") as output:
-            return subprocess.Popen(_command(*args), stdout=output, stderr=output, cwd=self.folder, env=_environment())
+            return subprocess.Popen(
+                _command(*args),
+                stdout=output,
+                stderr=output,
+                cwd=self.folder,
+                env=_environment(),
+                preexec_fn=_heed_interrupts,
+            )
 
     def output(self) -> str:
         """What the spawned commands printed so far."""
@@ -154,6 +162,11 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         if isinstance(base[key], dict) and isinstance(over[key], dict):
             both[key] = _merged(base[key], over[key])
     return both
+
+
+def _heed_interrupts() -> None:
+    """A shell that runs the tests in its background has children ignore SIGINT, which a terminal does not."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _command(*args: object) -> list[str]:
