@@ -52,7 +52,8 @@ def test_password_of_the_store_is_in_nothing_that_a_run_writes(kit, locked_redis
     assert [key for key in _keys(locked_redis) if TELLTALE in key] == []
     assert all(TELLTALE not in answer.encode() for answer in answers)
     shown = {"variable": "${REDIS_PASSWORD}", "file": "${file:", "whole": "${STORE}", "direct": "redis://***@"}[how]
-    assert shown.encode() in (kit.folder / "secret/state/job.json").read_bytes()
+    newest = max((kit.folder / "secret/state/snapshots").iterdir())
+    assert shown.encode() in (newest / "manifest.json").read_bytes()
 
 
 def _store(how: str, url: str, outside: Path, monkeypatch) -> object:
@@ -159,7 +160,7 @@ def test_files_that_a_run_writes_are_its_users_own(kit):
     job = kit.job("own", input={"dead_letters": f"log://{kit.folder / 'own/dead'}"})
     assert kit.run("train", job).returncode == 0
     written = [kit.folder / "own", *(kit.folder / "own").rglob("*")]
-    assert {path.name for path in written} >= {"state", "store", "dead", "journal", "job.json", "data.mdb"}
+    assert {path.name for path in written} >= {"state", "store", "dead", "journal", "manifest.json", "data.mdb"}
     assert [path for path in written if path.stat().st_mode & 0o077] == []
     assert kit.run("train", job, "--set", "state=shared/state", "--set", "files=group").returncode == 0
     shared = list((kit.folder / "shared").rglob("*"))
