@@ -32,7 +32,7 @@ from monolith.streaming.journal import Journal
 from monolith.streaming.steps import StepReader
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshot, Snapshots
-from monolith.training.start import read_start
+from monolith.training.start import has_begun, read_start
 from monolith.training.status import Status, StatusFile
 from monolith.training.trainer import Trainer
 
@@ -115,7 +115,7 @@ def _opened(
 ) -> Iterator[Trainer]:
     state = state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
-    if snapshots.named() and replay is None and not any((state / "journal").glob("*.journal")):
+    if snapshots.named() and replay is None and not has_begun(state):
         raise ConfigError(
             f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
         )

@@ -13,13 +13,11 @@ if TYPE_CHECKING:
     from monolith.config import JobConfig
     from monolith.streaming.between import Between
     from monolith.streaming.journal import Positions
-    from monolith.training.fit_input import SamplesRead
+    from monolith.training.fit_input import SamplesRead, Seen
     from monolith.training.fitting import Epoch
     from monolith.training.sample_file import SampleFile
 
 SCRATCH = "fit.tmp"
-
-Seen = dict[str, dict[int, str]]  # feature -> id -> string
 
 
 def add_parser(commands: Any) -> None:
