@@ -5,6 +5,7 @@ As a script it is one of these processes: ``rank_runs.py MODULE FUNCTION FOLDER`
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -59,6 +60,9 @@ def _one_rank() -> None:
     rank = dist.get_rank()
     result = getattr(importlib.import_module(module), function)(rank, Path(folder))
     (Path(folder) / f"rank{rank}.pickle").write_bytes(pickle.dumps(result))
+    # A DistributedDataParallel is a cycle that holds the group: left to the interpreter's end, the group's threads
+    # live that long, and one of them that then asks for the interpreter's lock ends the process with an abort.
+    gc.collect()
     dist.destroy_process_group()
 
 
