@@ -90,6 +90,23 @@ def test_run_that_ended_is_told_with_the_step_it_would_go_on_at(filled):
     assert found(filled, "name=other").faults != []  # the store is of another model
 
 
+def test_class_of_the_users_own_is_built_and_tried(filled, monkeypatch):
+    (filled.folder / "checked_net.py").write_text(
+        "import torch\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, vectors, dense, tasks, *, wrong=0):\n"
+        "        super().__init__()\n"
+        "        self.layer = torch.nn.Linear(sum(vectors.values()) + wrong, tasks)\n\n"
+        "    def forward(self, inputs):\n"
+        "        return self.layer(torch.cat(list(inputs.values()), dim=1))\n"
+    )
+    monkeypatch.syspath_prepend(str(filled.folder))
+    own = "model={kind: checked_net:Net}"
+    assert "28 weights; a batch went through it" in said(found(filled, own))
+    assert any("checked_net:Net" in fault for fault in found(filled, own[:-1] + ", options: {wrong: 1}}").faults)
+    assert any("'unchecked_net' cannot be imported" in f for f in found(filled, "model={kind: unchecked_net:Net}").faults)
+
+
 def test_running_trainer_is_not_disturbed(filled):
     daemon = filled.spawn("train", "small.yaml", "--set", "input.follow=true")
     status = filled.folder / "small/state/status.json"

@@ -1,0 +1,23 @@
+"""Whether a network of the user's own can be imported, built and used; ours are checked as the job file is read."""
+
+from __future__ import annotations
+
+from monolith.commands.check import Findings
+from monolith.config import JobConfig
+from monolith.config.model_rules import is_own
+
+
+def check_model(job: JobConfig, found: Findings) -> None:
+    """Build and try the model of a job that names a class of the user's. Raises ConfigError where that fails."""
+    if not is_own(job.model.kind):
+        return
+    from monolith.tables.schema import card_features
+    from monolith.training.models import build_model
+
+    dims = {table.name: table.dim for table in job.tables}
+    features = card_features(job)
+    vectors = {read.output: dims[read.table] for feature in features for read in feature.reads}
+    dense = {feature.name: feature.config.width for feature in features if not feature.reads}
+    model = build_model(job.model, vectors, dense, seed=job.seed, tasks=len(job.labels))
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    found.show(f"model {job.model.kind}: {weights:,} weights; a batch went through it")
