@@ -30,6 +30,10 @@ JSON = "application/json"
 _Answer = tuple[int, str, bytes]  # status, content type, body
 
 
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else "there is no such port"
+
+
 class Dashboard:
     """Serves one trainer's page from a thread of its own. An observer of statuses; a context manager."""
 
@@ -42,7 +46,7 @@ class Dashboard:
         try:
             self._server = ThreadingHTTPServer((host or "127.0.0.1", int(port)), self._handler())
         except (OSError, ValueError, OverflowError) as error:
-            raise ConfigError(f"--dashboard {address}: {error}; give a free PORT, or HOST:PORT") from error
+            raise ConfigError(f"--dashboard {address}: {_said(error)}; give a free PORT, or HOST:PORT") from error
         self._server.daemon_threads = True
         self.url = f"http://{host or '127.0.0.1'}:{self._server.server_address[1]}/"
         self._thread = threading.Thread(target=self._server.serve_forever, name="dashboard", daemon=True)

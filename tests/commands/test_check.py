@@ -104,7 +104,9 @@ def test_class_of_the_users_own_is_built_and_tried(filled, monkeypatch):
     own = "model={kind: checked_net:Net}"
     assert "28 weights; a batch went through it" in said(found(filled, own))
     assert any("checked_net:Net" in fault for fault in found(filled, own[:-1] + ", options: {wrong: 1}}").faults)
-    assert any("'unchecked_net' cannot be imported" in f for f in found(filled, "model={kind: unchecked_net:Net}").faults)
+    assert any(
+        "'unchecked_net' cannot be imported" in f for f in found(filled, "model={kind: unchecked_net:Net}").faults
+    )
 
 
 def test_running_trainer_is_not_disturbed(filled):
