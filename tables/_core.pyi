@@ -34,6 +34,7 @@ class Statistics:
     expired_age: int
     swept: int
     evicted: int
+    pruned: int
     dropped_gradients: int
     nonfinite: int
     counter_decrements: int
@@ -80,6 +81,9 @@ class Policy:
 class Eviction:
     def __init__(self, kind: str, max_rows: int, max_bytes: int, half_life_ms: int, score: Any) -> None: ...
 
+class Pruning:
+    def __init__(self, threshold: float | None, probation_ms: int) -> None: ...
+
 class Tail:
     def __init__(self, rows: int, start: bool) -> None: ...
 
@@ -125,6 +129,7 @@ class Table:
         tombstones: int | None,
         folder: str,
         reserve_bytes: int,
+        pruning: Pruning,
     ) -> None: ...
     def observe(self, ids: _Ids, event_time_ms: _Ids, policies: _Numbers, ends: _Ids) -> None: ...
     def lookup(self, ids: _Ids, out: _Floats) -> None: ...

@@ -45,12 +45,18 @@ class Collection:
         self.dims = tuple(self.tables[out.table].dim for out in outputs)
         self._one = {name: table.one_table for name, table in self.tables.items() if table.one_table is not None}
         self._by_address = sorted(self._one.values(), key=id)
+        self._widths = [table.dim for table in self._of_outputs()]
         self._fused = [number for number, out in enumerate(self.outputs) if out.table in self._one]
         self._apart = Apart(self.tables, [(n, out) for n, out in enumerate(self.outputs) if out.table not in self._one])
         self._keys = [_keys_of(self.tables[out.table], out) for out in self._fused_outputs()]
         features = [self._feature(out, keys) for out, keys in zip(self._fused_outputs(), self._keys, strict=True)]
         self._native = _core.Collection([table.native for table in self._one.values()], features)
+        self._as_rows = not self._apart and self._widths == list(self.dims)  # vectors are what native code gives
         self._spare: list[_core.Steps] = []  # their memory serves later steps
+
+    def _of_outputs(self) -> list[Embedding | Table]:
+        """Of each output, what has its columns: the native table, or the embedding that is stepped apart."""
+        return [self._one.get(out.table, self.tables[out.table]) for out in self.outputs]
 
     def _fused_outputs(self) -> Iterator[Output]:
         return (self.outputs[number] for number in self._fused)
@@ -74,7 +80,7 @@ class Collection:
         steps = self._spare.pop() if self._spare else _core.Steps()
         with self._writing():
             self._native.forward(*batch, times, steps, out)
-        if not self._apart:
+        if self._as_rows:
             return CollectionStep(self, out, steps)
         apart = self._apart.begin(bags, event_time_ms)
         return CollectionStep(self, self._together(out, apart.vectors), steps, apart)
@@ -83,7 +89,7 @@ class Collection:
         """The pooled vectors, (batch, sum of dims) float32, and nothing else: no table is changed."""
         batch, out = self._batch(bags)
         self._native.lookup(*batch, out)
-        return self._together(out, self._apart.lookup(bags)) if self._apart else out
+        return out if self._as_rows else self._together(out, self._apart.lookup(bags))
 
     def rows(self, output: int, bag: Bag) -> Matrix:
         """The vectors of a bag's ids before pooling, (total, dim)."""
@@ -92,17 +98,21 @@ class Collection:
 
     def _together(self, fused: Matrix, apart: Mapping[int, Matrix]) -> Matrix:
         """All outputs' vectors side by side, (batch, sum of dims)."""
-        widths = [self.dims[number] for number in self._fused]
+        widths = [self._widths[number] for number in self._fused]
         each = dict(zip(self._fused, np.split(fused, np.cumsum(widths)[:-1], axis=1), strict=True)) if widths else {}
-        return np.concatenate([{**each, **apart}[number] for number in range(len(self.outputs))], axis=1)
+        vectors = np.zeros((len(fused), sum(self.dims)), np.float32)
+        for number, part in {**each, **apart}.items():
+            begin = sum(self.dims[:number])
+            vectors[:, begin : begin + part.shape[1]] = part
+        return vectors
 
     def _batch(self, bags: Sequence[Bag]) -> tuple[tuple[list[object], list[object], list[object]], Matrix]:
         samples = len(bags[0].lengths) if bags else 0
-        width = sum(self.dims)
+        width = sum(self._widths[n] for n in self._fused)
         if self._apart:
             for bag in bags:
                 checked_ids(bag.ids)
-            bags, width = [bags[n] for n in self._fused], sum(self.dims[n] for n in self._fused)
+            bags = [bags[n] for n in self._fused]
         ids: list[object] = [
             checked_ids(bag.ids) if keys is None else keys(checked_ids(bag.ids))
             for bag, keys in zip(bags, self._keys, strict=True)
@@ -112,6 +122,10 @@ class Collection:
             None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in bags
         ]
         return (ids, lengths, weights), empty_matrix(samples, width)
+
+    def _own_columns(self, number: int, grad: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+        """Those of output ``number``'s columns that its rows have."""
+        return None if grad is None else grad[:, : self._widths[number]]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -159,7 +173,7 @@ class CollectionStep:
         collection = self._unapplied()
         checked = _checked(grads, len(self.vectors), sum(collection.dims), "all outputs")
         assert checked is not None
-        each = np.split(checked, np.cumsum(collection.dims)[:-1], axis=1) if self._apart else None
+        each = None if collection._as_rows else np.split(checked, np.cumsum(collection.dims)[:-1], axis=1)
         self._apply(collection, checked if each is None else list(each))
 
     def _unapplied(self) -> Collection:
@@ -172,10 +186,10 @@ class CollectionStep:
 
     def _apply(self, collection: Collection, checked: list[Matrix | None] | Matrix) -> None:
         fused = checked
-        if self._apart is not None:
-            assert isinstance(checked, list)
-            self._apart.take(checked)
-            fused = [checked[number] for number in collection._fused]
+        if isinstance(checked, list):
+            if self._apart is not None:
+                self._apart.take(checked)
+            fused = [collection._own_columns(number, checked[number]) for number in collection._fused]
         with collection._writing():
             bad = collection._native.backward(fused, self._steps)
         if bad is not None:

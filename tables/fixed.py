@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Collisionless, Hashed, QuotientRemainder, kind_of
+from monolith.config.kinds import Collisionless, Hashed, Kind, QuotientRemainder, kind_of
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
@@ -190,17 +190,19 @@ class QuotientRemainderStep:
 
 
 def part_configs(config: TableConfig, reader: Vectors) -> dict[str, TableConfig]:
-    """The native tables of a table with a fixed number of rows, by the name under which they are published."""
-    plain = {"kind": "collisionless", "rows": None, "remainders": None, "combine": None}
+    """The native tables in which the rows of a table lie, by the name under which they are published."""
+    plain = {"kind": "collisionless", "rows": None, "remainders": None, "combine": None, "width": None}
     return {
         name: msgspec.structs.replace(config, name=name.replace(TAIL_MARK, "."), dim=width, **plain)
         for name, width in reader.parts.items()
     }
 
 
-def part_rows(kind: Hashed | QuotientRemainder) -> list[int]:
-    """How many rows each part has, in order."""
-    return [kind.rows] if isinstance(kind, Hashed) else [kind.quotients, kind.remainders]
+def part_rows(kind: Kind) -> list[int]:
+    """How many rows each part has from the start, in order; empty: rows come and go."""
+    if isinstance(kind, Hashed):
+        return [kind.rows]
+    return [kind.quotients, kind.remainders] if isinstance(kind, QuotientRemainder) else []
 
 
 def filled(config: TableConfig, rows: int) -> Table:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.card import CardFeature
+from monolith.config.kinds import HAS_ROWS_OF_IDS
 from monolith.errors import CorruptError, VersionError
 from monolith.tables.embedding import Embedding
 from monolith.tables.hashing import salted
@@ -39,7 +40,7 @@ class _File(msgspec.Struct, array_like=True):
 
 def _has_rows_of_ids(table: Embedding) -> bool:
     """Whether an id has a row of its own, which comes and goes; in other kinds every id is there always."""
-    return table.config.kind == "collisionless"
+    return table.config.kind in HAS_ROWS_OF_IDS
 
 
 class KeptStrings:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Hashed, QuotientRemainder
+from monolith.config.kinds import Hashed, OptEmbed, QuotientRemainder
 from monolith.disk import write_durably
 from monolith.errors import CorruptError, VersionError
 
@@ -24,7 +24,7 @@ class SavedKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     dim: int  # width of a vector
-    kind: Hashed | QuotientRemainder
+    kind: Hashed | QuotientRemainder | OptEmbed
     version: int = KIND_VERSION
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from monolith.config.document import path_text
-from monolith.config.kinds import Hashed, QuotientRemainder, broken_kind_rules, kind_of
+from monolith.config.kinds import Collisionless, broken_kind_rules, kind_of
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError, CorruptError
 from monolith.tables.embedding import Embedding
@@ -20,8 +20,11 @@ from monolith.tables.fixed import (
     part_rows,
 )
 from monolith.tables.kind_file import KIND_FILE, SavedKind, part_folder, read_kind
+from monolith.tables.prefix import PrefixTable
 from monolith.tables.table import Table
-from monolith.tables.vectors import HashedRows, QuotientRemainderRows, Vectors, vectors_of
+from monolith.tables.vectors import HashedRows, PrefixRows, QuotientRemainderRows, Vectors, vectors_of
+
+Made = HashedTable | QuotientRemainderTable | PrefixTable
 
 
 def new_embedding(config: TableConfig) -> Embedding:
@@ -29,10 +32,11 @@ def new_embedding(config: TableConfig) -> Embedding:
     for keys, text in broken_kind_rules(config):
         raise ConfigError(f"table {config.name!r}: {path_text(keys)}: {text}")
     kind = kind_of(config)
-    if not isinstance(kind, Hashed | QuotientRemainder):
+    if isinstance(kind, Collisionless):
         return Table(config)
     configs = part_configs(config, vectors_of(config.name, config.dim, kind))
-    return made(config, {n: filled(c, rows) for (n, c), rows in zip(configs.items(), part_rows(kind), strict=True)})
+    rows = part_rows(kind) or [0] * len(configs)
+    return made(config, {n: filled(c, count) for (n, c), count in zip(configs.items(), rows, strict=True)})
 
 
 def open_embedding(folder: str | os.PathLike[str], config: TableConfig) -> Embedding:
@@ -65,28 +69,30 @@ def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
     config = msgspec.structs.replace(
         next(iter(parts.values())).config,
         name=saved.name,
-        dim=saved.dim,
-        **msgspec.to_builtins(saved.kind),
+        **{**msgspec.to_builtins(saved.kind), "dim": saved.dim},
     )
     return _checked(saved, folder, made(config, parts))
 
 
-def made(config: TableConfig, parts: dict[str, Table]) -> HashedTable | QuotientRemainderTable:
-    """A table with a fixed number of rows, of its parts by the name under which they are published."""
+def made(config: TableConfig, parts: dict[str, Table]) -> Made:
+    """A table of its parts, by the name under which they are published."""
     reader: Vectors = vectors_of(config.name, config.dim, kind_of(config))
     if isinstance(reader, HashedRows):
         return HashedTable(config, reader, parts)
+    if isinstance(reader, PrefixRows):
+        return PrefixTable(config, reader, parts)
     assert isinstance(reader, QuotientRemainderRows)
     return QuotientRemainderTable(config, reader, parts)
 
 
-def _checked(saved: SavedKind, folder: Path, table: HashedTable | QuotientRemainderTable) -> Embedding:
+def _checked(saved: SavedKind, folder: Path, table: Made) -> Embedding:
     """The table, if its parts are what ``kind.json`` says. Raises CorruptError."""
     widths = vectors_of(saved.name, saved.dim, saved.kind).parts
-    for (name, part), rows in zip(table.parts.items(), part_rows(saved.kind), strict=True):
-        if (len(part), part.dim) != (rows, widths[name]):
+    rows = part_rows(saved.kind) or [len(part) for part in table.parts.values()]
+    for (name, part), count in zip(table.parts.items(), rows, strict=True):
+        if (len(part), part.dim) != (count, widths[name]):
             raise CorruptError(
-                f"{part_folder(folder, name)} has {len(part)} rows of {part.dim}, {folder / KIND_FILE} says {rows} of "
+                f"{part_folder(folder, name)} has {len(part)} rows of {part.dim}, {folder / KIND_FILE} says {count} of "
                 f"{widths[name]}"
             )
     return table

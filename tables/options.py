@@ -20,7 +20,14 @@ from monolith.errors import ConfigError
 from monolith.tables import _core
 from monolith.tables.hashing import table_key
 from monolith.tables.optimizer_options import Rule, native_optimizer, optimizer_rules, row_layout
-from monolith.tables.policy_options import check_limit, native_eviction, native_policies, native_tail, policy_rules
+from monolith.tables.policy_options import (
+    check_limit,
+    native_eviction,
+    native_policies,
+    native_pruning,
+    native_tail,
+    policy_rules,
+)
 
 LEAST_TOMBSTONES = 1 << 15  # of 32 bytes: a table that is smaller than they are may have that many
 _MAX_DIM = 1 << 16
@@ -64,6 +71,7 @@ def native_table(config: TableConfig, reserve_bytes: int = 0, tombstones: int | 
         tombstones=tombstones,
         folder=_folder(config),
         reserve_bytes=reserve_bytes,
+        pruning=native_pruning(config),
     )
     check_limit(config, native)
     return native

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from monolith.tables.optimizer_options import Rule
 
 MAX_TAIL_ROWS = 1 << 20  # every delta looks through them
 _MAX_SECONDS = float(2**52)  # in ms it still fits a signed 64-bit integer
+PROBATION_S = 86_400.0  # of rows in tables that have a threshold and do not say it
 _SECONDS = f"0.001 to {_MAX_SECONDS:.0f} seconds"
 
 
@@ -32,7 +34,8 @@ def policy_names(config: TableConfig) -> list[str]:
 def keeps_age(config: TableConfig) -> bool:
     """True if rows keep when they were made."""
     expiries = [config.expiry, *(rules.expiry for rules in config.per_feature.values())]
-    return isinstance(config.eviction, Score) or any(_max_age_s(expiry) is not None for expiry in expiries)
+    prunes = config.threshold is not None
+    return prunes or isinstance(config.eviction, Score) or any(_max_age_s(expiry) is not None for expiry in expiries)
 
 
 def keeps_uses(config: TableConfig) -> bool:
@@ -71,6 +74,11 @@ def native_eviction(config: TableConfig) -> _core.Eviction:
     )
 
 
+def native_pruning(config: TableConfig) -> _core.Pruning:
+    """Which rows go because their values stayed small."""
+    return _core.Pruning(config.threshold, _ms(config.probation_s or PROBATION_S))
+
+
 def native_tail(config: TableConfig) -> _core.Tail:
     """What ids without a row read."""
     rule = config.absent
@@ -102,6 +110,9 @@ def policy_rules(config: TableConfig) -> Iterator[Rule]:
         value = getattr(config.eviction, field, None)
         yield f"eviction.{field}", value, value is None or 1 <= value < 2**63, "1 to 2**63 - 1"
     yield _seconds("eviction.half_life_s", getattr(config.eviction, "half_life_s", None))
+    threshold = config.threshold
+    yield "threshold", threshold, threshold is None or 0 <= threshold < math.inf, "a finite number of at least 0"
+    yield _seconds("probation_s", config.probation_s)
 
 
 def _admission_rules(path: str, rule: Admission) -> Iterator[Rule]:

@@ -173,7 +173,7 @@ def header_of(table: Table, buckets: Buckets) -> Header:
         sweep_cursor=now.sweep_cursor // UPPERS_A_BUCKET,
         sweep_offset=now.sweep_cursor % UPPERS_A_BUCKET,
         eviction_cursor=now.eviction_cursor,
-        statistics={name: getattr(happened, name) if first else 0 for name in HAPPENED},
+        statistics={n: getattr(happened, n) if first else 0 for n in HAPPENED if n != "pruned" or happened.pruned},
         groups=groups_of(rows.tail_rows),
         arrays=arrays_of(rows, sometimes(table.config)),
         settings=settings,

@@ -1,9 +1,9 @@
 """A table's settings in its file: the TableConfig as plain values, so that neither has to follow the other.
 
-All keys are written out, since a default may change, but for those that say nothing about the rows: ``memory``, and
-what makes another kind of embedding of tables like this one. Beside them goes the list of those that have their
-default. So a build that does not know a key can tell whether the table made use of it: of a key at its default it may
-not know, of another it must.
+All keys are written out, since a default may change, but for those that say nothing about the rows: ``memory``, what
+makes another kind of embedding of tables like this one, and rules of pruning where there are none. Beside them goes the
+list of those that have their default. So a build that does not know a key can tell whether the table made use of it: of
+a key at its default it may not know, of another it must.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from monolith.tables.options import checked
 
 Path = tuple[str | int, ...]
 
-_NOT_OF_ROWS = ("memory", "kind", "rows", "remainders", "combine")
+_NOT_OF_ROWS = ("memory", "kind", "rows", "remainders", "combine", "width")
+_WHERE_GIVEN = ("threshold", "probation_s")
 
 
 def settings_of(config: TableConfig) -> tuple[dict[str, Any], list[list[str | int]]]:
     """The config as JSON's types, and the ways to those keys in it that have their default."""
     settings: dict[str, Any] = msgspec.to_builtins(config)
-    for key in _NOT_OF_ROWS:
+    left = {*_NOT_OF_ROWS, *(key for key in _WHERE_GIVEN if settings[key] is None)}
+    for key in left:
         del settings[key]
-    return settings, [list(path) for path in _defaulted(config, ()) if path[0] not in _NOT_OF_ROWS]
+    return settings, [list(path) for path in _defaulted(config, ()) if path[0] not in left]
 
 
 def config_of(settings: Mapping[str, Any], defaulted: list[list[str | int]]) -> TableConfig:

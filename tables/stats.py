@@ -35,6 +35,7 @@ class TableStats:
     expired_age: int  # rows removed because they were made so long before
     swept: int  # of both, those that a sweep removed; the others went when their id returned, or the table was full
     evicted: int  # rows removed because the table was at its limit
+    pruned: int  # rows removed because their values stayed small
     dropped_gradients: int  # gradients of ids that neither had nor shared a row
     nonfinite: int  # gradients (or sums) with NaN, infinity or too large a size that were skipped or clipped
     counter_decrements: int  # times that a bucket of counters was full, and every count in it went down by one
@@ -59,6 +60,7 @@ HAPPENED = (  # the native counts of what happened
     "expired_age",
     "swept",
     "evicted",
+    "pruned",
     "dropped_gradients",
     "nonfinite",
     "counter_decrements",

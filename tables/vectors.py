@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Hashed, Kind, QuotientRemainder, kind_of
+from monolith.config.kinds import Hashed, Kind, OptEmbed, QuotientRemainder, kind_of
 from monolith.config.table import TableConfig
 from monolith.tables.arguments import Ids, Matrix
 from monolith.tables.tail import tail_name, tail_numbers, tail_sizes
@@ -72,6 +72,24 @@ class HashedRows(OwnRows):
         return [(self._name, self.keys(ids))]
 
 
+class PrefixRows:
+    """A row is the first ``kind.width`` values of a vector, and its key the id; the vector's other values are 0."""
+
+    def __init__(self, name: str, kind: OptEmbed) -> None:
+        self.dim = kind.dim
+        self.kind = kind
+        self.parts = {name: kind.width}
+        self._name = name
+
+    def requests(self, ids: Ids) -> list[Request]:
+        """The ids as they are."""
+        return [(self._name, ids)]
+
+    def vectors(self, rows: Sequence[Matrix]) -> Matrix:
+        """The rows, with zeros behind them."""
+        return np.pad(rows[0], ((0, 0), (0, self.dim - self.kind.width)))
+
+
 class QuotientRemainderRows:
     """Two rows make a vector: with h the number as which `HashedRows` would read, those of ``h // m`` and ``h % m``.
 
@@ -121,6 +139,8 @@ def vectors_of(name: str, dim: int, kind: Kind) -> Vectors:
         return HashedRows(name, dim, kind)
     if isinstance(kind, QuotientRemainder):
         return QuotientRemainderRows(name, dim, kind)
+    if isinstance(kind, OptEmbed):
+        return PrefixRows(name, kind)
     return OwnRows(name, dim)
 
 
@@ -134,6 +154,8 @@ def readers_of(widths: Mapping[str, int], kinds: Mapping[str, Kind]) -> dict[str
 
 
 def _dim(name: str, widths: Mapping[str, int], kind: Kind) -> int:
+    if isinstance(kind, OptEmbed):
+        return kind.dim
     if not isinstance(kind, QuotientRemainder):
         return widths[name]
     width = widths[part_name(name, "quotient")]
@@ -147,8 +169,7 @@ def kinds_of(tables: Iterable[TableConfig]) -> dict[str, Kind]:
 
 def published_dims(tables: Sequence[TableConfig]) -> dict[str, int]:
     """The width of all rows that are published of ``tables``, under their names; those that absent ids share last."""
-    dims = {table.name: table.dim for table in tables}
     found: dict[str, int] = {}
     for table in tables:
         found |= vectors_of(table.name, table.dim, kind_of(table)).parts
-    return found | {tail_name(name): dims[name] for name in tail_sizes(tables)}
+    return found | {tail_name(name): found[name] for name in tail_sizes(tables)}

@@ -23,7 +23,7 @@ RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did wha
 # What the kept rows and weights are the rows and weights of. How a network learns is no part of it.
 LASTING = re.compile(
     r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$"
-    r"|tables\[\d+\]\.(name|dim|kind|rows|remainders|combine|seed|shared_ids)$|labels\[\d+\]\.(name|loss|value)$"
+    r"|tables\[\d+\]\.(name|dim|kind|rows|remainders|combine|width|seed|shared_ids)$|labels\[\d+\]\.(name|loss|value)$"
 )
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (was, is); a key that one of the two does not have is None there

@@ -47,11 +47,25 @@ class QuotientRemainder(_Kind, frozen=True, tag="qr"):
         return -(-self.rows // self.remainders)
 
 
-Kind = Collisionless | Hashed | QuotientRemainder
+class OptEmbed(_Kind, frozen=True, tag="optembed"):
+    """Each id has a row of its own, or none; a row holds the first ``width`` of a vector's ``dim`` values."""
+
+    width: Count
+    dim: Count
+
+
+Kind = Collisionless | Hashed | QuotientRemainder | OptEmbed
 
 _POLICIES = ("admission", "expiry", "per_feature", "eviction", "absent")
-_OWN_KEYS = {"collisionless": (), "hashed": ("rows",), "qr": ("rows", "remainders", "combine")}
-_ALL_KEYS = _OWN_KEYS["qr"]
+_PRUNING = ("threshold", "probation_s")
+_OWN_KEYS = {
+    "collisionless": _PRUNING,
+    "hashed": ("rows",),
+    "qr": ("rows", "remainders", "combine"),
+    "optembed": ("width", *_PRUNING),
+}
+_ALL_KEYS = tuple(dict.fromkeys(key for keys in _OWN_KEYS.values() for key in keys))
+HAS_ROWS_OF_IDS = ("collisionless", "optembed")  # kinds in which an id has a row of its own, which comes and goes
 _DEFAULTS = {field.encode_name: field for field in msgspec.structs.fields(TableConfig)}
 
 
@@ -63,6 +77,8 @@ def kind_of(config: TableConfig) -> Kind:
     if config.kind == "qr":
         root = math.isqrt(rows - 1) + 1  # rounded up: the fewest rows in all
         return QuotientRemainder(rows, config.remainders or root, config.combine or "product")
+    if config.kind == "optembed":
+        return OptEmbed(config.width or config.dim, config.dim)
     return Collisionless()
 
 
@@ -73,7 +89,8 @@ def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
         if key not in own and getattr(table, key) is not None:
             kinds = " and ".join(kind for kind, keys in _OWN_KEYS.items() if key in keys)
             yield (key,), f"a table of kind {table.kind} has no {key}; of kind {kinds} it has"
-    if table.kind == "collisionless":
+    if table.kind in HAS_ROWS_OF_IDS:
+        yield from _of_rows_of_ids(table)
         return
     if table.rows is None:
         yield ("rows",), f"a table of kind {table.kind} needs the number of rows that its ids are hashed to"
@@ -85,6 +102,15 @@ def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
             yield (key,), f"{text}; leave it out, or take kind: collisionless"
     if table.kind == "qr":
         yield from _of_quotient_remainder(table)
+
+
+def _of_rows_of_ids(table: TableConfig) -> Iterator[Found]:
+    if table.probation_s is not None and table.threshold is None:
+        yield ("probation_s",), "rows are on probation where there is a threshold; give one, or leave this out"
+    if (table.width or 1) > table.dim:
+        yield ("width",), f"allowed: 1 to dim, which is {table.dim}; saw {table.width}"
+    if table.slices and table.width is not None and table.width != table.dim:
+        yield ("slices",), "slices make up dim columns, and rows hold only the first of them; give one optimizer"
 
 
 def _of_quotient_remainder(table: TableConfig) -> Iterator[Found]:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from monolith.config.document import Keys, nearest
 from monolith.config.feature_rules import broken_feature_rules
 from monolith.config.job import JobConfig, TrainConfig
-from monolith.config.kinds import broken_kind_rules
+from monolith.config.kinds import HAS_ROWS_OF_IDS, broken_kind_rules
 from monolith.config.label_rules import broken_label_rules
 from monolith.config.model_rules import part_faults, setting_faults, width_faults
 from monolith.config.optimizer_rules import broken_optimizer_rules
@@ -100,7 +100,7 @@ def _declared_features(job: JobConfig) -> Iterator[Problem]:
         for keys, text in broken_feature_rules(feature, is_read=feature.name in read):
             yield ("features", i, *keys), text
         kinds = {table.kind for table in job.tables if feature.name in table.feature_names()}
-        if feature.keep_strings and kinds and "collisionless" not in kinds:
+        if feature.keep_strings and kinds and not kinds & {*HAS_ROWS_OF_IDS}:
             text = f"strings go with the rows of their ids, and in {', '.join(kinds)} tables ids have none of their own"
             yield ("features", i, "keep_strings"), text
 

@@ -15,14 +15,14 @@ from monolith.config.admission import Admission, Always
 from monolith.config.eviction import Eviction, Unlimited
 from monolith.config.expiry import Expiry, Forever
 from monolith.config.initializers import Initializer, Uniform
-from monolith.config.limits import Count, Positive
+from monolith.config.limits import Count, NonNegative, Positive
 from monolith.config.memory import Memory, Ram
 from monolith.config.optimizers import Adagrad, Optimizer, Slice
 
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
 Storage = Literal["float32", "bfloat16", "float16"]
-KindName = Literal["collisionless", "hashed", "qr"]
+KindName = Literal["collisionless", "hashed", "qr", "optembed"]
 Combine = Literal["product", "sum", "concat"]
 
 
@@ -42,6 +42,9 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     rows: Count | None = None  # hashed, qr, which need it: how many vectors their ids are hashed to
     remainders: Count | None = None  # qr: the divisor; None: the square root of `rows`, rounded up
     combine: Combine | None = None  # qr: how its two rows become a vector; None: product
+    width: Count | None = None  # optembed: values a row, the first of `dim`; the vector's others are 0; None: dim
+    threshold: NonNegative | None = None  # collisionless, optembed: rows of a mean size up to it go; None: none does
+    probation_s: Positive | None = None  # with threshold: how long a row may stay small, event time; None: 86400
     features: list[str] = []  # empty: the feature of the table's own name
     pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart

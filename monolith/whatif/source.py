@@ -109,11 +109,16 @@ def pick_table(job: JobConfig, name: str | None) -> TableConfig:
         name = names[0]
     for table in job.tables:
         if table.name == name and table.kind == "collisionless":
+            if table.threshold is not None:
+                raise ConfigError(
+                    f"--table {name}: its threshold goes by the values of rows, which a comparison of rules does not "
+                    f"have; say --set 'tables.*.threshold=null' to leave it out"
+                )
             return table
         if table.name == name:
             raise ConfigError(
-                f"--table {name}: a table of kind {table.kind} keeps all its rows, so no rule says which ids have one; "
-                f"name a collisionless table"
+                f"--table {name} is of kind {table.kind}: rules of admission, expiry and eviction are compared of "
+                f"collisionless tables; name one"
             )
     if name is None:
         raise ConfigError(f"which table of job {job.name!r}? Give --table: {', '.join(names)}")

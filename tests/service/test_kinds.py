@@ -30,6 +30,15 @@ TABLES = [
         "combine": "concat",
         "features": ["user", "item"],
     },
+    {
+        "name": "narrow",
+        "dim": 8,
+        "kind": "optembed",
+        "width": 3,
+        "features": ["user", "item"],
+        "admission": {"kind": "min_count", "count": 2},
+        "absent": {"kind": "hashed_tail", "rows": 2},
+    },
 ]
 SAMPLES = [{"user": 3, "item": 70, "tags": ["t1", "t4"]}, {"user": 10**9, "item": -5, "tags": []}, {"item": 3}]
 IDS = np.array([3, 70, -5, 10**9, 0], np.int64)

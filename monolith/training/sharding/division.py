@@ -37,6 +37,11 @@ class Division:
             )
         if config.kind != "collisionless":
             raise ConfigError(f"table {config.name!r} is {config.kind}: only collisionless tables are divided")
+        if config.threshold is not None:
+            raise ConfigError(
+                f"table {config.name!r} has a threshold: ranks would prune at other steps than one process does, so "
+                f"that values would differ; leave it out"
+            )
         limited = not isinstance(config.eviction, Unlimited)
         if limited and ranks > limit_parts:
             raise ConfigError(

@@ -277,6 +277,7 @@ void bind_numbers(nb::module_& m) {
       .def_rw("expired_age", &Statistics::expired_age)
       .def_rw("swept", &Statistics::swept)
       .def_rw("evicted", &Statistics::evicted)
+      .def_rw("pruned", &Statistics::pruned)
       .def_rw("dropped_gradients", &Statistics::dropped_gradients)
       .def_rw("nonfinite", &Statistics::nonfinite)
       .def_rw("counter_decrements", &Statistics::counter_decrements);
@@ -366,7 +367,8 @@ NB_MODULE(_core, m) {
       [](Table* self, std::size_t dim, std::uint64_t key, const Optimizer& optimizer, const Initializer& initializer,
          const std::string& on_nonfinite, double max_gradient, const std::string& values,
          const std::vector<Policy>& policies, const Eviction& eviction, const Tail& tail,
-         std::optional<std::size_t> tombstones, const std::string& folder, std::size_t reserve_bytes) {
+         std::optional<std::size_t> tombstones, const std::string& folder, std::size_t reserve_bytes,
+         const Pruning& pruning) {
         const Policy& own = policies.at(0);
         new (self) Table(TableOptions{dim,
                                       key,
@@ -383,10 +385,11 @@ NB_MODULE(_core, m) {
                                       {policies.begin() + 1, policies.end()},
                                       eviction,
                                       tail,
-                                      tombstones});
+                                      tombstones,
+                                      pruning});
       },
       "dim"_a, "key"_a, "optimizer"_a, "initializer"_a, "on_nonfinite"_a, "max_gradient"_a, "storage"_a, "policies"_a,
-      "eviction"_a, "tail"_a, "tombstones"_a.none(), "folder"_a, "reserve_bytes"_a);
+      "eviction"_a, "tail"_a, "tombstones"_a.none(), "folder"_a, "reserve_bytes"_a, "pruning"_a);
   bind_training(table);
   bind_deltas(table);
   bind_snapshots(table);

@@ -67,6 +67,13 @@ void bind_policies(nb::module_& m) {
           [](Policy* s, const Admission& admission, std::int64_t ttl_ms, std::int64_t max_age_ms,
              std::uint32_t counters) { new (s) Policy{admission, {ttl_ms, max_age_ms}, counters}; },
           "admission"_a, "ttl_ms"_a, "max_age_ms"_a, "counters"_a);
+  nb::class_<Pruning>(m, "Pruning")
+      .def(
+          "__init__",
+          [](Pruning* s, std::optional<double> threshold, std::int64_t probation_ms) {
+            new (s) Pruning{threshold.value_or(-1), probation_ms};
+          },
+          "threshold"_a.none(), "probation_ms"_a);
   nb::class_<Eviction>(m, "Eviction")
       .def(
           "__init__",

@@ -28,6 +28,15 @@ struct Cutoffs {
   }
 };
 
+// Rows that stayed small: at the end of its probation a row of which the mean size of a value is no more than
+// `threshold` goes with the sweep that meets it.
+struct Pruning {
+  double threshold = -1;          // below 0: none goes
+  std::int64_t probation_ms = 0;  // since the row was made
+
+  bool prunes() const { return threshold >= 0; }
+};
+
 struct Policy {
   Admission admission;
   Lifetime lifetime;

@@ -1,9 +1,10 @@
-// The sweep: rows that expired, and counters that decayed to nothing, go in passing, a bounded number of them at a
-// time.
+// The sweep: rows that expired or stayed small, and counters that decayed to nothing, go in passing, a bounded number
+// of them at a time.
 //
 // It goes round the table in the order of hashes' upper halves, rows and counters side by side, from where it ended
 // before. So what goes in a sweep is a function of the table's state, and not of where rows and counters lie.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -36,14 +37,14 @@ std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
 // those beside the last that have its upper half not counted.
 std::uint64_t Table::first_looks(HashRange& range, std::uint64_t most) const {
   const std::size_t bucket = range.bucket();
-  std::uint64_t all = rows_expire_ ? rows_.bucket_size(bucket) : 0;
+  std::uint64_t all = sweeps_rows_ ? rows_.bucket_size(bucket) : 0;
   for (const Counters& counters : counters_)
     if (counters.decays()) all += counters[bucket].size();
   if (all == 0 || (range.whole() && all < most)) return all;
 
   std::vector<std::uint32_t> uppers;
   uppers.reserve(static_cast<std::size_t>(all));
-  if (rows_expire_)
+  if (sweeps_rows_)
     rows_.walk(range.begin << 32, [&](std::uint64_t hash, Row) {
       if (hash >> 32 >= range.end || uppers.size() >= most) return false;
       uppers.push_back(static_cast<std::uint32_t>(hash >> 32));
@@ -63,10 +64,22 @@ std::uint64_t Table::first_looks(HashRange& range, std::uint64_t most) const {
 }
 
 std::uint64_t Table::sweep_rows(HashRange range) {
-  if (cutoff_ == INT64_MIN) return 0;
-  std::vector<std::pair<std::uint64_t, Row>> gone;
+  if (cutoff_ == INT64_MIN && !options_.pruning.prunes()) return 0;
+  struct Gone {
+    std::uint64_t hash;
+    Row row;
+    Reason reason;
+  };
+  std::vector<Gone> gone;
+  std::vector<float> scratch(options_.dim);
+  std::uint64_t pruned = 0;
   const auto look = [&](std::uint64_t hash, Row row) {
-    if (expired(row)) gone.emplace_back(hash, row);
+    if (expired(row)) {
+      gone.push_back({hash, row, expiry_of(row)});
+    } else if (options_.pruning.prunes() && stayed_small(row, scratch)) {
+      gone.push_back({hash, row, Reason::pruned});
+      ++pruned;
+    }
   };
   if (range.whole())
     rows_.each(range.bucket(), look);
@@ -75,11 +88,23 @@ std::uint64_t Table::sweep_rows(HashRange range) {
   for (std::size_t begin = 0; begin < gone.size(); begin += kATurn) {
     WriterTurn turn(turnstile_);
     for (std::size_t i = begin; i < std::min(begin + kATurn, gone.size()); ++i)
-      remove(gone[i].first, gone[i].second, expiry_of(gone[i].second));
+      remove(gone[i].hash, gone[i].row, gone[i].reason);
   }
-  statistics_.swept += gone.size();
+  statistics_.swept += gone.size() - pruned;
   tombstones_.keep_within(rows_.size());
   return gone.size();
+}
+
+// Whether the row's probation is over by the table's clock, and its values are no larger than the threshold in the
+// mean.
+bool Table::stayed_small(Row row, std::vector<float>& scratch) const {
+  const Pruning& pruning = options_.pruning;
+  if (clock_ms_ < INT64_MIN + pruning.probation_ms || rows_.admitted(row) > clock_ms_ - pruning.probation_ms)
+    return false;
+  rows_.read(row, options_.dim, scratch.data());
+  double sum = 0;
+  for (const float value : scratch) sum += std::fabs(double{value});
+  return sum <= pruning.threshold * static_cast<double>(options_.dim);
 }
 
 // Calls visit(hash, row) for the rows of a part of a bucket, which are fetched by then.

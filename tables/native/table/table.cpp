@@ -17,7 +17,7 @@ std::vector<Policy> policies_of(const TableOptions& options) {
 
 RowOptions row_options(const TableOptions& options) {
   const Eviction::By by = options.eviction.by;
-  bool ages = by == Eviction::By::score || options.max_age_ms != 0;
+  bool ages = by == Eviction::By::score || options.max_age_ms != 0 || options.pruning.prunes();
   for (const Policy& policy : options.features) ages = ages || policy.lifetime.age_ms != 0;
   const bool uses = by == Eviction::By::uses || by == Eviction::By::score;
   return {options.dim, state_floats_of(options),  options.storage,  options.reserve_bytes, options.folder, ages,
@@ -43,6 +43,7 @@ Table::Table(const TableOptions& options)
       largest_(std::visit([](const auto& rule) { return largest_gradient(rule); }, options.optimizer)),
       policies_(policies_of(options)),
       rows_expire_(any_expires(policies_)),
+      sweeps_rows_(rows_expire_ || options.pruning.prunes()),
       rows_(row_options(options)),
       cutoffs_(policies_.size()),
       counters_(counters_of(policies_)),
@@ -159,6 +160,7 @@ void Table::remove(std::uint64_t hash, Row row, Reason reason) {
   statistics_.expired_idle += reason == Reason::idle;
   statistics_.expired_age += reason == Reason::age;
   statistics_.evicted += reason == Reason::evicted;
+  statistics_.pruned += reason == Reason::pruned;
 }
 
 void Table::touch(Row row, std::uint64_t hash) {

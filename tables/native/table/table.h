@@ -60,13 +60,14 @@ struct TableOptions {
   Eviction eviction = {};
   Tail tail = {};
   std::optional<std::size_t> tombstones = Tombstones::kLeast;  // kept whatever the rows; none: no deltas are asked for
+  Pruning pruning = {};
 };
 
-enum class Reason { idle, age, evicted, delta, image };  // why a row went
+enum class Reason { idle, age, evicted, pruned, delta, image };  // why a row went
 
 struct Statistics {  // what happened since the table was made; a part of its state
   std::uint64_t observed = 0, admitted = 0, rejected = 0, late = 0, expired_idle = 0, expired_age = 0, swept = 0,
-                evicted = 0, dropped_gradients = 0, nonfinite = 0, counter_decrements = 0;
+                evicted = 0, pruned = 0, dropped_gradients = 0, nonfinite = 0, counter_decrements = 0;
 };
 
 struct Sizes {
@@ -212,6 +213,7 @@ class Table {
   void touch(Row row, std::uint64_t hash);
   std::uint64_t first_looks(HashRange& range, std::uint64_t most) const;
   std::uint64_t sweep_rows(HashRange range);
+  bool stayed_small(Row row, std::vector<float>& scratch) const;
   template <class Visit>
   void each_in(HashRange range, Visit visit) const;
 
@@ -267,6 +269,7 @@ class Table {
   const float largest_;  // size of a gradient
   const std::vector<Policy> policies_;
   const bool rows_expire_;
+  const bool sweeps_rows_;      // whether a sweep looks at rows: some rule takes them by then
   mutable WriterMutex writer_;  // held by every call but lookup()
   mutable Turnstile turnstile_;
 
