@@ -13,7 +13,7 @@ The first part ends at a step boundary: every way has seen the same samples, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, compress
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config import JobConfig
+from monolith.datasets.served import Floats, Progress, first_task, score
 from monolith.errors import ConfigError, InputError, NoSamplesError
 from monolith.streaming.between import Between
 from monolith.streaming.bounded import open_bounded
@@ -31,17 +32,13 @@ from monolith.streaming.steps import StepReader
 from monolith.tables.batch import NO_GROUP, Batch, Flags, concatenated
 from monolith.training.fit_input import steps_of
 from monolith.training.fitting import lasting
-from monolith.training.learner import Learner, Predictions
+from monolith.training.learner import Learner
 from monolith.training.metrics import weights_of
 from monolith.training.ranking import auc, gauc
-
-Floats = npt.NDArray[np.float32]
-Progress = Callable[[str, int, int], None]  # what is being done, samples done, samples in all
 
 WAYS = ("frozen", "frozen1", "online1", "warm")
 EPOCHS, PATIENCE = 20, 2  # as in the baselines that the figures are compared with
 EPOCH_BATCH = 1024
-SCORE_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -57,19 +54,19 @@ class Split:
     @property
     def train(self) -> Batch:
         """All samples before the cut, in order."""
-        return _samples(self.earlier)
+        return samples_of(self.earlier)
 
     @property
     def judged(self) -> Flags:
         """Which samples (n,) of ``later`` are judged."""
-        later = _samples(self.later)
+        later = samples_of(self.later)
         judged: Flags = (later.event_time_ms >= self.cut_ms) & (weights_of(later, 0) > 0)
         return judged
 
     @property
     def test(self) -> Batch:
         """The samples that are judged, in order."""
-        return _samples(self.later).take(np.flatnonzero(self.judged))
+        return samples_of(self.later).take(np.flatnonzero(self.judged))
 
     @property
     def test_keys(self) -> list[tuple[str, str]]:
@@ -101,11 +98,6 @@ class Comparison:
         value, impressions = gauc(self.users[known], self.scores[way][known], self.labels[known])
         return value if impressions else None
 
-    @property
-    def grouped(self) -> int:
-        """How many samples have a user."""
-        return int((self.users != NO_GROUP).sum())
-
     def windows(self, way: str, size: int) -> tuple[npt.NDArray[np.int64], Floats]:
         """AUC over windows of ``size`` samples and the event time at which each ends."""
         ends = np.arange(size, len(self.labels) + 1, size)
@@ -124,8 +116,10 @@ def read_steps(job: JobConfig, journal: Path, *, recorded: bool = False) -> list
         return list(steps_of(reader))
 
 
-def read_bounded(job: JobConfig, part: Between, progress: Progress) -> tuple[list[Step], dict[str, int]]:
-    """The steps of the job's streams up to their present ends, without keys, and what became no sample.
+def read_bounded(
+    job: JobConfig, part: Between, progress: Progress, *, keys: bool = False
+) -> tuple[list[Step], dict[str, int]]:
+    """The steps of the job's streams up to their present ends, and what became no sample; ``keys``: with their keys.
 
     Nothing is written, committed or waited for. Raises ConfigError and UnavailableError as `open_bounded` does.
     """
@@ -133,7 +127,7 @@ def read_bounded(job: JobConfig, part: Between, progress: Progress) -> tuple[lis
     done = 0
     with open_bounded(job, between=part) as reader:
         for step in steps_of(reader):
-            steps.append(replace(step, keys=()))
+            steps.append(step if keys else replace(step, keys=()))
             done += len(step.batch)
             progress("reading", done, done + (reader.progress().lag or 0))
         return steps, dict(reader.progress().dropped())
@@ -175,7 +169,7 @@ def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) 
     """
     check_comparable(job)
     test = split.test
-    _check_both(test, "the judged part")
+    check_both(test, "the judged part")
     frozen, warm, epochs = _batch_ways(job, split, progress)
     online = Learner(job)
     frozen1, online1 = _one_pass_ways(online, split, progress)
@@ -189,7 +183,8 @@ def compare(job: JobConfig, split: Split, progress: Progress = lambda *_: None) 
     )
 
 
-def _check_both(samples: Batch, what: str) -> None:
+def check_both(samples: Batch, what: str) -> None:
+    """Raises InputError unless there are labels of both kinds."""
     hits = int((_labelled(samples).labels[:, 0] > 0).sum())
     if not 0 < hits < len(_labelled(samples)):
         raise InputError(
@@ -204,19 +199,19 @@ def _labelled(samples: Batch) -> Batch:
 
 
 def _one_pass_ways(learner: Learner, split: Split, progress: Progress) -> tuple[Floats, Floats]:
-    _follow(learner, split.earlier, progress, "one pass")
-    frozen1 = _score(learner, split.test)
-    return frozen1, _judged(split, _follow(learner, split.later, progress, "online1"))
+    follow(learner, split.earlier, progress, "one pass")
+    frozen1 = score(learner, split.test)
+    return frozen1, _judged(split, follow(learner, split.later, progress, "online1"))
 
 
 def _batch_ways(job: JobConfig, split: Split, progress: Progress) -> tuple[Floats, Floats, int]:
     job = lasting(job)  # epochs have no event time
-    learner, epochs = _fit(job, split.train, progress)
-    frozen = _score(learner, split.test)
-    return frozen, _judged(split, _follow(learner, split.later, progress, "warm")), epochs
+    learner, epochs = fit_epochs(job, split.train, progress)
+    frozen = score(learner, split.test)
+    return frozen, _judged(split, follow(learner, split.later, progress, "warm")), epochs
 
 
-def _fit(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Learner, int]:
+def fit_epochs(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Learner, int]:
     """A learner after that number of epochs over ``samples`` which is best for the last eighth of them.
 
     The number is found on the others, then all are trained on: the strongest control that early stopping gives.
@@ -231,11 +226,11 @@ def _fit(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Learner, i
 
 def _best_epochs(job: JobConfig, train: Batch, validation: Batch, progress: Progress) -> int:
     learner, areas = Learner(job), list[float]()
-    _check_both(validation, "the last eighth of the first part, by which the number of epochs is chosen,")
+    check_both(validation, "the last eighth of the first part, by which the number of epochs is chosen,")
     validation = _labelled(validation)
     while len(areas) < EPOCHS and len(areas) - int(np.argmax([*areas, -1.0])) <= PATIENCE:
         _epoch(learner, train, len(areas) + 1)
-        areas.append(auc(_score(learner, validation), validation.labels[:, 0]))
+        areas.append(auc(score(learner, validation), validation.labels[:, 0]))
         progress("frozen, finding the number of epochs", len(areas) * len(train), EPOCHS * len(train))
     return int(np.argmax(areas)) + 1
 
@@ -246,25 +241,16 @@ def _epoch(learner: Learner, samples: Batch, epoch: int) -> None:
         learner.step(samples.take(order[start : start + EPOCH_BATCH]))
 
 
-def _follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: str) -> Floats:
+def follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: str) -> Floats:
     """Learn as the daemon does; scores (n,) of all samples, each from before it was learnt from."""
     size, scores, done = learner.job.train.batch_size, [], 0
     total = sum(len(step.batch) for step in steps)
     for step in steps:
-        scores += [_first(learner.step(batch)) for batch in step.batch.pieces(size)]
+        scores += [first_task(learner.step(batch)) for batch in step.batch.pieces(size)]
         learner.advance(step.watermark_ms, learner.job.train.sweep_rows)
         done += len(step.batch)
         progress(what, done, total)
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)
-
-
-def _score(learner: Learner, samples: Batch) -> Floats:
-    return np.concatenate([_first(learner.score(batch)) for batch in samples.pieces(SCORE_BATCH)])
-
-
-def _first(predictions: Predictions) -> Floats:
-    """Those of the first task, (n,)."""
-    return predictions if predictions.ndim == 1 else predictions[:, 0]
 
 
 def _judged(split: Split, scores: Floats) -> Floats:
@@ -273,5 +259,6 @@ def _judged(split: Split, scores: Floats) -> Floats:
     return judged
 
 
-def _samples(steps: Iterable[Step]) -> Batch:
+def samples_of(steps: Iterable[Step]) -> Batch:
+    """All samples of the steps, in order."""
     return concatenated([step.batch for step in steps])

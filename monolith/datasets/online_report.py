@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from monolith.datasets.online import WAYS, Comparison, Floats
+from monolith.datasets.online import WAYS, Comparison
+from monolith.datasets.served import Floats, Ints
+from monolith.tables.batch import NO_GROUP
+from monolith.training.ranking import gauc
 
 BEST = "best"  # the true probabilities of a generated stream, as one more way
 WINDOWS = 20  # over the judged samples
@@ -56,27 +58,18 @@ def _within(comparison: Comparison, online: str, stopped: str) -> float | None:
     return None if first is None or second is None else first - second
 
 
-def about_gauc(comparison: Comparison, group_by: str, *, is_read: bool) -> str | None:
-    """Why GAUC is missing, or of how many samples it is; None where all have a user."""
-    count, grouped = len(comparison.labels), comparison.grouped
+def about_gauc(labels: Floats, users: Ints, group_by: str, *, is_read: bool) -> str | None:
+    """Why GAUC is missing, or of how many samples it is; None where all have a user. Labels and users are (n,)."""
+    count, known = len(labels), users != NO_GROUP
     if not is_read:
         return f"no GAUC: no table reads the feature {group_by!r}; train.group_by names another one"
-    if not grouped:
+    if not known.any():
         return f"no GAUC: no judged sample has the feature {group_by!r}; train.group_by names another one"
-    if comparison.gauc("online1") is None:
+    if not gauc(users[known], labels[known], labels[known])[1]:
         return f"no GAUC: no {group_by!r} has judged samples of both kinds"
-    return f"GAUC is of the {grouped:,} samples of {count:,} that have one {group_by!r}" if grouped < count else None
-
-
-def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """Plain values for a JSON file."""
-    return {
-        "samples": len(comparison.labels),
-        "positives": int(comparison.labels.sum()),
-        "epochs": comparison.epochs,
-        "ways": {w: {"auc": comparison.auc(w), "gauc": comparison.gauc(w)} for w in comparison.scores},
-        "gains": {name: {"auc": area, "gauc": within} for name, area, within in gains(comparison)},
-    }
+    return (
+        f"GAUC is of the {known.sum():,} samples of {count:,} that have one {group_by!r}" if not known.all() else None
+    )
 
 
 def plot(comparison: Comparison, path: Path, title: str) -> None:
