@@ -2,8 +2,8 @@
 
 Read in this order to follow one delta: ``publisher`` (the trainer's end), ``payload`` and ``packed`` (the form of its
 rows), ``wire`` (its bytes), ``ledger`` (which deltas a store takes), ``store`` with ``lmdb_store`` and ``redis_store``,
-``follower`` and ``replica`` (the serving end), ``predictor``, then ``server`` with ``answers``, and ``client`` with
-``asking`` (the same over HTTP).
+``staging`` and ``staged`` (a delta that several processes hand in), ``follower`` and ``replica`` (the serving end),
+``predictor``, then ``server`` with ``answers``, and ``client`` with ``asking`` (the same over HTTP).
 ``parity`` proves the two ends equal.
 """
 

@@ -207,18 +207,26 @@ def accepts(head: Head, writer: Writer, cards: Cards, delta: PackedDelta, where:
     Raises FencedError when that is another one, GapError when the
     delta does not follow on what is held or the store forgot this trainer, InputError when it is not of the card.
     """
+    card = check_writer(head, writer, cards, where)
+    check_belongs(card, writer.lineage, delta)
+    return follows(held_sequence(head, cards.held, card), delta.base_sequence, delta.sequence, where)
+
+
+def check_writer(head: Head, writer: Writer, cards: Cards, where: str) -> ModelCard:
+    """The card of what ``writer`` writes. Raises FencedError unless it may, GapError where the store forgot it."""
     if writer.generation > head.generation:
         raise GapError(f"{where} knows generation {head.generation}, not {writer.generation}: it lost its memory")
     if writer.generation < head.generation or writer.owner != head.owner or cards.writing is None:
         raise FencedError(_fenced(head, writer.generation, where))
-    check_belongs(cards.writing, writer.lineage, delta)
-    held = held_sequence(head, cards.held, cards.writing)
-    if delta.sequence <= held:
+    return cards.writing
+
+
+def follows(held: int, base: int, sequence: int, where: str) -> bool:
+    """Whether a delta leads on from sequence ``held``; False: it is known already. Raises GapError after a gap."""
+    if sequence <= held:
         return False
-    if delta.base_sequence > held:
-        raise GapError(
-            f"{where} holds sequence {held}, the delta starts at {delta.base_sequence}: send one from {held}"
-        )
+    if base > held:
+        raise GapError(f"{where} holds sequence {held}, the delta starts at {base}: send one from {held}")
     return True
 
 
@@ -231,12 +239,17 @@ def _fenced(head: Head, generation: int, where: str) -> str:
 
 def check_belongs(card: ModelCard, lineage: str, delta: PackedDelta) -> None:
     """Raise InputError unless lineage, tables, dims and payload are the card's."""
-    if lineage != card.lineage:
-        raise InputError(f"delta {delta.sequence} is of lineage {lineage!r}, the trainer's card of {card.lineage!r}")
+    check_lineage(card, lineage, delta.sequence)
     if (tables := tables_of(delta)) != card.tables:
         raise InputError(f"delta {delta.sequence} has tables {tables}, model {card.model!r} has {card.tables}")
     if delta.payload != card.payload:
         raise InputError(f"delta {delta.sequence} is of payload {delta.payload}, the trainer's card of {card.payload}")
+
+
+def check_lineage(card: ModelCard, lineage: str, sequence: int) -> None:
+    """Raise InputError unless the lineage is the card's."""
+    if lineage != card.lineage:
+        raise InputError(f"delta {sequence} is of lineage {lineage!r}, the trainer's card of {card.lineage!r}")
 
 
 def tables_of(delta: PackedDelta) -> dict[str, int]:

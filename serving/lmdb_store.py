@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,12 +18,15 @@ from monolith.forks import in_child
 from monolith.serving import ledger, lmdb_env
 from monolith.serving.ledger import Beat, Cards, Head, Held, LogLimits, Look, Version, Writer
 from monolith.serving.lmdb_beat import BeatFile
+from monolith.serving.lmdb_staging import StagedFiles
 from monolith.serving.lmdb_transaction import Transaction
-from monolith.serving.packed import pack_delta
+from monolith.serving.packed import PackedDelta, pack_delta
 from monolith.serving.payload import Packed, RowFormat
+from monolith.serving.staged import joined, rows_of
+from monolith.serving.staging import Receipt, Ticket, begun, check_whole, without_rows
 from monolith.serving.store import Ids, Image, Model, Reading, Store, image_of
 from monolith.serving.wire import PublishedDelta, encode_for_log
-from monolith.tables.delta import ModelDelta
+from monolith.tables.delta import Delta, ModelDelta
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +48,7 @@ class LmdbStore(Store):
         self._payload = "float32"  # of the card that this store was taken over with
         self._opened: lmdb_env.Environment | None = None
         self._beat_file = BeatFile(directory, url)
+        self._staged = StagedFiles(directory, url)
 
     def _disown(self) -> None:
         """One process writes: a forked child is fenced, unless it takes over."""
@@ -63,11 +67,43 @@ class LmdbStore(Store):
             txn.put("next_card", ledger.seal_card(card))
             txn.put("next_graph", ledger.seal(graph))
         self._owner, self._payload = owner, card.payload
+        self._staged.sweep()
         return Held(head.generation, sequence, card.lineage, head.digest, fault, ledger.rows_of(head))
 
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one write transaction, on the disk when it returns."""
-        packed = pack_delta(delta, self._payload)
+        return self._write(pack_delta(delta, self._payload), generation, lineage)
+
+    def begin(self, base_sequence: int, sequence: int, parts: int, generation: int, lineage: str) -> Ticket | None:
+        """See ``Store``."""
+        writer = Writer(self._owner, generation, lineage)
+        with self._transaction() as txn:
+            cards = Cards(txn.card(), txn.card("next_card"))
+            ticket = begun(txn.head(), writer, cards, (base_sequence, sequence), parts, self.url)
+        if ticket is not None:
+            self._staged.begin(ticket)
+        return ticket
+
+    def stage(self, ticket: Ticket, part: int, tables: Mapping[str, Delta]) -> Receipt:
+        """See ``Store``: a file, by a process of the same machine."""
+        return self._staged.stage(ticket, part, tables)
+
+    def commit(self, ticket: Ticket, receipts: Sequence[Receipt], delta: ModelDelta) -> bool:
+        """See ``Store``: one write transaction, on the disk when it returns."""
+        check_whole(ticket, receipts)
+        bare = without_rows(ticket, delta)
+        with self._staged.opened(ticket, receipts) as parts:
+            if ticket.is_image:
+                applied = self._write(bare, ticket.generation, ticket.lineage, rows_of(ticket, parts))
+            else:
+                applied = self._write(joined(ticket, parts, bare), ticket.generation, ticket.lineage)
+        self._staged.remove(ticket)
+        return applied
+
+    def _write(
+        self, packed: PackedDelta, generation: int, lineage: str, rows: Iterator[tuple[str, Ids, Packed]] | None = None
+    ) -> bool:
+        """``apply``, of packed rows; those of an image may be given apart."""
         published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
         data = encode_for_log(published)
         with self._transaction(write=True) as txn:
@@ -76,10 +112,10 @@ class LmdbStore(Store):
                 return False
             if packed.base_sequence and (fault := txn.fault(head)):
                 raise GapError(fault)
-            contents = txn.write_rows(packed, head.contents)
+            contents = txn.write_rows(packed, head.contents) if rows is None else txn.write_image(packed.tables, rows)
             after = ledger.advance(head, lineage, packed, published.published_ms, contents)
             txn.put("head", ledger.seal_json(after))
-            txn.put("dense", ledger.seal(delta.dense))
+            txn.put("dense", ledger.seal(packed.dense))
             txn.promote()
             txn.append(packed, data, self._limits)
         return True

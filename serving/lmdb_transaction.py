@@ -9,7 +9,7 @@ log    sequence, u64 big-endian -> the encoded delta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from monolith.serving.ledger import Head, LogEntry, LogLimits
 from monolith.serving.lmdb_env import Environment
 from monolith.serving.packed import PackedDelta, PackedTable
 from monolith.serving.payload import Packed
-from monolith.serving.rows import KEY_BYTES, pack_keys, pack_rows, unpack_keys, unpack_rows
+from monolith.serving.rows import KEY_BYTES, in_key_order, pack_keys, pack_rows, unpack_keys, unpack_rows
 from monolith.serving.store import Found, Ids, Model, Values, scatter
 from monolith.serving.wire import PublishedDelta, decode
 
@@ -87,24 +87,31 @@ class Transaction:
         Returns what the tables hold then; ``before`` is what they held, None where nobody knows.
         """
         if delta.base_sequence == 0:
-            self._txn.drop(self._environment.rows, delete=False)
-            before = {name: Content() for name in delta.tables}
-        image = delta.base_sequence == 0
-        moves = {name: self._write_table(n, delta.tables[name], image) for n, name in enumerate(sorted(delta.tables))}
+            return self.write_image(delta.tables, _pieces(delta))
+        moves = {name: self._write_table(n, delta.tables[name]) for n, name in enumerate(sorted(delta.tables))}
         return None if before is None else {name: before[name] + move for name, move in moves.items()}
 
-    def _write_table(self, number: int, table: PackedTable, image: bool) -> Content:
+    def write_image(self, names: Iterable[str], rows: Iterable[tuple[str, Ids, Packed]]) -> Contents:
+        """Put ``rows``, pieces by table in order of names and of keys, in the place of all that is there."""
+        self._txn.drop(self._environment.rows, delete=False)
+        numbers = {name: number for number, name in enumerate(sorted(names))}
+        contents = dict.fromkeys(numbers, Content())
+        for name, ids, packed in rows:
+            contents[name] += self._write_piece(numbers[name], ids, packed, image=True)
+        return contents
+
+    def _write_table(self, number: int, table: PackedTable) -> Content:
         """By how much the table's content changes. In pieces: every row is a Python object on its way to LMDB."""
         move = Content()
-        for part in _in_key_order(table.ids):
-            move += self._write_piece(number, table.ids[part], table.packed[part], image)
+        for part in in_key_order(table.ids, CHUNK_ROWS):
+            move += self._write_piece(number, table.ids[part], table.packed[part], image=False)
         for start in range(0, len(table.removed), CHUNK_ROWS):
             keys = _keys(number, table.removed[start : start + CHUNK_ROWS])
             popped = [self._txn.pop(key, db=self._environment.rows) for key in keys]
             move = move - of_stored([row for row in popped if row is not None])
         return move
 
-    def _write_piece(self, number: int, ids: Ids, packed: Packed, image: bool) -> Content:
+    def _write_piece(self, number: int, ids: Ids, packed: Packed, *, image: bool) -> Content:
         keys, stored = _keys(number, ids), pack_rows(ids, packed)
         with self._txn.cursor(db=self._environment.rows) as cursor:
             replaced = [] if image else [row for _, row in cursor.getmulti(keys)]
@@ -206,6 +213,13 @@ class Transaction:
             ]
 
 
+def _pieces(image: PackedDelta) -> Iterator[tuple[str, Ids, Packed]]:
+    for name in sorted(image.tables):
+        table = image.tables[name]
+        for part in in_key_order(table.ids, CHUNK_ROWS):
+            yield name, table.ids[part], table.packed[part]
+
+
 def _prefix(number: int) -> bytes:
     return number.to_bytes(_NUMBER_BYTES, "big")
 
@@ -217,14 +231,6 @@ def _keys(number: int, ids: Ids) -> list[bytes]:
 
 def _sequence_key(sequence: int) -> bytes:
     return sequence.to_bytes(8, "big")
-
-
-def _in_key_order(ids: Ids) -> Iterator[slice]:
-    """Pieces of ascending ids as LMDB sorts their keys: ascending, those below zero last."""
-    below = int(np.searchsorted(ids, 0))
-    for begin, end in ((below, len(ids)), (0, below)):
-        for start in range(begin, end, CHUNK_ROWS):
-            yield slice(start, min(start + CHUNK_ROWS, end))
 
 
 def _items_below(cursor: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:

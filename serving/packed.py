@@ -55,7 +55,7 @@ def pack_delta(delta: ModelDelta, payload: str) -> PackedDelta:
         sequence=delta.sequence,
         step=delta.step,
         watermark_ms=delta.watermark_ms,
-        tables={name: _pack_table(name, table, payload) for name, table in _published(delta.tables)},
+        tables={name: pack_table(name, table, payload) for name, table in published(delta.tables)},
         dense=delta.dense,
         ingested_ms=delta.ingested_ms,
         payload=payload,
@@ -63,7 +63,7 @@ def pack_delta(delta: ModelDelta, payload: str) -> PackedDelta:
     )
 
 
-def _published(tables: Mapping[str, Delta]) -> Iterator[tuple[str, Delta]]:
+def published(tables: Mapping[str, Delta]) -> Iterator[tuple[str, Delta]]:
     """Each table, and behind it the rows that its absent ids share."""
     for name, table in tables.items():
         yield name, table
@@ -71,7 +71,8 @@ def _published(tables: Mapping[str, Delta]) -> Iterator[tuple[str, Delta]]:
             yield tail_name(name), table.tail
 
 
-def _pack_table(name: str, table: Delta, payload: str) -> PackedTable:
+def pack_table(name: str, table: Delta, payload: str) -> PackedTable:
+    """One table with its rows packed. Raises InputError where ids and values do not belong together."""
     shape, count = table.values.shape, len(table.ids)
     if len(shape) != 2 or count != shape[0] or shape[1] == 0:
         raise InputError(

@@ -8,6 +8,7 @@ Keys of model M all begin with ``{M}:`` (the braces keep a model in one slot of 
 ``log``                a stream: entry ``SEQUENCE-0`` with one field ``delta``, the encoded delta
 ``pulse``              a stream of one small entry, renewed by every write: what followers wait on
 ``stage:OWNER:TABLE``  rows of an image on their way in; they expire if nobody finishes it
+``stage:ATTEMPT``, ``attempt``  parts of a delta on their way in (``redis_staging``); likewise
 """
 
 from __future__ import annotations

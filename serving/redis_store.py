@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,18 +24,26 @@ from monolith.serving.ledger import Beat, Cards, Head, Held, LogEntry, LogLimits
 from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
 from monolith.serving.redis_link import Keys, connect, translated
 from monolith.serving.redis_reader import UNKNOWN_POLICY, RedisReader
-from monolith.serving.rows import pack_keys, pack_rows
+from monolith.serving.redis_staging import CHUNK_ROWS, StagedKeys, row_commands
+from monolith.serving.rows import pack_keys
+from monolith.serving.staged import joined
+from monolith.serving.staging import Receipt, Ticket, begun, check_whole, contents_of, without_rows
 from monolith.serving.wire import PublishedDelta, encode_for_log
-from monolith.tables.delta import ModelDelta
+from monolith.tables.delta import Delta, ModelDelta
 
 log = logging.getLogger(__name__)
 
-CHUNK_ROWS = 1_000  # a command
-COMMANDS_AT_ONCE = 16  # of an image on its way in
-STAGE_TTL_S = 3600
 WRITE_TRIES = 5
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """Rows of an image that wait under names of their own."""
+
+    name: str  # of who staged them: a take-over or an attempt
+    contents: Contents
 
 
 class RedisStore(RedisReader):
@@ -44,6 +52,7 @@ class RedisStore(RedisReader):
     def __init__(self, address: str, *, url: str, model: str, limits: LogLimits, timeout_s: float) -> None:
         super().__init__(connect(address, timeout_s), Keys(model), url=url, timeout_s=timeout_s)
         self._limits = limits
+        self._staged = StagedKeys(self._redis, self._keys, url)
         self._owner = ""
         in_child(self._disown)
         self._payload = "float32"  # of the card that this store was taken over with
@@ -60,7 +69,9 @@ class RedisStore(RedisReader):
         def step(pipe: Any, head: Head) -> Held:
             claimed, held_card = ledger.claim(head, owner, generation, self.url), self._cards(pipe).held
             adopted, fault = ledger.adopted(card, held_card), self._fault(pipe, head)
+            left = self._staged.left(pipe.get(self._keys.of("attempt")))
             pipe.multi()
+            self._staged.queue_sweep(pipe, left)
             pipe.set(self._keys.of("head"), ledger.seal_json(claimed))
             pipe.set(self._keys.of("next_card"), ledger.seal_card(adopted))
             pipe.set(self._keys.of("next_graph"), ledger.seal(graph))
@@ -75,23 +86,59 @@ class RedisStore(RedisReader):
     def apply(self, delta: ModelDelta, generation: int, lineage: str) -> bool:
         """See ``Store``: one MULTI/EXEC. An image's rows travel before it, under names that nobody reads."""
         packed = pack_delta(delta, self._payload)
-        published = PublishedDelta(generation, lineage, time.time_ns() // 1_000_000, packed)
-        data = encode_for_log(published)
         writer = Writer(self._owner, generation, lineage)
+        if packed.base_sequence:
+            return self._take(packed, writer)
 
         def accepted(pipe: Any, head: Head) -> bool:
             return ledger.accepts(head, writer, self._cards(pipe), packed, self.url)
 
+        encode_for_log(PublishedDelta(generation, lineage, 0, packed))  # for its rules
+        if not self._write(accepted):
+            return False
+        self._stage(packed)
+        contents = {name: of_rows(table.ids, table.packed) for name, table in packed.tables.items()}
+        return self._take(packed, writer, _Image(self._owner, contents))
+
+    def begin(self, base_sequence: int, sequence: int, parts: int, generation: int, lineage: str) -> Ticket | None:
+        """See ``Store``."""
+        writer = Writer(self._owner, generation, lineage)
+
+        def step(pipe: Any, head: Head) -> Ticket | None:
+            ticket = begun(head, writer, self._cards(pipe), (base_sequence, sequence), parts, self.url)
+            left = self._staged.left(pipe.get(self._keys.of("attempt")))
+            if ticket is not None:
+                pipe.multi()
+                self._staged.queue_begin(pipe, ticket, left)
+            return ticket
+
+        return self._write(step)
+
+    def stage(self, ticket: Ticket, part: int, tables: Mapping[str, Delta]) -> Receipt:
+        """See ``Store``: from any machine."""
+        return self._staged.stage(ticket, part, tables)
+
+    def commit(self, ticket: Ticket, receipts: Sequence[Receipt], delta: ModelDelta) -> bool:
+        """See ``Store``: one MULTI/EXEC. An image's rows do not pass through here."""
+        check_whole(ticket, receipts)
+        bare, writer = without_rows(ticket, delta), Writer(self._owner, ticket.generation, ticket.lineage)
+        if ticket.is_image:
+            return self._take(bare, writer, _Image(ticket.attempt, contents_of(ticket, receipts)))
+        return self._take(joined(ticket, [self._staged.part(ticket, receipt) for receipt in receipts], bare), writer)
+
+    def _take(self, packed: PackedDelta, writer: Writer, image: _Image | None = None) -> bool:
+        """``apply``, of packed rows; those of an image wait."""
+        published = PublishedDelta(writer.generation, writer.lineage, time.time_ns() // 1_000_000, packed)
+        data = encode_for_log(published)
+
         def step(pipe: Any, head: Head) -> bool:
-            if not accepted(pipe, head):
+            if not ledger.accepts(head, writer, self._cards(pipe), packed, self.url):
                 return False
-            contents = self._contents_after(pipe, head, packed)
-            after = ledger.advance(head, lineage, packed, published.published_ms, contents)
-            self._queue_delta(pipe, head, after, packed, data)
+            contents = image.contents if image else self._contents_after(pipe, head, packed)
+            after = ledger.advance(head, writer.lineage, packed, published.published_ms, contents)
+            self._queue_delta(pipe, head, after, packed, data, image)
             return True
 
-        if delta.base_sequence == 0 and self._write(accepted):
-            self._stage(packed)
         return self._write(step)
 
     def beat(self) -> None:
@@ -119,13 +166,11 @@ class RedisStore(RedisReader):
         raise UnavailableError(f"{self.url} was written by others or lost {WRITE_TRIES} times in a row: try again")
 
     def _contents_after(self, pipe: Any, head: Head, delta: PackedDelta) -> Contents | None:
-        """What the tables will hold. Asks for the rows that the delta replaces or removes: their checksums go.
+        """What the tables will hold after a delta. Asks for the rows that it replaces or removes: their checksums go.
 
         Raises GapError if the store no longer has all its rows. Nobody else writes them between here and EXEC, which
         happens only if the head is the same.
         """
-        if delta.base_sequence == 0:
-            return {name: of_rows(table.ids, table.packed) for name, table in delta.tables.items()}
         if fault := self._fault(pipe, head):
             raise GapError(fault)
         if head.contents is None:
@@ -162,18 +207,22 @@ class RedisStore(RedisReader):
         elif policy == UNKNOWN_POLICY:
             log.info("%s does not tell its maxmemory-policy (INFO is forbidden): see that it is noeviction", self.url)
 
-    def _queue_delta(self, pipe: Any, before: Head, after: Head, delta: PackedDelta, data: bytes) -> None:
+    def _queue_delta(
+        self, pipe: Any, before: Head, after: Head, delta: PackedDelta, data: bytes, image: _Image | None
+    ) -> None:
         """Queue all that a delta changes; nothing of it happens until EXEC."""
-        staged_card, staged_graph = pipe.mget(self._keys.of("next_card"), self._keys.of("next_graph"))
-        if delta.base_sequence == 0:
-            present = self._check_staged(pipe, delta)
+        waiting = [self._keys.of(name) for name in ("next_card", "next_graph", "attempt")]
+        staged_card, staged_graph, attempt = pipe.mget(waiting)
+        if image is not None:
+            present = self._check_staged(pipe, image)
             pipe.multi()
-            self._queue_image(pipe, before, delta, present)
+            self._queue_image(pipe, before, image, present)
         else:
             index = self._log_index(pipe)
             pipe.multi()
             self._queue_rows(pipe, delta)
             self._queue_log(pipe, index, delta, data)
+        self._staged.queue_sweep(pipe, self._staged.left(attempt))
         if staged_card is not None:
             pipe.set(self._keys.of("card"), staged_card)
             pipe.set(self._keys.of("graph"), staged_graph)
@@ -184,7 +233,7 @@ class RedisStore(RedisReader):
 
     def _queue_rows(self, pipe: Any, delta: PackedDelta) -> None:
         for name, table in delta.tables.items():
-            for command in _row_commands(self._keys.rows(name), table):
+            for command in row_commands(self._keys.rows(name), table):
                 pipe.execute_command(*command)
             for start in range(0, len(table.removed), CHUNK_ROWS):
                 pipe.hdel(self._keys.rows(name), *pack_keys(table.removed[start : start + CHUNK_ROWS]))
@@ -208,45 +257,24 @@ class RedisStore(RedisReader):
         """Send an image's rows ahead, in pieces, so that no single command is long."""
         with translated(self.url):
             for name, table in delta.tables.items():
-                self._stage_table(self._keys.stage(self._owner, name), table)
+                self._redis.delete(self._keys.stage(self._owner, name))
+                self._staged.stage_rows(self._keys.stage(self._owner, name), table)
 
-    def _stage_table(self, stage: str, table: PackedTable) -> None:
-        """Several commands travel at a time: a round trip costs as much as a command where the cores are busy."""
-        self._redis.delete(stage)
-        commands = _row_commands(stage, table)
-        while some := list(islice(commands, COMMANDS_AT_ONCE)):
-            with self._redis.pipeline(transaction=False) as pipe:
-                for command in some:
-                    pipe.execute_command(*command)
-                pipe.expire(stage, STAGE_TTL_S)
-                pipe.execute()
-
-    def _check_staged(self, pipe: Any, delta: PackedDelta) -> list[str]:
+    def _check_staged(self, pipe: Any, image: _Image) -> list[str]:
         """Watch the staged tables, see that each is whole, and return the names of those that have rows."""
-        present = [name for name in delta.tables if len(delta.tables[name].ids)]
+        present = [name for name, content in image.contents.items() if content.rows]
         for name in present:
-            stage = self._keys.stage(self._owner, name)
+            stage = self._keys.stage(image.name, name)
             pipe.watch(stage)
-            if pipe.hlen(stage) != len(delta.tables[name].ids):
+            if pipe.hlen(stage) != image.contents[name].rows:
                 raise UnavailableError(f"{self.url} lost a part of the image on its way in (table {name!r}): try again")
         return present
 
-    def _queue_image(self, pipe: Any, before: Head, delta: PackedDelta, present: list[str]) -> None:
-        for name in sorted({*before.tables, *delta.tables}):
+    def _queue_image(self, pipe: Any, before: Head, image: _Image, present: list[str]) -> None:
+        for name in sorted({*before.tables, *image.contents}):
             pipe.unlink(self._keys.rows(name))
         for name in present:
-            pipe.persist(self._keys.stage(self._owner, name))
-            pipe.rename(self._keys.stage(self._owner, name), self._keys.rows(name))
+            pipe.persist(self._keys.stage(image.name, name))
+            pipe.rename(self._keys.stage(image.name, name), self._keys.rows(name))
         pipe.delete(self._keys.of("log"))
         pipe.set(self._keys.of("log_index"), ledger.seal_json([]))
-
-
-def _row_commands(key: str, table: PackedTable) -> Iterator[list[Any]]:
-    """HSET commands for all of a table's rows."""
-    for start in range(0, len(table.ids), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
-        command: list[Any] = ["HSET", key]
-        pairs = zip(pack_keys(table.ids[chunk]), pack_rows(table.ids[chunk], table.packed[chunk]), strict=True)
-        for pair in pairs:
-            command.extend(pair)
-        yield command

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from binascii import crc32
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,14 @@ def pack_rows(ids: Ids, packed: Packed) -> list[bytes]:
     """One stored value a row of ``packed`` (n, width)."""
     checked = np.hstack([packed, checks(ids, packed).view(np.uint8).reshape(-1, CHECK_BYTES)])
     return _cut(checked.tobytes(), checked.shape[1])
+
+
+def in_key_order(ids: Ids, at_once: int) -> Iterator[slice]:
+    """Pieces of ascending ids in the order of their keys: ascending, those below zero last; ``at_once`` at most."""
+    below = int(np.searchsorted(ids, 0))
+    for begin, end in ((below, len(ids)), (0, below)):
+        for start in range(begin, end, at_once):
+            yield slice(start, min(start + at_once, end))
 
 
 def unpack_keys(keys: Sequence[bytes], where: str) -> Ids:

@@ -11,7 +11,7 @@ Redis server, in which the model's name keeps several models apart.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,8 +26,9 @@ from monolith.secrets import masked, reveal_url, scrubbed
 from monolith.serving.ledger import Held, LogLimits, Look, Version
 from monolith.serving.packed import PackedDelta, PackedTable
 from monolith.serving.payload import Packed, RowFormat
+from monolith.serving.staging import Receipt, Ticket
 from monolith.serving.wire import PublishedDelta
-from monolith.tables.delta import ModelDelta
+from monolith.tables.delta import Delta, ModelDelta
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
@@ -96,6 +97,32 @@ class Store(Protocol):
         False: the store has it already, nothing changed.
         Raises FencedError (another trainer took over), GapError (it does not follow on what is held: make a wider
         one, or, where the store forgot this generation, take over again) and InputError; nothing changed then.
+        """
+
+    @abstractmethod
+    def begin(self, base_sequence: int, sequence: int, parts: int, generation: int, lineage: str) -> Ticket | None:
+        """Begin to hand in a delta in ``parts`` (``staging``); None: the store has it already.
+
+        For whoever took the store over; the ticket goes to every process that stages a part. What an earlier attempt
+        staged is removed, or expires within an hour, and is in no later delta. Raises as ``apply``.
+        """
+
+    @abstractmethod
+    def stage(self, ticket: Ticket, part: int, tables: Mapping[str, Delta]) -> Receipt:
+        """Hand in part ``part``, from 0 on: of every table the delta of some buckets. Nothing becomes visible.
+
+        For any process, at any time beside the others. When it returns, the part is whole where whoever commits will
+        look; staged again in the same attempt, it is replaced. Raises InputError for what is not of the ticket's delta;
+        where another attempt began meanwhile, this or the commit raises UnavailableError.
+        """
+
+    @abstractmethod
+    def commit(self, ticket: Ticket, receipts: Sequence[Receipt], delta: ModelDelta) -> bool:
+        """Make a staged delta visible in one atomic step: afterwards the store is as after ``apply`` of the whole.
+
+        ``delta`` says all but the rows; its tables are not read. False: the store has it already. Raises as ``apply``;
+        InputError unless the receipts are of all parts, and of all buckets; and UnavailableError where a part is no
+        longer as it was staged: begin again. Nothing changed then.
         """
 
     @abstractmethod
