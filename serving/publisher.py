@@ -28,6 +28,7 @@ from monolith.tables.delta import ModelDelta
 log = logging.getLogger(__name__)
 
 MakeDelta = Callable[[int], ModelDelta]
+HandOver = Callable[[ModelDelta, int, str], bool]  # as ``Store.apply``
 
 FIRST_BACK_OFF_S = 0.2
 MAX_BACK_OFF_S = 5.0
@@ -49,9 +50,11 @@ class Published:
 class Publisher:
     """One trainer's hold on one store. For one thread: the trainer's."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, hand_over: HandOver | None = None) -> None:
+        """``hand_over`` is how a delta gets into the store, which ``Store.apply`` does if nothing else is given."""
         self.failures = 0  # tries that found the store away, since the start
         self._store = store
+        self._hand_over = hand_over or store.apply
         self._card: ModelCard | None = None
         self._graph = b""
         self._history: History | None = None
@@ -193,7 +196,7 @@ class Publisher:
         if self._held is None or self._card is None:
             raise RuntimeError("Publisher.start was not called")
         generation, lineage = self._held.generation, self._held.lineage
-        applied = self._store.apply(delta, generation, lineage)
+        applied = self._hand_over(delta, generation, lineage)
         self._held = Held(generation, delta.sequence, lineage, delta.digest)
         return applied
 

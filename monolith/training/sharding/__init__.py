@@ -2,7 +2,7 @@
 
 Read in this order to follow one step: `division` (who has which rows), `questions` (what a rank asks of the owners),
 `transport`, `answers` (what an owner does), `collection` (a step over all of it); then `module` (as a torch module),
-`sharder` (under TorchRec's DistributedModelParallel), `saved` and `checkpoint` (on disk).
+`sharder` (under TorchRec's DistributedModelParallel), `saved` and `checkpoint` (on disk), `publisher` (to a store).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from monolith.training.sharding.collection import ShardedCollection, ShardedStep
 from monolith.training.sharding.module import ShardedEmbeddingBagCollection
+from monolith.training.sharding.publisher import ShardedPublisher
 
 if TYPE_CHECKING:
     from monolith.training.sharding.sharder import CollectionSharder
 
-__all__ = ["CollectionSharder", "ShardedCollection", "ShardedEmbeddingBagCollection", "ShardedStep"]
+__all__ = ["CollectionSharder", "ShardedCollection", "ShardedEmbeddingBagCollection", "ShardedPublisher", "ShardedStep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,7 @@ from monolith.tables.arguments import EventTimes, Matrix
 from monolith.tables.batch import Bag
 from monolith.tables.buckets import BUCKETS
 from monolith.tables.collection import Output
+from monolith.tables.delta import Delta, joined
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.stats import HAPPENED, HELD
 from monolith.training.sharding.agreement import check_agreed
@@ -197,6 +198,13 @@ class ShardedCollection:
     def cut(self) -> int:
         """Close the current sequence in all of this rank's parts and return its number, which is that of all ranks."""
         return max([part.table.cut() for part in self.parts], default=0)
+
+    def deltas(self, since: int) -> dict[str, Delta]:
+        """What changed after sequence ``since`` in the buckets that this rank has, by table: a part of the delta.
+
+        Raises what ``Table.delta`` does, GapError where one of the parts no longer knows what was removed since then.
+        """
+        return {name: joined([part.delta(since) for part in parts]) for name, parts in self.tables.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write all tables below ``folder``, a file for each part and, last, the manifest. Collective.
