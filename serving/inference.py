@@ -27,12 +27,13 @@ from monolith.serving.together import FoundRows
 from monolith.tables.hashing import salted
 from monolith.tables.pooling import pool
 from monolith.tables.schema import Columns, FeatureSchema
-from monolith.tables.vectors import Request, readers_of
+from monolith.tables.vectors import Request, Vectors, readers_of
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
 Found = npt.NDArray[np.bool_]
 Sample = Mapping[str, FeatureValue]
+Asked = tuple[Vectors, Ids]  # what reads the ids, which are salted where it takes them so, and the ids (n,)
 
 _BAGS = (list, dict)
 PIECE_SAMPLES = 256
@@ -95,8 +96,14 @@ class Prediction:
 
 def widest(card: ModelCard) -> int:
     """The most float32 values that an id takes while it is answered: its rows, and the vector if that is another."""
-    readers = readers_of(card.tables, card.kinds).values()
-    return max((r.dim if len(r.parts) == 1 else r.dim + sum(r.parts.values()) for r in readers), default=0)
+    readers = readers_of(card.tables, card.kinds)
+    each = [*readers.values(), *(readers[r.table].of(f.name) for f in card.features for r in f.reads)]
+    return max(map(_values_an_id, each), default=0)
+
+
+def _values_an_id(reader: Vectors) -> int:
+    rows = [reader.parts[name] for name, _ in reader.requests(np.zeros(0, np.int64))]
+    return reader.dim if len(rows) == 1 else reader.dim + sum(rows)
 
 
 class Inference:
@@ -184,10 +191,10 @@ class Inference:
             scores.append(predictor.predict(common | own, gathered.weights))
         return self._prediction(gathered.version, scores)
 
-    def _gathered(self, gather: Gather, asked: Sequence[Request], weights: bool, mask: bool = False) -> Gathered:
+    def _gathered(self, gather: Gather, asked: Sequence[Asked], weights: bool, mask: bool = False) -> Gathered:
         """As `Gather`, of tables' vectors: the rows that make them are gathered, all at once, and combined."""
-        readers = [self._readers[name] for name, _ in asked]
-        parts = [reader.requests(ids) for reader, (_, ids) in zip(readers, asked, strict=True)]
+        readers = [reader for reader, _ in asked]
+        parts = [reader.requests(ids) for reader, ids in asked]
         got = gather([part for of_one in parts for part in of_one], weights, mask)
         rows, found = iter(got.rows), None if got.found is None else iter(got.found)
         vectors = [reader.vectors([next(rows) for _ in of_one]) for reader, of_one in zip(readers, parts, strict=True)]
@@ -208,8 +215,8 @@ class Inference:
         by_task = {task.name: values[:, place] for place, task in enumerate(tasks)}
         return Prediction(version, by_task, is_probability=[task.loss for task in tasks] == ["log"])
 
-    def _joined(self, name: str, read: Read, encoded: Sequence[Columns]) -> Request:
-        return _keys(name, read, np.concatenate([np.zeros(0, np.int64), *(c.bags[name].ids for c in encoded)]))
+    def _joined(self, name: str, read: Read, encoded: Sequence[Columns]) -> Asked:
+        return self._asked(name, read, np.concatenate([np.zeros(0, np.int64), *(c.bags[name].ids for c in encoded)]))
 
     def _vectors(
         self, columns: Columns, rows: Sequence[Values], starts: dict[str, int], outputs: Sequence[tuple[str, Read]]
@@ -230,12 +237,12 @@ class Inference:
                 f"inspect the model"
             )
 
-    def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Request:
+    def _request(self, name: str, values: Sequence[FeatureValue] | Ids) -> Asked:
         read = self._read(name)
         if name in self._readers and not (read and read[1].salted):
             ids = _as_ids(values)
             if ids is not None:
-                return name, ids
+                return self._readers[name], ids
         if read is None:
             raise InputError(f"table {name!r} takes a list of 64-bit integer ids, not {shown(values)}")
         feature, how = read
@@ -245,7 +252,10 @@ class Inference:
             raise InputError(f"feature {feature!r} takes a list of values, not {shown(values)}") from error
         if None in listed:
             raise InputError(f"feature {feature!r}: value {listed.index(None)} is null, which has no row")
-        return _keys(feature, how, self._schema.ids_of(feature, listed))
+        return self._asked(feature, how, self._schema.ids_of(feature, listed))
+
+    def _asked(self, feature: str, read: Read, ids: Ids) -> Asked:
+        return self._readers[read.table].of(feature), salted(feature, ids) if read.salted else ids
 
     def _read(self, name: str) -> tuple[str, Read] | None:
         """The feature and its table that ``name`` names: an output, or a feature that one table reads."""
@@ -263,10 +273,6 @@ class Inference:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _keys(feature: str, read: Read, ids: Ids) -> Request:
-    return read.table, salted(feature, ids) if read.salted else ids
 
 
 def _cut(samples: Sequence[Sample], before: int) -> Iterator[tuple[int, int]]:

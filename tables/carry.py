@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.eviction import Unlimited
-from monolith.config.kinds import Collisionless, Kind, kind_of
+from monolith.config.kinds import Collisionless, Kind, Unified, kind_of, kind_words
 from monolith.config.memory import Ram
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
@@ -65,8 +65,8 @@ def misfit(folder: str | os.PathLike[str], was: TableConfig, config: TableConfig
     """
     kind, features = kind_of(config), was.feature_names()
     before = read_kind(Path(folder))
-    if (before.kind if before else Collisionless()) != kind:
-        return f"it was {_words(before.kind if before else Collisionless())}, it is {_words(kind)}"
+    if _rows_of(before.kind if before else Collisionless()) != _rows_of(kind):
+        return f"it was {kind_words(before.kind if before else Collisionless())}, it is {kind_words(kind)}"
     if was.dim != config.dim:
         return f"dim was {was.dim}, it is {config.dim}: no rule says what a trained row holds in other columns"
     if not {*features} & {*config.feature_names()}:
@@ -78,8 +78,9 @@ def misfit(folder: str | os.PathLike[str], was: TableConfig, config: TableConfig
     return None
 
 
-def _words(kind: Kind) -> str:
-    return ", ".join(f"{key} {value}" for key, value in msgspec.to_builtins(kind).items())
+def _rows_of(kind: Kind) -> Kind:
+    """The kind as far as rows depend on it: how many of them a feature reads changes none."""
+    return msgspec.structs.replace(kind, probes={}) if isinstance(kind, Unified) else kind
 
 
 def _listed(config: TableConfig) -> str:

@@ -1,7 +1,8 @@
 """The embeddings of a model, stepped together: one native call a batch forward, and one backward.
 
-Those calls are for all embeddings whose vectors are rows of one native table. Embeddings that make a vector of several
-rows (`tables.apart`) are stepped beside them, one by one. NumPy only; ``monolith.training`` puts autograd around it.
+Those calls are for all embeddings whose vectors are rows of one native table, or some of its rows side by side, each of
+which is pooled by itself. Embeddings that compute a vector from several rows (`tables.apart`) are stepped beside them,
+one by one. NumPy only; ``monolith.training`` puts autograd around it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from monolith.tables.hashing import feature_salt, salted
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.table import Table
 
-Keys = Callable[[Ids], Ids]
+Keys = Callable[[Ids], list[Ids]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +43,17 @@ class Collection:
     def __init__(self, tables: Mapping[str, Embedding], outputs: Sequence[Output]) -> None:
         self.tables = dict(tables)
         self.outputs = tuple(outputs)
-        self.dims = tuple(self.tables[out.table].dim for out in outputs)
+        self.dims = tuple(self.tables[out.table].width(out.feature) for out in outputs)
         self._one = {name: table.one_table for name, table in self.tables.items() if table.one_table is not None}
         self._by_address = sorted(self._one.values(), key=id)
-        self._widths = [table.dim for table in self._of_outputs()]
         self._fused = [number for number, out in enumerate(self.outputs) if out.table in self._one]
         self._apart = Apart(self.tables, [(n, out) for n, out in enumerate(self.outputs) if out.table not in self._one])
         self._keys = [_keys_of(self.tables[out.table], out) for out in self._fused_outputs()]
         features = [self._feature(out, keys) for out, keys in zip(self._fused_outputs(), self._keys, strict=True)]
+        self._rows_of = [self._rows_in(out) for out in self.outputs]
+        self._widths = [t.dim * n for t, n in zip(self._of_outputs(), self._rows_of, strict=True)]
+        features = [feature for n, feature in zip(self._fused, features, strict=True) for _ in range(self._rows_of[n])]
+        self._output_of = [n for n in self._fused for _ in range(self._rows_of[n])]  # of each native feature
         self._native = _core.Collection([table.native for table in self._one.values()], features)
         self._as_rows = not self._apart and self._widths == list(self.dims)  # vectors are what native code gives
         self._spare: list[_core.Steps] = []  # their memory serves later steps
@@ -57,6 +61,11 @@ class Collection:
     def _of_outputs(self) -> list[Embedding | Table]:
         """Of each output, what has its columns: the native table, or the embedding that is stepped apart."""
         return [self._one.get(out.table, self.tables[out.table]) for out in self.outputs]
+
+    def _rows_in(self, out: Output) -> int:
+        """How many rows lie side by side in a vector."""
+        fused = out.table in self._one
+        return len(self.tables[out.table].keys(out.feature, np.zeros(0, np.int64))) if fused else 1
 
     def _fused_outputs(self) -> Iterator[Output]:
         return (self.outputs[number] for number in self._fused)
@@ -94,7 +103,8 @@ class Collection:
     def rows(self, output: int, bag: Bag) -> Matrix:
         """The vectors of a bag's ids before pooling, (total, dim)."""
         out = self.outputs[output]
-        return self.tables[out.table].lookup(salted(out.feature, bag.ids) if out.salted else bag.ids)
+        ids = salted(out.feature, bag.ids) if out.salted else bag.ids
+        return self.tables[out.table].lookup_of(out.feature, ids)
 
     def _together(self, fused: Matrix, apart: Mapping[int, Matrix]) -> Matrix:
         """All outputs' vectors side by side, (batch, sum of dims)."""
@@ -113,19 +123,24 @@ class Collection:
             for bag in bags:
                 checked_ids(bag.ids)
             bags = [bags[n] for n in self._fused]
-        ids: list[object] = [
-            checked_ids(bag.ids) if keys is None else keys(checked_ids(bag.ids))
-            for bag, keys in zip(bags, self._keys, strict=True)
-        ]
-        lengths: list[object] = [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32) for bag in bags]
-        weights: list[object] = [
-            None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in bags
-        ]
+        ids: list[object] = []
+        lengths: list[object] = []
+        weights: list[object] = []
+        for bag, keys in zip(bags, self._keys, strict=True):
+            own = [checked_ids(bag.ids)] if keys is None else keys(checked_ids(bag.ids))
+            ids += own
+            lengths += [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32)] * len(own)
+            weights += [None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32)] * len(own)
         return (ids, lengths, weights), empty_matrix(samples, width)
 
-    def _own_columns(self, number: int, grad: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
-        """Those of output ``number``'s columns that its rows have."""
-        return None if grad is None else grad[:, : self._widths[number]]
+    def _by_row(self, grads: Sequence[Matrix | None]) -> list[Matrix | None]:
+        """The gradients of the fused outputs' columns that rows have, cut into those of the rows side by side."""
+        each: list[Matrix | None] = []
+        for number in self._fused:
+            grad, rows = grads[number], self._rows_of[number]
+            own = None if grad is None else grad[:, : self._widths[number]]
+            each += [own] * rows if own is None or rows == 1 else np.split(own, rows, axis=1)
+        return each
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -185,15 +200,14 @@ class CollectionStep:
         return self._collection
 
     def _apply(self, collection: Collection, checked: list[Matrix | None] | Matrix) -> None:
-        fused = checked
-        if isinstance(checked, list):
-            if self._apart is not None:
-                self._apart.take(checked)
-            fused = [collection._own_columns(number, checked[number]) for number in collection._fused]
+        if self._apart is not None:
+            assert isinstance(checked, list)
+            self._apart.take(checked)
+        fused = collection._by_row(checked) if isinstance(checked, list) else checked
         with collection._writing():
             bad = collection._native.backward(fused, self._steps)
         if bad is not None:
-            output = collection.outputs[collection._fused[bad[0]]]
+            output = collection.outputs[collection._output_of[bad[0]]]
             largest = collection.tables[output.table].largest_gradient
             raise NonFiniteError(_nonfinite_text(output, bad[1], largest))
         if self._apart is not None:
@@ -210,7 +224,8 @@ def _keys_of(table: Embedding, out: Output) -> Keys | None:
     """How ids become keys, where native code does not do all of it; None: it does."""
     if table is table.one_table:
         return None
-    return (lambda ids: table.keys(salted(out.feature, ids))) if out.salted else table.keys
+    name = out.feature
+    return (lambda ids: table.keys(name, salted(name, ids))) if out.salted else (lambda ids: table.keys(name, ids))
 
 
 def _checked(

@@ -27,9 +27,20 @@ class Collisionless:
         """The table itself."""
         return cast("Table", self)
 
-    def keys(self, ids: Ids) -> Ids:
+    def width(self, feature: str) -> int:
+        """The same for all features."""
+        del feature
+        return cast("Table", self).dim
+
+    def keys(self, feature: str, ids: Ids) -> list[Ids]:
         """The ids as they are."""
-        return ids
+        del feature
+        return [ids]
+
+    def lookup_of(self, feature: str, ids: Ids) -> Matrix:
+        """The rows of the ids, of whichever feature they are."""
+        del feature
+        return cast("Table", self).lookup(ids)
 
     def begin(self, ids: Ids, *, event_time_ms: EventTimes = None) -> TableStep:
         """See `tables.embedding`; by the table's own rules, not by those of one feature."""

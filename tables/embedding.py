@@ -58,7 +58,10 @@ class Embedding(Protocol):
 
     @property
     def dim(self) -> int:
-        """Width of a vector."""
+        """Width of a vector, or of one of the rows that lie side by side in it."""
+
+    def width(self, feature: str) -> int:
+        """Width of the vectors that ``feature`` reads."""
 
     @property
     def sequence(self) -> int:
@@ -74,19 +77,25 @@ class Embedding(Protocol):
 
     @property
     def one_table(self) -> Table | None:
-        """The native table whose rows are the vectors, by ``keys``; None: vectors are made of several rows.
+        """The native table whose rows, by ``keys``, are the vectors or lie side by side in them; None: there is none.
 
         All such tables of a model are stepped in one native call (`tables.collection`).
         """
 
-    def keys(self, ids: Ids) -> Ids:
-        """The keys in ``one_table`` of ids (n,), which for a table of several features are salted. (n,) int64."""
+    def keys(self, feature: str, ids: Ids) -> list[Ids]:
+        """The keys in ``one_table`` of a feature's ids (n,), which for a table of several features are salted.
+
+        (n,) int64 for each of the rows that lie side by side in a vector.
+        """
 
     def __len__(self) -> int:
         """Rows held."""
 
     def lookup(self, ids: Ids) -> Matrix:
-        """The vectors of ids (n,), as (n, dim) float32. Changes nothing."""
+        """The vectors of ids (n,), as (n, dim) float32. Changes nothing. See `lookup_of` where widths differ."""
+
+    def lookup_of(self, feature: str, ids: Ids) -> Matrix:
+        """The vectors of a feature's ids (n,), salted as for ``keys``: (n, width) float32. Changes nothing."""
 
     def begin(self, ids: Ids, *, event_time_ms: EventTimes = None) -> EmbeddingStep:
         """Observe ids (n,) and read their vectors: the first half of a training step.

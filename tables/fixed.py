@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Collisionless, Hashed, Kind, QuotientRemainder, kind_of
+from monolith.config.kinds import Collisionless, Hashed, Kind, QuotientRemainder, Unified, kind_of
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
@@ -49,8 +49,13 @@ class FixedTable:
 
     @property
     def dim(self) -> int:
-        """Width of a vector."""
+        """``dim`` of the config."""
         return self.config.dim
+
+    def width(self, feature: str) -> int:
+        """The same for all features, where a kind does not say otherwise."""
+        del feature
+        return self.dim
 
     @property
     def sequence(self) -> int:
@@ -123,17 +128,23 @@ class HashedTable(FixedTable):
         """The table of the rows."""
         return self._first
 
-    def keys(self, ids: Ids) -> Ids:
-        """The number of each id's row."""
-        return self._reader.keys(ids)
+    def keys(self, feature: str, ids: Ids) -> list[Ids]:
+        """The number of each id's row, of whichever feature it is."""
+        del feature
+        return [self._reader.keys(ids)]
 
     def lookup(self, ids: Ids) -> Matrix:
         """The rows that the ids (n,) read, (n, dim)."""
-        return self._first.lookup(self.keys(ids))
+        return self._first.lookup(self._reader.keys(ids))
+
+    def lookup_of(self, feature: str, ids: Ids) -> Matrix:
+        """The same, of whichever feature the ids are."""
+        del feature
+        return self.lookup(ids)
 
     def begin(self, ids: Ids, *, event_time_ms: EventTimes = None) -> TableStep:
         """Read the rows; see `tables.embedding`."""
-        return TableStep(self._first, self.keys(ids), event_time_ms)
+        return TableStep(self._first, self._reader.keys(ids), event_time_ms)
 
 
 class QuotientRemainderTable(FixedTable):
@@ -148,9 +159,15 @@ class QuotientRemainderTable(FixedTable):
         super().__init__(config, parts)
         self._reader = reader
 
-    def keys(self, ids: Ids) -> Ids:
-        """The ids: there is no one table to have keys in."""
-        return ids
+    def keys(self, feature: str, ids: Ids) -> list[Ids]:
+        """None: there is no one table to have keys in."""
+        del feature, ids
+        return []
+
+    def lookup_of(self, feature: str, ids: Ids) -> Matrix:
+        """The vectors of ids (n,), of whichever feature they are."""
+        del feature
+        return self.lookup(ids)
 
     def lookup(self, ids: Ids) -> Matrix:
         """The vectors of ids (n,), (n, dim)."""
@@ -191,7 +208,8 @@ class QuotientRemainderStep:
 
 def part_configs(config: TableConfig, reader: Vectors) -> dict[str, TableConfig]:
     """The native tables in which the rows of a table lie, by the name under which they are published."""
-    plain = {"kind": "collisionless", "rows": None, "remainders": None, "combine": None, "width": None}
+    plain: dict[str, object] = {"kind": "collisionless", "rows": None, "remainders": None, "combine": None}
+    plain |= {"width": None, "probes": {}}
     return {
         name: msgspec.structs.replace(config, name=name.replace(TAIL_MARK, "."), dim=width, **plain)
         for name, width in reader.parts.items()
@@ -200,7 +218,7 @@ def part_configs(config: TableConfig, reader: Vectors) -> dict[str, TableConfig]
 
 def part_rows(kind: Kind) -> list[int]:
     """How many rows each part has from the start, in order; empty: rows come and go."""
-    if isinstance(kind, Hashed):
+    if isinstance(kind, Hashed | Unified):
         return [kind.rows]
     return [kind.quotients, kind.remainders] if isinstance(kind, QuotientRemainder) else []
 

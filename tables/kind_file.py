@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Hashed, OptEmbed, QuotientRemainder
+from monolith.config.kinds import Hashed, OptEmbed, QuotientRemainder, Unified
 from monolith.disk import write_durably
 from monolith.errors import CorruptError, VersionError
 
@@ -23,8 +23,8 @@ class SavedKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The contents of ``kind.json``."""
 
     name: str
-    dim: int  # width of a vector
-    kind: Hashed | QuotientRemainder | OptEmbed
+    dim: int  # the config's
+    kind: Hashed | QuotientRemainder | OptEmbed | Unified
     version: int = KIND_VERSION
 
 

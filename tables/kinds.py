@@ -22,9 +22,17 @@ from monolith.tables.fixed import (
 from monolith.tables.kind_file import KIND_FILE, SavedKind, part_folder, read_kind
 from monolith.tables.prefix import PrefixTable
 from monolith.tables.table import Table
-from monolith.tables.vectors import HashedRows, PrefixRows, QuotientRemainderRows, Vectors, vectors_of
+from monolith.tables.unified import UnifiedTable
+from monolith.tables.vectors import (
+    HashedRows,
+    PrefixRows,
+    QuotientRemainderRows,
+    UnifiedRows,
+    Vectors,
+    vectors_of,
+)
 
-Made = HashedTable | QuotientRemainderTable | PrefixTable
+Made = HashedTable | QuotientRemainderTable | PrefixTable | UnifiedTable
 
 
 def new_embedding(config: TableConfig) -> Embedding:
@@ -81,6 +89,8 @@ def made(config: TableConfig, parts: dict[str, Table]) -> Made:
         return HashedTable(config, reader, parts)
     if isinstance(reader, PrefixRows):
         return PrefixTable(config, reader, parts)
+    if isinstance(reader, UnifiedRows):
+        return UnifiedTable(config, reader, parts)
     assert isinstance(reader, QuotientRemainderRows)
     return QuotientRemainderTable(config, reader, parts)
 

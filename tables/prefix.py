@@ -36,9 +36,10 @@ class PrefixTable(FixedTable):
         """The table of the rows."""
         return self._first
 
-    def keys(self, ids: Ids) -> Ids:
+    def keys(self, feature: str, ids: Ids) -> list[Ids]:
         """The ids as they are."""
-        return ids
+        del feature
+        return [ids]
 
     def sweep(self, *, max_rows: int) -> int:
         """Remove what expired or stayed small; how many rows went."""
@@ -51,6 +52,11 @@ class PrefixTable(FixedTable):
     def lookup(self, ids: Ids) -> Matrix:
         """The vectors of the ids (n,), (n, dim)."""
         return self._reader.vectors([self._first.lookup(ids)])
+
+    def lookup_of(self, feature: str, ids: Ids) -> Matrix:
+        """The same, of whichever feature the ids are."""
+        del feature
+        return self.lookup(ids)
 
     def begin(self, ids: Ids, *, event_time_ms: EventTimes = None) -> PrefixStep:
         """Observe the ids and read their vectors; see `tables.embedding`."""

@@ -318,7 +318,7 @@ def _one_each(ids: Ints) -> Bag:
 
 def is_salted(table: TableConfig) -> bool:
     """Whether the table keeps equal ids of its features apart."""
-    return len(table.feature_names()) > 1 and not table.shared_ids
+    return table.kind == "unified" or (len(table.feature_names()) > 1 and not table.shared_ids)
 
 
 def card_features(job: JobConfig) -> list[CardFeature]:

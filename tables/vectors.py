@@ -13,9 +13,11 @@ from typing import Protocol
 import numpy as np
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Hashed, Kind, OptEmbed, QuotientRemainder, kind_of
+from monolith.config.kinds import Hashed, Kind, OptEmbed, QuotientRemainder, Unified, kind_of
 from monolith.config.table import TableConfig
-from monolith.tables.arguments import Ids, Matrix
+from monolith.tables import _core
+from monolith.tables.arguments import Ids, Matrix, checked_ids
+from monolith.tables.hashing import feature_salt
 from monolith.tables.tail import tail_name, tail_numbers, tail_sizes
 
 Request = tuple[str, Ids]  # under which name rows are published, and their keys (n,)
@@ -32,8 +34,11 @@ class Vectors(Protocol):
     def parts(self) -> Mapping[str, int]:
         """Width of the rows under each name."""
 
+    def of(self, feature: str) -> Vectors:
+        """What reads the ids of one feature, which are salted by its name where the table keeps features apart."""
+
     def requests(self, ids: Ids) -> list[Request]:
-        """Which rows make the vectors of ``ids`` (n,) int64: n under each name."""
+        """Which rows make the vectors of ``ids`` (n,) int64: n under each name, which may be there several times."""
 
     def vectors(self, rows: Sequence[Matrix]) -> Matrix:
         """The vectors (n, dim) of what was requested, in the order of the requests."""
@@ -46,6 +51,11 @@ class OwnRows:
         self.dim = dim
         self.parts = {name: dim}
         self._name = name
+
+    def of(self, feature: str) -> Vectors:
+        """Itself: all features are read alike."""
+        del feature
+        return self
 
     def requests(self, ids: Ids) -> list[Request]:
         """The ids as they are."""
@@ -81,6 +91,11 @@ class PrefixRows:
         self.parts = {name: kind.width}
         self._name = name
 
+    def of(self, feature: str) -> Vectors:
+        """Itself: all features are read alike."""
+        del feature
+        return self
+
     def requests(self, ids: Ids) -> list[Request]:
         """The ids as they are."""
         return [(self._name, ids)]
@@ -103,6 +118,11 @@ class QuotientRemainderRows:
         self.names = (part_name(name, "quotient"), part_name(name, "remainder"))
         width = dim // 2 if kind.combine == "concat" else dim
         self.parts = dict.fromkeys(self.names, width)
+
+    def of(self, feature: str) -> Vectors:
+        """Itself: all features are read alike."""
+        del feature
+        return self
 
     def requests(self, ids: Ids) -> list[Request]:
         """The rows of the quotients, and those of the remainders."""
@@ -128,19 +148,65 @@ class QuotientRemainderRows:
         return [np.asarray(grads * (remainders + np.float32(1.0))), np.asarray(grads * quotients)]
 
 
+class UnifiedRows(OwnRows):
+    """Rows by their numbers, of which the vectors of features are made: ``of`` gives what reads a feature's ids."""
+
+    def __init__(self, name: str, dim: int, kind: Unified) -> None:
+        super().__init__(name, dim)
+        self.kind = kind
+
+    def of(self, feature: str) -> ProbedRows:
+        """What reads the ids of a feature of the table."""
+        return ProbedRows(self._name, self.dim, self.kind.rows, self.kind.probes[feature])
+
+
+class ProbedRows:
+    """``probes`` rows side by side make a vector, each found by a hash of its own.
+
+    From Coleman et al., "Unified Embedding" (2023). An id, salted by its feature, is salted again by the number of the
+    probe, then hashed to a number of a row. So a vector's rows depend on the feature's name and the id alone.
+    """
+
+    def __init__(self, name: str, width: int, rows: int, probes: int) -> None:
+        self.dim = probes * width
+        self.parts = {name: width}
+        self._name, self._rows = name, rows
+        self._salts = [feature_salt(f"probe {number}") for number in range(probes)]
+
+    def of(self, feature: str) -> Vectors:
+        """Itself."""
+        del feature
+        return self
+
+    def keys(self, ids: Ids) -> list[Ids]:
+        """The numbers of each id's rows, (n,) for each probe."""
+        ids = checked_ids(ids)
+        return [tail_numbers(_core.salted(ids, salt), self._rows) for salt in self._salts]
+
+    def requests(self, ids: Ids) -> list[Request]:
+        """The rows of each probe."""
+        return [(self._name, keys) for keys in self.keys(ids)]
+
+    def vectors(self, rows: Sequence[Matrix]) -> Matrix:
+        """The rows side by side."""
+        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+
 def part_name(table: str, part: str) -> str:
     """Under which name the rows of one part of a table are published."""
     return f"{table}{TAIL_MARK}{part}"
 
 
 def vectors_of(name: str, dim: int, kind: Kind) -> Vectors:
-    """What reads a table of vectors of width ``dim``."""
+    """What reads a table of ``dim``."""
     if isinstance(kind, Hashed):
         return HashedRows(name, dim, kind)
     if isinstance(kind, QuotientRemainder):
         return QuotientRemainderRows(name, dim, kind)
     if isinstance(kind, OptEmbed):
         return PrefixRows(name, kind)
+    if isinstance(kind, Unified):
+        return UnifiedRows(name, dim, kind)
     return OwnRows(name, dim)
 
 

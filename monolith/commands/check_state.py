@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from monolith.commands.check import Findings
-from monolith.commands.check_tables import bytes_a_row, bytes_at_limit
+from monolith.commands.check_tables import most_bytes
 from monolith.commands.eras import in_force, settled
 from monolith.commands.inspect import moment, size
 from monolith.config import JobConfig
@@ -135,7 +135,7 @@ def _check_room(job: JobConfig, folder: Path, found: Findings) -> None:
             f"state: this user may not write in {folder}: give the right (chown, chmod), or name another folder"
         )
         return
-    limits = [bytes_at_limit(table, bytes_a_row(table)) for table in job.tables]
+    limits = [most_bytes(table) for table in job.tables]
     needed = sum(limit or 0 for limit in limits) * (job.train.keep_snapshots + 1)
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -15,9 +15,12 @@ from monolith.config.absent import AbsentZeros
 from monolith.config.admission import Always, MinCount, Probability
 from monolith.config.eviction import Unlimited
 from monolith.config.expiry import Forever
+from monolith.config.kinds import HAS_ROWS_OF_IDS, kind_of
 from monolith.config.memory import Ram
 from monolith.secrets import scheme
 from monolith.tables import Table
+from monolith.tables.fixed import part_configs, part_rows
+from monolith.tables.vectors import vectors_of
 
 PROBE_ROWS = 4096
 INDEX_BYTES = 10  # a row, of a large index (docs/tables.md)
@@ -44,9 +47,8 @@ def check_tables(job: JobConfig, found: Findings) -> None:
     in_memory = job.join.max_bytes if job.input.samples is None else 0
     endless: list[str] = []
     for table in job.tables:
-        row = bytes_a_row(table)
-        most = bytes_at_limit(table, row)
-        found.show(f"  {table.name}: {_described(table, row, most)}")
+        most = most_bytes(table)
+        found.show(f"  {table.name}: {_described(table, most)}")
         if isinstance(table.memory, Ram):
             in_memory += most or 0
         if most is None and isinstance(table.expiry, Forever):
@@ -85,6 +87,15 @@ def bytes_at_limit(config: TableConfig, row: RowBytes) -> int | None:
     return limit + config.tail_rows * row.total + sum(counters) * COUNTER_BYTES
 
 
+def most_bytes(config: TableConfig) -> int | None:
+    """What the table takes when it is full; None where nothing limits it. Raises ConfigError for one that cannot be."""
+    kind = kind_of(config)
+    parts = part_configs(config, vectors_of(config.name, config.dim, kind))
+    if config.kind in HAS_ROWS_OF_IDS:
+        return bytes_at_limit(config, bytes_a_row(parts[config.name]))
+    return sum(rows * bytes_a_row(part).total for part, rows in zip(parts.values(), part_rows(kind), strict=True))
+
+
 def _unlimited(config: TableConfig) -> object:
     """The table's own rule, which decides what a row keeps; with room for the probe."""
     rule = config.eviction
@@ -93,14 +104,28 @@ def _unlimited(config: TableConfig) -> object:
     return msgspec.structs.replace(rule, max_rows=PROBE_ROWS, max_bytes=None)
 
 
-def _described(table: TableConfig, row: RowBytes, most: int | None) -> str:
-    kind = "slices" if table.slices else msgspec.to_builtins(table.optimizer)["kind"]
-    reads = "" if table.feature_names() == [table.name] else f", reads {', '.join(table.feature_names())}"
+def _described(table: TableConfig, most: int | None) -> str:
+    if table.kind not in HAS_ROWS_OF_IDS:
+        return _described_fixed(table, most or 0)
+    (rows,) = part_configs(table, vectors_of(table.name, table.dim, kind_of(table))).values()
+    row, kind = bytes_a_row(rows), "slices" if table.slices else msgspec.to_builtins(table.optimizer)["kind"]
+    reads = _reads(table)
     parts = f"{row.values} values + {row.state} optimizer + {row.rest} times and index"
     limit = "no limit" if most is None else f"at its limit {size(most)}"
     where = "" if isinstance(table.memory, Ram) else f", in a file in {table.memory.folder}"
     rules = f"{_kind(table.admission)}, {_kind(table.expiry)}"
     return f"dim {table.dim}{reads}, {kind}: {row.total} bytes a row ({parts}); {rules}; {limit}{where}"
+
+
+def _described_fixed(table: TableConfig, size_bytes: int) -> str:
+    rows = sum(part_rows(kind_of(table)))
+    optimizer = "slices" if table.slices else msgspec.to_builtins(table.optimizer)["kind"]
+    where = "" if isinstance(table.memory, Ram) else f", in a file in {table.memory.folder}"
+    return f"{table.kind}, dim {table.dim}{_reads(table)}, {optimizer}: {rows:,} rows, {size(size_bytes)}{where}"
+
+
+def _reads(table: TableConfig) -> str:
+    return "" if table.feature_names() == [table.name] else f", reads {', '.join(table.feature_names())}"
 
 
 def _kind(rule: msgspec.Struct) -> str:

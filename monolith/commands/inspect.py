@@ -1,6 +1,7 @@
 """``monolith inspect WHAT``: what is in a state folder, a snapshot, a stream or a store, in people's words.
 
-``monolith inspect policy`` is a command of its own, in ``inspect_policy``.
+``monolith inspect policy`` and ``inspect collisions`` are commands of their own, in ``inspect_policy`` and
+``inspect_collisions``.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from monolith.commands.inspect_policy import add_arguments
+from monolith.commands import inspect_collisions, inspect_policy
+from monolith.config.kinds import kind_words
 from monolith.errors import ConfigError, UnavailableError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.secrets import masked, scheme
@@ -26,10 +26,13 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "inspect",
-        help="say what is in a state folder, snapshot, stream or store; `inspect policy`: try other rules on a log",
-        epilog="`monolith inspect policy --help`: what other admission and expiry rules would keep and cost",
+        help="say what is in a state folder, snapshot, stream or store; `inspect policy`: try other rules on a log; "
+        "`inspect collisions`: which ids share rows",
+        epilog="`monolith inspect policy --help`: what other admission and expiry rules would keep and cost; "
+        "`monolith inspect collisions --help`: which ids of a log share rows in hashed, qr and unified tables",
     )
-    parser.words["policy"] = add_arguments
+    parser.words["policy"] = inspect_policy.add_arguments
+    parser.words["collisions"] = inspect_collisions.add_arguments
     parser.add_argument(
         "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis://"
     )
@@ -138,7 +141,7 @@ def _store(url: str, model: str | None) -> Iterator[str]:
             kind = f"{card.payload}, {RowFormat(card.payload, dim).width} bytes"
             yield f"  table {name}: {rows:,} rows of dim {dim} ({kind}), read by {readers}"
         for name, how in card.kinds.items():
-            yield f"  table {name} is {', '.join(f'{key} {value}' for key, value in msgspec.to_builtins(how).items())}"
+            yield f"  table {name} is {kind_words(how)}"
     finally:
         store.close()
 

@@ -23,7 +23,8 @@ RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did wha
 # What the kept rows and weights are the rows and weights of. How a network learns is no part of it.
 LASTING = re.compile(
     r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$"
-    r"|tables\[\d+\]\.(name|dim|kind|rows|remainders|combine|width|seed|shared_ids)$|labels\[\d+\]\.(name|loss|value)$"
+    r"|tables\[\d+\]\.((name|dim|kind|rows|remainders|combine|width|seed|shared_ids)$|probes\.)"
+    r"|labels\[\d+\]\.(name|loss|value)$"
 )
 
 Changes = dict[str, tuple[Any, Any]]  # key -> (was, is); a key that one of the two does not have is None there
@@ -63,6 +64,8 @@ def _resalted(old: Settings, new: Settings) -> Changes:
 
 def _id_making(job: dict[str, Any], table: dict[str, Any]) -> str:
     """How the keys of a table's rows come of its features' values."""
+    if table["kind"] == "unified":
+        return "salted by feature"
     if len(table["features"]) < 2:
         return "as they are"
     if not table["shared_ids"]:

@@ -28,9 +28,8 @@ def _paths(sections: Mapping[str, str]) -> frozenset[str]:
 DECIDING = _paths(
     {
         "": "seed tables features labels join model dense_optimizer",
-        "tables": "name dim kind rows remainders combine width threshold probation_s"
-        " features pooling shared_ids optimizer slices admission expiry"
-        " per_feature eviction absent"
+        "tables": "name dim kind rows remainders combine width probes threshold probation_s"
+        " features pooling shared_ids optimizer slices admission expiry per_feature eviction absent"
         " initializer storage on_nonfinite max_gradient seed",
         "features": "name type bag width transforms boundaries missing default utc_offset_h keep_strings",
         "labels": "name loss weight actions value default",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from monolith.config.document import Keys
+from monolith.config.document import Keys, nearest
 from monolith.config.limits import Count
 from monolith.config.table import Combine, TableConfig
 
@@ -54,8 +54,16 @@ class OptEmbed(_Kind, frozen=True, tag="optembed"):
     dim: Count
 
 
-Kind = Collisionless | Hashed | QuotientRemainder | OptEmbed
+class Unified(_Kind, frozen=True, tag="unified"):
+    """All features share ``rows`` rows; ``probes`` of them by hashes of their own, side by side, are an id's vector."""
 
+    rows: Count
+    probes: dict[str, Count]  # feature -> how many, of every feature
+
+
+Kind = Collisionless | Hashed | QuotientRemainder | OptEmbed | Unified
+
+MAX_PROBES = 64
 _POLICIES = ("admission", "expiry", "per_feature", "eviction", "absent")
 _PRUNING = ("threshold", "probation_s")
 _OWN_KEYS = {
@@ -63,6 +71,7 @@ _OWN_KEYS = {
     "hashed": ("rows",),
     "qr": ("rows", "remainders", "combine"),
     "optembed": ("width", *_PRUNING),
+    "unified": ("rows", "probes"),
 }
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _OWN_KEYS.values() for key in keys))
 HAS_ROWS_OF_IDS = ("collisionless", "optembed")  # kinds in which an id has a row of its own, which comes and goes
@@ -79,15 +88,27 @@ def kind_of(config: TableConfig) -> Kind:
         return QuotientRemainder(rows, config.remainders or root, config.combine or "product")
     if config.kind == "optembed":
         return OptEmbed(config.width or config.dim, config.dim)
+    if config.kind == "unified":
+        return Unified(rows, {feature: config.probes.get(feature, 1) for feature in config.feature_names()})
     return Collisionless()
+
+
+def kind_words(kind: Kind) -> str:
+    """The kind and its numbers, for people."""
+    said = []
+    for key, value in msgspec.to_builtins(kind).items():
+        each = [f"{name} {count}" for name, count in value.items()] if isinstance(value, dict) else []
+        said.append(f"{key} ({', '.join(each)})" if each else f"{key} {value}")
+    return ", ".join(said)
 
 
 def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
     """Every rule that the table's kind breaks, with the way to the key from the table."""
     own = _OWN_KEYS[table.kind]
     for key in _ALL_KEYS:
-        if key not in own and getattr(table, key) is not None:
-            kinds = " and ".join(kind for kind, keys in _OWN_KEYS.items() if key in keys)
+        if key not in own and getattr(table, key) != _default(key):
+            *others, last = [kind for kind, keys in _OWN_KEYS.items() if key in keys]
+            kinds = f"{', '.join(others)} and {last}" if others else last
             yield (key,), f"a table of kind {table.kind} has no {key}; of kind {kinds} it has"
     if table.kind in HAS_ROWS_OF_IDS:
         yield from _of_rows_of_ids(table)
@@ -102,6 +123,8 @@ def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
             yield (key,), f"{text}; leave it out, or take kind: collisionless"
     if table.kind == "qr":
         yield from _of_quotient_remainder(table)
+    if table.kind == "unified":
+        yield from _of_unified(table)
 
 
 def _of_rows_of_ids(table: TableConfig) -> Iterator[Found]:
@@ -120,6 +143,18 @@ def _of_quotient_remainder(table: TableConfig) -> Iterator[Found]:
         yield ("dim",), f"combine: concat makes a vector of two halves, so dim is even; saw {table.dim}"
     if table.combine == "concat" and table.slices:
         yield ("slices",), "combine: concat makes a vector of two rows, which slices do not fit; give one optimizer"
+
+
+def _of_unified(table: TableConfig) -> Iterator[Found]:
+    if table.shared_ids:
+        text = "a unified table keeps the ids of its features apart; leave it out, or take kind: hashed, which need not"
+        yield ("shared_ids",), text
+    for feature, probes in table.probes.items():
+        if feature not in table.feature_names():
+            read = table.feature_names()
+            yield ("probes", feature), f"no feature of the table{nearest(feature, read)}; allowed: {', '.join(read)}"
+        elif probes > MAX_PROBES:
+            yield ("probes", feature), f"allowed: 1 to {MAX_PROBES}; saw {probes}"
 
 
 def _default(key: str) -> object:

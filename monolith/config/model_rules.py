@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from monolith.config.document import describe, nearest
 from monolith.config.job import ModelConfig
+from monolith.config.table import TableConfig
 
 _OF_AN_MLP = ("hidden", "activation", "norm", "dropout")
 MODEL_SETTINGS = {  # kind -> what it reads of ModelConfig besides what every kind does
@@ -26,6 +27,8 @@ _FOR_ALL = ("kind", "embedding_l2")
 _OWN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 _OF_WEIGHTS = ("lr", "deepfm", "widedeep")  # that read tables of dim 1
 _OF_ANY_WIDTH = ("widedeep", "mlp", "dcnv2")
+_ADDING = ("lr", "fm", "deepfm")  # that add up the features' vectors, or products of them
+_ADDED = {"widedeep": 1}  # vectors of this width alone
 
 
 def is_own(kind: str) -> bool:
@@ -65,6 +68,24 @@ def width_faults(kind: str, dims: Mapping[str, int]) -> Iterator[tuple[str, str]
             besides = ", besides those of dim 1" if kind == "deepfm" else ""
             text = f"the model {kind} takes tables of one dim{besides}; saw {dim}, but {wide[0]!r} has {dims[wide[0]]}"
             yield name, text
+
+
+def sharing_faults(kind: str, tables: Sequence[TableConfig]) -> Iterator[tuple[str, str]]:
+    """Unified tables whose features the model ``kind`` adds up: (name, what is wrong).
+
+    Where vectors of two features share a row and are added, nothing behind them can tell the features apart: the row
+    gets the same gradient from both. Of a class of the user's nothing is known.
+    """
+    for table in tables:
+        added = [
+            name for name in table.feature_names() if kind in _ADDING or table.vector_width(name) == _ADDED.get(kind)
+        ]
+        if table.kind == "unified" and len(added) > 1:
+            yield (
+                table.name,
+                f"the model {kind} adds the vectors of {', '.join(added)}, and features that are added may not share "
+                f"rows; give each a table of its own, or take a model that does not add them: mlp, dcnv2, dlrm",
+            )
 
 
 def _missing_parts(kind: str, dims: Mapping[str, int]) -> Iterator[tuple[str, str]]:

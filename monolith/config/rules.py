@@ -14,7 +14,7 @@ from monolith.config.feature_rules import broken_feature_rules
 from monolith.config.job import JobConfig, TrainConfig
 from monolith.config.kinds import HAS_ROWS_OF_IDS, broken_kind_rules
 from monolith.config.label_rules import broken_label_rules
-from monolith.config.model_rules import part_faults, setting_faults, width_faults
+from monolith.config.model_rules import part_faults, setting_faults, sharing_faults, width_faults
 from monolith.config.optimizer_rules import broken_optimizer_rules
 from monolith.config.policy_rules import broken_policy_rules
 from monolith.config.schema import Problem
@@ -118,15 +118,31 @@ def _group_by(job: JobConfig) -> Iterator[Problem]:
 
 
 def _model(job: JobConfig) -> Iterator[Problem]:
-    places = {table.name: i for i, table in enumerate(job.tables)}
-    for name, text in width_faults(job.model.kind, {table.name: table.dim for table in job.tables}):
-        yield ("tables", places[name], "dim"), text
+    widths, places = _widths(job)
+    for name, text in width_faults(job.model.kind, widths):
+        yield places[name], text
+    numbers = {table.name: i for i, table in enumerate(job.tables)}
+    for name, text in sharing_faults(job.model.kind, job.tables):
+        yield ("tables", numbers[name], "kind"), text
     read = job.feature_names()
     has_dense = any(feature.name not in read for feature in job.features)
     for text in part_faults(job.model.kind, has_dense=has_dense, tasks=len(job.labels)):
         yield ("model", "kind"), text
     for key, text in setting_faults(job.model):
         yield ("model", key), text
+
+
+def _widths(job: JobConfig) -> tuple[dict[str, int], dict[str, Keys]]:
+    """The width of each table's vectors, of each feature's where they differ in it; and the key that says it."""
+    widths: dict[str, int] = {}
+    places: dict[str, Keys] = {}
+    for i, table in enumerate(job.tables):
+        apart = len({table.vector_width(name) for name in table.feature_names()}) > 1
+        for feature in table.feature_names():
+            name = f"{feature}@{table.name}" if apart else table.name
+            widths[name] = table.vector_width(feature)
+            places[name] = ("tables", i, "probes", feature) if feature in table.probes else ("tables", i, "dim")
+    return widths, places
 
 
 def _optimizers(job: JobConfig) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from monolith.config.optimizers import Adagrad, Optimizer, Slice
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
 Storage = Literal["float32", "bfloat16", "float16"]
-KindName = Literal["collisionless", "hashed", "qr", "optembed"]
+KindName = Literal["collisionless", "hashed", "qr", "optembed", "unified"]
 Combine = Literal["product", "sum", "concat"]
 
 
@@ -39,12 +39,13 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     name: str  # letters, digits, '_', '-' and '.', a letter or digit first; each name once
     dim: Count  # values a row
     kind: KindName = "collisionless"  # how ids come to vectors (docs/embeddings.md)
-    rows: Count | None = None  # hashed, qr, which need it: how many vectors their ids are hashed to
+    rows: Count | None = None  # hashed, qr, unified, which need it: how many rows (qr: vectors) ids are hashed to
     remainders: Count | None = None  # qr: the divisor; None: the square root of `rows`, rounded up
     combine: Combine | None = None  # qr: how its two rows become a vector; None: product
     width: Count | None = None  # optembed: values a row, the first of `dim`; the vector's others are 0; None: dim
     threshold: NonNegative | None = None  # collisionless, optembed: rows of a mean size up to it go; None: none does
     probation_s: Positive | None = None  # with threshold: how long a row may stay small, event time; None: 86400
+    probes: dict[str, Count] = {}  # unified: how many rows, side by side, make a vector of a feature; not named: 1
     features: list[str] = []  # empty: the feature of the table's own name
     pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
@@ -65,6 +66,10 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     def feature_names(self) -> list[str]:
         """The features that read this table, in declared order."""
         return self.features or [self.name]
+
+    def vector_width(self, feature: str) -> int:
+        """Width of the vectors that ``feature`` reads here."""
+        return self.dim * self.probes.get(feature, 1)
 
     @property
     def tail_rows(self) -> int:

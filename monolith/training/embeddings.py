@@ -78,8 +78,7 @@ class EmbeddingBagCollection(torch.nn.Module):
     @property
     def dims(self) -> dict[str, int]:
         """Output name -> width, in output order."""
-        widths = {config.name: config.dim for config in self.configs}
-        return {out.name: widths[out.table] for out in self.outputs}
+        return {out.name: width for out, width in zip(self.outputs, self._collection.dims, strict=True)}
 
     def forward(self, features: KeyedJaggedTensor, event_time_ms: EventTimes = None) -> KeyedTensor:
         """Pooled vectors (batch, sum of dims) for a KeyedJaggedTensor; its weights, if it has any, weigh the ids.

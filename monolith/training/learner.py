@@ -21,9 +21,9 @@ import torch
 
 from monolith.card import CardFeature, CardTask, ModelCard
 from monolith.config import JobConfig
-from monolith.config.model_rules import is_own
+from monolith.config.model_rules import is_own, sharing_faults
 from monolith.disk import remedy, write_durably
-from monolith.errors import NonFiniteError
+from monolith.errors import ConfigError, NonFiniteError
 from monolith.tables import set_threads
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
@@ -53,6 +53,8 @@ class Learner:
     """Not thread-safe, except that the tables may be read from other threads."""
 
     def __init__(self, job: JobConfig) -> None:
+        for name, fault in sharing_faults(job.model.kind, job.tables):
+            raise ConfigError(f"table {name!r}: {fault}")
         deterministic(job.train.threads)
         set_threads(job.train.threads)
         self.job = job

@@ -191,8 +191,8 @@ def _carry_dense(was: JobConfig, job: JobConfig, snapshot: Snapshot, learner: Le
 
 def _network(job: JobConfig) -> Network:
     """Its inputs by feature and table, and its tasks by name and loss: what a column that is called so stands for."""
-    widths = {table.name: table.dim for table in job.tables}
-    vectors = tuple((_key(out), widths[out.table]) for out in outputs_of(job.tables))
+    tables = {table.name: table for table in job.tables}
+    vectors = tuple((_key(out), tables[out.table].vector_width(out.feature)) for out in outputs_of(job.tables))
     dense = [feature for feature in card_features(job) if not feature.reads]
     numbers: Runs = tuple((_number_key(feature), feature.config.width) for feature in dense)
     return Network(job.model, vectors, numbers, tuple((f"{task.name} ({task.loss})", 1) for task in job.labels))

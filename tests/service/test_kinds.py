@@ -1,7 +1,8 @@
-"""A job whose tables are of three kinds: trained, killed, replayed, served, compared and exported as any other."""
+"""A job whose tables are of all kinds: trained, killed, replayed, served, compared and exported as any other."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import numpy as np
@@ -12,6 +13,7 @@ from monolith.config import load_job
 from monolith.serving import Replica
 from monolith.serving.parity import compare_images
 from monolith.serving.store import open_store
+from monolith.tables.hashing import salted
 from monolith.training.learner import Learner
 from monolith.training.snapshot import Snapshots
 
@@ -39,6 +41,7 @@ TABLES = [
         "admission": {"kind": "min_count", "count": 2},
         "absent": {"kind": "hashed_tail", "rows": 2},
     },
+    {"name": "mix", "dim": 4, "kind": "unified", "rows": 70, "features": ["item"], "probes": {"item": 2}},
 ]
 SAMPLES = [{"user": 3, "item": 70, "tags": ["t1", "t4"]}, {"user": 10**9, "item": -5, "tags": []}, {"item": 3}]
 IDS = np.array([3, 70, -5, 10**9, 0], np.int64)
@@ -77,11 +80,14 @@ def test_a_job_of_all_kinds_is_served_inspected_compared_and_exported(kit, store
 
     compared = kit.run("inspect", url, "--model", "e2e", "--against", "kinds/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
-    for part, rows in (("user", 30), ("item#quotient", 8), ("item#remainder", 8), ("pair#quotient", 13)):
+    parts = {"user": 30, "item#quotient": 8, "item#remainder": 8, "pair#quotient": 13, "mix": 70}
+    for part, rows in parts.items():
         assert f"table {part}: {rows} equal, 0 missing, 0 stale, 0 zombie" in compared.stdout
     told = kit.run("inspect", url, "--model", "e2e").stdout
     assert "table item is kind qr, rows 60, remainders 8, combine product" in told
+    assert "table mix is kind unified, rows 70, probes (item 2)" in told
     kept = kit.run("inspect", "kinds/state").stdout
+    assert "table mix: 70 rows of dim 4 (unified, " in kept
     assert "table item: 16 rows of dim 8 (qr, " in kept
     assert "table user: 30 rows of dim 8 (hashed, " in kept
     _compare_exports(kit, url, learner)
@@ -101,6 +107,11 @@ def _compare_answers(learner: Learner, url: str) -> None:
             for name in ("user", "item"):
                 np.testing.assert_array_equal(replica.lookup(f"{name}@{name}", IDS), learner.tables[name].lookup(IDS))
             np.testing.assert_array_equal(replica.lookup("pair", IDS), learner.tables["pair"].lookup(IDS))
+            mixed = replica.lookup("item@mix", IDS)
+            assert mixed.shape == (5, 8)
+            np.testing.assert_array_equal(mixed, learner.tables["mix"].lookup(salted("item", IDS)))
+            rows = learner.tables["mix"].published()["mix"].rows()[1]
+            np.testing.assert_array_equal(replica.lookup("mix", [0, 69]), rows[[0, 69]])
             np.testing.assert_array_equal(
                 replica.lookup("item#remainder", [3]),
                 learner.tables["item"].published()["item#remainder"].rows()[1][3:4],
@@ -129,10 +140,10 @@ def test_packed_rows_are_combined_after_they_are_unpacked(kit):
     assert kit.run("train", job).returncode == 0
     learner = learner_of(kit, job)
     with Replica.open(url, model="e2e") as memory, Replica.open(url, model="e2e", mode="direct") as direct:
-        for name in ("item@item", "pair"):
+        for name, ids in (("item@item", IDS), ("pair", IDS), ("item@mix", salted("item", IDS))):
             served = memory.lookup(name, IDS)
             np.testing.assert_array_equal(served, direct.lookup(name, IDS))
-            np.testing.assert_allclose(served, learner.tables[name.partition("@")[0]].lookup(IDS), atol=0.02)
+            np.testing.assert_allclose(served, learner.tables[name.rpartition("@")[2]].lookup(ids), atol=0.02)
 
 
 @pytest.mark.timeout(600)
@@ -198,3 +209,38 @@ def test_a_replica_follows_a_trainer_that_learns_from_parquet(kit):
     policy = kit.run("inspect", "policy", url, "--job", job, "--table", "item", "--admission", "min_count:2")
     assert policy.returncode != 0
     assert "a table of kind qr keeps all its rows" in policy.stderr
+
+
+def test_a_unified_table_gives_a_replica_vectors_of_several_widths_and_tells_which_ids_share_rows(kit):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from batches import batch_of
+
+    rng = np.random.default_rng(0)
+    rows = {"t": np.arange(2_000), "user": rng.integers(0, 90, 2_000), "item": rng.integers(0, 300, 2_000)}
+    pq.write_table(pa.table(rows | {"label": (rows["item"] + rows["user"]) % 2}), kit.folder / "s.parquet")
+    url = f"parquet://{kit.folder}/s.parquet?time=t&item=item&features=user,item&label=label"
+    table = {"name": "all", "dim": 4, "kind": "unified", "rows": 200, "features": ["user", "item"]}
+    table |= {"probes": {"item": 3}, "optimizer": {"kind": "adam"}}
+    given = {"samples": url, "features": None, "actions": None}
+    job = kit.job("one", tables=[table], features=[], input=given, model={"kind": "dcnv2", "hidden": [8]})
+    checked = kit.run("check", job)
+    assert "all: unified, dim 4, reads user, item, adam: 200 rows, " in checked.stdout
+    assert kit.run("train", job).returncode == 0
+    learner = learner_of(kit, job)
+    samples = [{"user": 3, "item": 70}, {"user": 10**9, "item": -5}, {"item": 3}]
+    expected = learner.score(batch_of(learner.job, samples, [0, 0, 0]))
+    with Replica.open(f"lmdb://{kit.folder}/one/store", model="e2e") as replica:
+        for name, width in (("user", 4), ("item", 12)):
+            served = replica.lookup(name, IDS)
+            assert served.shape == (5, width)
+            np.testing.assert_array_equal(served, learner.tables["all"].lookup_of(name, salted(name, IDS)))
+        np.testing.assert_allclose(replica.predict(samples).probabilities, expected, atol=1e-5)
+    told = kit.run("inspect", "collisions", "--job", job)
+    assert "table all: unified, 200 rows" in told.stdout, told.stderr
+    found = json.loads(kit.run("inspect", "collisions", url, "--job", job, "--json").stdout)["features"]
+    assert (found["user"]["ids"], found["item"]["probes"], found["item"]["occurrences"]) == (90, 3, 2_000)
+    refused = kit.run("inspect", "collisions", "--job", job, "--table", "al")
+    assert "--table al is none of the job's (did you mean 'all'?); tables whose ids share rows: all" in refused.stderr
+    refused = kit.run("train", job, "--set", "tables.all.probes.item=2")
+    assert "tables[0].probes.item was 3, now 2: the state folder is of another model" in refused.stderr

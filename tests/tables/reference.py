@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 from reference_steps import (
     initial_state,
     lane_sum,
@@ -35,6 +36,7 @@ __all__ = [
     "initial_values",
     "lane_sum",
     "mix64",
+    "probe_numbers",
     "rounded",
     "rounding_draws",
     "row_state",
@@ -83,6 +85,12 @@ def tail_numbers(ids: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.int64]
 def tail_ids(rows: int) -> npt.NDArray[np.int64]:
     """The ids as which a tail's rows (rows,) start and round."""
     return (np.arange(rows, dtype=np.uint64) ^ U64(TAIL_ROWS)).view(np.int64)
+
+
+def probe_numbers(ids: npt.NDArray[np.int64], probe: int, rows: int) -> npt.NDArray[np.int64]:
+    """The row that an id, salted by its feature, reads by a probe of a unified table."""
+    salt = U64(xxhash.xxh3_64_intdigest(f"probe {probe}".encode()))
+    return tail_numbers(mix64(ids.view(np.uint64) ^ salt).view(np.int64), rows)
 
 
 def draws(keys: Words, n: Any) -> Words:

