@@ -11,7 +11,7 @@ _EXTRAS = {  # third-party module -> the extras that install it, the nearest fir
     "completion": ("shtab",),
     "serve": ("httpx", "onnxruntime", "prometheus_client", "redis", "safetensors", "starlette", "uvicorn"),
     "stream": ("kafka", "pyarrow", "tqdm"),
-    "bench": ("matplotlib",),
+    "bench": ("matplotlib", "deepctr_torch"),
     "sweep": ("optuna",),
     "tensorboard": ("tensorboard",),
 }

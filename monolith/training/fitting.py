@@ -91,7 +91,7 @@ class Fitter:
     def _follow(self, batches: Iterator[Batch], what: str, total: int) -> None:
         done = 0
         for batch in batches:
-            self.learner.step(batch)
+            self.learner.learn(batch)
             done += len(batch)
             self._tell(what, done, total)
 

@@ -42,9 +42,18 @@ class Modes:
             return outputs, outputs.detach()
         with torch.no_grad():
             said: Tensor = self._model(Inputs(inputs.matrix.detach(), inputs.widths, inputs.dense))
+        return self.outputs(inputs), said
+
+    def outputs(self, inputs: Inputs) -> Tensor:
+        """Outputs to learn from alone."""
+        outputs: Tensor
+        if not self.differ:
+            outputs = self._model(inputs)
+            return outputs
         self._before = [buffer.clone() for buffer in self._model.buffers()]
         with self._training(len(inputs.matrix)):
-            return self._model(inputs), said
+            outputs = self._model(inputs)
+        return outputs
 
     def unfit_statistic(self) -> str | None:
         """The first running statistic that the newest training forward made NaN or infinite, in words."""

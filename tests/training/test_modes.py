@@ -217,3 +217,12 @@ def test_l2_is_torchs_gradient_of_the_loss_with_the_squares_added():
     for name, table in learner.tables.items():
         step = before[name] - np.array(table.lookup(np.arange(9)))
         np.testing.assert_allclose(step, plain[name].grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("model", [BOTH, {"dropout": 0.4}, {}])
+def test_learning_without_predictions_ends_in_the_same_bits(model):
+    told, silent = Learner(job_of(**model)), Learner(job_of(**model))
+    for number in range(3):
+        told.step(batch(told.job, number))
+        silent.learn(batch(silent.job, number))
+    assert bits(silent) == bits(told)

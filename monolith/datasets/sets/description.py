@@ -76,4 +76,5 @@ class DataSet:
     label: str  # the rule, in words
     forms: tuple[Form, ...]
     time: str = "event time"  # what `time_ms` is, in words
+    timed: bool = True  # False: what is prepared is numbered anew, in its order
     folder: str = ""  # where below $MONOLITH_DATA its files are looked for; empty: its name

@@ -127,7 +127,8 @@ def data_set(own: Own, folder: Path) -> tuple[DataSet, Path]:
     label = own.label.column if own.label.at_least is None else f"{own.label.column} >= {own.label.at_least:g}"
     time = "event time" if own.time else "the order of the rows"
     title = own.title or f"Parquet described in {folder}"
-    return DataSet(own.name, title, own.terms, columns, own.item, own.group, own.split, label, (form,), time), folder
+    about = (columns, own.item, own.group, own.split, label, (form,), time)
+    return DataSet(own.name, title, own.terms, *about, timed=own.time is not None), folder
 
 
 def read(own: Own, features: list[FeatureRule], folder: Path, lines: Lines) -> Iterator[pa.Table]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monolith.datasets.sets.about import ABOUT, About, FeatureAbout, PartAbout
-from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, DataSet, Form
+from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, START_MS, TIME, DataSet, Form
 from monolith.datasets.sets.job_text import job_text
 from monolith.datasets.sets.lines import Lines
 from monolith.datasets.sets.ordering import ROW_GROUP, Ordering, Tell
@@ -90,7 +90,8 @@ def _write(
             f"the files of {data.name} in {folder} have {lines.good + lines.broken:,} lines, the known version has "
             f"{form.lines:,}: it is another version, or a part. Get the right one, or take this one by --any-version"
         )
-    counts = _write_parts(ordering.parts(), scratch)
+    parts = ordering.parts() if data.timed else _numbered(ordering.parts())
+    counts = _write_parts(parts, scratch)
     for left in scratch.glob("*.parquet"):
         if left.stem not in PARTS:
             left.unlink()
@@ -129,6 +130,15 @@ def _write_parts(parts: Iterator[tuple[str, pa.Table]], scratch: Path) -> dict[s
             writer.write_table(pa.concat_tables(waiting[part]), row_group_size=ROW_GROUP)
         writer.close()
     return {part: PartAbout(*counts[part]) for part in PARTS if part in counts}
+
+
+def _numbered(parts: Iterator[tuple[str, pa.Table]]) -> Iterator[tuple[str, pa.Table]]:
+    """The same, each sample a ms behind the one before, for sets whose times only stand for an order."""
+    first = START_MS
+    for part, table in parts:
+        index = table.schema.get_field_index(TIME)
+        yield part, table.set_column(index, TIME, pa.array(np.arange(first, first + len(table))))
+        first += len(table)
 
 
 def _count(data: DataSet, folder: Path) -> list[FeatureAbout]:

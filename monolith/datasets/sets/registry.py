@@ -61,7 +61,8 @@ def _ml1m(name: str, title: str, rule: Rule, split: Split, label: str, time: str
     )
     features = tuple(one for one in _ML1M_FEATURES if one.name in ("user", "movie", *rule.user, *rule.movie))
     title = f"MovieLens 1M: 1,000,209 ratings{title}"
-    return DataSet(name, title, _GROUPLENS, features, "movie", "user", split, label, forms, time, "ml-1m")
+    timed = rule.by_arrival
+    return DataSet(name, title, _GROUPLENS, features, "movie", "user", split, label, forms, time, timed, "ml-1m")
 
 
 def _ml25m() -> DataSet:
@@ -85,7 +86,7 @@ def _criteo(name: str, title: str, form: Form, split: Split, time: str) -> DataS
     terms = "Criteo's, under the terms of the Display Advertising Challenge: research, no redistribution."
     numbers = tuple(Column(one) for one in clicks.CRITEO_NUMBERS)
     features = numbers + tuple(Column(one, "string") for one in clicks.CRITEO_WORDS)
-    return DataSet(name, title, terms, features, "C3", "C3", split, "click", (form,), time)
+    return DataSet(name, title, terms, features, "C3", "C3", split, "click", (form,), time, timed=False)
 
 
 def _criteo8k() -> DataSet:

@@ -1,0 +1,130 @@
+"""`monolith bench ctr` as a user types it, on a small planted set."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from monolith import cli
+from monolith.offline import fit_cell
+from monolith.offline.cells import Matrix, Prepared, Settings, cells_of
+from monolith.offline.report import lines_of, table
+from monolith.offline.results import Results
+
+SMALL = ("--seeds", "2", "--epochs", "2", "--dim", "4", "--set", "model.hidden=[8]", "--batch", "256")
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "ctr", *words])
+    said = capsys.readouterr()
+    assert ended.value.code == code, said.err
+    return said.out if code == 0 else said.err
+
+
+def test_a_matrix_is_fitted_once_and_grows_by_what_is_missing(planted: Prepared, tmp_path: Path, capsys, monkeypatch):
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, "--models", "deepfm")
+    said = run(capsys, *words, "--kinds", "collisionless,hashed", "--bytes", "8k")
+    assert "4 cells, 0 of them done before" in said
+    assert "± " in said
+    rows = pq.read_table(tmp_path / "results.parquet").to_pylist()
+    assert [(row["kind"], row["budget"], row["seed"]) for row in rows] == [
+        ("collisionless", None, 0), ("hashed", 8000, 0), ("collisionless", None, 1), ("hashed", 8000, 1),
+    ]  # fmt: skip
+    assert all(row["bytes"] <= 8000 for row in rows if row["kind"] == "hashed")
+    assert all(0.4 < row["auc"] <= planted.about.best_auc for row in rows)
+    assert all(row["command"].startswith("monolith") and row["machine"] and row["samples_s"] > 0 for row in rows)
+    assert (tmp_path / "pareto.png").stat().st_size > 1000
+    assert (tmp_path / "results.md").read_text() in said
+
+    real, fitted = fit_cell.fit_cell, []
+    monkeypatch.setattr(fit_cell, "fit_cell", lambda cell, *rest: (fitted.append(str(cell)), real(cell, *rest))[1])
+    said = run(capsys, *words, "--kinds", "collisionless,hashed", "--bytes", "8k,12k")
+    assert "6 cells, 4 of them done before" in said
+    assert fitted == [f"planted, deepfm, hashed, 12,000 bytes, seed {seed}" for seed in (0, 1)]
+
+
+def test_the_same_cell_gives_the_same_scores(planted: Prepared, tmp_path: Path, capsys):
+    words = ("--data", str(planted.folder), *SMALL, "--seeds", "1", "--models", "dcnv2")
+    for name in ("a", "b"):
+        run(capsys, *words, "--dir", str(tmp_path / name))
+    one, other = (Results(tmp_path / name).rows[0] for name in ("a", "b"))
+    assert [one[name] for name in ("key", "auc", "logloss", "bytes")] == [
+        other[name] for name in ("key", "auc", "logloss", "bytes")
+    ]
+
+
+def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tmp_path: Path, capsys):
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path / "out"), "--kinds", "collisionless,hashed")
+    assert "the smallest possible are" in run(capsys, *words, "--bytes", "10", code=1)
+    refused = run(capsys, *words[:-1], "unified", "--models", "fm", "--bytes", "8k", code=1)
+    assert "fm does not go with tables of kind unified" in refused
+    assert "kind hashed needs a size: give --bytes" in run(capsys, *words, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--kinds", "bloom"), "--kinds bloom: allowed are collisionless, hashed, qr, unified"),
+        (("--models", "xdeepfm"), "no model 'xdeepfm' in this benchmark; allowed: lr, fm"),
+        (("--seeds", "0"), "--seeds 0: allowed is 1 or more"),
+        (("--set", "model.dropuot=1"), "dropuot"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(planted: Prepared, tmp_path: Path, capsys, words, says):
+    assert says in run(capsys, "--data", str(planted.folder), "--dir", str(tmp_path), *words, code=1)
+
+
+def test_a_set_that_is_not_prepared_is_named(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("MONOLITH_DATA", str(tmp_path))
+    assert "no prepared data set: make one with `monolith data prepare`" in run(capsys, "--data", "ml-1m", code=1)
+
+
+def test_a_damaged_file_of_results_is_named_and_left(planted: Prepared, tmp_path: Path, capsys):
+    (tmp_path / "results.parquet").write_bytes(b"no")
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL)
+    assert "holds no results of this benchmark" in run(capsys, *words, code=1)
+    assert (tmp_path / "results.parquet").read_bytes() == b"no"
+
+
+def test_whatever_changes_a_result_makes_another_cell(planted: Prepared):
+    matrix = Matrix(["fm"], ["collisionless"], [], [0])
+    keys = {
+        cell.key
+        for settings in (Settings(), Settings(dim=8), Settings(epochs=3), Settings(sets=["dense_optimizer.lr=0.01"]))
+        for cell in cells_of(planted, matrix, settings)
+    }
+    other = Prepared(planted.about.__class__(**{**_fields(planted), "files": {"x": "y"}}), planted.folder)
+    keys |= {cell.key for cell in cells_of(other, matrix, Settings())}
+    assert len(keys) == 5
+
+
+def _fields(prepared: Prepared) -> dict[str, object]:
+    return {name: getattr(prepared.about, name) for name in prepared.about.__struct_fields__}
+
+
+def test_the_table_has_mean_and_standard_deviation_over_seeds():
+    row = {"data": "d", "model": "fm", "kind": "hashed", "budget": 9, "trainer": "monolith", "bytes": 8, "gauc": None}
+    rest = {"logloss": 0.5, "calibration": 1.0, "samples_s": 1234.0}
+    rows = [row | rest | {"auc": auc, "job": f'{{"seed":{n}}}'} for n, auc in enumerate((0.7, 0.72))]
+    assert table(lines_of(rows))[2] == (
+        "| d | fm | hashed | 8 | 0.7100 ± 0.0141 | - | 0.5000 ± 0.0000 | 1.000 ± 0.000 | 1,234 | 2 |"
+    )
+
+
+@pytest.mark.skipif(find_spec("deepctr_torch") is None, reason="deepctr-torch is not installed: extra `bench`")
+def test_deepctr_torch_runs_on_the_same_samples_in_the_same_command(planted: Prepared, tmp_path: Path, capsys):
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, "--seeds", "1")
+    said = run(capsys, *words, "--models", "lr,fm,deepfm,dcnv2", "--against", "deepctr")
+    assert "8 cells" in said
+    rows = {(row["trainer"], row["model"]): row for row in Results(tmp_path).rows}
+    for model in ("lr", "fm", "deepfm", "dcnv2"):
+        assert rows["deepctr-torch", model]["auc"] == pytest.approx(rows["monolith", model]["auc"], abs=0.08)
+        assert rows["deepctr-torch", model]["test_samples"] == 600
+    assert "compared on lr, fm, deepfm, dcnv2; not on mlp" in run(
+        capsys, *words, "--models", "mlp", "--against", "deepctr", code=1
+    )
