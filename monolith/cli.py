@@ -26,6 +26,7 @@ COMMANDS = (
     "fit",
     "evaluate",
     "sweep",
+    "optembed",
     "replay",
     "serve",
     "bench",

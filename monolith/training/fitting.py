@@ -48,15 +48,23 @@ class Epoch(NamedTuple):
 class Fitter:
     """Fits one job. ``best`` is a folder, not there yet, in which the best state so far lies."""
 
-    def __init__(self, job: JobConfig, train: SampleFile, validation: SampleFile, best: Path, tell: Tell) -> None:
-        """Raises NoSamplesError where a part is empty."""
+    def __init__(
+        self,
+        job: JobConfig,
+        train: SampleFile,
+        validation: SampleFile,
+        best: Path,
+        tell: Tell,
+        learner: Learner | None = None,
+    ) -> None:
+        """``learner`` is fitted, None: a new one of ``job``. Raises NoSamplesError where a part is empty."""
         for name, part in (("training", train), ("validation", validation)):
             if not len(part):
                 raise NoSamplesError(
                     f"the {name} part has no sample ({len(train):,} to train, {len(validation):,} to judge): look at "
                     f"`fit.validation`, and at the dead letters"
                 )
-        self.learner = Learner(lasting(job))
+        self.learner = learner or Learner(lasting(job))
         self.metric = metric_of(job)
         self.job, self._settings = job, job.fit
         self._train, self._validation = train, validation
