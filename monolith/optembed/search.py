@@ -8,7 +8,7 @@ narrow ones keep more rows. All that was scored stands in ``search.jsonl``, from
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from monolith.optembed.evolution import Generation, Widths, evolve
 from monolith.optembed.supernet import Supernet, sizes
 from monolith.tables.arguments import Ids, Matrix
 from monolith.tables.batch import Batch
-from monolith.tables.pooling import pool
 from monolith.training.evaluation import Evaluation
 from monolith.training.fitting import SCORE_BATCH, Tell, is_lower_better, metric_of
 from monolith.training.sample_file import SampleFile
@@ -70,7 +69,7 @@ class Frozen:
                 batch = batch[: self._most - evaluation.samples]
             if not len(batch):
                 break
-            matrix = np.concatenate(list(self._vectors(batch, values)), axis=1)
+            matrix = self._matrix(batch, values)
             evaluation.add(batch, self._net.said_of(matrix, batch.dense))
         return float(getattr(next(iter(evaluation.scores().values())), self.metric))
 
@@ -80,16 +79,14 @@ class Frozen:
         left[:, width:] = 0
         return left
 
-    def _vectors(self, batch: Batch, values: Mapping[str, Matrix]) -> Iterator[Matrix]:
+    def _matrix(self, batch: Batch, values: Mapping[str, Matrix]) -> Matrix:
+        matrix = np.zeros((len(batch), sum(self._net.vectors.values())), np.float32)
+        self._net.others.read_into(matrix, batch.bags, None)
         for read in self._net.reads:
             keys = read.keys(batch.bags)
-            if read.name in values:
-                rows = self._found(read.name, keys.ids, values[read.name])
-            else:
-                rows = read.table.lookup(keys.ids)
-            ends = np.cumsum([len(bag.ids) for bag in keys.bags])[:-1]
-            for part, bag in zip(np.split(rows, ends), keys.bags, strict=True):
-                yield pool(part, bag, read.table.config.pooling)
+            for columns, vectors in read.pooled(keys, self._found(read.name, keys.ids, values[read.name])):
+                matrix[:, columns] = vectors
+        return matrix
 
     def _found(self, name: str, ids: Ids, values: Matrix) -> Matrix:
         """The rows of ``ids``; zeros for those that have none."""

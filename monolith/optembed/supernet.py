@@ -13,7 +13,7 @@ in a table of fewer columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ import torch
 from monolith.config import JobConfig
 from monolith.tables.arguments import Matrix
 from monolith.tables.batch import Bag, Batch
+from monolith.tables.collection import Collection, Output
 from monolith.tables.embedding import Embedding
 from monolith.tables.pooling import pool, spread
 from monolith.tables.table_step import TableBatch, Times
@@ -67,17 +68,17 @@ class Supernet(Learner):
         self._alpha, self._rate = alpha, threshold_lr
         self._steps = 0
         self._leaf = torch.zeros(0)
-        self.reads = reads_of(self)
+        self.reads, self.others = reads_of(self)
 
     def _read(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> Inputs:
-        for read in self.reads:
-            read.look(batch.bags, times, self.thresholds.get(read.name))
         matrix = np.zeros((len(batch), sum(self.vectors.values())), np.float32)
         if times is not None:
             self._steps += 1
         rng = np.random.default_rng([self.job.seed, 17, self._steps])
         for read in self.reads:
+            read.look(batch.bags, times, self.thresholds[read.name])
             read.pool_into(matrix, rng if times is not None else None)
+        self.others.read_into(matrix, batch.bags, times)
         self._leaf = torch.from_numpy(matrix).requires_grad_(times is not None)
         dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
         return Inputs(self._leaf, self.vectors, dense)
@@ -86,11 +87,10 @@ class Supernet(Learner):
         super()._backward(outputs, matrix, batch)
         assert self._leaf.grad is not None
         grads = self._leaf.grad.numpy()
+        self.others.apply(grads)
         for read in self.reads:
-            pull = read.apply(grads)
-            if read.name in self.thresholds:
-                t = self.thresholds[read.name]
-                self.thresholds[read.name] = t - self._rate * (pull - self._alpha * float(np.exp(-t)))
+            pull, t = read.apply(grads), self.thresholds[read.name]
+            self.thresholds[read.name] = t - self._rate * (pull - self._alpha * float(np.exp(-t)))
 
     def said_of(self, matrix: Floats, dense: Mapping[str, Floats]) -> Predictions:
         """What the network says of vectors side by side, (batch, columns), and dense features."""
@@ -109,83 +109,99 @@ class Supernet(Learner):
         super().load(folder)
         state = msgspec.json.decode((folder / _STATE).read_bytes(), type=_State)
         self.thresholds, self._steps = dict(state.thresholds), state.steps
-        self.reads = reads_of(self)
+        self.reads, self.others = reads_of(self)
 
 
-def reads_of(learner: Learner) -> list[_Read]:
-    """What is read of each table of ``learner``, in order."""
+def reads_of(learner: Learner) -> tuple[list[SearchedTable], OtherTables]:
+    """What is read of the searched tables of ``learner``, and of all others."""
     begins = dict(zip(learner.vectors, np.cumsum([0, *learner.vectors.values()]).tolist(), strict=False))
-    outputs = learner.collection.outputs
-    found = []
-    for name, table in learner.tables.items():
-        own = [out for out in outputs if out.table == name]
-        features = [out.feature for out in own]
-        salted = any(out.salted for out in own)
-        found.append(_Read(name, table, features, [begins[out.name] for out in own], salted=salted))
-    return found
+    columns = {name: slice(begin, begin + learner.vectors[name]) for name, begin in begins.items()}
+    found, names = [], searched(learner.job)
+    for name in names:
+        outputs = [out for out in learner.collection.outputs if out.table == name]
+        places = [columns[out.name] for out in outputs]
+        salted = any(out.salted for out in outputs)
+        found.append(SearchedTable(learner.tables[name], [out.feature for out in outputs], places, salted=salted))
+    others = [out for out in learner.collection.outputs if out.table not in names]
+    tables = {name: table for name, table in learner.tables.items() if name not in names}
+    return found, OtherTables(tables, others, [columns[out.name] for out in others])
 
 
-class _Read:
-    """One table, and where the vectors of its features lie in the matrix that the network reads."""
+class OtherTables:
+    """The tables that are trained as they are, and where their vectors lie in the matrix that the network reads."""
 
-    def __init__(self, name: str, table: Embedding, features: list[str], begins: list[int], *, salted: bool) -> None:
-        self.name, self.table = name, table
-        self._features, self._begins, self._salted = features, begins, salted
-        self._prefixes: list[Floats | None] = []
+    def __init__(self, tables: Mapping[str, Embedding], outputs: Sequence[Output], columns: Sequence[slice]) -> None:
+        self._collection = Collection(tables, outputs) if outputs else None
+        self._columns = np.concatenate([np.zeros(0, np.intp), *(np.arange(c.start, c.stop) for c in columns)])
+
+    def read_into(self, matrix: Floats, bags: Mapping[str, Bag], times: Times) -> None:
+        """Write the vectors of a batch, as a step's with ``times``, else only to score."""
+        if self._collection is None:
+            return
+        in_order = [bags[out.feature] for out in self._collection.outputs]
+        if times is None:
+            matrix[:, self._columns] = self._collection.lookup(in_order)
+        else:
+            self._step = self._collection.forward(in_order, times)
+            matrix[:, self._columns] = self._step.vectors
+
+    def apply(self, grads: Floats) -> None:
+        """Give the rows of the step their gradients, from those (batch, columns) of the matrix."""
+        if self._collection is not None:
+            self._step.apply_matrix(np.ascontiguousarray(grads[:, self._columns]))
+
+
+class SearchedTable:
+    """One table with a threshold, and where the vectors of its features lie in the matrix."""
+
+    def __init__(self, table: Embedding, features: list[str], columns: list[slice], *, salted: bool) -> None:
+        self.name, self.table, self.columns = table.config.name, table, columns
+        self._features, self._salted = features, salted
+        self.prefixes: list[Floats | None] = []  # of the newest batch, by feature: (batch, dim) of ones and zeros
 
     def keys(self, bags: Mapping[str, Bag]) -> TableBatch:
         """The ids of a batch, one feature after the other."""
         return TableBatch(self._features, bags, salted=self._salted)
 
-    def look(self, bags: Mapping[str, Bag], times: Times, threshold: float | None) -> None:
+    def look(self, bags: Mapping[str, Bag], times: Times, threshold: float) -> None:
         """Read the rows of a batch, as a step's with ``times``, else only to score; mask them by ``threshold``."""
-        self._batch = self.keys(bags)
-        self._threshold = threshold
+        self._batch = batch = self.keys(bags)
         if times is None:
-            self._values = self.table.lookup(self._batch.ids)
+            self._values = self.table.lookup(batch.ids)
         else:
-            self._values, self._give = self._begun(self._batch, times)
-        self._margin = None if threshold is None else sizes(self._values) - np.float32(threshold)
-
-    def _begun(self, batch: TableBatch, times: Times) -> tuple[Matrix, Callable[[Matrix], None]]:
-        """The rows of a step, and what takes their gradients."""
-        native, each = self.table.one_table, batch.times(times)
-        if native is None:
-            apart = self.table.begin(batch.ids, event_time_ms=each)
-            return apart.values, apart.apply
-        runs = batch.runs if self.table.config.per_feature else None
-        step = native.step(self.table.keys(batch.ids), event_time_ms=each, feature=runs)
-        return step.values, step.apply_gradients
+            native = self.table.one_table
+            assert native is not None
+            runs = batch.runs if self.table.config.per_feature else None
+            self._step = native.step(batch.ids, event_time_ms=batch.times(times), feature=runs)
+            self._values = self._step.values
+        self._margin = sizes(self._values) - np.float32(threshold)
 
     def pool_into(self, matrix: Floats, rng: np.random.Generator | None) -> None:
         """Write the vectors of the table's features into their columns; with ``rng``, prefixes of drawn widths."""
-        rows = self._values if self._margin is None else self._values * (self._margin > 0)[:, None]
-        self._prefixes = []
-        for begin, part, bag in self._parts(rows):
-            vectors = pool(part, bag, self.table.config.pooling)
+        self.prefixes = []
+        for columns, vectors in self.pooled(self._batch, self._values * (self._margin > 0)[:, None]):
             prefix = None
-            if rng is not None and self._margin is not None:
+            if rng is not None:
                 widths = rng.integers(1, vectors.shape[1] + 1, len(vectors))
                 prefix = (np.arange(vectors.shape[1]) < widths[:, None]).astype(np.float32)
-                vectors = vectors * prefix
-            self._prefixes.append(prefix)
-            matrix[:, begin : begin + vectors.shape[1]] = vectors
+            self.prefixes.append(prefix)
+            matrix[:, columns] = vectors if prefix is None else vectors * prefix
 
-    def _parts(self, rows: Matrix) -> list[tuple[int, Matrix, Bag]]:
-        ends = np.cumsum([len(bag.ids) for bag in self._batch.bags])[:-1]
-        return list(zip(self._begins, np.split(rows, ends), self._batch.bags, strict=True))
+    def pooled(self, batch: TableBatch, rows: Matrix) -> Iterator[tuple[slice, Matrix]]:
+        """The vectors of each feature, and their columns, of the rows of a batch's ids."""
+        ends = np.cumsum([len(bag.ids) for bag in batch.bags])[:-1]
+        for columns, part, bag in zip(self.columns, np.split(rows, ends), batch.bags, strict=True):
+            yield columns, pool(part, bag, self.table.config.pooling)
 
     def apply(self, grads: Floats) -> float:
         """Give the rows their gradients, from those (batch, columns) of the matrix; returns that of the threshold."""
-        given, dim = [], self.table.dim
-        for begin, bag, prefix in zip(self._begins, self._batch.bags, self._prefixes, strict=True):
-            grad = grads[:, begin : begin + dim]
-            given.append(spread(grad if prefix is None else grad * prefix, bag, self.table.config.pooling))
-        of_rows = np.ascontiguousarray(np.concatenate(given))
-        if self._margin is None:
-            self._give(of_rows)
-            return 0.0
+        given = []
+        for columns, bag, prefix in zip(self.columns, self._batch.bags, self.prefixes, strict=True):
+            assert prefix is not None
+            given.append(spread(grads[:, columns] * prefix, bag, self.table.config.pooling))
+        of_rows = np.concatenate(given)
         of_masks = surrogate(self._margin) * (of_rows * self._values).sum(axis=1)
         kept = (self._margin > 0)[:, None]
-        self._give(np.ascontiguousarray(of_rows * kept + (of_masks / dim)[:, None] * np.sign(self._values)))
+        through = (of_masks / self.table.dim)[:, None] * np.sign(self._values)
+        self._step.apply_gradients(np.ascontiguousarray(of_rows * kept + through))
         return -float(of_masks.sum(dtype=np.float64))

@@ -129,8 +129,8 @@ def test_widths_are_drawn_uniformly_for_each_sample_and_feature():
     given = batch(2, n=4000)
     for _ in range(3):
         learner._read(given, given.event_time_ms)
-        for read in learner.reads[:2]:
-            for prefix in read._prefixes:
+        for read in learner.reads:
+            for prefix in read.prefixes:
                 counts += np.bincount(prefix.sum(axis=1).astype(int) - 1, minlength=DIM)
     assert counts.sum() == 3 * 3 * 4000
     expected = counts.sum() / DIM
