@@ -214,6 +214,20 @@ def test_a_part_that_is_staged_again_replaces_itself(store, scripted):
         assert served(store, model) == model.states[until]
 
 
+def test_a_commit_takes_a_part_only_as_its_receipt_tells(store, scripted):
+    model, other = large(scripted), large(scripted)
+    other.states[3] = {key: row for key, row in other.states[3].items() if key % 5}  # fewer rows, in whole pieces
+    generation = store.take_over(model.card).generation
+    publish(store, model.delta(0, 1), 2, generation, model.lineage)
+    ticket = store.begin(1, 3, 2, generation, model.lineage)
+    receipts = [store.stage(ticket, part, part_of(model.delta(1, 3), part, 2)) for part in (0, 1)]
+    again = store.stage(ticket, 1, part_of(other.delta(1, 3), 1, 2))
+    with pytest.raises(UnavailableError, match="pieces that are not"):
+        store.commit(ticket, receipts, without_tables(model.delta(1, 3)))
+    assert served(store, model) == model.states[1]
+    assert store.commit(ticket, [receipts[0], again], without_tables(model.delta(1, 3)))
+
+
 @pytest.mark.parametrize("since", [0, 1])
 def test_a_part_that_is_damaged_before_the_commit_changes_nothing(request, store, address, scripted, tmp_path, since):
     model = large(scripted)
