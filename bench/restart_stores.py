@@ -69,7 +69,7 @@ def store_passes(timed: Timed, folder: Path, table: Table) -> None:
         timed("parity", lambda: compare(lmdb, {table.config.name: table}))
     shutil.rmtree(folder / "store")
     if shutil.which("redis-server"):
-        with _redis_server() as url, closing(open_store(url, "bench")) as store:
+        with redis_server() as url, closing(open_store(url, "bench")) as store:
             _through(timed, "Redis", store, table)
 
 
@@ -93,7 +93,7 @@ def _through(timed: Timed, name: str, store: Any, table: Table) -> Any:
 
 
 @contextmanager
-def _redis_server() -> Iterator[str]:
+def redis_server() -> Iterator[str]:
     """A server that ends with the block; yields its URL."""
     port = free_port()
     settings = ("--port", str(port), "--save", "", "--appendonly", "no")
