@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from monolith.commands import bench_ctr, bench_online
+from monolith.commands import bench_collisions, bench_ctr, bench_online
 
 
 def add_parser(commands: Any) -> None:
@@ -12,4 +12,5 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("bench", help="measure against rivals and controls")
     benches = parser.add_subparsers(dest="bench", required=True, metavar="BENCH")
     bench_online.add_parser(benches)
+    bench_collisions.add_parser(benches)
     bench_ctr.add_parser(benches)

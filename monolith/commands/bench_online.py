@@ -6,18 +6,14 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from monolith.commands.bench_material import DEFAULT, STREAMS, open_material
 from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
-    from monolith.config import JobConfig
-    from monolith.datasets.online import Split
+    from monolith.commands.bench_material import Material
     from monolith.datasets.online_runs import Protocol, Run, Stage
-    from monolith.datasets.streams import NamedStream
-
-DEFAULT = "ml-100k"
-ITEMS = {"ml-100k": ("movie", "genres"), "synthetic": ("item", "category")}  # which features are the item's
 
 
 def add_parser(benches: Any) -> None:
@@ -30,10 +26,15 @@ def add_parser(benches: Any) -> None:
         "own", nargs="?", type=Path, metavar="JOB", help="a job of yours, on its own streams, which are only read"
     )
     online.add_argument(
-        "--data", choices=[DEFAULT, "synthetic"], help=f"a known stream (default without JOB: {DEFAULT})"
+        "--data",
+        metavar="NAME",
+        help=f"{' or '.join(STREAMS)}, or a set that `monolith data prepare` made, by its name or folder "
+        f"(default without JOB: {DEFAULT})",
     )
-    online.add_argument("--events", type=int, help="impressions (default: all of ml-100k, 100,000 synthetic ones)")
-    online.add_argument("--job", type=Path, help="job file for --data (default: the demo's)")
+    online.add_argument("--events", type=int, help="how many, the first ones (default: all, 100,000 synthetic ones)")
+    online.add_argument(
+        "--job", type=Path, help="job file for --data (default: the demo's, or the one beside a prepared set)"
+    )
     online.add_argument("--share", type=float, default=0.8, help="share of the stream that comes before the cut")
     online.add_argument("--from", dest="begin", metavar="TIME", help="JOB: only events from this time on (event time)")
     online.add_argument("--until", metavar="TIME", help="JOB: only events before this time")
@@ -44,7 +45,7 @@ def add_parser(benches: Any) -> None:
 
 
 def _add_protocol(online: argparse.ArgumentParser) -> None:
-    online.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs, with seeds 0 to N - 1 (default: 3)")
+    online.add_argument("--seeds", type=count, default=3, metavar="N", help="runs, with seeds 0 to N - 1 (default: 3)")
     online.add_argument(
         "--syncs",
         type=_counts,
@@ -55,18 +56,18 @@ def _add_protocol(online: argparse.ArgumentParser) -> None:
     online.add_argument(
         "--list",
         type=_length,
-        default=10,
         metavar="N",
-        help="GAUC in lists: a user's next N samples, ranked in one go (default: 10), or `request`: those of a request",
+        help="GAUC in lists: a user's next N samples, ranked in one go (default: 10), or `request`: those of a request "
+        "(default where a prepared set has lists)",
     )
     online.add_argument(
         "--items",
-        type=_names,
+        type=names,
         metavar="FEATURE,...",
         help="features of the item, to judge the ranking apart from each user's level (known for --data)",
     )
     online.add_argument(
-        "--history", type=_count, metavar="N", help="--data: a user's last N liked and passed items as features"
+        "--history", type=count, metavar="N", help="--data: a user's last N liked and passed items as features"
     )
     online.add_argument(
         "--online-set",
@@ -77,7 +78,7 @@ def _add_protocol(online: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     """A whole number from 1 on; raises what argparse takes for a wrong value."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
@@ -85,28 +86,18 @@ def _count(text: str) -> int:
 
 
 def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted({_count(part) for part in text.split(",")})) if text else ()
+    return tuple(sorted({count(part) for part in text.split(",")})) if text else ()
 
 
 def _length(text: str) -> int:
     from monolith.datasets.online_runs import REQUESTS
 
-    return REQUESTS if text == "request" else _count(text)
+    return REQUESTS if text == "request" else count(text)
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """What stands between commas."""
     return tuple(filter(None, text.split(",")))
-
-
-class Material(NamedTuple):
-    """A stream that was read and cut."""
-
-    name: str
-    job: JobConfig
-    online: JobConfig
-    split: Split
-    items: tuple[str, ...]
-    stream: NamedStream | None = None  # where it was generated, to know the true probabilities
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,68 +106,18 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--share {args.share:g}: allowed is more than 0 and less than 1")
     if args.own is None and (args.begin or args.until):
         raise ConfigError("--from and --until cut the streams of a job of your own: give its file")
-    material = _named(args) if args.own is None else _own(args)
+    material = open_material(args)
     from monolith.datasets.online import check_comparable
     from monolith.datasets.online_runs import Protocol, Stage
 
     check_comparable(material.job)
-    protocol = Protocol(args.syncs, args.list, material.items)
+    length = material.lists if args.list is None else args.list
+    protocol = Protocol(args.syncs, length, material.items)
     _check_items(material, protocol)
     stage = Stage(material.job, material.online, material.split, protocol)
     runs = _runs(args, material, stage)
     _tell(args, material, stage, runs)
     return 0
-
-
-def _own(args: argparse.Namespace) -> Material:
-    """The job's own streams, up to their present ends; its state and its store are not touched."""
-    for option in ("data", "events", "job", "history"):
-        if getattr(args, option) is not None:
-            raise ConfigError(f"--{option} is for the known streams; {args.own} is compared on its own")
-    from monolith.commands.local_stream import Bar
-    from monolith.commands.moments import between
-    from monolith.config.load import load_job
-
-    job, online = load_job(args.own, args.set), load_job(args.own, [*args.set, *args.online_set])
-    part = between(args.begin, args.until)
-    from monolith.datasets.online import check_comparable, cut_of, read_bounded, split_at
-
-    check_comparable(job)
-    with Bar() as bar:
-        steps, dropped = read_bounded(job, part, bar, keys=True)
-    print(f"{job.name}: {sum(len(step.batch) for step in steps):,} samples of its own streams", flush=True)
-    if dropped:
-        print("left out: " + "; ".join(f"{what} {count:,}" for what, count in dropped.items()), flush=True)
-    split = split_at(steps, cut_of(steps, args.share))
-    return Material(job.name, job, online, split, args.items or ())
-
-
-def _named(args: argparse.Namespace) -> Material:
-    from monolith.commands.local_stream import fresh_folder, local_sets, urls_of, write_stream
-    from monolith.config.load import load_job
-    from monolith.datasets.history import History, reading_history, with_history
-    from monolith.datasets.impressions import timeline
-    from monolith.datasets.online import read_steps, split_at
-    from monolith.datasets.streams import JOBS, open_stream
-
-    data, folder = args.data or DEFAULT, args.dir / "stream"
-    stream, file = open_stream(data, args.events), args.job or JOBS[data]
-    sets = [*local_sets(folder), *args.set]
-    job, online = load_job(file, sets), load_job(file, [*sets, *args.online_set])
-    start = stream.start
-    if args.history is not None:
-        history = History("user", ITEMS[data][0], args.history, round(1000 * job.join.window_s))
-        job, online = reading_history(job, history), reading_history(online, history)
-
-        def start() -> Any:
-            return with_history(stream.start(), history)
-
-    fresh_folder(folder)
-    print(f"{stream.name}: {stream.count:,} impressions, {stream.origin}")
-    write_stream(urls_of(job), timeline(start()), sum(1 for _ in timeline(stream.start())))
-    split = split_at(read_steps(job, folder / "journal"), stream.cut_ms(args.share))
-    items = args.items if args.items is not None else ITEMS[data]
-    return Material(stream.name, job, online, split, items, stream if stream.generated else None)
 
 
 def _check_items(material: Material, protocol: Protocol) -> None:

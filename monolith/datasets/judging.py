@@ -71,6 +71,12 @@ class Judge(NamedTuple):
         return _number(gauc(groups[part][known], scores[known], labels[known])[0])
 
 
+def shard_areas(scores: Floats, labels: Floats, shards: int) -> tuple[Value, list[Value]]:
+    """AUC of scores (n,) over all n, and over each of ``shards`` equal parts."""
+    edges = np.linspace(0, len(labels), shards + 1).astype(int)
+    return _number(auc(scores, labels)), [_number(auc(scores[a:b], labels[a:b])) for a, b in pairwise(edges)]
+
+
 def _number(value: float) -> Value:
     return None if np.isnan(value) else value
 

@@ -219,7 +219,7 @@ def fit_epochs(job: JobConfig, samples: Batch, progress: Progress) -> tuple[Lear
     epochs = _best_epochs(job, samples[: -len(samples) // 8], samples[-len(samples) // 8 :], progress)
     learner = Learner(job)
     for epoch in range(1, epochs + 1):
-        _epoch(learner, samples, epoch)
+        train_epoch(learner, samples, epoch)
         progress("frozen, on all", epoch * len(samples), epochs * len(samples))
     return learner, epochs
 
@@ -229,13 +229,14 @@ def _best_epochs(job: JobConfig, train: Batch, validation: Batch, progress: Prog
     check_both(validation, "the last eighth of the first part, by which the number of epochs is chosen,")
     validation = _labelled(validation)
     while len(areas) < EPOCHS and len(areas) - int(np.argmax([*areas, -1.0])) <= PATIENCE:
-        _epoch(learner, train, len(areas) + 1)
+        train_epoch(learner, train, len(areas) + 1)
         areas.append(auc(score(learner, validation), validation.labels[:, 0]))
         progress("frozen, finding the number of epochs", len(areas) * len(train), EPOCHS * len(train))
     return int(np.argmax(areas)) + 1
 
 
-def _epoch(learner: Learner, samples: Batch, epoch: int) -> None:
+def train_epoch(learner: Learner, samples: Batch, epoch: int) -> None:
+    """Learn all samples once, in an order that is the epoch's own."""
     order = np.random.default_rng(epoch).permutation(len(samples))
     for start in range(0, len(order), EPOCH_BATCH):
         learner.step(samples.take(order[start : start + EPOCH_BATCH]))
