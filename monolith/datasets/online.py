@@ -239,7 +239,7 @@ def train_epoch(learner: Learner, samples: Batch, epoch: int) -> None:
     """Learn all samples once, in an order that is the epoch's own."""
     order = np.random.default_rng(epoch).permutation(len(samples))
     for start in range(0, len(order), EPOCH_BATCH):
-        learner.step(samples.take(order[start : start + EPOCH_BATCH]))
+        learner.learn(samples.take(order[start : start + EPOCH_BATCH]))
 
 
 def follow(learner: Learner, steps: Sequence[Step], progress: Progress, what: str) -> Floats:

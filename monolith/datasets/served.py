@@ -131,7 +131,7 @@ def follow_served(
     for step in steps:
         for batch in step.batch.pieces(learner.job.train.batch_size):
             _serve(learner, later, due.pop(position, []), centre)
-            learner.step(batch)
+            learner.learn(batch)
             position += len(batch)
         learner.advance(step.watermark_ms, learner.job.train.sweep_rows)
         progress(what, position, len(later))
