@@ -63,6 +63,7 @@ class Split:
     positions: Positions  # (m,): in the ids that were split, owner after owner
     ends: Positions  # (owners,): where each owner's end in `positions`
     back: Positions  # (n,): where each of the ids is in `positions`, so that `parts_in_their_order[back]` is per id
+    counts: Positions  # (owners,): how many of the ids, with repeats, each owner has
 
     def of(self, owner: int) -> Positions:
         """Positions of one owner's ids, ascending."""

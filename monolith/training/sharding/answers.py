@@ -95,36 +95,54 @@ def _described(reader: Questioner) -> str:
 
 
 class PartStep:
-    """One part's step: its rows, by rank, waiting for their gradients."""
+    """One part's step: waiting for the gradients of its rows.
 
-    def __init__(self, part: OwnPart, asked: Sequence[Asked], clock_ms: int, *, in_order: bool) -> None:
+    Its rows are put where they are sent from: those for rank r at ``flat[begins[r]]`` and on.
+    """
+
+    def __init__(
+        self, part: OwnPart, asked: Sequence[Asked], clock_ms: int, flat: Floats, begins: Ints, *, in_order: bool
+    ) -> None:
         self.part = part
         self.in_order = in_order
         self.ids: Ints = np.concatenate([each.ids for each in asked])
         self.counts = [len(each.ids) for each in asked]  # of each rank
+        self.ends: Ints = np.array(self.counts, np.int64).cumsum()
         self.features: list[list[int]] = []  # occurrences of each rank, by feature
         self._asked = asked
         self.step = _core.Step()
-        self.grads: Floats | None = None
+        self._in_blocks = False  # the step has a feature for each rank
+        self._grads: Floats | None = None
         table = part.table
         with table.writer:
             if clock_ms != WATERMARK_START:
                 table.native.advance(clock_ms)
             if asked[0].by_feature is None:
-                self.rows = self._plain(table)
+                self._plain(table, flat, begins)
             else:
-                self.rows = self._counted(table)
+                self._put(self._counted(table), flat, begins)
 
-    def _plain(self, table: Table) -> Floats:
-        rows = np.empty((len(self.ids), table.dim), np.float32)
+    def _plain(self, table: Table, flat: Floats, begins: Ints) -> None:
         times = _together([each.times for each in self._asked])
-        table.native.forward(self.ids, times, self.step, rows, *table.policies.runs(None, len(rows)))
+        self._in_blocks = not len(times)
+        if self._in_blocks:
+            _core.table_forward_blocks(table.native, self.ids, times, self.step, flat, begins, self.ends)
+        else:
+            rows = np.empty((len(self.ids), table.dim), np.float32)
+            table.native.forward(self.ids, times, self.step, rows, *table.policies.runs(None, len(rows)))
+            self._put(rows, flat, begins)
         repeats = sum(each.occurrences for each in self._asked) - len(self.ids)
         if repeats:
             happened = table.native.statistics()
             happened.observed += repeats
             table.native.set_statistics(happened)
-        return rows
+
+    def _put(self, rows: Floats, flat: Floats, begins: Ints) -> None:
+        done = 0
+        for count, begin in zip(self.counts, begins.tolist(), strict=True):
+            block = rows[done : done + count].reshape(-1)
+            flat[begin : begin + len(block)] = block
+            done += count
 
     def _counted(self, table: Table) -> Floats:
         places, times, runs = self._in_global_order()
@@ -171,10 +189,21 @@ class PartStep:
         """How many gradients come from a rank."""
         return sum(self.features[rank]) if self.in_order else self.counts[rank]
 
-    def collect(self, grads: Sequence[Floats]) -> int:
-        """Take the gradients, (n, dim) from each rank. Nothing is changed. The id whose gradient is refused, or -1."""
-        self.grads = self._by_feature(grads) if self.in_order else np.concatenate(list(grads))
-        return _core.table_collect(self.part.table.native, self.step, self.grads)
+    def collect(self, flat: Floats, begins: Ints) -> int:
+        """Take the gradients, those from rank r at ``flat[begins[r]]`` and on, which stay there until ``apply``.
+
+        Nothing is changed. The place of the id whose gradient is refused, or -1.
+        """
+        native = self.part.table.native
+        if self._in_blocks:
+            return _core.table_collect_blocks(native, self.step, flat, begins, self.ends)
+        dim = self.part.table.dim
+        blocks = [
+            flat[begin : begin + self.received(rank) * dim].reshape(-1, dim)
+            for rank, begin in enumerate(begins.tolist())
+        ]
+        self._grads = self._by_feature(blocks) if self.in_order else np.concatenate(blocks)
+        return _core.table_collect(native, self.step, self._grads)
 
     def _by_feature(self, grads: Sequence[Floats]) -> Floats:
         blocks = [np.split(own, np.cumsum(sizes)[:-1]) for own, sizes in zip(grads, self.features, strict=True)]
@@ -193,7 +222,7 @@ class PartStep:
     def apply(self, norms: list[float]) -> None:
         """One optimizer step for each unique id."""
         _core.table_apply(self.part.table.native, self.step, norms)
-        self.grads = None
+        self._grads = None
 
 
 def _together(times: Sequence[Ints | None]) -> Ints:

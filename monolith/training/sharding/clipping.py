@@ -8,17 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.table import TableConfig
 from monolith.training.sharding.answers import PartStep
 from monolith.training.sharding.transport import Transport
 
 Doubles = npt.NDArray[np.float64]
-
-
-def clips(config: TableConfig) -> bool:
-    """Whether a rule of the table clips by the norm of all rows."""
-    rules = [piece.optimizer for piece in config.slices] or [config.optimizer]
-    return any(getattr(rule, "clip_global_norm", None) for rule in rules)
 
 
 def global_norms(transport: Transport, steps: Sequence[PartStep], *, exact: bool) -> dict[int, list[float]]:
@@ -28,7 +21,7 @@ def global_norms(transport: Transport, steps: Sequence[PartStep], *, exact: bool
     process's order. Else each part adds its own in double, then the parts are added in order.
     """
     norms: dict[int, list[float]] = {step.part.number: [] for step in steps}
-    clipping = [step for step in steps if clips(step.part.division.config)]
+    clipping = [step for step in steps if step.part.division.clips]
     if not clipping:
         return norms
     message = np.concatenate([piece for step in clipping for piece in _measured(step, exact=exact)])

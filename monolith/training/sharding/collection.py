@@ -22,7 +22,7 @@ import torch.distributed as dist
 from monolith.config.table import TableConfig
 from monolith.errors import InputError, NonFiniteError
 from monolith.events import WATERMARK_START
-from monolith.tables import Table
+from monolith.tables import Table, _core
 from monolith.tables.arguments import EventTimes, Matrix
 from monolith.tables.batch import Bag
 from monolith.tables.buckets import BUCKETS
@@ -31,14 +31,13 @@ from monolith.tables.delta import Delta, joined
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.stats import HAPPENED, HELD
 from monolith.training.sharding.agreement import check_agreed
-from monolith.training.sharding.answers import OwnPart, PartStep, questioners
+from monolith.training.sharding.answers import Asked, OwnPart, PartStep, questioners
 from monolith.training.sharding.clipping import global_norms
 from monolith.training.sharding.division import LIMIT_PARTS, Division
 from monolith.training.sharding.questions import LOOKUP, STEP, Questions
 from monolith.training.sharding.saved import SavedCollection, save
-from monolith.training.sharding.transport import Messages, Transport, Wire
+from monolith.training.sharding.transport import Messages, Room, Transport, Wire
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
@@ -79,6 +78,10 @@ class ShardedCollection:
             for number, division in enumerate(self.divisions)
             for part in division.of(self.transport.rank)
         ]
+        self.table_dims = np.array([config.dim for config in configs], np.int64)
+        self.part_dims = self.table_dims[[part.number for part in self.parts]]
+        widths = [len(division.features) * division.config.dim for division in self.divisions]
+        self.columns = np.cumsum([0, *widths])[:-1].tolist()  # where each table's begin
 
     @property
     def tables(self) -> dict[str, list[Table]]:
@@ -118,8 +121,15 @@ class ShardedCollection:
 
     def forward_messages(self, questions: Questions, messages: Sequence[Ints]) -> ShardedStep:
         """``forward``, where the ``questions`` were sent by other means, and the ranks' ``messages`` came."""
-        steps = self._part_steps(messages)
-        return ShardedStep(self, questions, steps, self._vectors(questions, [step.counts for step in steps], steps))
+        readers = questioners(messages, len(self.divisions))
+        asked = [reader.read(self.parts, in_order=self.exact) for reader in readers]
+        clocks = np.max([reader.latest for reader in readers], axis=0, initial=WATERMARK_START).tolist()
+        room = self._room_for_rows(questions, asked)
+        steps = [
+            PartStep(part, [one[k] for one in asked], clocks[part.number], room.flat, begins, in_order=self.exact)
+            for k, (part, begins) in enumerate(zip(self.parts, room.to_ranks, strict=True))
+        ]
+        return ShardedStep(self, questions, steps, self._pooled(questions, room))
 
     def lookup(self, bags: Sequence[Bag]) -> Matrix:
         """The pooled vectors of this rank, (batch, sum of dims) float32; no table is changed. Collective."""
@@ -129,57 +139,26 @@ class ShardedCollection:
     def lookup_messages(self, questions: Questions, messages: Sequence[Ints]) -> Matrix:
         """``lookup``, where the ``questions`` were sent by other means."""
         asked = [reader.read(self.parts, in_order=False) for reader in questioners(messages, len(self.divisions))]
-        answers = [_Read(part.table, [one[k].ids for one in asked]) for k, part in enumerate(self.parts)]
-        return self._vectors(questions, [answer.counts for answer in answers], answers)
+        room = self._room_for_rows(questions, asked)
+        for k, (part, begins) in enumerate(zip(self.parts, room.to_ranks, strict=True)):
+            ids = [one[k].ids for one in asked]
+            ends = np.cumsum([len(own) for own in ids])
+            _core.table_lookup_blocks(part.table.native, np.concatenate(ids), room.flat, begins, ends)
+        return self._pooled(questions, room)
 
-    def _part_steps(self, messages: Sequence[Ints]) -> list[PartStep]:
-        readers = questioners(messages, len(self.divisions))
-        asked = [reader.read(self.parts, in_order=self.exact) for reader in readers]
-        clocks = np.max([reader.latest for reader in readers], axis=0, initial=WATERMARK_START)
-        return [
-            PartStep(part, [one[k] for one in asked], int(clocks[part.number]), in_order=self.exact)
-            for k, part in enumerate(self.parts)
-        ]
+    def _room_for_rows(self, questions: Questions, asked: Sequence[Sequence[Asked]]) -> Room:
+        """For the rows that the ranks asked for, ``asked[rank][part]``, and those that this rank did."""
+        given = np.array([[len(part.ids) for part in own] for own in asked], np.int64)
+        wanted = np.diff([table.row_ends for table in questions.tables], axis=1, prepend=0).T
+        return self.transport.room(given * self.part_dims, wanted * self.table_dims)
 
-    def _vectors(
-        self, questions: Questions, counts: Sequence[Sequence[int]], answers: Sequence[PartStep | _Read]
-    ) -> Matrix:
+    def _pooled(self, questions: Questions, room: Room) -> Matrix:
         """The rows go to who asked for them, and this rank's come: pooled, (batch, sum of dims)."""
-        blocks = [np.split(answer.rows, np.cumsum(own)[:-1]) for answer, own in zip(answers, counts, strict=True)]
-        flat = self._exchange(
-            [[block[rank] for block in blocks] for rank in range(self.transport.ranks)],
-            [self._floats_asked(questions, rank) for rank in range(self.transport.ranks)],
-        )
+        room.exchange()
         out = empty_matrix(questions.samples, sum(self.dims))
-        columns = np.cumsum([0, *self.dims]).tolist()
-        done = 0
-        for table, rows in zip(questions.tables, self._by_table(questions, flat), strict=True):
-            outs = [out[:, columns[done + k] : columns[done + k + 1]] for k in range(len(table.bags))]
-            table.pool(rows, outs)
-            done += len(table.bags)
+        for table, begins, column in zip(questions.tables, room.from_ranks, self.columns, strict=True):
+            table.pool(room.flat, begins, out, column)
         return out
-
-    def _floats_asked(self, questions: Questions, rank: int) -> int:
-        return sum(table.asked_of(rank) * table.division.config.dim for table in questions.tables)
-
-    def _by_table(self, questions: Questions, from_ranks: Sequence[Floats]) -> Iterator[Floats]:
-        """The rows of each table, (ids asked for, dim), out of what the ranks sent."""
-        taken = [0] * len(from_ranks)
-        for table in questions.tables:
-            dim = table.division.config.dim
-            pieces = []
-            for rank, floats in enumerate(from_ranks):
-                size = table.asked_of(rank) * dim
-                pieces.append(floats[taken[rank] : taken[rank] + size])
-                taken[rank] += size
-            yield (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).reshape(-1, dim)
-
-    def _exchange(self, to_ranks: Sequence[Sequence[Floats]], floats_back: Sequence[int]) -> list[Floats]:
-        """Floats of any shape for each rank; what comes from each, flat."""
-        sizes = [sum(array.size for array in arrays) for arrays in to_ranks]
-        flat = np.concatenate([array.reshape(-1) for arrays in to_ranks for array in arrays] or [_NO_FLOATS])
-        back = self.transport.vectors(flat, sizes, floats_back)
-        return np.split(back, np.cumsum(floats_back)[:-1])
 
     # --- between steps ------------------------------------------------------------------------------------------------
 
@@ -264,11 +243,12 @@ class ShardedStep:
         self._steps = steps
         self.ranks = collection.transport.ranks
 
-    def apply_matrix(self, grads: Matrix) -> None:
+    def apply_matrix(self, grads: Matrix, shared_by: int = 1) -> None:
         """One optimizer step for each unique id of the global batch: ``grads`` are those of this rank's vectors.
 
-        (batch, sum of dims) float32. Collective. Raises on every rank, before any table of any rank is changed:
-        NonFiniteError. Raises on this rank alone InputError, for gradients of another shape or a second call.
+        (batch, sum of dims) float32, each divided by ``shared_by``. Collective. Raises on every rank, before any table
+        of any rank is changed: NonFiniteError. Raises on this rank alone InputError, for gradients of another shape or
+        a second call.
         """
         collection = self._collection
         if collection is None:
@@ -279,34 +259,29 @@ class ShardedStep:
         wanted = (self._questions.samples, sum(collection.dims))
         if grads.dtype != np.float32 or grads.shape != wanted:
             raise InputError(f"the gradient is {grads.dtype} of shape {grads.shape}, this step needs float32 {wanted}")
-        received = self._sent_to_owners(collection, grads)
+        room = self._sent_to_owners(collection, grads, shared_by)
         with collection._writing():
-            self._check(collection, received)
+            self._check(collection, room)
             norms = global_norms(collection.transport, self._steps, exact=collection.exact)
             for step in self._steps:
                 step.apply(norms[step.part.number])
         self._collection = None
 
-    def _sent_to_owners(self, collection: ShardedCollection, grads: Matrix) -> list[list[Floats]]:
-        """Of each part, the gradients that each rank sent."""
-        ranks = range(collection.transport.ranks)
-        to_ranks: list[list[Floats]] = [[] for _ in ranks]
-        columns = np.cumsum([0, *collection.dims]).tolist()
-        done = 0
-        for table in self._questions.tables:
-            own = [grads[:, columns[done + k] : columns[done + k + 1]] for k in range(len(table.bags))]
-            sums = table.gradients(own)
-            for arrays, piece in zip(to_ranks, table.split_by_rank(sums, len(ranks)), strict=True):
-                arrays.append(piece)
-            done += len(table.bags)
-        back = [sum(step.received(rank) * step.part.table.dim for step in self._steps) for rank in ranks]
-        flat = collection._exchange(to_ranks, back)
-        return list(_by_part(flat, self._steps))
+    def _sent_to_owners(self, collection: ShardedCollection, grads: Matrix, shared_by: int) -> Room:
+        tables = self._questions.tables
+        given = np.diff([table.gradient_ends() for table in tables], axis=1, prepend=0).T
+        wanted = np.array([[step.received(rank) for step in self._steps] for rank in range(self.ranks)], np.int64)
+        room = collection.transport.room(given * collection.table_dims, wanted * collection.part_dims)
+        rows = grads if grads.strides[1] == grads.itemsize else np.ascontiguousarray(grads)
+        for table, begins, column in zip(tables, room.to_ranks, collection.columns, strict=True):
+            table.gradients(rows, column, shared_by, room.flat, begins)
+        room.exchange()
+        return room
 
-    def _check(self, collection: ShardedCollection, received: Sequence[Sequence[Floats]]) -> None:
+    def _check(self, collection: ShardedCollection, room: Room) -> None:
         found = np.array([-1, 0], np.int64)  # the number of a table, and an id of it
-        for step, grads in zip(self._steps, received, strict=True):
-            position = step.collect(grads)
+        for step, begins in zip(self._steps, room.from_ranks, strict=True):
+            position = step.collect(room.flat, begins)
             if position >= 0 and found[0] < 0:
                 found[:] = step.part.number, step.id_at(position)
         for number, own_id in collection.transport.gather(found).tolist():
@@ -319,33 +294,9 @@ def _table(division: Division, part: int, number: int, saved: SavedCollection | 
     return Table(config, buckets=buckets) if saved is None else saved.open(number, config, buckets)
 
 
-class _Read:
-    """Rows that were only looked up, by rank."""
-
-    def __init__(self, table: Table, ids: Sequence[Ints]) -> None:
-        self.counts = [len(own) for own in ids]
-        self.rows = table.lookup(np.concatenate(list(ids)))
-
-
-def _by_part(flat: Sequence[Floats], steps: Sequence[PartStep]) -> Iterator[list[Floats]]:
-    """What each rank sent for each part, (n, dim), out of all that it sent."""
-    taken = [0] * len(flat)
-    for step in steps:
-        dim = step.part.table.dim
-        pieces = []
-        for rank, floats in enumerate(flat):
-            size = step.received(rank) * dim
-            pieces.append(floats[taken[rank] : taken[rank] + size].reshape(-1, dim))
-            taken[rank] += size
-        yield pieces
-
-
 def _refused(config: TableConfig, own_id: int) -> str:
     return (
         f"a gradient of table {config.name!r} (key {own_id}) holds NaN, infinity or a size that its optimizer does not "
         f"bear, or its sum with its repeats does; no table of any rank was changed: lower the learning rate, or set "
         f"on_nonfinite to skip_row or clip"
     )
-
-
-_NO_FLOATS = np.zeros(0, np.float32)

@@ -60,12 +60,15 @@ class Division:
         whole = PIECES if self.parts <= PIECES else BUCKETS  # runs of buckets that are not divided
         run = np.arange(BUCKETS) * whole // BUCKETS
         self.owners = Owners((run * self.parts // whole).astype(np.int32), self.parts)  # part of each bucket
-        self.rank_of = [part * ranks // self.parts for part in range(self.parts)]
+        rank_of = [part * ranks // self.parts for part in range(self.parts)]
+        self._of_rank = [[part for part, owner in enumerate(rank_of) if owner == rank] for rank in range(ranks)]
+        self.last_parts = np.array([parts[-1] for parts in self._of_rank])  # of each rank
         self.counted = needs_occurrences(config)
+        self.clips = clips_globally(config)
 
     def of(self, rank: int) -> list[int]:
         """The parts that one rank has."""
-        return [part for part, owner in enumerate(self.rank_of) if owner == rank]
+        return self._of_rank[rank]
 
     def buckets(self, part: int) -> Buckets:
         """The buckets of one part."""
@@ -104,3 +107,9 @@ def needs_occurrences(config: TableConfig) -> bool:
     )
     simple = isinstance(config.expiry, Forever) and isinstance(config.eviction, Unlimited)
     return not (at_once and simple) or bool(config.per_feature)
+
+
+def clips_globally(config: TableConfig) -> bool:
+    """Whether a rule of the table clips by the norm of all rows."""
+    rules = [piece.optimizer for piece in config.slices] or [config.optimizer]
+    return any(getattr(rule, "clip_global_norm", None) for rule in rules)

@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -110,7 +109,7 @@ class Averaged:
 
     def apply_matrix(self, grads: Floats) -> None:
         """See `ShardedStep`."""
-        self._step.apply_matrix(grads / np.float32(self._ranks))
+        self._step.apply_matrix(grads, shared_by=self._ranks)
 
 
 def vectors_of(step: ShardedStep, anchor: torch.Tensor, *, average: bool) -> torch.Tensor:

@@ -40,11 +40,13 @@ class TableQuestion:
         keys = [checked_ids(bag.ids) for bag in bags]
         if division.salted:
             keys = [salted(name, ids) for name, ids in zip(names, keys, strict=True)]
-        self.ends = np.cumsum([len(ids) for ids in keys])  # of each feature
+        self.ends: Ints = np.array([len(ids) for ids in keys], np.int64).cumsum()  # of each feature
         self.keys: Ints = keys[0] if len(keys) == 1 else np.concatenate(keys)
         self.unique = split_unique(self.keys, division.owners)
         self.by_part: Split | None = split_ids(self.keys, division.owners) if counted else None
-        self.starts = np.concatenate([np.zeros(1, np.int64), self.unique.ends])  # of each part's ids
+        self.ids: Ints = self.keys[self.unique.positions]  # once each, part after part
+        self.starts = [0, *self.unique.ends.tolist()]  # of each part's ids
+        self.row_ends: Ints = self.unique.ends[division.last_parts]  # of each rank's ids
 
     def times(self, times: Ints) -> Ints:
         """The time of each id, from that of each sample."""
@@ -63,29 +65,19 @@ class TableQuestion:
             if len(bag.ids)
         )
 
-    def occurrences(self) -> Ints:
-        """How many of the ids, with repeats, each part has, (parts,)."""
-        if self.by_part is not None:
-            return np.diff(self.by_part.ends, prepend=0)
-        parts = np.searchsorted(self.unique.ends, self.unique.back, side="right")
-        return np.bincount(parts, minlength=self.division.parts)
-
-    def asked_of(self, rank: int) -> int:
-        """How many ids are asked of a rank."""
-        parts = self.division.of(rank)
-        return int(self.starts[parts[-1] + 1] - self.starts[parts[0]])
-
-    def split_by_rank(self, grads: Floats, ranks: int) -> list[Floats]:
-        """The result of ``gradients`` by who they go to."""
-        last = [self.division.of(rank)[-1] for rank in range(ranks)]
-        return np.split(grads, self._sent().ends[last][:-1])
-
-    def _sent(self) -> Split:
+    @property
+    def sent(self) -> Split:
+        """What gradients go to the owners: of each id, or ``in_order`` of each occurrence."""
         return self.by_part if self.in_order and self.by_part is not None else self.unique
+
+    def gradient_ends(self) -> Ints:
+        """Where the gradients for each rank end, in number, (ranks,)."""
+        ends: Ints = self.sent.ends[self.division.last_parts]
+        return ends
 
     def asked(self, part: int, times: Ints | None) -> tuple[list[int], list[Ints]]:
         """Sizes and arrays for one part: ids; then times, or occurrences by feature with theirs. ``times`` an id."""
-        ids = self.keys[self.unique.of(part)]
+        ids = self.ids[self.starts[part] : self.starts[part + 1]]
         if self.by_part is None:
             arrays = [ids] if times is None else [ids, self._latest_of_each(times)[self.starts[part] :][: len(ids)]]
             return [len(ids)], arrays
@@ -107,27 +99,46 @@ class TableQuestion:
 
     # --- the way back -------------------------------------------------------------------------------------------------
 
-    def pool(self, rows: Floats, outs: Sequence[Floats]) -> None:
-        """Fill ``outs``, (batch, dim) of each feature, with what its bags come to; ``rows`` (ids asked for, dim)."""
-        mean = self.division.config.pooling == "mean"
-        for places, bag, out in zip(self._features(self.unique.back), self.bags, outs, strict=True):
-            _core.pool_places(rows, places, _lengths(bag), bag.weights, mean, out)
+    def pool(self, flat: Floats, begins: Ints, out: Floats, column: int) -> None:
+        """Fill the columns of ``out`` (batch, all dims) from ``column`` on with what each feature's bags come to.
 
-    def gradients(self, grads: Sequence[Floats]) -> Floats:
-        """What goes to the owners, from (batch, dim) of each feature: of each id asked for the sum, (ids, dim).
-
-        ``in_order``, it is each occurrence's own instead, part after part, in order.
+        The rows that were asked of rank r begin at ``begins[r]`` of ``flat``.
         """
-        split = self._sent()
-        mean = self.division.config.pooling == "mean"
-        sums = np.empty((len(split.positions), self.division.config.dim), np.float32)
-        begun = np.zeros(len(sums), np.bool_)
-        for places, bag, grad in zip(self._features(split.back), self.bags, grads, strict=True):
-            _core.sum_places(grad, places, _lengths(bag), bag.weights, mean, begun, sums)
-        return sums
+        config = self.division.config
+        lengths, weights = self._bags()
+        places, mean = self.unique.back, config.pooling == "mean"
+        _core.pool_blocks(
+            flat, begins, self.row_ends, places, self.ends, lengths, weights, mean, config.dim, out, column
+        )
 
-    def _features(self, places: Ints) -> list[Ints]:
-        return np.split(places, self.ends[:-1]) if len(self.ends) > 1 else [places]
+    def gradients(self, grads: Floats, column: int, shared_by: int, flat: Floats, begins: Ints) -> None:
+        """Put what goes to the owners into ``flat``, that for rank r from ``begins[r]`` on.
+
+        It is, of each id asked for, the sum over ``grads`` (batch, all dims) from ``column`` on, divided by
+        ``shared_by``; ``in_order``, each occurrence's own instead, part after part, in order.
+        """
+        config = self.division.config
+        lengths, weights = self._bags()
+        mean = config.pooling == "mean"
+        _core.sum_blocks(
+            grads,
+            column,
+            shared_by,
+            self.sent.back,
+            self.ends,
+            lengths,
+            weights,
+            mean,
+            config.dim,
+            flat,
+            begins,
+            self.gradient_ends(),
+        )
+
+    def _bags(self) -> tuple[list[npt.NDArray[np.int32] | None], list[Floats | None]]:
+        lengths = [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32) for bag in self.bags]
+        weights = [None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in self.bags]
+        return lengths, weights
 
 
 class Questions:
@@ -155,7 +166,7 @@ class Questions:
         one = int(self._times[0]) if self._time_kind == ONE_TIME else 0
         head = np.array([self._kind, self._time_kind, one], np.int64)
         latest = np.array([table.latest(self._times) for table in self.tables], np.int64)
-        occurrences = [table.occurrences() for table in self.tables]
+        occurrences = [table.unique.counts.tolist() for table in self.tables]
         each = [table.times(self._times) if self._time_kind == TIME_EACH else None for table in self.tables]
         messages = []
         for rank in range(ranks):
@@ -164,11 +175,7 @@ class Questions:
             for table, counts, times in zip(self.tables, occurrences, each, strict=True):
                 for part in table.division.of(rank):
                     own_sizes, own = table.asked(part, times)
-                    sizes += [int(counts[part]), *own_sizes]
+                    sizes += [counts[part], *own_sizes]
                     arrays += own
             messages.append(np.concatenate([head, latest, np.array(sizes, np.int64), *arrays]))
         return messages
-
-
-def _lengths(bag: Bag) -> npt.NDArray[np.int32] | None:
-    return None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32)

@@ -39,25 +39,20 @@ class Transport:
         self.group: dist.ProcessGroup = group if group is not None else dist.group.WORLD  # type: ignore[assignment]
         self.ranks: int = dist.get_world_size(group)
         self.rank: int = dist.get_rank(group)
-        self._type = _TYPES[wire]
+        self.type = _TYPES[wire]
+        self._kept = torch.empty(0, dtype=torch.float32)
         self.bytes_sent = 0  # to other ranks, so far
 
     def send(self, messages: Sequence[Ints]) -> Messages:
         """Send ``messages[r]`` (n,) to rank r; n may differ. Other work may be done before ``wait``."""
         return Messages(self, messages)
 
-    def vectors(self, flat: Floats, sizes: Sequence[int], sizes_back: Sequence[int]) -> Floats:
-        """The floats that each rank has for this one, rank after rank; ``flat`` has ``sizes[r]`` for rank r, so too.
-
-        ``sizes_back`` is how many come from each rank, which both sides know.
-        """
-        out = torch.from_numpy(flat).to(self._type)
-        if self.ranks == 1:
-            return out.to(torch.float32).numpy()
-        back = torch.empty(sum(sizes_back), dtype=self._type)
-        dist.all_to_all_single(back, out, list(sizes_back), list(sizes), group=self.group)
-        self.bytes_sent += (len(flat) - sizes[self.rank]) * out.itemsize
-        return back.to(torch.float32).numpy()
+    def room(self, sent: Ints, received: Ints) -> Room:
+        """Room for the floats of one exchange: (ranks, blocks) of how many go to and come from each rank."""
+        wanted = int(sent.sum() + received.sum() - received[self.rank].sum())
+        if len(self._kept) < wanted:
+            self._kept = torch.empty(wanted, dtype=torch.float32)
+        return Room(self, self._kept, sent, received)
 
     def gather(self, numbers: Ints) -> Ints:
         """(n,) of every rank, as (ranks, n): n is the same on all."""
@@ -74,6 +69,51 @@ class Transport:
         everyones: list[object] = [None] * self.ranks
         dist.all_gather_object(everyones, mine, group=self.group)
         return everyones
+
+
+class Room:
+    """Memory for vectors on their way to all ranks, and from all, in blocks: for each rank, one a table or part.
+
+    Block k to rank r begins at float ``to_ranks[k, r]`` of ``flat``, that from rank r at ``from_ranks[k, r]``. What a
+    rank has for itself is not moved: its blocks lie where they are filled. The memory is the transport's, and serves
+    its next exchange: the system would clear fresh memory page by page.
+    """
+
+    def __init__(self, transport: Transport, kept: torch.Tensor, sent: Ints, received: Ints) -> None:
+        self._transport = transport
+        self._sizes, self._sizes_back = sent.sum(axis=1), received.sum(axis=1)
+        own = transport.rank
+        self._own = int(self._sizes[own])
+        self._sizes[own] = self._sizes_back[own] = 0
+        self._ends = self._own, self._own + int(self._sizes.sum())  # of what is kept here, and of what is sent
+        self._memory = kept
+        self.flat: Floats = kept.numpy()
+        self.to_ranks = _begins(sent, self._sizes, self._own, own)
+        self.from_ranks = _begins(received, self._sizes_back, self._ends[1], own)
+
+    def exchange(self) -> None:
+        """Send the blocks that were filled; those from other ranks are there then. Collective."""
+        transport, (first, last) = self._transport, self._ends
+        if transport.type != torch.float32:
+            self._memory[:first].copy_(self._memory[:first].to(transport.type))
+        if transport.ranks == 1:
+            return
+        out = self._memory[first:last].to(transport.type)
+        end = last + int(self._sizes_back.sum())
+        whole = self._memory[last:end]
+        back = whole if transport.type == torch.float32 else torch.empty(end - last, dtype=transport.type)
+        dist.all_to_all_single(back, out, self._sizes_back.tolist(), self._sizes.tolist(), group=transport.group)
+        transport.bytes_sent += (last - first) * out.itemsize
+        if back is not whole:
+            whole.copy_(back)
+
+
+def _begins(blocks: Ints, sizes: Ints, begin: int, own: int) -> Ints:
+    """Where each of (ranks, n) blocks begins, (n, ranks): those of ``own`` at 0, others rank after rank."""
+    of_rank = begin + sizes.cumsum() - sizes
+    of_rank[own] = 0
+    inside = blocks.cumsum(axis=1) - blocks
+    return np.ascontiguousarray((of_rank[:, None] + inside).T)
 
 
 class Messages:

@@ -19,7 +19,8 @@ nb::tuple split_as(Array<std::int64_t> ids, Salt salt, Array<std::int32_t> owner
     Release release;
     split = kSplit({ids.data(), ids.size(), salt}, {owners.data(), count});
   }
-  return nb::make_tuple(numpy(std::move(split.positions)), numpy(std::move(split.ends)), numpy(std::move(split.back)));
+  return nb::make_tuple(numpy(std::move(split.positions)), numpy(std::move(split.ends)), numpy(std::move(split.back)),
+                        numpy(std::move(split.counts)));
 }
 
 nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> buckets(Array<std::int64_t> ids, Salt salt) {

@@ -1,6 +1,7 @@
 #include "index/split.h"
 
 #include <algorithm>
+#include <iterator>
 #include <numeric>
 
 #include "index/secret_order.h"
@@ -69,6 +70,7 @@ Split split(const IdsToSplit& ids, const Owners& owners) {
   each_hash(ids, [&](std::size_t i, std::uint64_t hash) { owner[i] = owners.of_bucket[bucket_of(hash)]; });
   Split split;
   split.back = sorted_by(owner, owners.count, split.ends);
+  std::adjacent_difference(split.ends.begin(), split.ends.end(), std::back_inserter(split.counts));
   split.positions.resize(ids.count);
   for (std::size_t i = 0; i < ids.count; ++i)
     split.positions[static_cast<std::size_t>(split.back[i])] = static_cast<std::int64_t>(i);
@@ -81,12 +83,15 @@ Split split_unique(const IdsToSplit& ids, const Owners& owners) {
   std::vector<std::int64_t> first;
   Split split;
   split.back.resize(ids.count);
+  split.counts.resize(owners.count);
   each_hash(ids, [&](std::size_t i, std::uint64_t hash) {
     const std::uint32_t number = places.number(hash);
+    const std::int32_t own = owners.of_bucket[bucket_of(hash)];
     split.back[i] = number;
+    ++split.counts[static_cast<std::size_t>(own)];
     if (places.size() == first.size()) return;
     first.push_back(static_cast<std::int64_t>(i));
-    owner.push_back(owners.of_bucket[bucket_of(hash)]);
+    owner.push_back(own);
   });
   const std::vector<std::int64_t> place = sorted_by(owner, owners.count, split.ends);
   split.positions.resize(first.size());

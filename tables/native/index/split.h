@@ -28,6 +28,7 @@ struct Split {
   std::vector<std::int64_t> positions;  // of the ids, owner after owner
   std::vector<std::int64_t> ends;       // where those of each owner end in `positions`
   std::vector<std::int64_t> back;       // where each id is in `positions`
+  std::vector<std::int64_t> counts;     // how many of the ids, with repeats, each owner has
 };
 
 // Every id with its repeats: `positions` are a permutation, `back` is its inverse.

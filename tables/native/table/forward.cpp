@@ -282,11 +282,17 @@ void Table::pool(const Piece& piece, const Row* rows, Dim dim) const {
   }
 }
 
-void pool_rows(const Part& part, const float* rows, std::size_t dim, const std::int64_t* places) {
+void pool_rows(const Part& part, const float* rows, std::size_t dim) {
   for_dim(dim, [&](auto columns) {
     Pooler pooler(part, columns, 0, part.samples, 0);
-    for (std::size_t i = 0; i < part.count; ++i)
-      pooler.add(rows + (places == nullptr ? i : static_cast<std::size_t>(places[i])) * dim);
+    for (std::size_t i = 0; i < part.count; ++i) pooler.add(rows + i * dim);
+  });
+}
+
+void pool_rows(const Part& part, const float* const* rows, std::size_t dim, const std::int64_t* places) {
+  for_dim(dim, [&](auto columns) {
+    Pooler pooler(part, columns, 0, part.samples, 0);
+    for (std::size_t i = 0; i < part.count; ++i) pooler.add(rows[places[i]]);
   });
 }
 

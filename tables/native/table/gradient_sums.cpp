@@ -37,29 +37,45 @@ bool all_within(const float* values, std::size_t n, float largest) {
   return all;
 }
 
-void sum_gradients(const Part& part, const PartGradient& gradient, const std::int64_t* places, std::size_t dim,
-                   bool* begun, float* sums) {
-  const bool mean = part.mean && part.lengths != nullptr, scaled = mean || part.weights != nullptr;
+namespace {
+
+// Calls with(gradient, id, ids) for each id of the part; `ids`: how many its sample has.
+template <class With>
+void each_id(const Part& part, const PartGradient& gradient, With with) {
+  for (std::size_t sample = 0, id = 0; sample < part.samples; ++sample) {
+    const std::size_t ids = part.lengths == nullptr ? 1 : static_cast<std::size_t>(part.lengths[sample]);
+    const float* const grad = gradient.grads + sample * gradient.stride;
+    for (const std::size_t end = id + ids; id < end; ++id) with(grad, id, ids);
+  }
+}
+
+}  // namespace
+
+void sum_gradients(const Part& part, const PartGradient& gradient, float shared_by, const std::int64_t* places,
+                   std::size_t dim, char* begun, float* const* sums) {
   for_dim(dim, [&](auto columns) {
-    std::vector<float> scratch(dim);
-    for (std::size_t sample = 0, id = 0; sample < part.samples; ++sample) {
-      const std::size_t ids = part.lengths == nullptr ? 1 : static_cast<std::size_t>(part.lengths[sample]);
-      const float* const grad = gradient.grads + sample * gradient.stride;
-      const float divisor = mean ? static_cast<float>(std::max(ids, std::size_t{1})) : 1.0f;
-      for (const std::size_t end = id + ids; id < end; ++id) {
+    const auto add = [=](std::size_t id, auto column) {
+      const auto place = static_cast<std::size_t>(places[id]);
+      float* const sum = sums[place];
+      if (begun[place])
+        each_column(columns, [=](std::size_t k) { sum[k] += column(k); });
+      else
+        each_column(columns, [=](std::size_t k) { sum[k] = column(k); });
+      begun[place] = 1;
+    };
+    if (part.weights == nullptr && !(part.mean && part.lengths != nullptr))
+      return with_simd([&, add, shared_by] {
+        each_id(part, gradient, [=](const float* grad, std::size_t id, std::size_t) {
+          add(id, [=](std::size_t k) { return grad[k] / shared_by; });
+        });
+      });
+    with_simd([&, add, shared_by] {
+      each_id(part, gradient, [&, shared_by](const float* grad, std::size_t id, std::size_t ids) {
+        const float divisor = part.mean && part.lengths != nullptr ? static_cast<float>(ids) : 1.0f;
         const float weight = part.weights == nullptr ? 1.0f : part.weights[id];
-        if (scaled)
-          for (std::size_t k = 0; k < columns; ++k) scratch[k] = grad[k] / divisor * weight;
-        const float* const own = scaled ? scratch.data() : grad;
-        const auto place = static_cast<std::size_t>(places[id]);
-        float* const sum = sums + place * dim;
-        if (begun[place])
-          add_up(sum, sum, own, columns);
-        else
-          std::copy_n(own, dim, sum);
-        begun[place] = true;
-      }
-    }
+        add(id, [=](std::size_t k) { return grad[k] / shared_by / divisor * weight; });
+      });
+    });
   });
 }
 

@@ -101,10 +101,11 @@ class GradientSums {
   std::vector<std::uint64_t> touched_;
 };
 
-// The gradient of each of the part's ids (its vector's, divided and weighted as in backward) is added to row places[i]
-// of `sums`, in order; the first one there is put there as it is. As many rows as the largest place names, and one.
-void sum_gradients(const Part& part, const PartGradient& gradient, const std::int64_t* places, std::size_t dim,
-                   bool* begun, float* sums);
+// The gradient of each of the part's ids (its vector's divided by `shared_by`, then divided and weighted as in backward)
+// is added to the sum at sums[places[i]], in order; the first one there is put there as it is. As many sums and flags
+// as the largest place names, and one.
+void sum_gradients(const Part& part, const PartGradient& gradient, float shared_by, const std::int64_t* places,
+                   std::size_t dim, char* begun, float* const* sums);
 
 // Whether no value is larger in size than `largest`, and none is NaN.
 bool all_within(const float* values, std::size_t n, float largest);

@@ -44,9 +44,10 @@ inline std::size_t ids_of(const Parts& parts) {
   return ids;
 }
 
-// The part's vectors, its ids having the `rows` (count, dim): in the bits of a forward call that finds these rows. With
-// `places`, an id's row is at places[i] of the rows, which are as many as there are.
-void pool_rows(const Part& part, const float* rows, std::size_t dim, const std::int64_t* places = nullptr);
+// The part's vectors, its ids having the `rows` (count, dim): in the bits of a forward call that finds these rows.
+void pool_rows(const Part& part, const float* rows, std::size_t dim);
+// The same for rows that lie anywhere: the i-th id's is at rows[places[i]].
+void pool_rows(const Part& part, const float* const* rows, std::size_t dim, const std::int64_t* places);
 
 // The gradient of a part's vectors. Without one, the loss does not use the feature, and its rows stay as they are.
 struct PartGradient {
