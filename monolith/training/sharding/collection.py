@@ -44,6 +44,8 @@ Ints = npt.NDArray[np.int64]
 class ShardedCollection:
     """``configs`` divided between the ranks of ``group`` (None: all ranks). Collective.
 
+    A `Transport` in place of a group has a ``wire`` of its own.
+
     ``exact``: every occurrence's gradient goes to the owner, and sums are formed in the order of the global batch, so
     that the rows are the same bits at every number of ranks. Else a rank's gradients of one id are summed before they
     are sent, and the owner adds the ranks' sums in order of rank: less to send, and a bound in place of equality.
@@ -58,14 +60,14 @@ class ShardedCollection:
         self,
         configs: Sequence[TableConfig],
         outputs: Sequence[Output],
-        group: dist.ProcessGroup | None = None,
+        group: dist.ProcessGroup | Transport | None = None,
         *,
         exact: bool = False,
         wire: Wire = "float32",
         limit_parts: int = LIMIT_PARTS,
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
-        self.transport = Transport(group, wire)
+        self.transport = group if isinstance(group, Transport) else Transport(group, wire)
         self.exact = exact
         self.outputs = tuple(outputs)
         self.divisions = [Division(config, self.transport.ranks, limit_parts) for config in configs]

@@ -29,19 +29,26 @@ class Transport:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None, wire: Wire = "float32") -> None:
-        if wire not in _TYPES:
-            raise ConfigError(f"wire is {wire!r}; allowed: {', '.join(_TYPES)}")
         if not dist.is_initialized():
             raise ConfigError(
                 "torch.distributed is not initialised: run under torchrun, and call "
                 "torch.distributed.init_process_group('gloo') before tables are divided"
             )
         self.group: dist.ProcessGroup = group if group is not None else dist.group.WORLD  # type: ignore[assignment]
-        self.ranks: int = dist.get_world_size(group)
-        self.rank: int = dist.get_rank(group)
+        self._begin(dist.get_rank(group), dist.get_world_size(group), wire)
+
+    def _begin(self, rank: int, ranks: int, wire: Wire) -> None:
+        if wire not in _TYPES:
+            raise ConfigError(f"wire is {wire!r}; allowed: {', '.join(_TYPES)}")
+        self.rank, self.ranks = rank, ranks
         self.type = _TYPES[wire]
         self._kept = torch.empty(0, dtype=torch.float32)
-        self.bytes_sent = 0  # to other ranks, so far
+        self.id_bytes = self.vector_bytes = 0  # sent to other ranks, so far
+
+    @property
+    def bytes_sent(self) -> int:
+        """To other ranks so far: questions, rows and gradients; not their sizes, nor what ``gather`` sends."""
+        return self.id_bytes + self.vector_bytes
 
     def send(self, messages: Sequence[Ints]) -> Messages:
         """Send ``messages[r]`` (n,) to rank r; n may differ. Other work may be done before ``wait``."""
@@ -53,6 +60,12 @@ class Transport:
         if len(self._kept) < wanted:
             self._kept = torch.empty(wanted, dtype=torch.float32)
         return Room(self, self._kept, sent, received)
+
+    def all_to_all(
+        self, back: torch.Tensor, out: torch.Tensor, sizes_back: list[int], sizes: list[int], *, beside: bool = False
+    ) -> dist.Work | None:
+        """``sizes[r]`` of ``out`` go to rank r, and ``sizes_back[r]`` come from it; ``beside``: once one waits."""
+        return dist.all_to_all_single(back, out, sizes_back, sizes, group=self.group, async_op=beside)  # type: ignore[no-any-return]
 
     def gather(self, numbers: Ints) -> Ints:
         """(n,) of every rank, as (ranks, n): n is the same on all."""
@@ -102,8 +115,8 @@ class Room:
         end = last + int(self._sizes_back.sum())
         whole = self._memory[last:end]
         back = whole if transport.type == torch.float32 else torch.empty(end - last, dtype=transport.type)
-        dist.all_to_all_single(back, out, self._sizes_back.tolist(), self._sizes.tolist(), group=transport.group)
-        transport.bytes_sent += (last - first) * out.itemsize
+        transport.all_to_all(back, out, self._sizes_back.tolist(), self._sizes.tolist())
+        transport.vector_bytes += (last - first) * out.itemsize
         if back is not whole:
             whole.copy_(back)
 
@@ -128,7 +141,8 @@ class Messages:
         self._arrived: dist.Work | None = None
         if transport.ranks > 1:
             sizes = torch.tensor(self._sizes, dtype=torch.int64)
-            self._known = dist.all_to_all_single(self._sizes_back, sizes, group=transport.group, async_op=True)
+            one = [1] * transport.ranks
+            self._known = transport.all_to_all(self._sizes_back, sizes, one, one, beside=True)
 
     def begin(self) -> None:
         """Send the messages themselves, of which so far the sizes are known. Collective; ``wait`` does it too."""
@@ -138,10 +152,8 @@ class Messages:
         out = torch.from_numpy(np.concatenate(self._given))
         back = self._sizes_back.tolist()
         self._back = torch.empty(sum(back), dtype=torch.int64)
-        self._arrived = dist.all_to_all_single(
-            self._back, out, back, self._sizes, group=self._transport.group, async_op=True
-        )
-        self._transport.bytes_sent += 8 * (len(out) - self._sizes[self._transport.rank])
+        self._arrived = self._transport.all_to_all(self._back, out, back, self._sizes, beside=True)
+        self._transport.id_bytes += 8 * (len(out) - self._sizes[self._transport.rank])
 
     def wait(self) -> list[Ints]:
         """What each rank sent to this one."""

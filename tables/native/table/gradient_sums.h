@@ -101,9 +101,9 @@ class GradientSums {
   std::vector<std::uint64_t> touched_;
 };
 
-// The gradient of each of the part's ids (its vector's divided by `shared_by`, then divided and weighted as in backward)
-// is added to the sum at sums[places[i]], in order; the first one there is put there as it is. As many sums and flags
-// as the largest place names, and one.
+// The gradient of each of the part's ids (its vector's divided by `shared_by`, then divided and weighted as in
+// backward) is added to the sum at sums[places[i]], in order; the first one there is put there as it is. As many sums
+// and flags as the largest place names, and one.
 void sum_gradients(const Part& part, const PartGradient& gradient, float shared_by, const std::int64_t* places,
                    std::size_t dim, char* begun, float* const* sums);
 
