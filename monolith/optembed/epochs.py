@@ -6,6 +6,7 @@ wherever it was interrupted.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from monolith.config import JobConfig
-from monolith.disk import make_folder, write_durably
+from monolith.disk import make_folder, sync_folder, write_durably
 from monolith.errors import CorruptError
 from monolith.training.fitting import Epoch, Fitter, Tell
 from monolith.training.learner import Learner
@@ -79,7 +80,9 @@ class KeptEpochs(Fitter):
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         self.learner.save(scratch)
+        _sync(scratch)
         scratch.rename(self._state(number))
+        sync_folder(self._kept_in)
         self.learner_at = number
         write_durably(self._kept_in / _NAME, msgspec.json.encode(_Kept(self.scores, self.best_epoch)))
         self._remove_others()
@@ -107,3 +110,13 @@ class KeptEpochs(Fitter):
 
     def _state(self, number: int) -> Path:
         return self._kept_in / f"epoch-{number:04d}"
+
+
+def _sync(folder: Path) -> None:
+    """Have what lies below the folder on the disk, before a line says that it is there."""
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

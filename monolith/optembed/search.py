@@ -7,6 +7,7 @@ narrow ones keep more rows. All that was scored stands in ``search.jsonl``, from
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from monolith.errors import CorruptError
+from monolith.errors import CorruptError, InputError
 from monolith.optembed.budget import Cuts, kept
 from monolith.optembed.evolution import Generation, Widths, evolve
 from monolith.optembed.supernet import Supernet, sizes
@@ -71,7 +72,13 @@ class Frozen:
                 break
             matrix = self._matrix(batch, values)
             evaluation.add(batch, self._net.said_of(matrix, batch.dense))
-        return float(getattr(next(iter(evaluation.scores().values())), self.metric))
+        score = float(getattr(next(iter(evaluation.scores().values())), self.metric))
+        if not math.isfinite(score):
+            raise InputError(
+                f"{self.metric} of {evaluation.samples:,} samples of the validation part is {score}: they need labels "
+                f"of both kinds; give more --search-samples, or another `fit.validation`"
+            )
+        return score
 
     def _left(self, name: str, width: int, cut: float) -> Matrix:
         rows = self.rows[name]
