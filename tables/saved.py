@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -146,10 +147,18 @@ class SavedTable:
         return happened
 
 
+def folders_of(folder: Folder) -> list[Path]:
+    """The folders of a table's files: ``folder`` itself, or those of its parts, which are below it by number."""
+    path = Path(folder)
+    if (path / snapshot.FILE_NAME).exists():
+        return [path]
+    return sorted(found.parent for found in path.glob(f"[0-9][0-9][0-9][0-9]/{snapshot.FILE_NAME}")) or [path]
+
+
 @contextmanager
 def opened(folders: Folders, wanted: Buckets = ALL_BUCKETS) -> Iterator[SavedTable]:
     """The table saved in ``folders``. Raises what TableFile and SavedTable do, and InputError for no folder."""
-    several = [folders] if isinstance(folders, str | os.PathLike) else list(folders)
+    several = folders_of(folders) if isinstance(folders, str | os.PathLike) else list(folders)
     if not several or not wanted.ranges:
         raise InputError(f"{len(several)} folders, {wanted}: give at least one folder, and a bucket to read")
     with ExitStack() as stack:

@@ -191,10 +191,11 @@ class Table(Collisionless):
         carries. Returns how many rows went.
         """
         with self.writer:
-            return self.native.sweep(
+            removed, _ = self.native.sweep(
                 checked_count(buckets, 0, BUCKETS, "buckets"),
                 checked_count(max_rows, 1, 2**63 - 1, "max_rows"),
             )
+        return removed
 
     def cut(self) -> int:
         """Close the current sequence and return its number. Tombstones from 4,096 sequences before it are forgotten."""

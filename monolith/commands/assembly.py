@@ -39,6 +39,12 @@ from monolith.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 Observers = list[Callable[[Status], None]]
+NewLearner = Callable[[JobConfig, int], Learner]  # of a job, for the steps from a number on
+
+
+def alone(job: JobConfig, _: int) -> Learner:
+    """The learner of a process that trains alone."""
+    return Learner(job)
 
 
 def run_eras(
@@ -48,13 +54,15 @@ def run_eras(
     replay: Path | None = None,
     start: Snapshot | None = None,
     observers: Observers | None = None,
+    new_learner: NewLearner = alone,
 ) -> Trainer:
     """Have ``run`` run a trainer for each era of the job, one after the other; the last one is returned, closed.
 
-    A switch of settings is a snapshot, and a trainer that goes on from it. See `open_trainer` for the rest.
+    A switch of settings is a snapshot, and a trainer that goes on from it. ``new_learner`` makes each era's model. See
+    `open_trainer` for the rest.
     """
     while True:
-        trainer = _run_era(job, run, replay, start, observers)
+        trainer = _run_era(job, run, replay, start, observers, new_learner)
         if trainer is not None:
             return trainer
 
@@ -65,9 +73,10 @@ def _run_era(
     replay: Path | None,
     start: Snapshot | None,
     observers: Observers | None,
+    new_learner: NewLearner,
 ) -> Trainer | None:
     """None where another era follows: nothing of this one's model is in memory then."""
-    with open_trainer(job, replay=replay, start=start, observers=observers) as trainer:
+    with open_trainer(job, replay=replay, start=start, observers=observers, new_learner=new_learner) as trainer:
         run(trainer)
         if trainer.stopped or not trainer.steps.at_switch:
             return trainer
@@ -82,6 +91,7 @@ def open_trainer(
     replay: Path | None = None,
     start: Snapshot | None = None,
     observers: Observers | None = None,
+    new_learner: NewLearner = alone,
 ) -> Iterator[Trainer]:
     """A trainer that stands where its state folder says, with its store taken over; everything closes on the way out.
 
@@ -91,7 +101,7 @@ def open_trainer(
     folder has of them, from ``start`` on (None: step 1), and no more.
     """
     check_late(job, "input", "store")
-    with files_for(job.files), _opened(job, replay, start, observers) as trainer:
+    with files_for(job.files), _opened(job, replay, start, observers, new_learner) as trainer:
         yield trainer
 
 
@@ -111,7 +121,11 @@ def state_folder(job: JobConfig) -> Path:
 
 @contextmanager
 def _opened(
-    job: JobConfig, replay: Path | None, start: Snapshot | None, observers: Observers | None
+    job: JobConfig,
+    replay: Path | None,
+    start: Snapshot | None,
+    observers: Observers | None,
+    new_learner: NewLearner,
 ) -> Iterator[Trainer]:
     state = state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
@@ -129,7 +143,7 @@ def _opened(
         job = era.job
         steps = StepReader.open(job, journal, replay_only=replay is not None, until=era.until)
         stack.callback(steps.close)
-        learner = Learner(job)
+        learner = new_learner(job, era.since)
         publisher = None
         if job.store is not None:
             publisher = Publisher(open_store(job.store, job.name))

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from monolith.streaming.joiner_segments import FOLDER
 from monolith.streaming.reader_state import STATE_FILE, whole_state
-from monolith.training.snapshot import open_snapshot
+from monolith.tables import Table, saved, snapshot
+from monolith.tables.buckets import ALL_BUCKETS
+from monolith.training.snapshot import RANKS, Snapshot, open_snapshot
 
 HISTORY = "history.bin"
 
@@ -16,10 +18,11 @@ def compare_snapshots(left: Path, right: Path) -> list[str]:
 
     The job texts may differ (another state folder, another store); the files may not. But for the history, which says
     by which way a state was reached: see `same_history`. And but for how the joiner is cut into segments, which earlier
-    snapshots decide: what they hold together is compared.
+    snapshots decide, and how a table is cut into parts, which the number of processes decides: what these hold together
+    is compared.
     """
     snapshots = open_snapshot(left), open_snapshot(right)
-    a, b = (snapshot.manifest for snapshot in snapshots)
+    a, b = (each.manifest for each in snapshots)
     differences = [
         f"{what}: {x} and {y}"
         for what, x, y in [
@@ -30,7 +33,13 @@ def compare_snapshots(left: Path, right: Path) -> list[str]:
         if x != y
     ]
     in_segments = any(name.startswith(f"{FOLDER}/") for name in a.files.keys() | b.files.keys())
-    names = {name for name in a.files.keys() | b.files.keys() if not name.startswith(f"{FOLDER}/")} - {HISTORY}
+    divided = _divided_otherwise(*snapshots)
+    differences += [f"table {name} holds something else" for name in divided if not _same_table(name, *snapshots)]
+    names = {
+        name
+        for name in a.files.keys() | b.files.keys()
+        if not name.startswith((f"{FOLDER}/", *(f"tables/{table}/" for table in divided)))
+    } - {HISTORY, RANKS}
     if in_segments:
         names.remove(STATE_FILE)
         if whole_state(snapshots[0].read) != whole_state(snapshots[1].read):
@@ -39,6 +48,26 @@ def compare_snapshots(left: Path, right: Path) -> list[str]:
         if a.files.get(name) != b.files.get(name):
             differences.append(f"file {name}: {a.files.get(name)} and {b.files.get(name)}")
     return differences
+
+
+def _divided_otherwise(left: Snapshot, right: Snapshot) -> list[str]:
+    """The tables that both have, in other parts."""
+    files = [{name for name in each.manifest.files if name.startswith("tables/")} for each in (left, right)]
+    both = left.tables().keys() & right.tables().keys()
+    return [name for name in sorted(both) if _below(name, files[0]) != _below(name, files[1])]
+
+
+def _below(table: str, files: set[str]) -> set[str]:
+    return {name for name in files if name.startswith(f"tables/{table}/")}
+
+
+def _same_table(name: str, left: Snapshot, right: Snapshot) -> bool:
+    """Whether the table's parts make one and the same file when they are put together."""
+    whole = []
+    for each in (left, right):
+        table = Table.open(each.tables()[name])
+        whole.append(snapshot.to_bytes(saved.header_of(table, ALL_BUCKETS), saved.exported(table, ALL_BUCKETS)))
+    return whole[0] == whole[1]
 
 
 def same_history(left: Path, right: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from monolith.commands.inspect import moment, size
+from monolith.commands.inspect_parts import owners
 from monolith.disk import bytes_below
 from monolith.errors import ConfigError, CorruptError, MonolithError
 
@@ -173,7 +174,7 @@ def _settings(held: dict[int, bytes]) -> Iterator[str]:
 def _snapshot(path: Path) -> Iterator[str]:
     from monolith.tables.kept_strings import KeptStrings
     from monolith.tables.kinds import open_to_read
-    from monolith.training.snapshot import STRINGS, open_snapshot
+    from monolith.training.snapshot import RANKS, STRINGS, open_snapshot
 
     snapshot = open_snapshot(path)
     manifest = snapshot.manifest
@@ -181,6 +182,9 @@ def _snapshot(path: Path) -> Iterator[str]:
     yield f"snapshot {path}: model {manifest.model!r}, run {manifest.lineage}"
     files = f"{len(manifest.files)} files, {size(total)}, all checksums right"
     yield f"  step {manifest.step}, sequence {manifest.sequence}, {files}"
+    ranks = msgspec.json.decode(snapshot.read(RANKS), type=int) if RANKS in manifest.files else 0
+    if ranks:
+        yield f"  written by {ranks} rank{'s' if ranks > 1 else ''}; any other number goes on from it"
     for name, folder in snapshot.tables().items():
         table = open_to_read(folder)
         stats = table.stats()
@@ -190,6 +194,8 @@ def _snapshot(path: Path) -> Iterator[str]:
             f"{stats.rejected:,} occurrences without a row, {stats.expired:,} expired, "
             f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
         )
+        if ranks:
+            yield from owners(folder, ranks)
     if STRINGS in manifest.files:
         kept = KeptStrings.from_state(snapshot.read(STRINGS))
         for feature in kept.features:

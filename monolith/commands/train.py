@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monolith.commands.ranks import MAX_RESTARTS, is_launched, run_rank, run_workers
 from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
+    from monolith.commands.assembly import NewLearner
     from monolith.commands.progress import Progress, Starting
     from monolith.config import JobConfig
+    from monolith.training.sharding.orders import Channel
     from monolith.training.trainer import Trainer
 
 
@@ -40,6 +44,16 @@ def add_parser(commands: Any) -> None:
         action="store_true",
         help="with --from: read the streams from their beginnings, not from where that run stood",
     )
+    parser.add_argument(
+        "--workers", type=int, metavar="W", help="train on W processes of this machine, under torchrun; see sharding.md"
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=MAX_RESTARTS,
+        metavar="N",
+        help=f"with --workers: start all again so many times when one of them ends with an error ({MAX_RESTARTS})",
+    )
     parser.set_defaults(run=run)
 
 
@@ -50,22 +64,43 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.job, args.set)  # before torch loads: a mistake in the job is told at once
     if args.from_beginning and args.source is None:
         raise ConfigError("--from-beginning says where a run begins that starts --from another run's model: give that")
+    if args.workers is not None:
+        _check_workers(args.workers)
+        return run_workers(args)
+    if is_launched():
+        return run_rank(job, partial(_run, job, args))
+    _run(job, args)
+    return 0
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise ConfigError(f"--workers {workers}: give the number of processes, 1 or more")
+    if is_launched():
+        raise ConfigError(
+            "--workers starts torchrun, which has started this process: give --nproc-per-node to torchrun"
+        )
+
+
+def _run(job: JobConfig, args: argparse.Namespace, channel: Channel | None = None) -> None:
+    """Train; with a ``channel`` as rank 0 of several processes."""
     from monolith.commands.progress import Progress, Starting
 
     shows = not args.quiet
     with Starting(sys.stderr, "loading torch", enabled=shows) as starting, Progress(sys.stderr, enabled=shows) as bar:
         try:
-            _train(job, args, starting, bar)
+            _train(job, args, channel, starting, bar)
         finally:
             if bar.last is not None and shows:
                 from monolith.commands.last_page import last_page
 
                 print("\n".join(last_page(job, bar.last)), flush=True)
-    return 0
 
 
-def _train(job: JobConfig, args: argparse.Namespace, starting: Starting, bar: Progress) -> None:
-    from monolith.commands.assembly import run_eras
+def _train(
+    job: JobConfig, args: argparse.Namespace, channel: Channel | None, starting: Starting, bar: Progress
+) -> None:
+    from monolith.commands.assembly import alone, run_eras
     from monolith.dashboard.observers import observing
 
     if args.source is not None:
@@ -73,7 +108,18 @@ def _train(job: JobConfig, args: argparse.Namespace, starting: Starting, bar: Pr
         _begin(job, args.source, from_beginning=args.from_beginning, shows=not args.quiet)
     starting.doing = "opening streams and store, reading the newest snapshot, exporting the network"
     with observing(job, args.dashboard, args.tensorboard) as observers:
-        run_eras(job, _Stoppable().run, observers=[lambda _: starting.end(), bar, *observers])
+        run_eras(
+            job,
+            _Stoppable().run,
+            observers=[lambda _: starting.end(), bar, *observers],
+            new_learner=alone if channel is None else _leading(channel),
+        )
+
+
+def _leading(channel: Channel) -> NewLearner:
+    from monolith.training.sharding.leader import LeadingLearner
+
+    return lambda job, step: LeadingLearner(job, channel, step)
 
 
 def _begin(job: JobConfig, source: Path, *, from_beginning: bool, shows: bool) -> None:

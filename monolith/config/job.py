@@ -10,6 +10,7 @@ from monolith.config.features import FeatureConfig
 from monolith.config.fit import FitConfig
 from monolith.config.labels import TaskConfig
 from monolith.config.limits import Count, Decay, LateText, NonNegative, Positive, Share, ShareOrNone
+from monolith.config.sharding import ShardingConfig
 from monolith.config.table import TableConfig
 
 Payload = Literal["float32", "float16", "bfloat16", "int8_rowwise"]
@@ -142,6 +143,7 @@ class JobConfig(_Section, frozen=True):
     publish: PublishConfig = PublishConfig()
     serve: ServeConfig = ServeConfig()
     fit: FitConfig = FitConfig()
+    sharding: ShardingConfig = ShardingConfig()
     state: str = "state"  # folder of the step journal and the snapshots
     files: Readers = "owner"  # who may read what the job writes: its user alone, or (as an LMDB replica must) its group
     store: LateText | None = None  # URL of the serving store; None: nothing is published

@@ -49,6 +49,11 @@ class DenseOptimizer:
         self._state = {key: torch.zeros(()) if key == "step" else torch.zeros(sum(sizes)) for key in KEPT[self.kind]}
         self._move_in()
 
+    @property
+    def gradients(self) -> Tensor:
+        """All weights' gradients in one run of memory, (n,); a view."""
+        return self._grads
+
     def zero_grad(self) -> None:
         """Set all gradients to zero."""
         self._grads.zero_()

@@ -252,3 +252,9 @@ def outputs_of(tables: Sequence[TableConfig]) -> list[Output]:
         for table in tables
         for name in table.feature_names()
     ]
+
+
+def output_dims(tables: Sequence[TableConfig]) -> dict[str, int]:
+    """Output name -> width, in output order, of collisionless tables."""
+    widths = {table.name: table.dim for table in tables}
+    return {out.name: widths[out.table] for out in outputs_of(tables)}

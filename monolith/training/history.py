@@ -32,11 +32,14 @@ class _State(msgspec.Struct, array_like=True):
 class History:
     """The chain of one run. Owned by the trainer's thread."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Stand before the first step; ``settings`` are those that decide bits, as they stand in the step journal."""
+    def __init__(self, settings: Settings, division: str = "") -> None:
+        """Stand before the first step; ``settings`` are those that decide bits, as they stand in the step journal.
+
+        ``division`` says how the work is divided between processes, where the bits depend on that.
+        """
         self.sequence = 0  # the newest that was cut
         self._reach = 0
-        self._deciding = _what_decides(settings)
+        self._deciding = _what_decides(settings, division)
         self._chain = xxhash.xxh3_128_digest(b"before the first step")
         self._digests = b""
 
@@ -92,9 +95,14 @@ def _decode(data: bytes, where: str) -> _State:
         raise CorruptError(f"{where} cannot be read: {error}") from None
 
 
-def _what_decides(settings: Settings) -> bytes:
+def _what_decides(settings: Settings, division: str) -> bytes:
     """16 bytes that differ where the same records would make other bits."""
     import torch  # here: who only reads a digest from a snapshot need not wait for it
 
-    build = [str(torch.__version__), torch.backends.cpu.get_cpu_capability(), platform.machine()]
+    build = [
+        str(torch.__version__),
+        torch.backends.cpu.get_cpu_capability(),
+        platform.machine(),
+        *([division] if division else []),
+    ]
     return xxhash.xxh3_128_digest(flat_json(settings) + msgspec.json.encode(build))

@@ -37,12 +37,13 @@ from monolith.training.dense_guard import LARGEST
 from monolith.training.dense_optimizer import DenseOptimizer
 from monolith.training.dense_state import dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
-from monolith.training.embeddings import EmbeddingBagCollection
+from monolith.training.embeddings import EmbeddingBagCollection, output_dims
 from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
 from monolith.training.inputs import Inputs
 from monolith.training.loss import gradient_of, predictions_of
 from monolith.training.models import build_model
 from monolith.training.modes import Modes
+from monolith.training.snapshot import Entries
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +53,20 @@ Predictions = npt.NDArray[np.float32]  # (n,), or (n, tasks) where there are sev
 class Learner:
     """Not thread-safe, except that the tables may be read from other threads."""
 
-    def __init__(self, job: JobConfig) -> None:
+    division = ""  # how the work is divided between processes, where a step's bits depend on that
+    ranks = 0  # processes that the tables are divided between; 0: they are in this one, whole
+
+    def __init__(self, job: JobConfig, *, has_tables: bool = True) -> None:
+        """``has_tables`` False: they are elsewhere, and the collection is empty."""
         for name, fault in sharing_faults(job.model.kind, job.tables):
             raise ConfigError(f"table {name!r}: {fault}")
         deterministic(job.train.threads)
         set_threads(job.train.threads)
         self.job = job
         self.features = card_features(job)
-        self.collection = EmbeddingBagCollection(job.tables)
-        self.vectors = self.collection.dims  # name -> width of what the network reads
+        self.collection = EmbeddingBagCollection(job.tables if has_tables else [])
+        # name -> width of what the network reads
+        self.vectors = self.collection.dims if has_tables else output_dims(job.tables)
         self.dense = {f.name: f.config.width for f in self.features if not f.reads}
         self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed, tasks=len(job.labels))
         self.modes = Modes(self.model, job.seed, always=is_own(job.model.kind))
@@ -73,8 +79,10 @@ class Learner:
         """The tables by name, in the job's order."""
         return self.collection.tables
 
-    def step(self, batch: Batch) -> Predictions:
+    def step(self, batch: Batch, following: Batch | None = None) -> Predictions:  # noqa: ARG002
         """Predictions as they were before this step; afterwards one optimizer step has been made on all n.
+
+        ``following`` is the next step's batch, where it is known: what can be done ahead for it may be.
 
         A dense gradient with NaN, infinity or a size that the optimizer would overflow by, or a running statistic that
         is no longer finite, meets the policy ``dense_optimizer.on_nonfinite``: dense weights and buffers stay as they
@@ -204,11 +212,15 @@ class Learner:
             digest=digest,
         )
 
-    def save_tables(self, folder: Path) -> None:
-        """Write every table to its own folder below ``folder``."""
+    def beat(self) -> None:
+        """Something is called from time to time, also when there is nothing to train on."""
+
+    def save_tables(self, folder: Path) -> Entries | None:
+        """Write every table to its own folder below ``folder``; the entries of files whose checksums are known."""
         for name, table in self.tables.items():
             (folder / name).mkdir()
             table.save(folder / name)
+        return None
 
     def load_tables(self, folder: Path) -> None:
         """Replace the tables by the ones that `save_tables` wrote; on an error they stay as they were."""

@@ -55,6 +55,11 @@ class Modes:
             outputs = self._model(inputs)
         return outputs
 
+    def pass_over(self) -> None:
+        """Count a step that another process makes on its samples, where this one has none."""
+        self.steps += self.differ
+        self._before = []
+
     def unfit_statistic(self) -> str | None:
         """The first running statistic that the newest training forward made NaN or infinite, in words."""
         for name, norm in self._norms.items():

@@ -35,17 +35,16 @@ from monolith.disk import bytes_below, make_folder, remedy, sync_folder, write_a
 from monolith.errors import ConfigError, CorruptError, UnavailableError, VersionError
 
 SNAPSHOT_VERSION = 3  # the joiner in segments, beside stream.bin; 2 held it there
-READ_VERSIONS = (1, 2, 3)
+PARTS_VERSION = 4  # of several processes: a table's file is in parts, tables/NAME/PART/table.bin
+READ_VERSIONS = (1, 2, 3, 4)
 HISTORY_SINCE = 2  # the version that brought history.bin
 MANIFEST = "manifest.json"
 STRINGS = "strings.bin"  # what ids stand for, of a job that keeps strings
+RANKS = "ranks.json"  # how many processes the tables were divided between, where they were
 _CHUNK = 1 << 20
 _LEFTOVER = re.compile(r"\.[0-9]+(\.old)?\.tmp")
 
 log = logging.getLogger(__name__)
-
-# A file's bytes; a function that fills a folder; None: the file of that name in an earlier snapshot of this process.
-Content = bytes | Callable[[Path], None] | None
 
 
 class LostFileError(Exception):
@@ -57,6 +56,12 @@ class FileEntry(msgspec.Struct, frozen=True):
 
     bytes: int
     crc32: int
+
+
+# By its name below the folder that it was written to, a file whose length and checksum are known.
+Entries = Mapping[str, FileEntry]
+# A file's bytes; a function that fills a folder; None: the file of that name in an earlier snapshot of this process.
+Content = bytes | Callable[[Path], Entries | None] | None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -161,9 +166,9 @@ class Snapshots:
             scratch.mkdir()
             known = {name: self._bring(name, scratch / name) for name, content in contents.items() if content is None}
             for name, content in contents.items():
-                _write_content(scratch / name, content)
+                known |= {f"{name}/{file}": entry for file, entry in _write_content(scratch / name, content).items()}
             paths = {str(path.relative_to(scratch)): path for path in sorted(scratch.rglob("*")) if path.is_file()}
-            files = {name: known.get(name) or _entry(path) for name, path in paths.items()}
+            files = {name: known.get(name) or file_entry(path) for name, path in paths.items()}
             manifest = msgspec.structs.replace(manifest, files=files).sealed()
             write_and_sync(scratch / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
             for folder in [scratch, *(p for p in scratch.rglob("*") if p.is_dir())]:
@@ -340,7 +345,7 @@ def _remove(path: Path) -> None:
 def _check(path: Path, entry: FileEntry) -> None:
     if not path.is_file():
         raise CorruptError(f"snapshot file {path} is missing")
-    seen = _entry(path)
+    seen = file_entry(path)
     if seen != entry:
         raise CorruptError(
             f"snapshot file {path} is damaged: the manifest says {entry.bytes} bytes with crc32 {entry.crc32:08x}, "
@@ -348,7 +353,8 @@ def _check(path: Path, entry: FileEntry) -> None:
         )
 
 
-def _entry(path: Path) -> FileEntry:
+def file_entry(path: Path) -> FileEntry:
+    """What a manifest says of the file ``path``. Raises OSError."""
     size, crc = 0, 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -377,12 +383,13 @@ def _whole(path: Path, entry: FileEntry) -> bytes | None:
     return data if FileEntry(len(data), zlib.crc32(data)) == entry else None
 
 
-def _write_content(path: Path, content: Content) -> None:
+def _write_content(path: Path, content: Content) -> Entries:
+    """Write it; the entries of what is known already."""
     if content is None:
-        return  # it is there
+        return {}  # it is there
     if isinstance(content, bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_and_sync(path, content)
-    else:
-        path.mkdir(parents=True)
-        content(path)
+        return {}
+    path.mkdir(parents=True)
+    return content(path) or {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -32,6 +33,8 @@ from monolith.training.history import History
 from monolith.training.learner import Learner
 from monolith.training.snapshot import (
     HISTORY_SINCE,
+    PARTS_VERSION,
+    RANKS,
     SNAPSHOT_VERSION,
     STRINGS,
     Content,
@@ -80,7 +83,7 @@ class Trainer:
         self.learner, self.steps, self.snapshots = learner, steps, snapshots
         self.lineage, self.publisher, self.status = lineage, publisher, status
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
-        self.history = History(settings or settings_of(learner.job))
+        self.history = History(settings or settings_of(learner.job), learner.division)
         self.advisor = Advisor(learner.features)
         self.strings = KeptStrings(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
@@ -111,6 +114,7 @@ class Trainer:
                 self._tend(self.publisher)
             if self.publisher is not None:
                 self.publisher.beat()
+            self.learner.beat()
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
@@ -193,8 +197,10 @@ class Trainer:
 
     def advance(self, step: Step) -> None:
         """Train on one step's samples in batches, expire what is idle, publish if the step says so."""
-        for batch in step.batch.pieces(self.learner.job.train.batch_size):
-            self._train(batch)
+        batches = [*step.batch.pieces(self.learner.job.train.batch_size), None]
+        for batch, following in pairwise(batches):
+            if batch is not None:
+                self._train(batch, following)
         self.watermark_ms = step.watermark_ms
         removed = self.learner.advance(self.watermark_ms, self.learner.job.train.sweep_rows)
         if self.strings.features:
@@ -207,9 +213,9 @@ class Trainer:
             self.history.cut(self.sequence)
             self._publish()
 
-    def _train(self, batch: Batch) -> None:
+    def _train(self, batch: Batch, following: Batch | None) -> None:
         self.advisor.look(batch)
-        scores = self.learner.step(batch)
+        scores = self.learner.step(batch, following)
         self.metrics.update(batch, scores)
         self._ingested.extend(batch.ingestion_time_ms.tolist())
 
@@ -237,7 +243,7 @@ class Trainer:
         if self.step == self._kept_step:
             return
         manifest = Manifest(
-            version=SNAPSHOT_VERSION,
+            version=PARTS_VERSION if self.learner.ranks else SNAPSHOT_VERSION,
             model=self.learner.job.name,
             lineage=self.lineage,
             step=self.step,
@@ -266,6 +272,8 @@ class Trainer:
         }
         if self.strings.features:
             contents[STRINGS] = self.strings.state(self.learner.tables)
+        if self.learner.ranks:
+            contents[RANKS] = msgspec.json.encode(self.learner.ranks)
         return contents
 
     def restore(self, snapshot: Snapshot) -> None:

@@ -1,6 +1,7 @@
 // Python bindings: monolith.tables._core. Arguments are checked in Python (monolith/tables/table.py), which gives
 // errors their words; what arrives here is contiguous and of the right dtype and shape. Every call releases the GIL.
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
@@ -111,7 +112,14 @@ void bind_training(nb::class_<Table>& table) {
           },
           "step"_a, "grads"_a.noconvert(), "event_time_ms"_a.noconvert())
       .def("advance", &Table::advance, "clock_ms"_a, nb::call_guard<Release>())
-      .def("sweep", &Table::sweep, "buckets"_a, "max_rows"_a, nb::call_guard<Release>());
+      .def(
+          "sweep",
+          [](Table& self, std::size_t buckets, std::uint64_t max_rows) {
+            const Swept swept = self.sweep(buckets, max_rows);
+            return std::pair(swept.removed, swept.looked_at);
+          },
+          "buckets"_a, "max_rows"_a, nb::call_guard<Release>())
+      .def("sweepable", &Table::sweepable);
 }
 
 // What get() returns, called while other Python threads may run.

@@ -18,7 +18,7 @@ constexpr std::size_t kATurn = 64;  // rows removed in one turn
 
 }  // namespace
 
-std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
+Swept Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
   const Writing writing(writer_);
   std::uint64_t removed = 0, left = max_rows;
   std::uint64_t to_pass = std::min(buckets, kBuckets) * HashRange::kBucket;
@@ -30,7 +30,15 @@ std::uint64_t Table::sweep(std::size_t buckets, std::uint64_t max_rows) {
     to_pass -= range.size();
     sweep_cursor_ = static_cast<std::uint32_t>(range.end);  // round the end of all hashes
   }
-  return removed;
+  return {removed, max_rows - left};
+}
+
+std::uint64_t Table::sweepable() const {
+  const Writing writing(writer_);
+  std::uint64_t all = sweeps_rows_ ? rows_.size() : 0;
+  for (const Counters& counters : counters_)
+    if (counters.decays()) all += counters.size();
+  return all;
 }
 
 // Ends the range behind the `most`-th row or counter that is to be looked at, if it has so many. How many it has then,

@@ -102,6 +102,10 @@ struct Clockwork {  // the rest of the state
   std::uint32_t eviction_cursor = 0;
 };
 
+struct Swept {
+  std::uint64_t removed, looked_at;  // rows; rows and counters
+};
+
 class Table {
  public:
   using IdAndRow = std::pair<std::int64_t, Row>;
@@ -139,9 +143,10 @@ class Table {
   void apply_part(const Step& step, const std::vector<double>& norms);
 
   void advance(std::int64_t clock_ms);
-  // Returns the rows removed. Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or
-  // counter that was looked at, and those whose hashes have the same upper half.
-  std::uint64_t sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
+  // Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or counter that was looked at,
+  // and those whose hashes have the same upper half.
+  Swept sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
+  std::uint64_t sweepable() const;  // rows and counters that a sweep of all buckets looks at
 
   std::uint32_t cut();
   // Rows written and ids removed after `since`, which is 0 (then it is an image: every row) or at least the floor. Rows

@@ -1,0 +1,141 @@
+"""`monolith train` on several processes: who starts them, who stops them, and what each of them runs.
+
+``--workers W`` starts torchrun, whose agent starts W processes of the same command and starts all of them again when
+one ends with an error. What a new start cannot put right (a wrong job file, streams without samples) ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monolith.disk import files_for
+from monolith.errors import DurabilityError, MonolithError, UnavailableError
+from monolith.secrets import scrubbed
+
+if TYPE_CHECKING:
+    from monolith.config import JobConfig
+    from monolith.training.sharding.orders import Channel
+
+MAX_RESTARTS = 10
+_TOLD = "MONOLITH_RANKS"  # folder in which the ranks leave word for the process that started torchrun
+_LEADER, _FINAL = "leader", "final"
+_SHUTDOWN_S = 20  # for ranks to end by themselves, once one has failed
+_DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
+
+
+# --- the process that starts torchrun -----------------------------------------------------------------------------
+
+
+def run_workers(args: argparse.Namespace) -> int:
+    """Run the command of ``args`` on ``args.workers`` processes; SIGTERM and SIGINT end it with a snapshot, and 0."""
+    with tempfile.TemporaryDirectory(prefix="monolith-ranks-") as folder:
+        told = Path(folder)
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, _TOLD: folder}
+        agent = subprocess.Popen(_torchrun(args), env=environment, start_new_session=True, preexec_fn=_die_with_parent)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: _stop(told, agent))
+        code = agent.wait()
+        return 1 if (told / _FINAL).exists() or code else 0
+
+
+def _torchrun(args: argparse.Namespace) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.workers)]
+    command += ["--max-restarts", str(args.max_restarts), "--shutdown-timeout", str(_SHUTDOWN_S)]
+    command += ["-m", "monolith", "--log-level", args.log_level, "train", str(args.job)]
+    command += [word for setting in args.set for word in ("--set", setting)]
+    command += ["--quiet"] if args.quiet else []
+    command += ["--dashboard", args.dashboard] if args.dashboard else []
+    command += ["--tensorboard", str(args.tensorboard)] if args.tensorboard else []
+    command += ["--from", str(args.source)] if args.source else []
+    return command + (["--from-beginning"] if args.from_beginning else [])
+
+
+def _die_with_parent() -> None:
+    """Have this process asked to end when the one that started it is gone, however that ended. Linux only."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def _stop(told: Path, agent: subprocess.Popen[bytes]) -> None:
+    """Ask rank 0 to end the run; before there is one, the agent."""
+    try:
+        os.kill(int((told / _LEADER).read_text()), signal.SIGTERM)
+    except (OSError, ValueError):
+        agent.terminate()
+
+
+# --- each of the ranks ----------------------------------------------------------------------------------------------
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
+    """Be one of the ranks that torchrun started: rank 0 runs ``lead``, the others do what it says. The exit code."""
+    from monolith.training.sharding.group import joined
+
+    rank = int(os.environ["RANK"])
+    _die_with_parent()
+    if rank:
+        logging.getLogger("monolith").setLevel(logging.ERROR)  # rank 0 says what all do
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # rank 0 says when it is over
+    else:
+        _leave_word(_LEADER, str(os.getpid()))
+    try:
+        with files_for(job.files), joined(job):
+            return _take_part(job, rank, lead)
+    except MonolithError as error:
+        if _is_final(error) and _leave_word(_FINAL, ""):
+            if rank == 0:
+                print(scrubbed(f"monolith train: {type(error).__name__}: {error}"), file=sys.stderr)
+            return 0  # torchrun starts all again after any other code
+        raise
+
+
+def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None]) -> int:
+    from monolith.training.sharding.follower import follow
+    from monolith.training.sharding.orders import Channel, End
+
+    channel = Channel()
+    if rank:
+        end = follow(job, channel)
+        return 0 if end.why is None or (end.is_final and _TOLD in os.environ) else 1
+    try:
+        lead(channel)
+    except MonolithError as error:
+        with suppress(RuntimeError):  # the others may have failed alike, and be gone
+            channel.tell(End(f"{type(error).__name__}: {error}", _is_final(error)))
+            channel.flush()
+        raise
+    channel.tell(End())
+    channel.flush()
+    return 0
+
+
+def _is_final(error: MonolithError) -> bool:
+    """Whether the same command would fail again."""
+    return not isinstance(error, UnavailableError | DurabilityError)
+
+
+def _leave_word(name: str, text: str) -> bool:
+    """For the process that started torchrun; False where a person did."""
+    if _TOLD not in os.environ:
+        return False
+    with suppress(OSError):
+        (Path(os.environ[_TOLD]) / name).write_text(text)
+    return True

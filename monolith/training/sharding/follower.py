@@ -1,0 +1,87 @@
+"""What every rank but rank 0 runs: the orders of rank 0, one after the other, until the run is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+import numpy as np
+
+from monolith.config import JobConfig
+from monolith.config.changes import job_under
+from monolith.tables.batch_bytes import from_bytes
+from monolith.training.sharding import orders
+from monolith.training.sharding.leader import answer_of
+from monolith.training.sharding.learner import DividedLearner, Part
+from monolith.training.sharding.orders import Channel, Order
+from monolith.training.sharding.own_parts import check_same_snapshot, contained, delta_bytes, own_stats, saved_bytes
+
+
+def follow(job: JobConfig, channel: Channel) -> orders.End:
+    """Do what rank 0 says until it says that the run is over, and how it ended."""
+    follower = _Follower(job, channel)
+    while True:
+        order = channel.order()
+        if isinstance(order, orders.End):
+            return order
+        follower.do(order)
+
+
+class _Follower:
+    def __init__(self, job: JobConfig, channel: Channel) -> None:
+        self._job, self._channel = job, channel
+        self._learner: DividedLearner | None = None
+
+    def do(self, order: Order) -> None:
+        if isinstance(order, orders.Open):
+            self._learner = None  # its memory goes before the next one's comes
+            self._learner = DividedLearner(job_under(self._job, order.settings, order.step))
+        elif not isinstance(order, orders.Beat | orders.End):
+            assert self._learner is not None, "rank 0 gives orders before it opened a model"
+            self._do(self._learner, order)
+
+    def _do(
+        self,
+        learner: DividedLearner,
+        order: orders.Train
+        | orders.Advance
+        | orders.Cut
+        | orders.Deltas
+        | orders.Save
+        | orders.Load
+        | orders.LoadDense
+        | orders.Count
+        | orders.Contains,
+    ) -> None:
+        match order:
+            case orders.Train(shares, asks):
+                learner.train([_part(share) for share in shares], asks=asks)
+            case orders.Advance(watermark_ms, sweep_rows):
+                learner.advance(watermark_ms, sweep_rows)
+            case orders.Cut():
+                learner.cut()
+            case orders.LoadDense(data):
+                learner.load_dense_state(data)
+            case orders.Deltas(since):
+                self._channel.answer(answer_of(lambda: delta_bytes(learner, since)))
+            case orders.Save(folder):
+                self._channel.answer(answer_of(lambda: saved_bytes(learner, Path(folder))))
+            case orders.Load(folder, manifest):
+                self._channel.answer(answer_of(lambda: _loaded(learner, Path(folder), manifest)))
+            case orders.Count():
+                self._channel.answer(answer_of(lambda: msgspec.msgpack.encode(own_stats(learner))))
+            case orders.Contains(table, keys):
+                self._channel.answer(answer_of(lambda: contained(learner, table, np.frombuffer(keys, np.int64))))
+            case _:
+                assert_never(order)
+
+
+def _loaded(learner: DividedLearner, folder: Path, manifest: int) -> bytes:
+    check_same_snapshot(folder, manifest, learner.rank)
+    learner.load_own(folder)
+    return b""
+
+
+def _part(share: orders.Share) -> Part:
+    return Part(from_bytes(share.batch), share.samples, share.scales)

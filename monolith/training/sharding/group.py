@@ -1,0 +1,112 @@
+"""The processes that train one model together: how they meet, what they must agree on, and who is missing.
+
+They are started by torchrun, which says in the environment how they find each other, and starts all of them again when
+one ends with an error. Rank 0 is the one that reads the streams.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from importlib import metadata
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
+
+from monolith.config import JobConfig
+from monolith.config.deciding import flat
+from monolith.config.load import job_json
+from monolith.errors import ConfigError, UnavailableError
+
+_ROLL_CALL_S = 5.0  # for the ranks that waited in vain to say so
+_ENDED_S = 0.5  # and that lost a connection
+_POLL_S = 0.05
+
+
+@contextmanager
+def joined(job: JobConfig) -> Iterator[None]:
+    """Be one of the ranks until the block ends.
+
+    Raises ConfigError, on all ranks, where they have other jobs or versions. Raises UnavailableError, with the names of
+    those ranks, in place of what torch says where others do not answer within the job's ``sharding.timeout_s``.
+    """
+    shared, rank, ranks = next(rendezvous("env://"))
+    store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)  # torchrun's outlives us
+    limit_s = job.sharding.timeout_s
+    dist.init_process_group(
+        "gloo", store=PrefixStore("group", store), rank=rank, world_size=ranks, timeout=timedelta(seconds=limit_s)
+    )
+    try:
+        check_same(job)
+        yield
+    except RuntimeError as error:
+        if not is_of_the_group(error):
+            raise
+        raise UnavailableError(_absence(PrefixStore("missing", store), rank, ranks, limit_s, error)) from error
+    finally:
+        gc.collect()  # what holds the group in a cycle would keep its threads alive into the interpreter's end
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def check_same(job: JobConfig) -> None:
+    """Raise ConfigError, on every rank, naming the first that differs from rank 0, and in what. Collective.
+
+    Where rows lie in memory may differ, and how long a rank waits.
+    """
+    mine = {
+        "the package's version": metadata.version("monolith-recsys"),
+        "torch": str(torch.__version__),
+        "the machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+    }
+    mine |= {f"job: {key}": value for key, value in flat(msgspec.json.decode(job_json(job))).items() if _counts(key)}
+    everyones: list[dict[str, object]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyones, mine)
+    for rank, theirs in enumerate(everyones):
+        differing = [key for key in {**everyones[0], **theirs} if everyones[0].get(key) != theirs.get(key)]
+        if differing:
+            said = "; ".join(f"{key} is {theirs.get(key)!r}, not {everyones[0].get(key)!r}" for key in differing[:4])
+            more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
+            raise ConfigError(
+                f"rank {rank} differs from rank 0: {said}{more}. Start every rank with one job file, one version of "
+                f"the package, on machines of one kind"
+            )
+
+
+def _counts(key: str) -> bool:
+    return ".memory" not in key and key != "sharding.timeout_s"
+
+
+def is_of_the_group(error: RuntimeError) -> bool:
+    """Whether it says that another rank does not answer, rather than that something is wrong here."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
+
+
+def _absence(store: Store, rank: int, ranks: int, limit_s: float, error: RuntimeError) -> str:
+    """Who is missing, in words: each rank that waited in vain says so, and the others are the ones that are gone."""
+    others, timed_out = set(range(ranks)) - {rank}, "imed out" in str(error)
+    with suppress(RuntimeError):  # the store is gone with the process that kept it
+        store.set(str(rank), "waits")
+        deadline = time.monotonic() + (_ROLL_CALL_S if timed_out else _ENDED_S)
+        while others and time.monotonic() < deadline:
+            others = {each for each in others if not store.check([str(each)])}
+            time.sleep(_POLL_S)
+    if not others:
+        return f"rank {rank} lost its connection to the others ({_brief(error)}); all end, and may start again"
+    names = ", ".join(f"rank {each}" for each in sorted(others))
+    what = f"did not answer for {limit_s:g} s (sharding.timeout_s): hung, or too slow" if timed_out else "ended"
+    return f"{names} {what}; rank {rank} ends as well. A new start goes on from the newest snapshot ({_brief(error)})"
+
+
+def _brief(error: RuntimeError) -> str:
+    """What torch says, without the place in its code and without advice."""
+    return re.sub(r"^\[\S+\] ", "", str(error).partition(". ")[0].partition("\n")[0])

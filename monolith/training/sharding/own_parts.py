@@ -1,0 +1,118 @@
+"""What a rank says of its own parts: deltas, statistics, files that it wrote, and which snapshot it sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from monolith.errors import ConfigError, CorruptError
+from monolith.tables.arguments import Ids
+from monolith.tables.buckets import Buckets
+from monolith.tables.delta import Delta
+from monolith.tables.stats import TableStats
+from monolith.training.sharding.learner import DividedLearner
+from monolith.training.snapshot import MANIFEST
+
+_FIELDS = tuple(TableStats.__dataclass_fields__)
+
+
+class _Delta(msgspec.Struct, frozen=True, array_like=True):
+    base_sequence: int
+    sequence: int
+    dim: int
+    ids: bytes
+    values: bytes
+    removed: bytes
+    buckets: list[tuple[int, int]]
+
+
+def delta_bytes(learner: DividedLearner, since: int) -> bytes:
+    """The deltas of a rank's parts, by table. Raises GapError."""
+    return msgspec.msgpack.encode(
+        {
+            name: [
+                _Delta(
+                    delta.base_sequence,
+                    delta.sequence,
+                    delta.values.shape[1],
+                    delta.ids.tobytes(),
+                    delta.values.tobytes(),
+                    delta.removed.tobytes(),
+                    [*delta.buckets.ranges],
+                )
+                for delta in deltas
+            ]
+            for name, deltas in learner.own_deltas(since).items()
+        }
+    )
+
+
+def decoded_deltas(data: bytes) -> dict[str, list[Delta]]:
+    """What `delta_bytes` gave."""
+    return {name: [_decoded(one) for one in each] for name, each in _decode(data).items()}
+
+
+def _decode(data: bytes) -> dict[str, list[_Delta]]:
+    return msgspec.msgpack.decode(data, type=dict[str, list[_Delta]])
+
+
+def _decoded(one: _Delta) -> Delta:
+    return Delta(
+        one.base_sequence,
+        one.sequence,
+        np.frombuffer(one.ids, np.int64),
+        np.frombuffer(one.values, np.float32).reshape(-1, one.dim),
+        np.frombuffer(one.removed, np.int64),
+        buckets=Buckets.of(*one.buckets),
+    )
+
+
+def own_stats(learner: DividedLearner) -> dict[str, list[int]]:
+    """The statistics of a rank's parts, in the order of `TableStats`, summed by table."""
+    found = {name: np.zeros(len(_FIELDS), np.int64) for name in learner.parts.tables}
+    for name, tables in learner.parts.tables.items():
+        for table in tables:
+            stats = table.stats()
+            found[name] += np.array([getattr(stats, field) for field in _FIELDS], np.int64)
+    return {name: each.tolist() for name, each in found.items()}
+
+
+def contained(learner: DividedLearner, table: str, keys: Ids) -> bytes:
+    """Whether each of ``keys`` (n,) has a row in a rank's parts, as bools."""
+    found = np.zeros(len(keys), np.bool_)
+    for part in learner.parts.tables[table]:
+        found |= part.contains(keys)
+    return found.tobytes()
+
+
+def saved_bytes(learner: DividedLearner, folder: Path) -> bytes:
+    """Write a rank's parts; a checksum of its dense part, and the entries of the files. Raises OSError."""
+    files = learner.save_own(folder)
+    return msgspec.msgpack.encode((xxhash.xxh3_64_intdigest(learner.dense_state()), files))
+
+
+def manifest_checksum(tables: Path) -> int:
+    """Of the manifest of the snapshot that ``tables`` lies in. Raises CorruptError where there is none."""
+    try:
+        return xxhash.xxh3_64_intdigest((tables.parent / MANIFEST).read_bytes())
+    except OSError as error:
+        raise CorruptError(f"{tables.parent} is no snapshot that this process can read: {error}") from error
+
+
+def check_same_snapshot(tables: Path, manifest: int, rank: int) -> None:
+    """Raise ConfigError unless ``tables`` lies in the snapshot whose manifest has the checksum ``manifest``."""
+    try:
+        own = manifest_checksum(tables)
+    except CorruptError as error:
+        raise ConfigError(
+            f"rank {rank} does not see the snapshot that rank 0 goes on from: {error}; have the state folder on a file "
+            f"system that all ranks share"
+        ) from None
+    if own != manifest:
+        raise ConfigError(
+            f"rank {rank} has another snapshot at {tables.parent} than rank 0 (manifest {own:016x}, not "
+            f"{manifest:016x}): have the state folder on a file system that all ranks share"
+        )

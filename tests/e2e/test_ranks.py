@@ -1,0 +1,272 @@
+"""One job on several processes, as a user types it: the same model at every number of them, whatever happens to one.
+
+``MONOLITH_RANK_KILLS=50`` is the long form of the test that kills ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from monolith.commands.compare import compare_snapshots, same_history
+from monolith.commands.inspect_state import folder_lines
+from monolith.serving.parity import compare_images
+from monolith.serving.store import open_store
+from monolith.streaming.journal import Journal
+from monolith.tables import Table
+from monolith.training.snapshot import RANKS, Snapshot, Snapshots
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+KILLS = int(os.environ.get("MONOLITH_RANK_KILLS", "3"))
+EVENTS = 1_200
+TABLES = [
+    {"name": "user", "dim": 9, "expiry": {"kind": "idle", "ttl_s": 600, "max_age_s": 1500}},
+    {
+        "name": "item",
+        "dim": 9,
+        "optimizer": {"kind": "adam", "clip_global_norm": 0.01},
+        "admission": {"kind": "min_count", "count": 2, "half_life_s": 900},
+        "expiry": {"kind": "idle", "ttl_s": 900},
+    },
+    {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
+]
+STEADY = {"publish_every_s": 0.0, "step_linger_s": 30.0, "sweep_rows": 16, "keep_journal": True}  # steps go by size
+
+
+def job(kit, name: str, *, exact: bool = True, **settings):
+    """A job whose journal depends on its streams alone."""
+    settings = {"tables": TABLES, "train": STEADY, **settings}
+    settings["features"] = [{"name": "tags", "type": "string", "bag": True, "keep_strings": True}]
+    return kit.job(name, sharding={"exact": exact, "timeout_s": 60}, **settings)
+
+
+def newest(kit, name: str) -> Snapshot:
+    found = Snapshots(kit.folder / name / "state" / "snapshots").newest()
+    assert found is not None
+    return found
+
+
+def differences(kit, left: str, right: str) -> list[str]:
+    """Between two runs' newest snapshots, their histories and what they published."""
+    a, b = newest(kit, left), newest(kit, right)
+    found = [each for each in compare_snapshots(a.path, b.path) if not each.startswith("lineage")]
+    stores = [open_store(f"lmdb://{kit.folder / name / 'store'}", "e2e") for name in (left, right)]
+    found += compare_images(*stores)
+    for store in stores:
+        store.close()
+    return found + ([] if same_history(a.path, b.path) else ["history"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, kit_class):
+    """The job in one process, and on one, two and three ranks."""
+    kit = kit_class(tmp_path_factory.mktemp("ranks"))
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=EVENTS)
+    for name, arguments, exact in [
+        ("alone", (), True),
+        ("two", ("--workers", 2), True),
+        ("three", ("--workers", 3), True),
+        ("sums", ("--workers", 2), False),
+    ]:
+        ended = kit.run("train", job(kit, name, exact=exact), *arguments)
+        assert ended.returncode == 0, f"{name}: {ended.stderr[-3000:]}"
+    return kit
+
+
+def test_an_exact_job_makes_the_same_bits_in_one_process_and_on_two_and_three_ranks(runs):
+    assert differences(runs, "alone", "two") == []
+    assert differences(runs, "alone", "three") == []
+    assert RANKS in newest(runs, "two").manifest.files
+
+
+def test_without_exact_sums_the_ids_and_counts_are_the_same_and_values_are_near(runs):
+    alone, sums = newest(runs, "alone"), newest(runs, "sums")
+    assert not same_history(alone.path, sums.path)
+    assert [*_entries(runs, "alone")] == [*_entries(runs, "sums")]
+    for name in alone.tables():
+        one, other = (Table.open(each.tables()[name]) for each in (alone, sums))
+        assert np.array_equal(one.rows()[0], other.rows()[0])
+        np.testing.assert_allclose(one.rows()[1], other.rows()[1], rtol=1e-3, atol=2e-5)
+        assert np.array_equal(one.delta(1).removed, other.delta(1).removed) or one.native.clockwork().floor > 1
+        counts = [
+            (s.rows, s.counters, s.observed, s.admitted, s.rejected, s.late, s.expired, s.tombstones)
+            for s in (one.stats(), other.stats())
+        ]
+        assert counts[0] == counts[1]
+
+
+def _entries(kit, name: str) -> Iterator[object]:
+    journal = Journal(kit.folder / name / "state" / "journal", read_only=True)
+    yield from journal.read(1)
+
+
+def test_inspect_says_which_rank_has_how_many_rows(runs):
+    lines = "\n".join(folder_lines(newest(runs, "three").path))
+    assert "written by 3 ranks" in lines
+    assert "rank 2: buckets 688 to 1023; " in lines
+    assert " times the mean" in lines
+
+
+def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(runs, capsys):
+    """Of the same number of ranks: their sums are formed in the order of ranks."""
+    path = job(runs, "killed", exact=False)
+    state, rng, killed = runs.folder / "killed" / "state", random.Random(5), []
+    daemon = runs.spawn("train", path, "--workers", 2, "--max-restarts", 2 * KILLS + 5, "--set", "train.batch_size=4")
+    while len(killed) < KILLS and daemon.poll() is None:
+        runs.wait(lambda: len(_pids(path)) == 2 or daemon.poll() is not None, "two ranks", 120)
+        if len(killed) % 5:  # else they may die while they start
+            size = _size(state)
+            runs.wait(lambda s=size: _size(state) > s or daemon.poll() is not None, "a new step", 120)
+        try:
+            daemon.wait(rng.uniform(0.0, 0.6))
+        except subprocess.TimeoutExpired:
+            ranks = _pids(path)
+            if rank := ranks.get(rng.randrange(2)):
+                os.kill(rank, signal.SIGKILL)
+                killed.append(rank)
+                runs.wait(lambda r=rank: r not in _pids(path).values() or daemon.poll() is not None, "the rank's end")
+    assert daemon.wait(300) == 0, runs.output()[-4000:]
+    calm = runs.run("train", job(runs, "calm", exact=False), "--workers", 2, "--set", "train.batch_size=4")
+    assert calm.returncode == 0, calm.stderr
+    assert differences(runs, "killed", "calm") == []
+    with capsys.disabled():
+        print(f"\n  killed {len(killed)} ranks: identical")
+
+
+def _pids(path: Path) -> dict[int, int]:
+    """The processes that are ranks of the job ``path``, by rank."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            variables = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
+        except OSError:
+            continue
+        if str(path).encode() in words and b"TORCHELASTIC_RUN_ID" in variables:
+            found[int(variables[b"RANK"])] = int(folder.name)
+    return found
+
+
+def _size(state: Path) -> int:
+    return sum(file.stat().st_size for file in (state / "journal").glob("*")) if (state / "journal").exists() else 0
+
+
+def test_a_snapshot_goes_on_at_any_number_of_ranks_and_a_replay_in_one_process_makes_its_bits(kit):
+    streams = [f"log://{kit.folder / name}" for name in ("features", "actions")]
+    path = job(kit, "chain")
+    for number, ranks in enumerate([1, 2, 4, 3, 1]):
+        kit.fill(*streams, count=150, seed=number)
+        arguments = ("--workers", ranks) if ranks > 1 else ()
+        ended = kit.run("train", path, *arguments)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    replayed = kit.run(
+        "replay", path, "--state", kit.folder / "again/state", "--store", f"lmdb://{kit.folder}/again/store"
+    )
+    assert replayed.returncode == 0, replayed.stderr
+    assert "identical to the run's snapshot" in replayed.stdout
+
+
+def test_a_table_with_a_limit_evicts_alike_on_one_rank_and_on_two(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=600)
+    limited = [{**TABLES[0], "eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 900}}, *TABLES[1:]]
+    for ranks in (1, 2):
+        ended = kit.run("train", job(kit, f"limited{ranks}", tables=limited), "--workers", ranks)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    assert differences(kit, "limited1", "limited2") == []
+    stats = Table.open(newest(kit, "limited1").tables()["user"]).stats()
+    assert stats.evicted > 0
+
+
+def test_sigterm_ends_all_ranks_with_a_snapshot_and_exit_0(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
+    daemon = kit.spawn("train", job(kit, "follows", input={"follow": True}), "--workers", 2)
+    kit.wait(lambda: _size(kit.folder / "follows" / "state") > 2_000 or daemon.poll() is not None, "steps")
+    daemon.terminate()
+    assert daemon.wait(60) == 0, kit.output()[-3000:]
+    kept = newest(kit, "follows")
+    assert kept.manifest.step == Journal(kit.folder / "follows/state/journal", read_only=True).last_step
+    assert "Traceback" not in kit.output()
+
+
+def test_a_table_that_cannot_be_divided_is_refused_by_name_and_nothing_is_started_again(kit):
+    tables = [{"name": "user", "dim": 4, "absent": {"kind": "hashed_tail", "rows": 8}}, *TABLES[1:]]
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=10)
+    refused = kit.run("train", job(kit, "tail", tables=tables), "--workers", 2)
+    assert refused.returncode == 1
+    assert refused.stderr.count("monolith train: ConfigError: table 'user': absent: hashed_tail") == 1, refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_ranks_with_other_job_files_are_refused_on_all_ranks(kit):
+    paths = [job(kit, "same"), kit.folder / "other.yaml"]
+    paths[1].write_text(paths[0].read_text().replace("seed: 3", "seed: 4"))
+    ranks = _by_hand(kit, paths)
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    for text in said:
+        assert "rank 1 differs from rank 0: job: seed is 4, not 3" in text
+
+
+def test_a_rank_with_another_snapshot_is_refused_by_name(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
+    for name in ("here", "there"):
+        (kit.folder / name).mkdir()
+    path = job(kit, "apart", state="state")
+    made = [
+        _started([sys.executable, "-m", "monolith", "train", str(path)], kit.folder / n, {}) for n in ("here", "there")
+    ]
+    for each in made:
+        each.communicate(timeout=120)
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100, seed=6)
+    ranks = _by_hand(kit, [path, path], [kit.folder / "here", kit.folder / "there"])
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert "rank 1 has another snapshot at" in said[0], said[0]
+
+
+def test_a_rank_that_hangs_is_named_by_the_others(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
+    path = job(kit, "hangs", input={"follow": True})
+    path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 4"))
+    leader, hung = _by_hand(kit, [path, path])
+    try:
+        kit.wait(lambda: _size(kit.folder / "hangs" / "state") > 500, "steps")
+        hung.send_signal(signal.SIGSTOP)
+        said = leader.communicate(timeout=120)[0]
+        assert leader.returncode == 1
+        assert "rank 1 did not answer for 4 s" in said, said
+    finally:
+        hung.kill()
+        hung.communicate()
+        leader.kill()
+
+
+def _by_hand(kit, paths: list[Path], folders: list[Path] | None = None) -> list[subprocess.Popen[str]]:
+    """Two ranks as torchrun starts them, on job files of their own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    return [
+        _started(
+            [sys.executable, "-m", "monolith", "train", str(path)],
+            folders[rank] if folders else kit.folder,
+            {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, path in enumerate(paths)
+    ]
+
+
+def _started(command: list[str], folder: Path, variables: dict[str, str]) -> subprocess.Popen[str]:
+    own = {**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.Popen(command, cwd=folder, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
