@@ -146,7 +146,8 @@ def _opened(
         learner = new_learner(job, era.since)
         publisher = None
         if job.store is not None:
-            publisher = Publisher(open_store(job.store, job.name))
+            store = open_store(job.store, job.name)
+            publisher = Publisher(store, learner.hand_over(store))
             stack.callback(publisher.close)
         status = StatusFile(state / "status.json", observers=observers)
         trainer = Trainer(

@@ -24,6 +24,8 @@ from monolith.config import JobConfig
 from monolith.config.model_rules import is_own, sharing_faults
 from monolith.disk import remedy, write_durably
 from monolith.errors import ConfigError, NonFiniteError
+from monolith.serving.publisher import HandOver
+from monolith.serving.store import Store
 from monolith.tables import set_threads
 from monolith.tables.batch import Batch
 from monolith.tables.delta import ModelDelta
@@ -211,6 +213,10 @@ class Learner:
             ingested_ms=ingested_ms,
             digest=digest,
         )
+
+    def hand_over(self, store: Store) -> HandOver | None:  # noqa: ARG002
+        """How a delta of this learner gets into a store, where ``Store.apply`` does not do it."""
+        return None
 
     def beat(self) -> None:
         """Something is called from time to time, also when there is nothing to train on."""

@@ -10,28 +10,31 @@ import numpy as np
 
 from monolith.config import JobConfig
 from monolith.config.changes import job_under
+from monolith.serving.store import Store, open_store
 from monolith.tables.batch_bytes import from_bytes
 from monolith.training.sharding import orders
-from monolith.training.sharding.leader import answer_of
+from monolith.training.sharding.leader import answer_of, staged
 from monolith.training.sharding.learner import DividedLearner, Part
 from monolith.training.sharding.orders import Channel, Order
-from monolith.training.sharding.own_parts import check_same_snapshot, contained, delta_bytes, own_stats, saved_bytes
+from monolith.training.sharding.own_parts import check_same_snapshot, contained, own_stats, saved_bytes
 
 
 def follow(job: JobConfig, channel: Channel) -> orders.End:
     """Do what rank 0 says until it says that the run is over, and how it ended."""
     follower = _Follower(job, channel)
-    while True:
-        order = channel.order()
-        if isinstance(order, orders.End):
-            return order
-        follower.do(order)
+    try:
+        while not isinstance(order := channel.order(), orders.End):
+            follower.do(order)
+    finally:
+        follower.close()
+    return order
 
 
 class _Follower:
     def __init__(self, job: JobConfig, channel: Channel) -> None:
         self._job, self._channel = job, channel
         self._learner: DividedLearner | None = None
+        self._store: Store | None = None  # once something is staged
 
     def do(self, order: Order) -> None:
         if isinstance(order, orders.Open):
@@ -47,7 +50,8 @@ class _Follower:
         order: orders.Train
         | orders.Advance
         | orders.Cut
-        | orders.Deltas
+        | orders.Make
+        | orders.Stage
         | orders.Save
         | orders.Load
         | orders.LoadDense
@@ -63,8 +67,10 @@ class _Follower:
                 learner.cut()
             case orders.LoadDense(data):
                 learner.load_dense_state(data)
-            case orders.Deltas(since):
-                self._channel.answer(answer_of(lambda: delta_bytes(learner, since)))
+            case orders.Make(since):
+                self._channel.answer(answer_of(lambda: learner.make(since)))
+            case orders.Stage(ticket):
+                self._channel.answer(answer_of(lambda: staged(learner, self._opened_store(), ticket)))
             case orders.Save(folder):
                 self._channel.answer(answer_of(lambda: saved_bytes(learner, Path(folder))))
             case orders.Load(folder, manifest):
@@ -75,6 +81,17 @@ class _Follower:
                 self._channel.answer(answer_of(lambda: contained(learner, table, np.frombuffer(keys, np.int64))))
             case _:
                 assert_never(order)
+
+    def _opened_store(self) -> Store:
+        if self._store is None:
+            assert self._job.store is not None, "rank 0 has a store, and the ranks have one job"
+            self._store = open_store(self._job.store, self._job.name)
+        return self._store
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self._store is not None:
+            self._store.close()
 
 
 def _loaded(learner: DividedLearner, folder: Path, manifest: int) -> bytes:

@@ -17,11 +17,14 @@ from monolith import errors
 from monolith.config import JobConfig
 from monolith.config.deciding import settings_of
 from monolith.config.table import TableConfig
-from monolith.errors import CorruptError, GapError, InputError
+from monolith.errors import CorruptError, InputError
+from monolith.serving.publisher import HandOver
+from monolith.serving.staging import Receipt, Ticket
+from monolith.serving.store import Store
 from monolith.tables.arguments import Ids
 from monolith.tables.batch import Batch
 from monolith.tables.batch_bytes import to_bytes
-from monolith.tables.delta import ModelDelta, joined
+from monolith.tables.delta import ModelDelta
 from monolith.tables.embedding import Embedding
 from monolith.tables.stats import TableStats
 from monolith.training.dense_state import dense_weights
@@ -31,8 +34,6 @@ from monolith.training.sharding.learner import DividedLearner, Part, bounds
 from monolith.training.sharding.orders import Answer, Channel, Order
 from monolith.training.sharding.own_parts import (
     contained,
-    decoded_deltas,
-    delta_bytes,
     manifest_checksum,
     own_stats,
     saved_bytes,
@@ -118,23 +119,38 @@ class LeadingLearner(DividedLearner):
         ingested_ms: npt.NDArray[np.int64],
         digest: str = "",
     ) -> ModelDelta:
-        """Everything that changed after ``since`` on any rank, joined. Raises as a single process's."""
+        """Everything that changed after ``since`` in rank 0's parts; each rank has made its own, for `hand_over`.
+
+        Raises as a single process's, on account of any rank.
+        """
         if self.graph is not None and self._inputs:
             self.graph.check(self.model, self._inputs)
-        parts = [
-            decoded_deltas(answer.data)
-            for answer in self._ask_all(orders.Deltas(since), lambda: delta_bytes(self, since))
-        ]
+        self._ask_all(orders.Make(since), lambda: self.make(since), changes=False)
         return ModelDelta(
             base_sequence=since,
             sequence=sequence,
             step=step,
             watermark_ms=watermark_ms,
-            tables={name: joined([delta for part in parts for delta in part[name]]) for name in self._configs()},
+            tables=self.made,
             dense=dense_weights(self.model),
             ingested_ms=ingested_ms,
             digest=digest,
         )
+
+    def hand_over(self, store: Store) -> HandOver | None:
+        """How the delta that all ranks made gets into ``store``: staged by each, then visible at once."""
+        if self.ranks == 1:
+            return None
+
+        def handed_over(delta: ModelDelta, generation: int, lineage: str) -> bool:
+            ticket = store.begin(delta.base_sequence, delta.sequence, self.ranks, generation, lineage)
+            if ticket is None:
+                return False
+            answers = self._ask_all(orders.Stage(ticket), lambda: staged(self, store, ticket), changes=False)
+            receipts = [msgspec.msgpack.decode(answer.data, type=Receipt) for answer in answers]
+            return store.commit(ticket, receipts, delta)
+
+        return handed_over
 
     def save_tables(self, folder: Path) -> Entries:
         """Have every rank write its parts below ``folder``; all are durable then. Raises OSError if one cannot.
@@ -230,12 +246,18 @@ class DividedTable:
         return self._learner.contains(self.config.name, keys)
 
 
+def staged(learner: DividedLearner, store: Store, ticket: Ticket) -> bytes:
+    """Stage a rank's part of the delta that was made last; the receipt. Raises as ``Store.stage``."""
+    return msgspec.msgpack.encode(store.stage(ticket, learner.rank, learner.made))
+
+
 def answer_of(work: Callable[[], bytes]) -> Answer:
     """What ``work`` gives, or the error that it raises."""
     try:
         return Answer(work())
     except errors.MonolithError as error:
-        return Answer(error=type(error).__name__, text=str(error))
+        kind = next(each.__name__ for each in type(error).__mro__ if hasattr(errors, each.__name__))
+        return Answer(error="InputError" if kind == "EventError" else kind, text=str(error))
     except OSError as error:
         return Answer(error="OSError", text=f"{error.errno or 0} {error.strerror or error}")
 
@@ -244,8 +266,7 @@ def _raise(rank: int, answer: Answer) -> NoReturn:
     if answer.error == "OSError":
         number, _, text = answer.text.partition(" ")
         raise OSError(int(number), f"rank {rank}: {text}")
-    kind = getattr(errors, answer.error, errors.MonolithError)
-    raise (GapError if kind is GapError else kind)(f"rank {rank}: {answer.text}" if rank else answer.text)
+    raise getattr(errors, answer.error)(f"rank {rank}: {answer.text}" if rank else answer.text)
 
 
 def _encoded(part: Part) -> orders.Share:

@@ -65,6 +65,7 @@ class DividedLearner(Learner):
         if not self._has_all:
             _check_network(self.model)
             self.modes = Modes(self.model, job.seed + self.rank, always=is_own(job.model.kind))
+        self.made: dict[str, Delta] = {}  # this rank's part of the delta that was made last
         self._waiting: deque[Part] = deque()
         self._asked: Asking | None = None
 
@@ -172,9 +173,10 @@ class DividedLearner(Learner):
 
     # --- this rank's parts --------------------------------------------------------------------------------------------
 
-    def own_deltas(self, since: int) -> dict[str, list[Delta]]:
-        """What changed in this rank's parts of each table. Raises GapError."""
-        return {name: [table.delta(since) for table in tables] for name, tables in self.parts.tables.items()}
+    def make(self, since: int) -> bytes:
+        """Have in ``made`` what changed in this rank's parts of each table. Raises GapError. Nothing is returned."""
+        self.made = self.parts.deltas(since)
+        return b""
 
     def save_own(self, folder: Path) -> dict[str, FileEntry]:
         """Write this rank's parts, ``TABLE/PART/table.bin``, durably; the entries of the files. Raises OSError."""

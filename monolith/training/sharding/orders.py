@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from monolith.errors import CorruptError
+from monolith.serving.staging import Ticket
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -48,10 +49,16 @@ class Cut(msgspec.Struct, frozen=True, array_like=True, tag="cut"):
     """Close the sequence."""
 
 
-class Deltas(msgspec.Struct, frozen=True, array_like=True, tag="deltas"):
-    """Answer with the deltas of your parts since a sequence."""
+class Make(msgspec.Struct, frozen=True, array_like=True, tag="make"):
+    """Make the delta of your parts since a sequence, and keep it; answer."""
 
     since: int
+
+
+class Stage(msgspec.Struct, frozen=True, array_like=True, tag="stage"):
+    """Hand the delta that was made to the store, as a part of this ticket's; answer with the receipt."""
+
+    ticket: Ticket
 
 
 class Save(msgspec.Struct, frozen=True, array_like=True, tag="save"):
@@ -95,7 +102,7 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
     is_final: bool = True
 
 
-Order = Open | Train | Advance | Cut | Deltas | Save | Load | LoadDense | Count | Contains | Beat | End
+Order = Open | Train | Advance | Cut | Make | Stage | Save | Load | LoadDense | Count | Contains | Beat | End
 
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 

@@ -1,4 +1,4 @@
-"""What a rank says of its own parts: deltas, statistics, files that it wrote, and which snapshot it sees."""
+"""What a rank says of its own parts: statistics, files that it wrote, and which snapshot it sees."""
 
 from __future__ import annotations
 
@@ -10,64 +10,11 @@ import xxhash
 
 from monolith.errors import ConfigError, CorruptError
 from monolith.tables.arguments import Ids
-from monolith.tables.buckets import Buckets
-from monolith.tables.delta import Delta
 from monolith.tables.stats import TableStats
 from monolith.training.sharding.learner import DividedLearner
 from monolith.training.snapshot import MANIFEST
 
 _FIELDS = tuple(TableStats.__dataclass_fields__)
-
-
-class _Delta(msgspec.Struct, frozen=True, array_like=True):
-    base_sequence: int
-    sequence: int
-    dim: int
-    ids: bytes
-    values: bytes
-    removed: bytes
-    buckets: list[tuple[int, int]]
-
-
-def delta_bytes(learner: DividedLearner, since: int) -> bytes:
-    """The deltas of a rank's parts, by table. Raises GapError."""
-    return msgspec.msgpack.encode(
-        {
-            name: [
-                _Delta(
-                    delta.base_sequence,
-                    delta.sequence,
-                    delta.values.shape[1],
-                    delta.ids.tobytes(),
-                    delta.values.tobytes(),
-                    delta.removed.tobytes(),
-                    [*delta.buckets.ranges],
-                )
-                for delta in deltas
-            ]
-            for name, deltas in learner.own_deltas(since).items()
-        }
-    )
-
-
-def decoded_deltas(data: bytes) -> dict[str, list[Delta]]:
-    """What `delta_bytes` gave."""
-    return {name: [_decoded(one) for one in each] for name, each in _decode(data).items()}
-
-
-def _decode(data: bytes) -> dict[str, list[_Delta]]:
-    return msgspec.msgpack.decode(data, type=dict[str, list[_Delta]])
-
-
-def _decoded(one: _Delta) -> Delta:
-    return Delta(
-        one.base_sequence,
-        one.sequence,
-        np.frombuffer(one.ids, np.int64),
-        np.frombuffer(one.values, np.float32).reshape(-1, one.dim),
-        np.frombuffer(one.removed, np.int64),
-        buckets=Buckets.of(*one.buckets),
-    )
 
 
 def own_stats(learner: DividedLearner) -> dict[str, list[int]]:
