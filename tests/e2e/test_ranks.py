@@ -237,14 +237,14 @@ def test_a_rank_with_another_snapshot_is_refused_by_name(kit):
 def test_a_rank_that_hangs_is_named_by_the_others(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
     path = job(kit, "hangs", input={"follow": True})
-    path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 4"))
+    path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 12"))
     leader, hung = _by_hand(kit, [path, path])
     try:
         kit.wait(lambda: _size(kit.folder / "hangs" / "state") > 500, "steps")
         hung.send_signal(signal.SIGSTOP)
         said = leader.communicate(timeout=120)[0]
         assert leader.returncode == 1
-        assert "rank 1 did not answer for 4 s" in said, said
+        assert "rank 1 did not answer for 12 s" in said, said
     finally:
         hung.kill()
         hung.communicate()

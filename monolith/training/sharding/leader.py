@@ -73,12 +73,16 @@ class LeadingLearner(DividedLearner):
         self._brought, asks = following, following is not None
         self._counted = None
         own = [share[0] for share in shares]
-        self.channel.tell_each(
-            [orders.Train([_encoded(share[rank]) for share in shares], asks) for rank in range(1, self.ranks)]
-        )
+        self.channel.tell_each(self._orders(shares, asks=asks))
         said = self.train(own, asks=asks)
         assert said is not None
         return said
+
+    def _orders(self, shares: Sequence[Sequence[Part]], *, asks: bool) -> list[Order]:
+        """For each of the other ranks; one for all where each has all samples."""
+        if self._has_all:
+            return [orders.Train([_encoded(share[0]) for share in shares], asks)] * (self.ranks - 1)
+        return [orders.Train([_encoded(share[rank]) for share in shares], asks) for rank in range(1, self.ranks)]
 
     def _shares(self, batch: Batch) -> list[Part]:
         """What each rank gets of it."""

@@ -35,7 +35,7 @@ def sweep_parts(transport: Transport, divisions: Sequence[Division], parts: Sequ
     All ranks' tables stand at one place of the sweep before, and do so afterwards.
     """
     sweeps = [
-        _TableSweep(division, {part.part: part.table for part in parts if part.number == number}, max_rows)
+        TableSweep(division, {part.part: part.table for part in parts if part.number == number}, max_rows)
         for number, division in enumerate(divisions)
         if _sweeps(division.config)
     ]
@@ -61,7 +61,7 @@ def _blocks(rows: Ints, widths: Sequence[int]) -> Iterator[Ints]:
 
 
 @dataclass
-class _TableSweep:
+class TableSweep:
     """One table's sweep, as this rank takes part in it."""
 
     division: Division
