@@ -83,7 +83,7 @@ class DividedLearner(Learner):
         self._asked = self._ask(self._waiting[0]) if asks else None
         matrix = self._whole(step.vectors, part) if self._has_all else torch.from_numpy(step.vectors)
         self.optimizer.zero_grad()
-        said = self._learn(matrix.requires_grad_(), part)
+        said = self._dense_part(matrix.requires_grad_(), part)
         summing = None if self._has_all else dist.all_reduce(self.optimizer.gradients, async_op=True)
         gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
         step.apply_matrix(gradient[begin:end].contiguous().numpy())
@@ -114,7 +114,7 @@ class DividedLearner(Learner):
         dist.all_gather(everyones, own)
         return torch.cat([each[:size] for each, size in zip(everyones, sizes, strict=True)])
 
-    def _learn(self, matrix: Tensor, part: Part) -> Tensor:
+    def _dense_part(self, matrix: Tensor, part: Part) -> Tensor:
         """Gradients of the whole batch's loss, as far as ``part.batch`` has a hand in it; what the model says of it."""
         batch, l2 = part.batch, self.job.model.embedding_l2
         if not len(batch):
