@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_RESTARTS = 10
 _TOLD = "MONOLITH_RANKS"  # folder in which the ranks leave word for the process that started torchrun
-_LEADER, _FINAL = "leader", "final"
+_LEADER, _FINAL, _STOP = "leader", "final", "stop"
 _SHUTDOWN_S = 20  # for ranks to end by themselves, once one has failed
 _DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 
@@ -44,7 +44,7 @@ def run_workers(args: argparse.Namespace) -> int:
         environment = {"OMP_NUM_THREADS": "1", **os.environ, _TOLD: folder}
         agent = subprocess.Popen(_torchrun(args), env=environment, start_new_session=True, preexec_fn=_die_with_parent)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: _stop(told, agent))
+            signal.signal(number, lambda *_: _stop(told))
         code = agent.wait()
         return 1 if (told / _FINAL).exists() or code else 0
 
@@ -68,12 +68,11 @@ def _die_with_parent() -> None:
             ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGTERM)
 
 
-def _stop(told: Path, agent: subprocess.Popen[bytes]) -> None:
-    """Ask rank 0 to end the run; before there is one, the agent."""
-    try:
+def _stop(told: Path) -> None:
+    """Ask rank 0 to end the run; where there is none yet, those that start find that they are to end."""
+    (told / _STOP).touch()
+    with suppress(OSError, ValueError):
         os.kill(int((told / _LEADER).read_text()), signal.SIGTERM)
-    except (OSError, ValueError):
-        agent.terminate()
 
 
 # --- each of the ranks ----------------------------------------------------------------------------------------------
@@ -95,7 +94,10 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # rank 0 says when it is over
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until there is a trainer to stop
         _leave_word(_LEADER, str(os.getpid()))
+    if _is_told(_STOP):
+        return 0
     try:
         with files_for(job.files), joined(job):
             return _take_part(job, rank, lead)
@@ -104,6 +106,8 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
             if rank == 0:
                 print(scrubbed(f"monolith train: {type(error).__name__}: {error}"), file=sys.stderr)
             return 0  # torchrun starts all again after any other code
+        if rank and _is_told(_STOP):
+            return 0
         raise
 
 
@@ -130,6 +134,11 @@ def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None]) -> in
 def _is_final(error: MonolithError) -> bool:
     """Whether the same command would fail again."""
     return not isinstance(error, UnavailableError | DurabilityError)
+
+
+def _is_told(name: str) -> bool:
+    """By the process that started torchrun."""
+    return _TOLD in os.environ and (Path(os.environ[_TOLD]) / name).exists()
 
 
 def _leave_word(name: str, text: str) -> bool:

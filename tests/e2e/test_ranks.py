@@ -28,7 +28,7 @@ from monolith.training.snapshot import RANKS, Snapshot, Snapshots
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 KILLS = int(os.environ.get("MONOLITH_RANK_KILLS", "3"))
-EVENTS = 1_200
+EVENTS = 900
 TABLES = [
     {"name": "user", "dim": 9, "expiry": {"kind": "idle", "ttl_s": 600, "max_age_s": 1500}},
     {
@@ -121,12 +121,12 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
     """Of the same number of ranks: their sums are formed in the order of ranks."""
     path = job(runs, "killed", exact=False)
     state, rng, killed = runs.folder / "killed" / "state", random.Random(5), []
-    daemon = runs.spawn("train", path, "--workers", 2, "--max-restarts", 2 * KILLS + 5, "--set", "train.batch_size=4")
+    daemon = runs.spawn("train", path, "--workers", 2, "--max-restarts", 2 * KILLS + 5, "--set", "train.batch_size=8")
     while len(killed) < KILLS and daemon.poll() is None:
         runs.wait(lambda: len(_pids(path)) == 2 or daemon.poll() is not None, "two ranks", 120)
         if len(killed) % 5:  # else they may die while they start
-            size = _size(state)
-            runs.wait(lambda s=size: _size(state) > s or daemon.poll() is not None, "a new step", 120)
+            steps = _steps(state)
+            runs.wait(lambda s=steps: _steps(state) > s or daemon.poll() is not None, "a new step", 120)
         try:
             daemon.wait(rng.uniform(0.0, 0.6))
         except subprocess.TimeoutExpired:
@@ -136,7 +136,7 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
                 killed.append(rank)
                 runs.wait(lambda r=rank: r not in _pids(path).values() or daemon.poll() is not None, "the rank's end")
     assert daemon.wait(300) == 0, runs.output()[-4000:]
-    calm = runs.run("train", job(runs, "calm", exact=False), "--workers", 2, "--set", "train.batch_size=4")
+    calm = runs.run("train", job(runs, "calm", exact=False), "--workers", 2, "--set", "train.batch_size=8")
     assert calm.returncode == 0, calm.stderr
     assert differences(runs, "killed", "calm") == []
     with capsys.disabled():
@@ -157,15 +157,11 @@ def _pids(path: Path) -> dict[int, int]:
     return found
 
 
-def _size(state: Path) -> int:
-    return sum(file.stat().st_size for file in (state / "journal").glob("*")) if (state / "journal").exists() else 0
-
-
 def test_a_snapshot_goes_on_at_any_number_of_ranks_and_a_replay_in_one_process_makes_its_bits(kit):
     streams = [f"log://{kit.folder / name}" for name in ("features", "actions")]
     path = job(kit, "chain")
     for number, ranks in enumerate([1, 2, 4, 3, 1]):
-        kit.fill(*streams, count=150, seed=number)
+        kit.fill(*streams, count=100, seed=number)
         arguments = ("--workers", ranks) if ranks > 1 else ()
         ended = kit.run("train", path, *arguments)
         assert ended.returncode == 0, ended.stderr[-3000:]
@@ -189,13 +185,21 @@ def test_a_table_with_a_limit_evicts_alike_on_one_rank_and_on_two(kit):
 
 def test_sigterm_ends_all_ranks_with_a_snapshot_and_exit_0(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
-    daemon = kit.spawn("train", job(kit, "follows", input={"follow": True}), "--workers", 2)
-    kit.wait(lambda: _size(kit.folder / "follows" / "state") > 2_000 or daemon.poll() is not None, "steps")
+    path, state = job(kit, "follows", input={"follow": True}), kit.folder / "follows" / "state"
+    daemon = kit.spawn("train", path, "--workers", 2)
+    kit.wait(lambda: _steps(state) > 5 or daemon.poll() is not None, "steps", 120)
     daemon.terminate()
     assert daemon.wait(60) == 0, kit.output()[-3000:]
-    kept = newest(kit, "follows")
-    assert kept.manifest.step == Journal(kit.folder / "follows/state/journal", read_only=True).last_step
+    assert newest(kit, "follows").manifest.step == _steps(state)
+    early = kit.spawn("train", path, "--workers", 2)
+    kit.wait(lambda: _pids(path) or early.poll() is not None, "a rank", 120)
+    early.terminate()
+    assert early.wait(60) == 0, kit.output()[-3000:]
     assert "Traceback" not in kit.output()
+
+
+def _steps(state: Path) -> int:
+    return Journal(state / "journal", read_only=True).last_step if [*(state / "journal").glob("*.journal")] else 0
 
 
 def test_a_table_that_cannot_be_divided_is_refused_by_name_and_nothing_is_started_again(kit):
@@ -240,7 +244,7 @@ def test_a_rank_that_hangs_is_named_by_the_others(kit):
     path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 12"))
     leader, hung = _by_hand(kit, [path, path])
     try:
-        kit.wait(lambda: _size(kit.folder / "hangs" / "state") > 500, "steps")
+        kit.wait(lambda: _steps(kit.folder / "hangs" / "state") > 2, "steps", 120)
         hung.send_signal(signal.SIGSTOP)
         said = leader.communicate(timeout=120)[0]
         assert leader.returncode == 1
