@@ -143,8 +143,8 @@ class Table {
   void apply_part(const Step& step, const std::vector<double>& norms);
 
   void advance(std::int64_t clock_ms);
-  // Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or counter that was looked at,
-  // and those whose hashes have the same upper half.
+  // Goes on through so many buckets' worth of hashes, but ends behind the max_rows-th row or counter that
+  // was looked at, and those whose hashes have the same upper half.
   Swept sweep(std::size_t buckets, std::uint64_t max_rows = UINT64_MAX);
   std::uint64_t sweepable() const;  // rows and counters that a sweep of all buckets looks at
 
