@@ -126,10 +126,10 @@ def prepared(args: argparse.Namespace, *, in_order: bool = True) -> Material:
     job, online = load_job(file, args.set), load_job(file, [*args.set, *args.online_set])
     with Bar() as bar:
         if ordered:
-            steps = _first(read_parts(job, about, folder, bar), args.events)
+            steps = read_parts(job, about, folder, bar, most=args.events)
             split = split_at(steps, cut_of(steps, args.share))
         else:
-            train = _first(read_parts(job, about, folder, bar, ("train",)), args.events)
+            train = read_parts(job, about, folder, bar, ("train",), most=args.events)
             split = Split(train, read_parts(job, about, folder, bar, ("test",)), -(2**63))
     count = sum(len(step.batch) for step in (*split.earlier, *split.later))
     print(f"{about.name}: {count:,} samples, {about.time}", flush=True)
@@ -166,9 +166,15 @@ def list_column(folder: Path) -> bool:
 
 
 def read_parts(
-    job: JobConfig, about: About, folder: Path, bar: Bar, parts: Sequence[str] = ("train", "valid", "test")
+    job: JobConfig,
+    about: About,
+    folder: Path,
+    bar: Bar,
+    parts: Sequence[str] = ("train", "valid", "test"),
+    *,
+    most: int | None = None,
 ) -> list[Step]:
-    """The steps of these parts of a prepared set, one part after the other; a list is a request."""
+    """The steps of these parts of a prepared set, one after the other, up to ``most`` samples; a list is a request."""
     import msgspec
 
     from monolith.datasets.online import read_bounded
@@ -179,20 +185,10 @@ def read_parts(
     request = f"&request={LIST}" if list_column(folder) else ""
     steps: list[Step] = []
     for part in parts:
+        left = None if most is None else most - sum(len(step.batch) for step in steps)
+        if left is not None and left <= 0:
+            break
         url = samples_url(about, (folder / f"{part}.parquet").absolute()) + request
         source = msgspec.structs.replace(job.input, samples=url, features=None, actions=None)
-        steps += read_bounded(msgspec.structs.replace(job, input=source), Between(), bar, keys=True)[0]
+        steps += read_bounded(msgspec.structs.replace(job, input=source), Between(), bar, keys=True, most=left)[0]
     return steps
-
-
-def _first(steps: list[Step], samples: int | None) -> list[Step]:
-    """The steps up to the one that has this many samples; None: all."""
-    if samples is None:
-        return steps
-    count, kept = 0, list[Any]()
-    for step in steps:
-        if count >= samples:
-            break
-        kept.append(step)
-        count += len(step.batch)
-    return kept

@@ -117,9 +117,11 @@ def read_steps(job: JobConfig, journal: Path, *, recorded: bool = False) -> list
 
 
 def read_bounded(
-    job: JobConfig, part: Between, progress: Progress, *, keys: bool = False
+    job: JobConfig, part: Between, progress: Progress, *, keys: bool = False, most: int | None = None
 ) -> tuple[list[Step], dict[str, int]]:
     """The steps of the job's streams up to their present ends, and what became no sample; ``keys``: with their keys.
+
+    ``most``: no further than the step with that many samples.
 
     Nothing is written, committed or waited for. Raises ConfigError and UnavailableError as `open_bounded` does.
     """
@@ -130,6 +132,8 @@ def read_bounded(
             steps.append(step if keys else replace(step, keys=()))
             done += len(step.batch)
             progress("reading", done, done + (reader.progress().lag or 0))
+            if most is not None and done >= most:
+                break
         return steps, dict(reader.progress().dropped())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -71,10 +72,12 @@ def test_shared_rows_cost_auc_by_epoch_and_along_the_stream(kit):
 
 def test_a_set_at_random_is_judged_by_its_test_part_and_has_no_stream(kit):
     words = ("--data", "mixed", "--dir", "m", "--seeds", "1", *WORDS)
-    done = kit.run("bench", "collisions", *words)
+    done = kit.run("bench", "collisions", "--events", "1000", *words)
     assert done.returncode == 0, done.stderr
     assert list(result_of(kit, "m/collisions.json")["variants"]["collisionless"]["auc"]) == ["first", "best"]
     assert "not claimed" in done.stdout
+    read = int(re.search(r"mixed: (\S+) samples", done.stdout)[1].replace(",", ""))
+    assert 1_200 < read < 1_800  # 1,000, what is left of a journal step, and the test part
 
 
 def test_online_learning_on_a_prepared_set_ranks_its_lists(kit):
