@@ -36,6 +36,15 @@ def test_each_owner_gets_the_ids_of_its_buckets_in_their_order(ids, owners, salt
     assert [int(split.of(k)[j]) for k, j in zip(of, place, strict=True)] == list(range(len(ids)))
 
 
+@pytest.mark.parametrize("split", [split_ids, split_unique])
+def test_owners_counts_are_of_all_occurrences(split) -> None:
+    ids = np.random.default_rng(3).integers(0, 40, 5_000)
+    owners = Owners.evenly(7)
+    expected = np.bincount(owners.of_bucket[buckets_of(ids)], minlength=7)
+    assert split(ids, owners).counts.tolist() == expected.tolist()
+    assert split(ids[:0], owners).counts.tolist() == [0] * 7
+
+
 @given(IDS, OWNERS, st.sampled_from([None, "movie"]))
 def test_unique_ids_come_once_at_their_first_occurrence(ids, owners, salted_by):
     ids = np.array(ids, np.int64)
