@@ -6,7 +6,8 @@
 The job of bench/stream.py, DeepFM over 8 features whose ids are Zipf-distributed, with its tables of each kind in turn,
 in one process: collisionless (the rival), hashed to a share of the ids, quotient-remainder, which tells as many apart
 in about twice the root of that many rows, and one unified table of as many rows as all hashed ones have, under an MLP,
-with the hashed ones under an MLP beside it. Bytes are `num_bytes()` of all tables: rows, the words beside them, and
+with the hashed ones under an MLP beside it; and cafe, of about as many bytes as hashed, half of its rows for hot ids.
+Bytes are `num_bytes()` of all tables: rows, the words beside them, and
 the index; optimizer states apart. Speed is CPU time of the step's thread, a turn of one kind after a turn of the next;
 printed are the median ratio to collisionless of neighbouring turns and its quartiles.
 
@@ -74,6 +75,8 @@ def _kinds(options: argparse.Namespace) -> dict[str, dict[str, object]]:
     kinds: dict[str, dict[str, object]] = {"collisionless": {}, "hashed": {"kind": "hashed", "rows": hashed}}
     for combine in ("product", "sum", "concat"):
         kinds[f"qr, {combine}"] = {"kind": "qr", "rows": options.ids, "combine": combine}
+    half = round(0.43 * hashed)  # a score's cell takes a third of a row of 16
+    kinds["cafe"] = {"kind": "cafe", "rows": half, "own_rows": half}
     kinds["hashed, mlp"] = {"kind": "hashed", "rows": hashed}
     kinds["unified, mlp"] = {"kind": "unified", "rows": FEATURES * hashed}
     return kinds

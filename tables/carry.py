@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.eviction import Unlimited
-from monolith.config.kinds import Collisionless, Kind, Unified, kind_of, kind_words
+from monolith.config.kinds import Cafe, Collisionless, Kind, Unified, kind_of, kind_words
 from monolith.config.memory import Ram
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
@@ -37,7 +37,7 @@ from monolith.tables.embedding import Embedding
 from monolith.tables.fixed import FixedTable, part_configs
 from monolith.tables.hashing import salted
 from monolith.tables.header import TAIL, RowKind
-from monolith.tables.kind_file import part_folder, read_kind
+from monolith.tables.kind_file import KEPT_FILE, part_folder, read_kept, read_kind
 from monolith.tables.kinds import made, new_embedding
 from monolith.tables.optimizer_options import row_layout, with_steps
 from monolith.tables.options import native_table
@@ -79,7 +79,9 @@ def misfit(folder: str | os.PathLike[str], was: TableConfig, config: TableConfig
 
 
 def _rows_of(kind: Kind) -> Kind:
-    """The kind as far as rows depend on it: how many of them a feature reads changes none."""
+    """The kind as far as rows depend on it: how many of them a feature reads changes none, nor how scores decay."""
+    if isinstance(kind, Cafe):
+        return msgspec.structs.replace(kind, score_decay=1.0)
     return msgspec.structs.replace(kind, probes={}) if isinstance(kind, Unified) else kind
 
 
@@ -102,6 +104,7 @@ def carried(folder: str | os.PathLike[str], was: TableConfig, config: TableConfi
     configs = part_configs(config, vectors_of(config.name, config.dim, kind_of(config)))
     found = {name: _carried_rows(part_folder(folder, name), part, None) for name, part in configs.items()}
     whole = made(config, {name: part for name, (part, _) in found.items()})
+    whole.keep(read_kept(folder), str(folder / KEPT_FILE))
     return Carried(whole, len(whole), next(iter(found.values()))[1])
 
 
@@ -118,9 +121,21 @@ def native_tables(table: Embedding) -> dict[str, Table]:
     return {table.config.name: table} if isinstance(table, Table) else cast(FixedTable, table).parts
 
 
-def with_native_tables(table: Embedding, parts: Mapping[str, Table]) -> Embedding:
-    """A table like ``table``, whose rows lie in ``parts``, by the name under which they are published."""
-    return parts[table.config.name] if isinstance(table, Table) else made(table.config, dict(parts))
+def kept_by(table: Embedding) -> bytes:
+    """What ``table`` is besides its native tables; empty: nothing."""
+    return b"" if isinstance(table, Table) else cast(FixedTable, table).kept()
+
+
+def with_native_tables(table: Embedding, parts: Mapping[str, Table], kept: bytes | None = None) -> Embedding:
+    """A table like ``table``, whose rows lie in ``parts``, by the name under which they are published.
+
+    ``kept`` is what it is besides; None: as ``table`` is. Raises CorruptError.
+    """
+    if isinstance(table, Table):
+        return parts[table.config.name]
+    whole = made(table.config, dict(parts))
+    whole.keep(cast(FixedTable, table).kept() if kept is None else kept, f"table {table.config.name!r}")
+    return whole
 
 
 def _carried_rows(folder: Path, config: TableConfig, joined: str | None) -> tuple[Table, tuple[str, ...]]:

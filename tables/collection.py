@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +21,7 @@ from monolith.tables import _core
 from monolith.tables.apart import Apart, ApartStep
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_times
 from monolith.tables.batch import Bag
-from monolith.tables.embedding import Embedding
+from monolith.tables.embedding import Embedding, Seen
 from monolith.tables.hashing import feature_salt, salted
 from monolith.tables.outputs import empty_matrix
 from monolith.tables.table import Table
@@ -44,6 +46,7 @@ class Collection:
         self.tables = dict(tables)
         self.outputs = tuple(outputs)
         self.dims = tuple(self.tables[out.table].width(out.feature) for out in outputs)
+        self._begins = np.cumsum([0, *self.dims]).tolist()  # of each output's columns
         self._one = {name: table.one_table for name, table in self.tables.items() if table.one_table is not None}
         self._by_address = sorted(self._one.values(), key=id)
         self._fused = [number for number, out in enumerate(self.outputs) if out.table in self._one]
@@ -54,6 +57,11 @@ class Collection:
         self._widths = [t.dim * n for t, n in zip(self._of_outputs(), self._rows_of, strict=True)]
         features = [feature for n, feature in zip(self._fused, features, strict=True) for _ in range(self._rows_of[n])]
         self._output_of = [n for n in self._fused for _ in range(self._rows_of[n])]  # of each native feature
+        self._watched = {  # by table that watches
+            name: [n for n in self._fused if self.outputs[n].table == name]
+            for name, table in self.tables.items()
+            if table.watches
+        }
         self._native = _core.Collection([table.native for table in self._one.values()], features)
         self._as_rows = not self._apart and self._widths == list(self.dims)  # vectors are what native code gives
         self._spare: list[_core.Steps] = []  # their memory serves later steps
@@ -89,10 +97,11 @@ class Collection:
         steps = self._spare.pop() if self._spare else _core.Steps()
         with self._writing():
             self._native.forward(*batch, times, steps, out)
+        watched = {number: bags[number] for numbers in self._watched.values() for number in numbers}
         if self._as_rows:
-            return CollectionStep(self, out, steps)
+            return CollectionStep(self, out, steps, watched=watched)
         apart = self._apart.begin(bags, event_time_ms)
-        return CollectionStep(self, self._together(out, apart.vectors), steps, apart)
+        return CollectionStep(self, self._together(out, apart.vectors), steps, apart, watched)
 
     def lookup(self, bags: Sequence[Bag]) -> Matrix:
         """The pooled vectors, (batch, sum of dims) float32, and nothing else: no table is changed."""
@@ -142,6 +151,29 @@ class Collection:
             each += [own] * rows if own is None or rows == 1 else np.split(own, rows, axis=1)
         return each
 
+    def _tell(self, bags: Mapping[int, Bag], grads: Sequence[Matrix | None] | Matrix) -> None:
+        """What a step gave the ids of the tables that watch."""
+        for name, numbers in self._watched.items():
+            given = numbers if isinstance(grads, np.ndarray) else [n for n in numbers if grads[n] is not None]
+            if given:
+                self.tables[name].watch(partial(self._all_seen, given, bags, grads))
+
+    def _all_seen(
+        self, numbers: Sequence[int], bags: Mapping[int, Bag], grads: Sequence[Matrix | None] | Matrix
+    ) -> list[Seen]:
+        return [self._seen(number, bags[number], grads) for number in numbers]
+
+    def _seen(self, number: int, bag: Bag, grads: Sequence[Matrix | None] | Matrix) -> Seen:
+        out, grad = self.outputs[number], self._grad(grads, number)
+        assert grad is not None
+        return Seen(salted(out.feature, bag.ids) if out.salted else bag.ids, bag, grad)
+
+    def _grad(self, grads: Sequence[Matrix | None] | Matrix, number: int) -> Matrix | None:
+        """The gradient of one output's vectors."""
+        if not isinstance(grads, np.ndarray):
+            return grads[number]
+        return grads[:, self._begins[number] : self._begins[number] + self.dims[number]]
+
     @contextmanager
     def _writing(self) -> Iterator[None]:
         held: list[Table] = []
@@ -159,12 +191,18 @@ class CollectionStep:
     """A step that was begun with ``Collection.forward``: its vectors, waiting for their gradients."""
 
     def __init__(
-        self, collection: Collection, vectors: Matrix, steps: _core.Steps, apart: ApartStep | None = None
+        self,
+        collection: Collection,
+        vectors: Matrix,
+        steps: _core.Steps,
+        apart: ApartStep | None = None,
+        watched: Mapping[int, Bag] = MappingProxyType({}),
     ) -> None:
         self.vectors = vectors  # (batch, sum of dims) float32
         self._collection: Collection | None = collection  # None once applied
         self._steps = steps
         self._apart = apart
+        self._watched = watched  # the bags of outputs whose tables want to know the gradients
 
     def apply_gradients(self, grads: Sequence[npt.NDArray[np.float32] | None]) -> None:
         """One optimizer step for each unique id of each table: ``grads`` are those of the outputs' vectors.
@@ -212,6 +250,8 @@ class CollectionStep:
             raise NonFiniteError(_nonfinite_text(output, bad[1], largest))
         if self._apart is not None:
             self._apart.apply()
+        if self._watched:
+            collection._tell(self._watched, checked)
         self._collection = None
         if len(collection._spare) < _SPARE_STEPS:
             collection._spare.append(self._steps)

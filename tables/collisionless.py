@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from monolith.tables.published import HasRows
 from monolith.tables.tail import TailRows, tail_name
 
 if TYPE_CHECKING:
+    from monolith.tables.embedding import Seen
     from monolith.tables.table import Table
 
 Places = npt.NDArray[np.intp]
@@ -41,6 +43,11 @@ class Collisionless:
         """The rows of the ids, of whichever feature they are."""
         del feature
         return cast("Table", self).lookup(ids)
+
+    watches: ClassVar[bool] = False
+
+    def watch(self, seen: Callable[[], Sequence[Seen]]) -> None:
+        """Not asked for."""
 
     def begin(self, ids: Ids, *, event_time_ms: EventTimes = None) -> TableStep:
         """See `tables.embedding`; by the table's own rules, not by those of one feature."""

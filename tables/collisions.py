@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from monolith.config.kinds import kind_of
+from monolith.config.kinds import SHARES_ROWS, kind_of
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.arguments import Ids
@@ -76,9 +76,10 @@ def collisions(config: TableConfig, seen: Mapping[str, SeenIds]) -> dict[str, Fe
     """What the ids ``seen`` of each feature share, by feature. Raises ConfigError for a collisionless table."""
     kind = kind_of(config)
     sizes = part_rows(kind)
-    if not sizes:
+    if config.kind not in SHARES_ROWS:
         raise ConfigError(
-            f"table {config.name!r} is {config.kind}: no two ids share a row; name a table of another kind"
+            f"table {config.name!r} is {config.kind}: its ids share no rows by their hashes alone; name one of kind "
+            f"{', '.join(SHARES_ROWS)}"
         )
     reader = vectors_of(config.name, config.dim, kind)
     firsts = dict(zip(reader.parts, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))

@@ -11,8 +11,9 @@ opens it (`tables.kinds`). Everything else speaks to what stands here.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from monolith.config.table import TableConfig
 from monolith.tables.arguments import EventTimes, Ids, Matrix
@@ -24,9 +25,18 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from monolith.tables.batch import Bag
     from monolith.tables.table import Table
 
     Places = npt.NDArray[np.intp]
+
+
+class Seen(NamedTuple):
+    """What the bags of one output came to in a step."""
+
+    ids: Ids  # (total,), salted where the table keeps features apart
+    bag: Bag  # of those ids
+    grads: npt.NDArray[np.float32]  # (batch, dim) of the pooled vectors; columns side by side
 
 
 class EmbeddingStep(Protocol):
@@ -87,6 +97,13 @@ class Embedding(Protocol):
 
         (n,) int64 for each of the rows that lie side by side in a vector.
         """
+
+    @property
+    def watches(self) -> bool:
+        """Whether the table wants to be told of its ids' gradients, by ``watch``."""
+
+    def watch(self, seen: Callable[[], Sequence[Seen]]) -> None:
+        """The rows took a step, which ``seen`` says: of the table's outputs that have a gradient, in order."""
 
     def __len__(self) -> int:
         """Rows held."""

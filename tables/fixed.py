@@ -8,7 +8,7 @@ number alone. The index that finds a numbered row takes 10 bytes a row, which `n
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Collisionless, Hashed, Kind, QuotientRemainder, Unified, kind_of
+from monolith.config.kinds import Cafe, Collisionless, Hashed, Kind, QuotientRemainder, Unified, kind_of
 from monolith.config.table import TableConfig
-from monolith.errors import ConfigError
+from monolith.disk import write_durably
+from monolith.errors import ConfigError, CorruptError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
 from monolith.tables.collisionless import TableStep
 from monolith.tables.delta import Delta
-from monolith.tables.kind_file import SavedKind, part_folder, write_kind
+from monolith.tables.embedding import Seen
+from monolith.tables.kind_file import KEPT_FILE, SavedKind, part_folder, write_kind
 from monolith.tables.published import HasRows
 from monolith.tables.stats import TableStats
 from monolith.tables.table import Table
@@ -75,6 +77,20 @@ class FixedTable:
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
 
+    watches: ClassVar[bool] = False
+
+    def watch(self, seen: Callable[[], Sequence[Seen]]) -> None:
+        """Not asked for, where ``watches`` is false."""
+
+    def kept(self) -> bytes:
+        """What the table is besides its parts; empty: nothing."""
+        return b""
+
+    def keep(self, data: bytes, where: str) -> None:
+        """Be what ``kept`` said, besides the parts. Raises CorruptError, naming ``where``."""
+        if data:
+            raise CorruptError(f"{where}: a table of kind {self.config.kind} keeps nothing besides its rows")
+
     def advance(self, watermark_ms: int) -> None:
         """Move the clock; rows do not expire by it."""
         for table in self.parts.values():
@@ -108,11 +124,13 @@ class FixedTable:
         return TableStats(**{f.name: sums.get(f.name, getattr(each[0], f.name)) for f in fields(TableStats)})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write ``kind.json``, and each part as a ``table.bin``, below ``folder``; see `tables.kind_file`."""
+        """Write ``kind.json``, each part as a ``table.bin``, and what is kept besides; see `tables.kind_file`."""
         folder, kind = Path(folder), kind_of(self.config)
         assert not isinstance(kind, Collisionless)
         for name, table in self.parts.items():
             table.save(part_folder(folder, name))
+        if kept := self.kept():
+            write_durably(folder / KEPT_FILE, kept)
         return write_kind(folder, SavedKind(self.config.name, self.config.dim, kind))
 
 
@@ -209,7 +227,7 @@ class QuotientRemainderStep:
 def part_configs(config: TableConfig, reader: Vectors) -> dict[str, TableConfig]:
     """The native tables in which the rows of a table lie, by the name under which they are published."""
     plain: dict[str, object] = {"kind": "collisionless", "rows": None, "remainders": None, "combine": None}
-    plain |= {"width": None, "probes": {}}
+    plain |= {"width": None, "probes": {}, "own_rows": None, "score_decay": None}
     return {
         name: msgspec.structs.replace(config, name=name.replace(TAIL_MARK, "."), dim=width, **plain)
         for name, width in reader.parts.items()
@@ -220,6 +238,8 @@ def part_rows(kind: Kind) -> list[int]:
     """How many rows each part has from the start, in order; empty: rows come and go."""
     if isinstance(kind, Hashed | Unified):
         return [kind.rows]
+    if isinstance(kind, Cafe):
+        return [kind.rows + kind.own_rows]
     return [kind.quotients, kind.remainders] if isinstance(kind, QuotientRemainder) else []
 
 

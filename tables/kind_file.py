@@ -11,11 +11,12 @@ from pathlib import Path
 import msgspec
 
 from monolith.config.absent import TAIL_MARK
-from monolith.config.kinds import Hashed, OptEmbed, QuotientRemainder, Unified
+from monolith.config.kinds import Cafe, Hashed, OptEmbed, QuotientRemainder, Unified
 from monolith.disk import write_durably
 from monolith.errors import CorruptError, VersionError
 
 KIND_FILE = "kind.json"
+KEPT_FILE = "kept.bin"  # of a table that is more than its parts
 KIND_VERSION = 1
 
 
@@ -24,7 +25,7 @@ class SavedKind(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: str
     dim: int  # the config's
-    kind: Hashed | QuotientRemainder | OptEmbed | Unified
+    kind: Hashed | QuotientRemainder | OptEmbed | Unified | Cafe
     version: int = KIND_VERSION
 
 
@@ -49,6 +50,12 @@ def read_kind(folder: Path) -> SavedKind | None:
         return msgspec.json.decode(data, type=SavedKind)
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
         raise CorruptError(f"{path} cannot be read: {error}") from None
+
+
+def read_kept(folder: Path) -> bytes:
+    """What the table in ``folder`` is besides its parts; empty: nothing. Raises OSError."""
+    path = folder / KEPT_FILE
+    return path.read_bytes() if path.is_file() else b""
 
 
 def part_folder(folder: Path, name: str) -> Path:

@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from monolith.config.document import path_text
-from monolith.config.kinds import Collisionless, broken_kind_rules, kind_of
+from monolith.config.kinds import Cafe, Collisionless, broken_kind_rules, kind_of
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError, CorruptError
+from monolith.tables.cafe import CafeTable
 from monolith.tables.embedding import Embedding
 from monolith.tables.fixed import (
     HashedTable,
@@ -19,7 +20,7 @@ from monolith.tables.fixed import (
     part_configs,
     part_rows,
 )
-from monolith.tables.kind_file import KIND_FILE, SavedKind, part_folder, read_kind
+from monolith.tables.kind_file import KEPT_FILE, KIND_FILE, SavedKind, part_folder, read_kept, read_kind
 from monolith.tables.prefix import PrefixTable
 from monolith.tables.table import Table
 from monolith.tables.unified import UnifiedTable
@@ -32,7 +33,7 @@ from monolith.tables.vectors import (
     vectors_of,
 )
 
-Made = HashedTable | QuotientRemainderTable | PrefixTable | UnifiedTable
+Made = HashedTable | QuotientRemainderTable | PrefixTable | UnifiedTable | CafeTable
 
 
 def new_embedding(config: TableConfig) -> Embedding:
@@ -84,7 +85,10 @@ def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
 
 def made(config: TableConfig, parts: dict[str, Table]) -> Made:
     """A table of its parts, by the name under which they are published."""
-    reader: Vectors = vectors_of(config.name, config.dim, kind_of(config))
+    kind = kind_of(config)
+    if isinstance(kind, Cafe):
+        return CafeTable(config, kind, parts)
+    reader: Vectors = vectors_of(config.name, config.dim, kind)
     if isinstance(reader, HashedRows):
         return HashedTable(config, reader, parts)
     if isinstance(reader, PrefixRows):
@@ -105,4 +109,5 @@ def _checked(saved: SavedKind, folder: Path, table: Made) -> Embedding:
                 f"{part_folder(folder, name)} has {len(part)} rows of {part.dim}, {folder / KIND_FILE} says {count} of "
                 f"{widths[name]}"
             )
+    table.keep(read_kept(folder), str(folder / KEPT_FILE))
     return table

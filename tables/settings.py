@@ -20,7 +20,7 @@ from monolith.tables.options import checked
 
 Path = tuple[str | int, ...]
 
-_NOT_OF_ROWS = ("memory", "kind", "rows", "remainders", "combine", "width", "probes")
+_NOT_OF_ROWS = ("memory", "kind", "rows", "remainders", "combine", "width", "probes", "own_rows", "score_decay")
 _WHERE_GIVEN = ("threshold", "probation_s")
 
 

@@ -229,8 +229,8 @@ def _dim(name: str, widths: Mapping[str, int], kind: Kind) -> int:
 
 
 def kinds_of(tables: Iterable[TableConfig]) -> dict[str, Kind]:
-    """The kind of each table whose rows are not its ids' own."""
-    return {table.name: kind_of(table) for table in tables if table.kind != "collisionless"}
+    """The kind of each table whose rows a replica does not find by their ids, with a tail for those that have none."""
+    return {table.name: kind_of(table) for table in tables if table.kind not in ("collisionless", "cafe")}
 
 
 def published_dims(tables: Sequence[TableConfig]) -> dict[str, int]:

@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _pick(tables: list[TableConfig], name: str | None, job: str) -> TableConfig:
     from monolith.config.document import nearest
-    from monolith.config.kinds import HAS_ROWS_OF_IDS
+    from monolith.config.kinds import SHARES_ROWS
 
-    shared = {table.name: table for table in tables if table.kind not in HAS_ROWS_OF_IDS}
+    shared = {table.name: table for table in tables if table.kind in SHARES_ROWS}
     names = ", ".join(shared)
     if not shared:
         raise ConfigError(f"job {job!r} has no table whose ids share rows: of kind hashed, qr or unified")

@@ -23,7 +23,7 @@ RETIRED: dict[str, Any] = {}  # key -> the value with which older builds did wha
 # What the kept rows and weights are the rows and weights of. How a network learns is no part of it.
 LASTING = re.compile(
     r"model\.(?!(dropout|embedding_l2)$)|dense_optimizer\.kind$"
-    r"|tables\[\d+\]\.((name|dim|kind|rows|remainders|combine|width|seed|shared_ids)$|probes\.)"
+    r"|tables\[\d+\]\.((name|dim|kind|rows|remainders|combine|width|own_rows|seed|shared_ids)$|probes\.)"
     r"|labels\[\d+\]\.(name|loss|value)$"
 )
 

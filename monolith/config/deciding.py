@@ -28,7 +28,7 @@ def _paths(sections: Mapping[str, str]) -> frozenset[str]:
 DECIDING = _paths(
     {
         "": "seed tables features labels join model dense_optimizer",
-        "tables": "name dim kind rows remainders combine width probes threshold probation_s"
+        "tables": "name dim kind rows remainders combine width probes own_rows score_decay threshold probation_s"
         " features pooling shared_ids optimizer slices admission expiry per_feature eviction absent"
         " initializer storage on_nonfinite max_gradient seed",
         "features": "name type bag width transforms boundaries missing default utc_offset_h keep_strings",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import msgspec
 
 from monolith.config.document import Keys, nearest
-from monolith.config.limits import Count
+from monolith.config.limits import Count, Share
 from monolith.config.table import Combine, TableConfig
 
 Found = tuple[Keys, str]
@@ -61,7 +61,15 @@ class Unified(_Kind, frozen=True, tag="unified"):
     probes: dict[str, Count]  # feature -> how many, of every feature
 
 
-Kind = Collisionless | Hashed | QuotientRemainder | OptEmbed | Unified
+class Cafe(_Kind, frozen=True, tag="cafe"):
+    """The ids of the highest scores, at most ``own_rows``, have rows of their own; all others share ``rows`` rows."""
+
+    rows: Count
+    own_rows: Count
+    score_decay: Share
+
+
+Kind = Collisionless | Hashed | QuotientRemainder | OptEmbed | Unified | Cafe
 
 MAX_PROBES = 64
 _POLICIES = ("admission", "expiry", "per_feature", "eviction", "absent")
@@ -72,8 +80,10 @@ _OWN_KEYS = {
     "qr": ("rows", "remainders", "combine"),
     "optembed": ("width", *_PRUNING),
     "unified": ("rows", "probes"),
+    "cafe": ("rows", "own_rows", "score_decay"),
 }
 _ALL_KEYS = tuple(dict.fromkeys(key for keys in _OWN_KEYS.values() for key in keys))
+SHARES_ROWS = ("hashed", "qr", "unified")  # kinds in which which ids share rows is a matter of their hashes alone
 HAS_ROWS_OF_IDS = ("collisionless", "optembed")  # kinds in which an id has a row of its own, which comes and goes
 _DEFAULTS = {field.encode_name: field for field in msgspec.structs.fields(TableConfig)}
 
@@ -90,6 +100,8 @@ def kind_of(config: TableConfig) -> Kind:
         return OptEmbed(config.width or config.dim, config.dim)
     if config.kind == "unified":
         return Unified(rows, {feature: config.probes.get(feature, 1) for feature in config.feature_names()})
+    if config.kind == "cafe":
+        return Cafe(rows, config.own_rows or 1, config.score_decay or 0.999)
     return Collisionless()
 
 
@@ -125,6 +137,8 @@ def broken_kind_rules(table: TableConfig) -> Iterator[Found]:
         yield from _of_quotient_remainder(table)
     if table.kind == "unified":
         yield from _of_unified(table)
+    if table.kind == "cafe":
+        yield from _of_cafe(table)
 
 
 def _of_rows_of_ids(table: TableConfig) -> Iterator[Found]:
@@ -155,6 +169,13 @@ def _of_unified(table: TableConfig) -> Iterator[Found]:
             yield ("probes", feature), f"no feature of the table{nearest(feature, read)}; allowed: {', '.join(read)}"
         elif probes > MAX_PROBES:
             yield ("probes", feature), f"allowed: 1 to {MAX_PROBES}; saw {probes}"
+
+
+def _of_cafe(table: TableConfig) -> Iterator[Found]:
+    if table.own_rows is None:
+        yield ("own_rows",), "a table of kind cafe needs the number of ids that may have rows of their own"
+    elif table.own_rows + (table.rows or 0) > MAX_ROWS // 2:
+        yield ("own_rows",), f"allowed: up to {MAX_ROWS // 2} with rows; saw {table.own_rows} and {table.rows}"
 
 
 def _default(key: str) -> object:

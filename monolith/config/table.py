@@ -15,14 +15,14 @@ from monolith.config.admission import Admission, Always
 from monolith.config.eviction import Eviction, Unlimited
 from monolith.config.expiry import Expiry, Forever
 from monolith.config.initializers import Initializer, Uniform
-from monolith.config.limits import Count, NonNegative, Positive
+from monolith.config.limits import Count, NonNegative, Positive, Share
 from monolith.config.memory import Memory, Ram
 from monolith.config.optimizers import Adagrad, Optimizer, Slice
 
 Pooling = Literal["sum", "mean"]
 NonFinite = Literal["raise", "skip_row", "clip"]
 Storage = Literal["float32", "bfloat16", "float16"]
-KindName = Literal["collisionless", "hashed", "qr", "optembed", "unified"]
+KindName = Literal["collisionless", "hashed", "qr", "optembed", "unified", "cafe"]
 Combine = Literal["product", "sum", "concat"]
 
 
@@ -39,13 +39,15 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     name: str  # letters, digits, '_', '-' and '.', a letter or digit first; each name once
     dim: Count  # values a row
     kind: KindName = "collisionless"  # how ids come to vectors (docs/embeddings.md)
-    rows: Count | None = None  # hashed, qr, unified, which need it: how many rows (qr: vectors) ids are hashed to
+    rows: Count | None = None  # hashed, qr, unified, cafe, which need it: how many rows (qr: vectors) ids are hashed to
     remainders: Count | None = None  # qr: the divisor; None: the square root of `rows`, rounded up
     combine: Combine | None = None  # qr: how its two rows become a vector; None: product
     width: Count | None = None  # optembed: values a row, the first of `dim`; the vector's others are 0; None: dim
     threshold: NonNegative | None = None  # collisionless, optembed: rows of a mean size up to it go; None: none does
     probation_s: Positive | None = None  # with threshold: how long a row may stay small, event time; None: 86400
     probes: dict[str, Count] = {}  # unified: how many rows, side by side, make a vector of a feature; not named: 1
+    own_rows: Count | None = None  # cafe, which needs it: how many hot ids have a row of their own
+    score_decay: Share | None = None  # cafe: what is left of an id's score after a step of the table; None: 0.999 of it
     features: list[str] = []  # empty: the feature of the table's own name
     pooling: Pooling = "sum"  # how the vectors of a bag become one
     shared_ids: bool = False  # True: the same id in two features is the same row (as in torchrec); False: salted apart
@@ -74,4 +76,6 @@ class TableConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     @property
     def tail_rows(self) -> int:
         """How many rows ids without one share; 0: they read zeros."""
+        if self.kind == "cafe":
+            return self.rows or 0
         return self.absent.rows if isinstance(self.absent, HashedTail) else 0

@@ -17,22 +17,26 @@ import torch
 from monolith.errors import ConfigError, InputError
 from monolith.events import WATERMARK_START
 from monolith.tables.arrays import NAMES, ROWS, from_arrays, to_arrays
-from monolith.tables.carry import native_tables, with_native_tables
+from monolith.tables.carry import kept_by, native_tables, with_native_tables
 from monolith.tables.dense import from_dense
 from monolith.tables.embedding import Embedding
 from monolith.tables.table import Table
 
 State = dict[str, torch.Tensor]
 
+_KEPT = "kept"  # what a table is besides its rows, as bytes
+
 
 def state_keys(tables: Mapping[str, Embedding], prefix: str = "") -> set[str]:
     """The keys of a state dict of ``tables``."""
-    return {_key(prefix, part, name) for table in tables.values() for part in native_tables(table) for name in NAMES}
+    rows = {_key(prefix, part, name) for table in tables.values() for part in native_tables(table) for name in NAMES}
+    return rows | {_key(prefix, name, _KEPT) for name, table in tables.items() if kept_by(table)}
 
 
 def tables_state(tables: Mapping[str, Embedding], prefix: str = "") -> State:
     """Everything that the tables are, as tensors on the CPU that share no memory with them."""
-    return {
+    kept = {_key(prefix, name, _KEPT): kept_by(table) for name, table in tables.items() if kept_by(table)}
+    return {key: torch.tensor(np.frombuffer(data, np.uint8)) for key, data in kept.items()} | {
         _key(prefix, part, name): torch.from_numpy(np.ascontiguousarray(array))
         for table in tables.values()
         for part, native in native_tables(table).items()
@@ -66,7 +70,8 @@ def _table_of_state(table: Embedding, state: Mapping[str, Any], prefix: str) -> 
             raise ConfigError(f"{where} lacks {lacking}: give all of them, or weight and weight_id alone")
         else:
             parts[part] = native
-    return with_native_tables(table, parts)
+    key = _key(prefix, table.config.name, _KEPT)
+    return with_native_tables(table, parts, _array(state, key).tobytes() if key in state else None)
 
 
 def _of_rows(native: Table, arrays: Mapping[str, Any], where: str) -> Table:

@@ -41,6 +41,7 @@ TABLES = [
         "admission": {"kind": "min_count", "count": 2},
         "absent": {"kind": "hashed_tail", "rows": 2},
     },
+    {"name": "hot", "dim": 8, "kind": "cafe", "rows": 12, "own_rows": 9, "features": ["item"]},
     {"name": "mix", "dim": 4, "kind": "unified", "rows": 70, "features": ["item"], "probes": {"item": 2}},
 ]
 SAMPLES = [{"user": 3, "item": 70, "tags": ["t1", "t4"]}, {"user": 10**9, "item": -5, "tags": []}, {"item": 3}]
@@ -80,7 +81,15 @@ def test_a_job_of_all_kinds_is_served_inspected_compared_and_exported(kit, store
 
     compared = kit.run("inspect", url, "--model", "e2e", "--against", "kinds/state")
     assert compared.returncode == 0, compared.stdout + compared.stderr
-    parts = {"user": 30, "item#quotient": 8, "item#remainder": 8, "pair#quotient": 13, "mix": 70}
+    parts = {
+        "user": 30,
+        "item#quotient": 8,
+        "item#remainder": 8,
+        "pair#quotient": 13,
+        "mix": 70,
+        "hot": 9,
+        "hot#tail": 12,
+    }
     for part, rows in parts.items():
         assert f"table {part}: {rows} equal, 0 missing, 0 stale, 0 zombie" in compared.stdout
     told = kit.run("inspect", url, "--model", "e2e").stdout
@@ -88,6 +97,7 @@ def test_a_job_of_all_kinds_is_served_inspected_compared_and_exported(kit, store
     assert "table mix is kind unified, rows 70, probes (item 2)" in told
     kept = kit.run("inspect", "kinds/state").stdout
     assert "table mix: 70 rows of dim 4 (unified, " in kept
+    assert "table hot: 21 rows of dim 8 (cafe, " in kept
     assert "table item: 16 rows of dim 8 (qr, " in kept
     assert "table user: 30 rows of dim 8 (hashed, " in kept
     _compare_exports(kit, url, learner)
@@ -112,6 +122,7 @@ def _compare_answers(learner: Learner, url: str) -> None:
             np.testing.assert_array_equal(mixed, learner.tables["mix"].lookup(salted("item", IDS)))
             rows = learner.tables["mix"].published()["mix"].rows()[1]
             np.testing.assert_array_equal(replica.lookup("mix", [0, 69]), rows[[0, 69]])
+            np.testing.assert_array_equal(replica.lookup("item@hot", IDS), learner.tables["hot"].lookup(IDS))
             np.testing.assert_array_equal(
                 replica.lookup("item#remainder", [3]),
                 learner.tables["item"].published()["item#remainder"].rows()[1][3:4],

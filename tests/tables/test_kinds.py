@@ -224,7 +224,7 @@ def test_a_product_with_ftrl_learns_though_its_rows_start_at_zero():
     [
         ({"kind": "hashed"}, "rows: a table of kind hashed needs the number of rows"),
         ({"kind": "hashed", "rows": 2**32}, "rows: allowed: 1 to 4294967295"),
-        ({"rows": 5}, "rows: a table of kind collisionless has no rows; of kind hashed, qr and unified it has"),
+        ({"rows": 5}, "rows: a table of kind collisionless has no rows; of kind hashed, qr, unified and cafe it has"),
         ({**HASHED, "combine": "sum"}, "combine: a table of kind hashed has no combine; of kind qr it has"),
         ({**QR, "remainders": 51}, "remainders: allowed: 1 to rows, which is 50; saw 51"),
         ({**QR, "combine": "concat", "dim": 3}, "dim: combine: concat makes a vector of two halves"),

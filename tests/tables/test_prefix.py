@@ -117,7 +117,7 @@ def test_a_saved_table_goes_on_with_the_same_bits_and_takes_no_other_width(tmp_p
     [
         ({"kind": "optembed", "width": 7}, "width: allowed: 1 to dim, which is 6; saw 7"),
         ({"width": 3}, "a table of kind collisionless has no width; of kind optembed it has"),
-        ({"kind": "optembed", "rows": 3}, "has no rows; of kind hashed, qr and unified it has"),
+        ({"kind": "optembed", "rows": 3}, "has no rows; of kind hashed, qr, unified and cafe it has"),
         (
             {"kind": "hashed", "rows": 3, "threshold": 0.1},
             "has no threshold; of kind collisionless and optembed it has",

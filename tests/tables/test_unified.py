@@ -295,5 +295,5 @@ def test_collisions_of_other_kinds_are_counted_by_their_own_rows():
     )  # one vector of one hash
     assert collisions(qr, seen(x=ids))["x"].rows == 5 + 6
     assert collisions(hashed, seen(x=np.zeros(0, np.int64)))["x"].ids == 0
-    with pytest.raises(ConfigError, match="table 'x' is collisionless: no two ids share a row"):
+    with pytest.raises(ConfigError, match="table 'x' is collisionless: its ids share no rows"):
         collisions(TableConfig(name="x", dim=4), seen(x=ids))

@@ -26,4 +26,5 @@ void bind_optimizers(nanobind::module_& m);
 void bind_splits(nanobind::module_& m);
 void bind_policies(nanobind::module_& m);
 void bind_collection(nanobind::module_& m);  // after the table
-void bind_sharding(nanobind::module_& m);    // after the table, of which it adds calls
+void bind_hot_ids(nanobind::module_& m);
+void bind_sharding(nanobind::module_& m);  // after the table, of which it adds calls

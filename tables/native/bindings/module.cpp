@@ -403,6 +403,7 @@ NB_MODULE(_core, m) {
   bind_snapshots(table);
   bind_collection(m);
   bind_sharding(m);
+  bind_hot_ids(m);
   m.def("result", &result, "size"_a);
   m.def("pool", &pool, "rows"_a.noconvert(), "lengths"_a.noconvert(), "weights"_a.noconvert(), "mean"_a,
         "out"_a.noconvert());

@@ -152,6 +152,11 @@ void Table::apply_delta(std::uint32_t sequence, const std::int64_t* ids, const f
   close_sequence();
 }
 
+void Table::write_rows(const std::int64_t* ids, const float* values, std::size_t n) {
+  const Writing writing(writer_);
+  upsert(ids, values, n);
+}
+
 // Values as given; the rest starts afresh, since only values travel.
 void Table::upsert(const std::int64_t* ids, const float* values, std::size_t n) {
   if (rows_.size() == 0) return fill(ids, values, n);

@@ -158,6 +158,9 @@ class Table {
   void apply_delta(std::uint32_t sequence, const std::int64_t* ids, const float* values, std::size_t n,
                    const std::int64_t* removed, std::size_t n_removed);
 
+  // Rows with these values, written now, as if they were made anew: all else of them starts afresh.
+  void write_rows(const std::int64_t* ids, const float* values, std::size_t n);
+
   // Shared rows by number, in place of ids: those written after `since`, 0: all. Number n is in bucket n % 1,024.
   DeltaArrays tail_delta(std::uint32_t since, const BucketSet& buckets = BucketSet().set()) const;
   void write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n);
