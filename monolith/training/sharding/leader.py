@@ -252,7 +252,8 @@ class DividedTable:
 
 def staged(learner: DividedLearner, store: Store, ticket: Ticket) -> bytes:
     """Stage a rank's part of the delta that was made last; the receipt. Raises as ``Store.stage``."""
-    return msgspec.msgpack.encode(store.stage(ticket, learner.rank, learner.made))
+    made, learner.made = learner.made, {}  # an image is as large as the tables: it is not kept until the next delta
+    return msgspec.msgpack.encode(store.stage(ticket, learner.rank, made))
 
 
 def answer_of(work: Callable[[], bytes]) -> Answer:
