@@ -17,7 +17,8 @@ MEASURED = re.compile(
     r"\d (k |M )?(rows|samples|ids)/s|\bquartiles? \d|\bmedian (of|and)|standard error|\+- 0\.\d|\d\.\d{3} ?\|"
     r"|\d times as long|\bp99 \d|\d (ns|us|µs) (a|an) (row|id)\b|\b[0-9.]+ (ms|s) (a|of a) (step|core)\b"
 )
-OF_ONE_DAY = {"benchmarks.md", "decisions.md", "restart.md"}  # the words before the first section date the whole page
+# The words before the first section date the whole page.
+OF_ONE_DAY = {"benchmarks.md", "decisions.md", "restart.md", "results.md"}
 COMMAND = re.compile(r"(?:python )?(bench/\w+\.py)([^`\n]*)")
 
 

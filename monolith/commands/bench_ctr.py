@@ -33,7 +33,7 @@ def add_parser(benches: Any) -> None:
     )
     ctr.add_argument("--seeds", type=int, default=3, metavar="N", help="how many, from 0 on (default: 3)")
     ctr.add_argument("--dim", type=int, default=16, help="width of the vectors (default: 16)")
-    ctr.add_argument("--epochs", type=int, default=20, help="at most (default: 20)")
+    ctr.add_argument("--epochs", type=int, help="at most (default: 20; 60 of lr on less than 150,000 samples)")
     ctr.add_argument("--patience", type=int, default=2, help="epochs without a better AUC before it stops (default: 2)")
     ctr.add_argument("--batch", type=int, help="samples a step (default: 4096; 1024 of less than 150,000 samples)")
     ctr.add_argument("--set", action="append", default=[], metavar="a.b=c", help="override a setting of every job")
@@ -45,7 +45,7 @@ def add_parser(benches: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit what is missing; print and write the table; draw the plot."""
     from monolith.offline.cells import DEEPCTR, OURS, Matrix, Prepared, Settings, cells_of
-    from monolith.offline.results import Results
+    from monolith.offline.results import Results, alone
 
     for name, least in (("seeds", 1), ("dim", 1), ("epochs", 1), ("patience", 1), ("batch", 1)):
         if (value := getattr(args, name)) is not None and value < least:
@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(args.dim, args.epochs, args.patience, args.batch, args.set)
     prepared = [Prepared(*_prepared(name)) for name in args.data]
     cells = [(one, cell) for one in prepared for cell in cells_of(one, matrix, settings)]
-    results = Results(args.dir)
-    missing = [(one, cell) for one, cell in cells if not results.has(cell)]
-    print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done before", flush=True)
-    for number, (one, cell) in enumerate(missing, start=1):
-        _fit(one, cell, results, f"{number}/{len(missing)}")
-    keys = {cell.key for _, cell in cells}
-    _tell(args.dir, results, keys)
+    with alone(args.dir):
+        results = Results(args.dir)
+        missing = [(one, cell) for one, cell in cells if not results.has(cell)]
+        print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done before", flush=True)
+        for number, (one, cell) in enumerate(missing, start=1):
+            _fit(one, cell, results, f"{number}/{len(missing)}")
+        _tell(args.dir, results, {cell.key for _, cell in cells})
     return 0
 
 

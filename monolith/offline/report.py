@@ -50,7 +50,7 @@ def lines_of(rows: Iterable[Row]) -> list[Line]:
 
 def _without_seeds(row: Row) -> str:
     """The job but for its seeds."""
-    return re.sub(r'"seed":\d+', "", row["job"])
+    return re.sub(r'"seed": ?\d+', "", row["job"])
 
 
 def table(lines: Sequence[Line]) -> list[str]:

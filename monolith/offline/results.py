@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pyarrow.parquet as pq
 
 from monolith.config.load import job_json
 from monolith.datasets.sets.about import About
-from monolith.errors import CorruptError
+from monolith.errors import ConfigError, CorruptError
 from monolith.offline.cells import Cell
 from monolith.offline.fit_cell import Fitted
 
@@ -37,8 +40,21 @@ _SCHEMA = pa.schema(
 Row = dict[str, Any]
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from adding to the results in ``folder``. Raises ConfigError where one is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            text = f"another process adds to the results in {folder}: wait for it, or name another folder by --dir"
+            raise ConfigError(text) from None
+        yield
+
+
 class Results:
-    """The file in ``folder``. One process writes it at a time."""
+    """The file in ``folder``. One process writes it at a time, see `alone`."""
 
     def __init__(self, folder: Path) -> None:
         """Raises CorruptError where the file cannot be read."""

@@ -12,7 +12,7 @@ from monolith import cli
 from monolith.offline import fit_cell
 from monolith.offline.cells import Matrix, Prepared, Settings, cells_of
 from monolith.offline.report import lines_of, table
-from monolith.offline.results import Results
+from monolith.offline.results import Results, alone
 
 SMALL = ("--seeds", "2", "--epochs", "2", "--dim", "4", "--set", "model.hidden=[8]", "--batch", "256")
 
@@ -89,6 +89,12 @@ def test_a_damaged_file_of_results_is_named_and_left(planted: Prepared, tmp_path
     words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL)
     assert "holds no results of this benchmark" in run(capsys, *words, code=1)
     assert (tmp_path / "results.parquet").read_bytes() == b"no"
+
+
+def test_two_processes_do_not_add_to_one_file(planted: Prepared, tmp_path: Path, capsys):
+    with alone(tmp_path):
+        said = run(capsys, "--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, code=1)
+    assert f"another process adds to the results in {tmp_path}" in said
 
 
 def test_whatever_changes_a_result_makes_another_cell(planted: Prepared):

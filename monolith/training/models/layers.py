@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from monolith.config import ModelConfig
+from monolith.training.models.dropout import Dropout
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -37,5 +38,5 @@ def _after_linear(size: int, config: ModelConfig) -> nn.Module:
         parts.append(nn.BatchNorm1d(size) if config.norm == "batch" else nn.LayerNorm(size))
     parts.append(ACTIVATIONS[config.activation]())
     if config.dropout:
-        parts.append(nn.Dropout(config.dropout))
+        parts.append(Dropout(config.dropout))
     return parts[0] if len(parts) == 1 else nn.Sequential(*parts)

@@ -1,0 +1,193 @@
+"""The page of offline results, docs/results.md, and its plots, from what our offline benchmarks left.
+
+    python bench/results.py [--ctr FOLDER ...] [--speed FILE] [--out FOLDER]
+
+--ctr are folders of `monolith bench ctr`, whose cells are joined, --speed is what bench/offline.py --json wrote. What
+the page is made of is kept beside it, in results.json; without --ctr and --speed the page is made of that again.
+Nothing on the page is typed by hand; baselines, which others measured, are in bench/baselines.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
+from monolith.offline.cells import OURS
+from monolith.offline.report import Line, lines_of, plot, table
+from monolith.offline.results import NAME, read_results
+
+BENCH = Path(__file__).parent
+DOCS = BENCH.parent / "docs"
+SLACK = 0.001  # AUC that may be lacking to a baseline
+Report = dict[str, Any]
+
+
+def main() -> None:
+    """Read, keep what was read, write the page and its plots."""
+    options = parse()
+    kept = options.out / "results.json"
+    report = json.loads(kept.read_text()) if kept.exists() else {"cells": [], "speed": None}
+    rows = [*report["cells"], *(short(row) for folder in options.ctr for row in read_results(folder / NAME))]
+    report["cells"] = newest(rows)
+    if options.speed:
+        report["speed"] = json.loads(options.speed.read_text())
+        report["speed"]["command"] = bare(report["speed"]["command"])
+    report["baselines"] = json.loads((BENCH / "baselines.json").read_text())
+    kept.write_text(json.dumps(report, indent=0) + "\n")
+    (options.out / "results.md").write_text(page(report))
+    for data in plotted(report):
+        plot([line for line in lines_of(report["cells"]) if line.data == data], options.out / f"results-{data}.svg")
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ctr", type=Path, nargs="+", default=[])
+    parser.add_argument("--speed", type=Path)
+    parser.add_argument("--out", type=Path, default=DOCS)
+    return parser.parse_args(words)
+
+
+def short(row: Report) -> Report:
+    """A cell as it is kept: the command without its folders, and of the job what a person can read."""
+    job = json.loads(row["job"])
+    table = {key: value for key, value in job["tables"][0].items() if key in ("dim", "optimizer", "initializer")}
+    settings = {"model": job["model"], "table": table, "dense_optimizer": job["dense_optimizer"]}
+    settings |= {"fit": {key: job["fit"][key] for key in ("epochs", "patience")}}
+    settings |= {"batch_size": job["fit"]["batch_size"] or job["train"]["batch_size"]}
+    return {**row, "command": bare(row["command"]), "job": json.dumps(settings)}
+
+
+def newest(rows: Sequence[Report]) -> list[Report]:
+    """Of cells that differ only by when they were fitted, and by which build, the last one."""
+    names = ("data", "model", "kind", "budget", "trainer", "seed", "job")
+    found = {tuple(row[name] for name in names): row for row in sorted(rows, key=lambda row: row["time"])}
+    return list(found.values())
+
+
+def bare(command: str) -> str:
+    """A command without what is of one machine: folders of results, and the ways to others."""
+    words = shlex.split(command)
+    for option in ("--dir", "--json"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return shlex.join(word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in words)
+
+
+def page(report: Report) -> str:
+    """The whole Markdown page."""
+    cells = report["cells"]
+    parts = [*head(cells), *baselines(report), *matrix(report), *same_bytes(cells), *speed(report["speed"])]
+    return "\n".join([*parts, *commands(cells)]) + "\n"
+
+
+def head(cells: Sequence[Report]) -> Iterator[str]:
+    """What, when, where."""
+    times, loads = sorted(row["time"][:10] for row in cells), [row["load"] for row in cells]
+    yield "# Offline results\n"
+    yield "`python bench/results.py` writes this page from what `monolith bench ctr` and"
+    yield f"`python bench/offline.py` left. All figures are in `results.json`. Measured from {times[0]} to {times[-1]}."
+    yield "[What is measured](offline.md), [what the data sets are](datasets.md).\n"
+    for machine in sorted({row["machine"] for row in cells}):
+        yield f"- {machine}"
+    yield f"\nPrograms that wanted a core as cells ended: {min(loads):.0f} to {max(loads):.0f}. Samples a second of"
+    yield "cells are by wall time, so they say little where there were several. Behind ± is the standard deviation over"
+    yield "seeds.\n"
+
+
+def baselines(report: Report) -> Iterator[str]:
+    """Ours beside what others measured."""
+    known = report["baselines"]
+    found = [line for line in lines_of(report["cells"]) if line.trainer == OURS and line.kind == "collisionless"]
+    found = [line for line in found if line.model in known["auc"].get(line.data, {}) and not own_settings(line)]
+    if not found:
+        return
+    yield f"## Beside baselines\n\nBaselines: {known['source']}."
+    yield f"Reached: test AUC of at least the baseline less {SLACK}.\n"
+    yield "| data | model | baseline | test AUC | seeds | difference | reached |\n|---|---|--:|--:|--:|--:|---|"
+    for line in found:
+        goal, area = known["auc"][line.data][line.model], line.mean("auc")
+        spread = f" ± {statistics.stdev(line.values('auc')):.4f}" if len(line.rows) > 1 else ""
+        reached = "yes" if area >= goal - SLACK else "no"
+        numbers = f"{goal:.3f} | {area:.4f}{spread} | {len(line.rows)} | {area - goal:+.4f}"
+        yield f"| {line.data} | {line.model} | {numbers} | {reached} |"
+    yield ""
+
+
+def own_settings(line: Line) -> bool:
+    """Whether the cells were run with settings of their own."""
+    words = shlex.split(line.rows[0]["command"])
+    return any(word in ("--set", "--dim", "--epochs", "--batch", "--patience") for word in words)
+
+
+def matrix(report: Report) -> Iterator[str]:
+    """Every combination."""
+    yield "## Every cell\n"
+    yield from table(lines_of(report["cells"]))
+    yield ""
+    for data in plotted(report):
+        yield f"![AUC by bytes, {data}](results-{data}.svg)\n"
+
+
+def plotted(report: Report) -> list[str]:
+    """Data sets with more than one size."""
+    sizes: dict[str, set[object]] = {}
+    for row in report["cells"]:
+        sizes.setdefault(row["data"], set()).add((row["kind"], row["budget"]))
+    return sorted(data for data, several in sizes.items() if len(several) > 2)
+
+
+def same_bytes(cells: Sequence[Report]) -> Iterator[str]:
+    """Kinds against hashed tables of as many bytes, seed by seed."""
+    areas = {tuple(row[k] for k in ("data", "model", "budget", "seed", "kind")): row["auc"] for row in cells}
+    differences: dict[tuple[Any, ...], list[float]] = {}
+    for (data, model, budget, seed, kind), area in areas.items():
+        other = areas.get((data, model, budget, seed, "hashed"))
+        if budget is not None and kind != "hashed" and other is not None:
+            differences.setdefault((data, model, budget, kind), []).append(area - other)
+    if not differences:
+        return
+    yield "## At the same bytes\n"
+    yield "Test AUC less that of per-feature hashed tables that may take as many bytes, seed by seed.\n"
+    yield "| data | model | bytes | kind | less hashed | from | to | seeds |\n|---|---|--:|---|--:|--:|--:|--:|"
+    for (data, model, budget, kind), found in sorted(differences.items()):
+        numbers = f"{statistics.fmean(found):+.4f} | {min(found):+.4f} | {max(found):+.4f} | {len(found)}"
+        yield f"| {data} | {model} | {budget:,} | {kind} | {numbers} |"
+    yield ""
+
+
+def speed(report: Report | None) -> Iterator[str]:
+    """Samples a second of CPU time."""
+    if report is None:
+        return
+    shape = f"{report['rows']:,} samples of {report['features']} features ({report['data']})"
+    yield f"## Speed of training\n\n`{report['command']}`, measured on {report['date']}: {shape}, one thread, samples"
+    yield "a second of CPU time, contenders in turns in one process; behind a ratio its quartiles.\n"
+    yield "| model | monolith | deepctr-torch | ratio | plain torch, sparse gradients | ratio |"
+    yield "|---|--:|--:|--:|--:|--:|"
+    for model, found in report["models"].items():
+        cells = [f"{found['rates'][OURS]:,.0f}"]
+        for name in ("deepctr-torch", "plain torch"):
+            low, middle, high = found["ratios"][name]
+            cells += [f"{found['rates'][name]:,.0f}", f"{middle:.2f} ({low:.2f} to {high:.2f})"]
+        yield f"| {model} | {' | '.join(cells)} |"
+    yield ""
+
+
+def commands(cells: Sequence[Report]) -> Iterator[str]:
+    """What was typed."""
+    yield "## Commands\n"
+    for command in dict.fromkeys(row["command"] for row in cells):
+        yield f"    {command}"
+
+
+if __name__ == "__main__":
+    main()
