@@ -174,7 +174,7 @@ class DividedLearner(Learner):
     # --- this rank's parts --------------------------------------------------------------------------------------------
 
     def make(self, since: int) -> bytes:
-        """Have in ``made`` what changed in this rank's parts of each table. Raises GapError. Nothing is returned."""
+        """Have in ``made`` what changed in this rank's parts of each table; the answer is empty. Raises GapError."""
         self.made = self.parts.deltas(since)
         return b""
 
