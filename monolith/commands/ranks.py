@@ -111,6 +111,14 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
         raise
 
 
+def is_stop_meant() -> bool:
+    """Whether SIGTERM asks for the end of the run: torchrun sends it to rank 0 when another rank has ended, too.
+
+    That rank 0 must end without a step more. Where a person called torchrun, the two cannot be told apart.
+    """
+    return _TOLD not in os.environ or _is_told(_STOP) or os.getppid() == 1
+
+
 def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None]) -> int:
     from monolith.training.sharding.follower import follow
     from monolith.training.sharding.orders import Channel, End

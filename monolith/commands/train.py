@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from monolith.commands.ranks import MAX_RESTARTS, is_launched, run_rank, run_workers
+from monolith.commands.ranks import MAX_RESTARTS, is_launched, is_stop_meant, run_rank, run_workers
 from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _train(
     with observing(job, args.dashboard, args.tensorboard) as observers:
         run_eras(
             job,
-            _Stoppable().run,
+            (_Stoppable() if channel is None else _Stoppable(is_stop_meant)).run,
             observers=[lambda _: starting.end(), bar, *observers],
             new_learner=alone if channel is None else _leading(channel),
         )
@@ -142,7 +143,9 @@ def _begin(job: JobConfig, source: Path, *, from_beginning: bool, shows: bool) -
 class _Stoppable:
     """Hands SIGTERM and SIGINT to the trainer that runs, from when the first one does until the process ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_meant: Callable[[], bool] = lambda: True) -> None:
+        """``is_meant`` says, when a signal comes, whether it asks for the end of the run."""
+        self._is_meant = is_meant
         self._trainer: Trainer | None = None
         self._told = False
 
@@ -157,6 +160,8 @@ class _Stoppable:
         self._trainer = None
 
     def _stop(self, *_: object) -> None:
+        if not self._is_meant():
+            return
         self._told = True
         if self._trainer is not None:
             self._trainer.stop()
