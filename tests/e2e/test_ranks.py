@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +56,14 @@ def newest(kit, name: str) -> Snapshot:
 
 
 def differences(kit, left: str, right: str) -> list[str]:
-    """Between two runs' newest snapshots, their histories and what they published."""
+    """Between two runs' newest snapshots and what they published."""
     a, b = newest(kit, left), newest(kit, right)
     found = [each for each in compare_snapshots(a.path, b.path) if not each.startswith("lineage")]
     stores = [open_store(f"lmdb://{kit.folder / name / 'store'}", "e2e") for name in (left, right)]
     found += compare_images(*stores)
     for store in stores:
         store.close()
-    return found + ([] if same_history(a.path, b.path) else ["history"])
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def test_an_exact_job_makes_the_same_bits_in_one_process_and_on_two_ranks(runs):
 def test_without_exact_sums_the_ids_and_counts_are_the_same_and_values_are_near(runs):
     alone, sums = newest(runs, "alone"), newest(runs, "sums")
     assert not same_history(alone.path, sums.path)
-    assert [*_entries(runs, "alone")] == [*_entries(runs, "sums")]
+    assert _steps_of(runs, "alone") == _steps_of(runs, "sums")
     for name in alone.tables():
         one, other = (Table.open(each.tables()[name]) for each in (alone, sums))
         assert np.array_equal(one.rows()[0], other.rows()[0])
@@ -103,9 +102,10 @@ def test_without_exact_sums_the_ids_and_counts_are_the_same_and_values_are_near(
         assert counts[0] == counts[1]
 
 
-def _entries(kit, name: str) -> Iterator[object]:
+def _steps_of(kit, name: str) -> list[tuple[object, ...]]:
+    """What each step read and did; which streams were idle is a matter of time."""
     journal = Journal(kit.folder / name / "state" / "journal", read_only=True)
-    yield from journal.read(1)
+    return [(entry.step, entry.ends, entry.watermark_ms, entry.publish) for entry in journal.read(1)]
 
 
 def test_inspect_says_which_rank_has_how_many_rows(runs):
