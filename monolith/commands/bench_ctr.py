@@ -27,7 +27,7 @@ def add_parser(benches: Any) -> None:
     )
     ctr.add_argument("--data", required=True, type=_words, help="prepared sets: names or folders (`monolith data`)")
     ctr.add_argument("--models", type=_words, default=["deepfm"], help="lr, fm, deepfm, widedeep, mlp, dcnv2")
-    ctr.add_argument("--kinds", type=_words, default=["collisionless"], help="collisionless, hashed, qr, unified")
+    ctr.add_argument("--kinds", type=_words, default=["collisionless"], help="collisionless, hashed, qr, cafe, unified")
     ctr.add_argument(
         "--bytes", type=_sizes, default=[], metavar="N", help="of all tables together, at most: 64k,256k,1M"
     )

@@ -14,10 +14,10 @@ def check_model(job: JobConfig, found: Findings) -> None:
     from monolith.tables.schema import card_features
     from monolith.training.models import build_model
 
-    dims = {table.name: table.dim for table in job.tables}
+    tables = {table.name: table for table in job.tables}
     features = card_features(job)
-    vectors = {read.output: dims[read.table] for feature in features for read in feature.reads}
-    dense = {feature.name: feature.config.width for feature in features if not feature.reads}
+    vectors = {read.output: tables[read.table].vector_width(each.name) for each in features for read in each.reads}
+    dense = {each.name: each.config.width for each in features if not each.reads}
     model = build_model(job.model, vectors, dense, seed=job.seed, tasks=len(job.labels))
     weights = sum(parameter.numel() for parameter in model.parameters())
     found.show(f"model {job.model.kind}: {weights:,} weights; a batch went through it")

@@ -32,6 +32,16 @@ def _shared(kind: str) -> Sized:
     return tables
 
 
+def _cafe(base: Sequence[TableConfig], values: Mapping[str, int], scale: float) -> list[TableConfig]:
+    """A table for each feature; every second row is one that a hot id may have for its own."""
+
+    def table_of(table: TableConfig) -> TableConfig:
+        rows = max(2, _rows(values[table.feature_names()[0]], scale))
+        return msgspec.structs.replace(table, kind="cafe", rows=rows - rows // 2, own_rows=rows // 2)
+
+    return [table_of(table) for table in base]
+
+
 def _unified(base: Sequence[TableConfig], values: Mapping[str, int], scale: float) -> list[TableConfig]:
     """One table for all features; tables of width 1, which models add up, may not share rows and are hashed."""
     wide = [table for table in base if table.dim > 1]
@@ -53,6 +63,7 @@ KINDS: Mapping[str, Sized | None] = {  # None: the kind has as many rows as ther
     "collisionless": None,
     "hashed": _shared("hashed"),
     "qr": _shared("qr"),
+    "cafe": _cafe,
     "unified": _unified,
 }
 

@@ -12,7 +12,7 @@ BASE = [TableConfig(name=name, dim=8) for name in ("user", "item", "hour")]
 VALUES = {"user": 6000, "item": 3000, "hour": 24}
 
 
-@pytest.mark.parametrize("kind", ["hashed", "qr", "unified"])
+@pytest.mark.parametrize("kind", ["hashed", "qr", "cafe", "unified"])
 @pytest.mark.parametrize("budget", [20_000, 200_000])
 def test_tables_take_what_they_may_and_no_more(kind: str, budget: int):
     tables = laid_out(kind, BASE, VALUES, budget)
@@ -42,7 +42,7 @@ def test_an_impossible_number_of_bytes_is_refused_with_the_smallest_possible():
 
 def test_an_unknown_kind_is_refused_with_those_that_are_known():
     with pytest.raises(
-        ConfigError, match="no kind 'bloom' in this benchmark; allowed: collisionless, hashed, qr, unified"
+        ConfigError, match="no kind 'bloom' in this benchmark; allowed: collisionless, hashed, qr, cafe, unified"
     ):
         laid_out("bloom", BASE, VALUES, 1000)
 
