@@ -27,7 +27,11 @@ def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(eviction._functions, "gone_scores:score")
     module.write_text("raise SystemExit('imported')\n")
     manifest = Manifest(version=SNAPSHOT_VERSION, model="m", lineage="l", step=1, sequence=1, job={"name": "m"})
-    return Snapshots(tmp_path / "state").write(manifest, {"tables": lambda to: table.save(to / "user")})
+
+    def fill(folder: Path) -> None:
+        table.save(folder / "user")
+
+    return Snapshots(tmp_path / "state").write(manifest, {"tables": fill})
 
 
 def code_of(*words: object) -> object:
