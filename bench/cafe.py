@@ -13,11 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from machine import machine
+
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
+from machine import machine, ran
 
 from monolith.config import InputConfig, JobConfig, ModelConfig, TableConfig
 from monolith.config.optimizers import Adagrad
@@ -62,7 +66,7 @@ def main() -> None:
         said = f"{margins.mean():+.4f} +- {spread:.4f} AUC, {len(margins)} seeds"
         print(f"{float(share):7.2%} of the rows: cafe - hashed {said}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": words, "shares": found}, indent=1, default=str))
+        options.json.write_text(json.dumps({**ran(words), "shares": found}, indent=1, default=str))
 
 
 def _options() -> argparse.Namespace:

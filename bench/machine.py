@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
+import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,12 @@ def machine() -> dict[str, Any]:
         "versions": {name: version for name in packages if (version := _version(name))},
         "load_1min": round(os.getloadavg()[0], 2),
     }
+
+
+def ran(machine: dict[str, Any]) -> dict[str, Any]:
+    """The command as a person would type it, when it ended (UTC), and the machine: the head of a file of results."""
+    command = shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    return {"command": command, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine}
 
 
 def _processor() -> str:

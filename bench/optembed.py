@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine
+
+sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
+
+from machine import machine, ran
 
 from monolith.config import load_job
 from monolith.tables.kinds import open_to_read
@@ -48,7 +51,7 @@ def main() -> None:
     for share in options.share:
         _summary([one for one in results if one["share"] == share], share)
     if options.json:
-        options.json.write_text(json.dumps({"machine": words, "results": results}, indent=1, default=str) + "\n")
+        options.json.write_text(json.dumps({**ran(words), "results": results}, indent=1, default=str) + "\n")
 
 
 def _options() -> argparse.Namespace:

@@ -1,10 +1,12 @@
-"""The page of offline results, docs/results.md, and its plots, from what our offline benchmarks left.
+"""The page of results, docs/results.md, and its plots, from what our benchmarks left.
 
-    python bench/results.py [--ctr FOLDER ...] [--speed FILE] [--out FOLDER]
+    python bench/results.py [--ctr FOLDER ...] [--online FOLDER ...] [--collisions FOLDER ...]
+                            [--optembed FILE ...] [--cafe FILE ...] [--speed FILE] [--out FOLDER]
 
---ctr are folders of `monolith bench ctr`, whose cells are joined, --speed is what bench/offline.py --json wrote. What
-the page is made of is kept beside it, in results.json; without --ctr and --speed the page is made of that again.
-Nothing on the page is typed by hand; baselines, which others measured, are in bench/baselines.json.
+--ctr, --online and --collisions are folders of `monolith bench ctr`, `bench online` and `bench collisions`; --optembed,
+--cafe and --speed are what bench/optembed.py, bench/cafe.py and bench/offline.py wrote by --json. Cells and runs are
+joined with those known. What the page is made of is kept beside it, in results.json; without options the page is made
+of that again. Nothing on the page is typed by hand; baselines, which others measured, are in bench/baselines.json.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 
+from results_runs import bare, cafe, collisions, joined, online, optembed, read_folder, read_run
+
 from monolith.offline.cells import OURS
 from monolith.offline.report import Line, lines_of, plot, table
 from monolith.offline.results import NAME, read_results
@@ -27,6 +31,9 @@ from monolith.offline.results import NAME, read_results
 BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 SLACK = 0.001  # AUC that may be lacking to a baseline
+GOAL = 0.03  # AUC that unified tables are claimed to have above hashed ones at the smallest number of bytes
+OWN = ("--set", "--dim", "--epochs", "--batch", "--patience")  # options that make a cell's settings its own
+RUNS = {"online": online, "collisions": collisions, "optembed": optembed, "cafe": cafe}
 Report = dict[str, Any]
 
 
@@ -40,6 +47,10 @@ def main() -> None:
     if options.speed:
         report["speed"] = json.loads(options.speed.read_text())
         report["speed"]["command"] = bare(report["speed"]["command"])
+    for name in RUNS:
+        report[name] = joined(report.get(name, []), more(options, name))
+    if not any(report[name] for name in ("cells", *RUNS)):
+        raise SystemExit(f"nothing was measured: {kept} has no cell and no run, and no option names any")
     report["baselines"] = json.loads((BENCH / "baselines.json").read_text())
     kept.write_text(json.dumps(report, indent=0) + "\n")
     (options.out / "results.md").write_text(page(report))
@@ -50,7 +61,8 @@ def main() -> None:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ctr", type=Path, nargs="+", default=[])
+    for option in ("--ctr", "--online", "--collisions", "--optembed", "--cafe"):
+        parser.add_argument(option, type=Path, nargs="+", action="extend", default=[])
     parser.add_argument("--speed", type=Path)
     parser.add_argument("--out", type=Path, default=DOCS)
     return parser.parse_args(words)
@@ -73,34 +85,39 @@ def newest(rows: Sequence[Report]) -> list[Report]:
     return list(found.values())
 
 
-def bare(command: str) -> str:
-    """A command without what is of one machine: folders of results, and the ways to others."""
-    words = shlex.split(command)
-    for option in ("--dir", "--json"):
-        if option in words:
-            del words[words.index(option) : words.index(option) + 2]
-    return shlex.join(word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in words)
+def more(options: argparse.Namespace, name: str) -> list[Report]:
+    """The runs of one benchmark that the command line names."""
+    paths: list[Path] = getattr(options, name)
+    if name in ("online", "collisions"):
+        return [read_folder(path, name, options.out) for path in paths]
+    return [read_run(path) for path in paths]
 
 
 def page(report: Report) -> str:
     """The whole Markdown page."""
     cells = report["cells"]
-    parts = [*head(cells), *baselines(report), *matrix(report), *same_bytes(cells), *speed(report["speed"])]
-    return "\n".join([*parts, *commands(cells)]) + "\n"
+    parts = [*head(report), *baselines(report), *matrix(report), *same_bytes(cells), *claim(cells)]
+    for name, section in RUNS.items():
+        parts += section(report.get(name, []))
+    return "\n".join([*parts, *speed(report["speed"]), *commands(cells)]) + "\n"
 
 
-def head(cells: Sequence[Report]) -> Iterator[str]:
+def head(report: Report) -> Iterator[str]:
     """What, when, where."""
-    times, loads = sorted(row["time"][:10] for row in cells), [row["load"] for row in cells]
-    yield "# Offline results\n"
-    yield "`python bench/results.py` writes this page from what `monolith bench ctr` and"
-    yield f"`python bench/offline.py` left. All figures are in `results.json`. Measured from {times[0]} to {times[-1]}."
-    yield "[What is measured](offline.md), [what the data sets are](datasets.md).\n"
-    for machine in sorted({row["machine"] for row in cells}):
+    cells = report["cells"]
+    ran = [*cells, *(run for name in RUNS for run in report.get(name, []))]
+    times, loads = sorted(row["time"][:10] for row in ran), [row["load"] for row in cells]
+    yield "# Results\n"
+    yield "`python bench/results.py` writes this page from what `monolith bench ctr`, `bench online` and"
+    yield "`bench collisions`, `bench/optembed.py`, `bench/cafe.py` and `bench/offline.py` left. All figures are in"
+    yield f"`results.json`. Measured from {times[0]} to {times[-1]}. [What is measured](offline.md),"
+    yield "[what the data sets are](datasets.md).\n"
+    for machine in sorted({row["machine"] for row in ran}):
         yield f"- {machine}"
-    yield f"\nPrograms that wanted a core as cells ended: {min(loads):.0f} to {max(loads):.0f}. Samples a second of"
-    yield "cells are by wall time, so they say little where there were several. Behind ± is the standard deviation over"
-    yield "seeds.\n"
+    yield "\nBehind ± is the standard deviation over seeds; seeds are 0, 1, ...\n"
+    if loads:
+        yield f"Programs that wanted a core as cells ended: {min(loads):.0f} to {max(loads):.0f}. Samples a second of"
+        yield "cells are by wall time, so they say little where there were several.\n"
 
 
 def baselines(report: Report) -> Iterator[str]:
@@ -124,12 +141,20 @@ def baselines(report: Report) -> Iterator[str]:
 
 def own_settings(line: Line) -> bool:
     """Whether the cells were run with settings of their own."""
-    words = shlex.split(line.rows[0]["command"])
-    return any(word in ("--set", "--dim", "--epochs", "--batch", "--patience") for word in words)
+    return bool(settings(line.rows[0]))
+
+
+def settings(row: Report) -> str:
+    """A cell's own settings, as they were typed."""
+    words = shlex.split(row["command"])
+    places = [place for place, word in enumerate(words) if word in OWN]
+    return shlex.join(word for place in places for word in words[place : place + 2])
 
 
 def matrix(report: Report) -> Iterator[str]:
     """Every combination."""
+    if not report["cells"]:
+        return
     yield "## Every cell\n"
     yield from table(lines_of(report["cells"]))
     yield ""
@@ -145,23 +170,65 @@ def plotted(report: Report) -> list[str]:
     return sorted(data for data, several in sizes.items() if len(several) > 2)
 
 
+def differences(cells: Sequence[Report]) -> dict[tuple[Any, ...], list[float]]:
+    """Test AUC less that of hashed tables of as many bytes, seed by seed; by data, model, settings, bytes and kind."""
+    names = ("data", "model", "budget", "seed", "kind", "trainer")
+    areas = {(settings(row), *(row[name] for name in names)): row["auc"] for row in cells}
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for (own, data, model, budget, seed, kind, trainer), area in areas.items():
+        other = areas.get((own, data, model, budget, seed, "hashed", trainer))
+        if budget is not None and kind != "hashed" and other is not None:
+            found.setdefault((data, model, own, budget, kind), []).append(area - other)
+    return dict(sorted(found.items()))
+
+
 def same_bytes(cells: Sequence[Report]) -> Iterator[str]:
     """Kinds against hashed tables of as many bytes, seed by seed."""
-    areas = {tuple(row[k] for k in ("data", "model", "budget", "seed", "kind")): row["auc"] for row in cells}
-    differences: dict[tuple[Any, ...], list[float]] = {}
-    for (data, model, budget, seed, kind), area in areas.items():
-        other = areas.get((data, model, budget, seed, "hashed"))
-        if budget is not None and kind != "hashed" and other is not None:
-            differences.setdefault((data, model, budget, kind), []).append(area - other)
-    if not differences:
+    found = differences(cells)
+    if not found:
         return
     yield "## At the same bytes\n"
     yield "Test AUC less that of per-feature hashed tables that may take as many bytes, seed by seed.\n"
-    yield "| data | model | bytes | kind | less hashed | from | to | seeds |\n|---|---|--:|---|--:|--:|--:|--:|"
-    for (data, model, budget, kind), found in sorted(differences.items()):
-        numbers = f"{statistics.fmean(found):+.4f} | {min(found):+.4f} | {max(found):+.4f} | {len(found)}"
-        yield f"| {data} | {model} | {budget:,} | {kind} | {numbers} |"
+    yield "| data | model | bytes | kind | less hashed | from | to | seeds | own settings |"
+    yield "|---|---|--:|---|--:|--:|--:|--:|---|"
+    for (data, model, own, budget, kind), values in found.items():
+        numbers = f"{mean(values)} | {min(values):+.4f} | {max(values):+.4f} | {len(values)}"
+        yield f"| {data} | {model} | {budget:,} | {kind} | {numbers} | {f'`{own}`' if own else '-'} |"
     yield ""
+
+
+def claim(cells: Sequence[Report]) -> Iterator[str]:
+    """Whether unified tables are as far above hashed ones as is claimed, at the smallest number of bytes."""
+    budgets: dict[tuple[Any, ...], dict[int, list[float]]] = {}
+    for (data, model, own, budget, kind), values in differences(cells).items():
+        if kind == "unified":
+            budgets.setdefault((data, model, own), {})[budget] = values
+    if not budgets:
+        return
+    yield f"### Claim: unified tables are {GOAL:+} AUC above hashed ones at the smallest number of bytes\n"
+    yield "| data | model | numbers of bytes | smallest | unified less hashed | seeds | holds |"
+    yield "|---|---|--:|--:|--:|--:|---|"
+    for (data, model, _), by_budget in budgets.items():
+        smallest = min(by_budget)
+        values = by_budget[smallest]
+        numbers = f"{len(by_budget)} | {smallest:,} | {mean(values)} | {len(values)}"
+        yield f"| {data} | {model} | {numbers} | {holds(values)} |"
+    yield ""
+
+
+def holds(values: Sequence[float]) -> str:
+    """What is said of the claim."""
+    if statistics.fmean(values) < GOAL:
+        return "no"
+    if len(values) < 3:
+        return "not claimed: fewer than three seeds"
+    return "yes, with every seed" if min(values) >= GOAL else "yes in the mean, not with every seed"
+
+
+def mean(values: Sequence[float]) -> str:
+    """A difference with its standard deviation over seeds."""
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):+.4f}{spread}"
 
 
 def speed(report: Report | None) -> Iterator[str]:
@@ -184,6 +251,8 @@ def speed(report: Report | None) -> Iterator[str]:
 
 def commands(cells: Sequence[Report]) -> Iterator[str]:
     """What was typed."""
+    if not cells:
+        return
     yield "## Commands\n"
     for command in dict.fromkeys(row["command"] for row in cells):
         yield f"    {command}"

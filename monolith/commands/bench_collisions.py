@@ -143,10 +143,11 @@ def _one(
 
 def _tell(args: argparse.Namespace, material: Material, runs: dict[str, list[Run]]) -> None:
     from monolith.datasets.collisions_table import as_dict, claims, plot, rates, table
+    from monolith.offline.ran import how_it_ran
 
     print("\n".join(rates(runs)))
     print(f"\n{len(material.split.test):,} samples judged: AUC, mean ± standard deviation over {args.seeds} seeds")
     print("\n".join([*table(runs), "", *claims(runs)]))
     plot(runs, args.dir / "collisions.png", f"{material.name}, {material.job.model.kind}, {args.seeds} seeds")
-    (args.dir / "collisions.json").write_text(json.dumps(as_dict(runs), indent=1) + "\n")
+    (args.dir / "collisions.json").write_text(json.dumps(how_it_ran() | as_dict(runs), indent=1) + "\n")
     print(f"written: {args.dir / 'collisions.png'}, {args.dir / 'collisions.json'}, {args.dir / 'runs.jsonl'}")

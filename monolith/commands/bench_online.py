@@ -184,6 +184,7 @@ def _one(args: argparse.Namespace, material: Material, stage: Stage, seed: int, 
 def _tell(args: argparse.Namespace, material: Material, stage: Stage, runs: list[Run]) -> None:
     from monolith.datasets.online_report import about_gauc
     from monolith.datasets.online_table import as_dict, claims, plot, table
+    from monolith.offline.ran import how_it_ran
 
     group_by, judge = material.job.train.group_by, stage.judge
     print(f"{runs[0].samples:,} samples judged, {len(runs)} seeds: mean ± standard deviation over seeds")
@@ -193,5 +194,5 @@ def _tell(args: argparse.Namespace, material: Material, stage: Stage, runs: list
         print(note)
     title = f"{material.name}, {material.job.model.kind}: after {args.share:.0%} of the stream, {len(runs)} seeds"
     plot(runs, args.dir / "online.png", title)
-    (args.dir / "online.json").write_text(json.dumps(as_dict(runs), indent=1) + "\n")
+    (args.dir / "online.json").write_text(json.dumps(how_it_ran() | as_dict(runs), indent=1) + "\n")
     print(f"written: {args.dir / 'online.png'}, {args.dir / 'online.json'}, {args.dir / 'runs.jsonl'}")

@@ -108,6 +108,8 @@ def as_dict(runs: Sequence[Run]) -> dict[str, Any]:
         "samples": runs[0].samples,
         "positives": runs[0].positives,
         "epochs": [run.epochs for run in runs],
+        "steps": runs[0].steps,
+        "hours": runs[0].hours,
         "ways": {way: {measure: _plain(spread(runs, way, measure)) for measure in MEASURES} for way in common},
         "gains": gains,
         "claims": claims(runs),

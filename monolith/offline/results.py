@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from monolith.datasets.sets.about import About
 from monolith.errors import ConfigError, CorruptError
 from monolith.offline.cells import Cell
 from monolith.offline.fit_cell import Fitted
+from monolith.offline.ran import machine
 
 NAME = "results.parquet"
 _SCHEMA = pa.schema(
@@ -102,18 +102,3 @@ def row_of(cell: Cell, fitted: Fitted, about: About, command: str) -> Row:
         "command": command,
         "job": job_json(cell.job).decode(),
     }
-
-
-def machine() -> str:
-    """Processor, cores and versions, in a line."""
-    import numpy as np
-    import torch
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    processor = names[0] if names else platform.machine()
-    versions = f"Python {platform.python_version()}, torch {torch.__version__}, numpy {np.__version__}"
-    return f"{processor}, {os.cpu_count()} cores; {versions}"

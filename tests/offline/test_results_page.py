@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,9 +31,92 @@ def test_the_page_of_results_is_what_their_figures_give():
     report["baselines"] = json.loads((CHECKOUT / "bench/baselines.json").read_text())
     assert (CHECKOUT / "docs/results.md").read_text() == script().page(report)
     assert all((CHECKOUT / "docs" / f"results-{data}.svg").is_file() for data in script().plotted(report))
+    pictures = [run["plot"] for name in ("online", "collisions") for run in report[name] if "plot" in run]
+    assert pictures
+    assert all((CHECKOUT / "docs" / picture).stat().st_size < 200_000 for picture in pictures)
 
 
-def test_a_short_run_of_everything_makes_the_page(planted: Prepared, tmp_path: Path):
+def cell(kind: str, budget: int, seed: int, auc: float, command: str = "monolith bench ctr") -> dict:
+    names = {"data": "set", "model": "dcnv2", "trainer": "monolith", "command": command}
+    return {**names, "kind": kind, "budget": budget, "seed": seed, "auc": auc}
+
+
+@pytest.mark.parametrize(
+    ("gains", "said"),
+    [
+        ((0.04, 0.05, 0.06), "yes, with every seed"),
+        ((0.02, 0.05, 0.06), "yes in the mean, not with every seed"),
+        ((0.04, 0.05), "not claimed: fewer than three seeds"),
+        ((0.01, 0.02, 0.03), "no"),
+    ],
+)
+def test_the_claim_is_judged_at_the_smallest_number_of_bytes(gains, said):
+    cells = [cell("hashed", size, seed, 0.7) for size in (1000, 9000) for seed in range(3)]
+    cells += [cell("unified", 1000, seed, 0.7 + gain) for seed, gain in enumerate(gains)]
+    cells += [cell("unified", 9000, seed, 0.5) for seed in range(3)]
+    line = next(line for line in script().claim(cells) if line.startswith("| set |"))
+    assert line.startswith("| set | dcnv2 | 2 | 1,000 | ")
+    assert line.endswith(f"| {len(gains)} | {said} |")
+
+
+def test_cells_of_other_settings_are_not_compared():
+    own = "monolith bench ctr --dim 4"
+    cells = [cell("hashed", 1000, 0, 0.7), cell("unified", 1000, 0, 0.9, own), cell("hashed", 1000, 0, 0.8, own)]
+    (values,) = script().differences(cells).values()
+    assert values == pytest.approx([0.1])
+
+
+def test_without_anything_measured_there_is_no_page(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--out", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "nothing was measured" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_an_older_version_is_named(tmp_path: Path):
+    (tmp_path / "online.json").write_text('{"data": "ml-100k", "ways": {}}')
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--online", str(tmp_path), "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "online.json lacks command, machine, time" in done.stderr
+
+
+def test_a_short_run_of_streams_and_sizes_makes_their_sections(planted: Prepared, tmp_path: Path):
+    small = ["--set", "model.embedding_l2=0", "--set", "fit.epochs=1", "--generations", "1", "--population", "2"]
+    words = [str(CHECKOUT / "bench/optembed.py"), "--data", "planted", "--from", str(planted.folder), "--seeds", "1"]
+    synthetic = ["--data", "synthetic", "--events", "1500", "--seeds", "1"]
+    online = ["bench", "online", *synthetic, "--syncs", "5", "--dir", str(tmp_path / "online")]
+    collisions = ["bench", "collisions", *synthetic, "--sizes", "0.5", "--epochs", "1", "--dir", str(tmp_path / "c")]
+    cafe = [str(CHECKOUT / "bench/cafe.py"), "--samples", "2000", "--seeds", "2", "--json", str(tmp_path / "cafe.json")]
+    (tmp_path / "planted").symlink_to(planted.folder)
+    optembed = [*words, "--dir", str(tmp_path), *small, "--json", str(tmp_path / "optembed.json")]
+    page = [str(SCRIPT), "--online", str(tmp_path / "online"), "--collisions", str(tmp_path / "c")]
+    page += ["--cafe", str(tmp_path / "cafe.json"), "--optembed", str(tmp_path / "optembed.json")]
+    for command in (
+        ["-m", "monolith", *online],
+        ["-m", "monolith", *collisions],
+        cafe,
+        optembed,
+        [*page, "--out", str(tmp_path)],
+    ):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "results.md").read_text()
+    assert str(tmp_path) not in text
+    for said in ("| `online1 1/5` | every ", "| hashed, 0.5 rows an id | ", "| 0.1% | ", "Within 50% of the bytes: "):
+        assert said in text
+    assert all((tmp_path / found).is_file() for found in re.findall(r"\]\((results-.*\.png)\)", text))
+    assert len(re.findall("monolith bench (?:online|collisions) --data synthetic", text)) == 2
+
+
+@pytest.mark.skipif(find_spec("deepctr_torch") is None, reason="deepctr-torch is not installed: extra `bench`")
+def test_a_short_run_of_cells_and_speed_makes_the_page(planted: Prepared, tmp_path: Path):
     words = ["--data", str(planted.folder), "--dir", str(tmp_path / "ctr"), "--seeds", "2", "--epochs", "1"]
     words += ["--dim", "4", "--set", "model.hidden=[8]", "--models", "mlp", "--kinds", "collisionless,hashed,unified"]
     with pytest.raises(SystemExit) as ended:
