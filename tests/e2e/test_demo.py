@@ -62,6 +62,7 @@ def test_bench_online_prints_the_table_and_keeps_json_and_picture(kit):
     done = kit.run("bench", "online", *_job(kit, "--events", "2000", "--dir", "bench"))
     assert done.returncode == 0, done.stderr
     result = json.loads((kit.folder / "bench" / "online.json").read_text())
-    assert f"online1 {result['ways']['online1']['auc']:.4f}" in " ".join(done.stdout.split())
+    area = result["ways"]["online1"]["auc"]
+    assert f"online1 {area['mean']:.4f} ± {area['sd']:.4f}" in " ".join(done.stdout.split())
     assert result["samples"] == pytest.approx(400, abs=10)
     assert (kit.folder / "bench" / "online.png").exists()

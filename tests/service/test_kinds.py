@@ -219,7 +219,7 @@ def test_a_replica_follows_a_trainer_that_learns_from_parquet(kit):
         np.testing.assert_array_equal(replica.lookup("pair", IDS), learner.tables["pair"].lookup(IDS))
     policy = kit.run("inspect", "policy", url, "--job", job, "--table", "item", "--admission", "min_count:2")
     assert policy.returncode != 0
-    assert "a table of kind qr keeps all its rows" in policy.stderr
+    assert "--table item is of kind qr: rules of admission" in policy.stderr
 
 
 def test_a_unified_table_gives_a_replica_vectors_of_several_widths_and_tells_which_ids_share_rows(kit):

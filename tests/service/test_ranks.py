@@ -58,7 +58,6 @@ def test_a_rank_killed_between_stage_and_commit_leaves_the_sequence_before_and_a
     assert ended.returncode == 0, ended.stderr
     one = open_store(f"lmdb://{alone.folder / 'alone' / 'store'}", "e2e")
     assert store.version().sequence == one.version().sequence > 5
-    assert store.look().digest == one.look().digest
     assert compare_images(one, store) == []
     for each in (one, store):
         each.close()
