@@ -69,7 +69,7 @@ def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tm
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--kinds", "bloom"), "--kinds bloom: allowed are collisionless, hashed, qr, unified"),
+        (("--kinds", "bloom"), "--kinds bloom: allowed are collisionless, hashed, qr, cafe, unified"),
         (("--models", "xdeepfm"), "no model 'xdeepfm' in this benchmark; allowed: lr, fm"),
         (("--seeds", "0"), "--seeds 0: allowed is 1 or more"),
         (("--set", "model.dropuot=1"), "dropuot"),
