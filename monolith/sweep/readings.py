@@ -19,9 +19,9 @@ from monolith.config.fit import OtherSamples, RandomPart
 from monolith.config.load import job_json
 from monolith.disk import make_folder, write_durably
 from monolith.errors import CorruptError, MonolithError
+from monolith.growing import digest_of
 from monolith.streaming.between import Between
 from monolith.streaming.journal import Positions
-from monolith.sweep.trials import digest_of
 from monolith.training.fit_input import SamplesRead, read_judged, read_samples
 from monolith.training.fitting import Tell
 from monolith.training.sample_file import SampleFile

@@ -6,20 +6,16 @@ whatever changes in the job file makes new trials.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from monolith.config import JobConfig
 from monolith.config.load import job_json, load_job
-from monolith.disk import make_folder
-from monolith.errors import ConfigError, CorruptError
+from monolith.errors import ConfigError
+from monolith.growing import GrowingFile, digest_of
 from monolith.streaming.between import Between
 from monolith.sweep.space import Settings, Space
 from monolith.training.fitting import metric_of
@@ -98,57 +94,16 @@ def _trial(job: JobConfig, settings: Settings, seed: int, folder: Path, part: Be
     return Trial(name, settings, msgspec.structs.replace(job, state=str(folder / "trials" / name / "state")))
 
 
-def digest_of(value: object) -> str:
-    """Ten letters for plain data: other data, other letters."""
-    return sha256(msgspec.json.encode(value, order="sorted")).hexdigest()[:10]
+class Ledger(GrowingFile[Outcome]):
+    """The outcomes in a sweep's folder."""
 
-
-class Ledger:
-    """The outcomes in a sweep's folder. A context manager that no other sweep may hold meanwhile."""
+    writes = "another sweep works in"
+    broken = "no outcome of a trial"
+    remedy = "remove the line"
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> Ledger:
-        """Raises ConfigError where another sweep works in the folder."""
-        make_folder(self._path.parent)
-        file = self._path.open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            text = f"another sweep works in {self._path.parent}: wait for it, or name another folder by --dir"
-            raise ConfigError(text) from None
-        self._file = file
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
+        super().__init__(folder / NAME, Outcome)
 
     def read(self) -> dict[str, Outcome]:
         """The newest outcome of each trial. What a kill cut off is removed. Raises CorruptError for other damage."""
-        assert self._file is not None
-        self._file.seek(0)
-        data = self._file.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            self._file.truncate(len(whole))
-        found: dict[str, Outcome] = {}
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                outcome = msgspec.json.decode(line, type=Outcome)
-            except msgspec.DecodeError as error:
-                raise CorruptError(f"{self._path}:{number}: no outcome of a trial: {error}; remove the line") from None
-            found[outcome.trial] = outcome
-        return found
-
-    def append(self, outcome: Outcome) -> None:
-        """Write down one outcome, durably."""
-        assert self._file is not None
-        self._file.write(msgspec.json.encode(outcome) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        return {outcome.trial: outcome for outcome in self.lines()}
