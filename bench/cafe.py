@@ -1,6 +1,7 @@
 """What rows of their own for hot ids are worth on a drifting stream, at a hundredth and a thousandth of the rows.
 
-    python bench/cafe.py [--samples N] [--seeds N] [--users N] [--items N] [--shares X ...] [--json PATH]
+    python bench/cafe.py [--samples N] [--seeds N] [--first-seed N] [--users N] [--items N] [--shares X ...]
+                         [--json PATH]
 
 The synthetic stream (`monolith.datasets.synthetic`): users and items come and go, tastes drift, popularity follows
 Zipf's law. A model is trained online, batch by batch, each scored before it is learnt from; printed is the AUC of the
@@ -49,7 +50,7 @@ def main() -> None:
     words = machine()
     print(words)
     found: dict[str, list[dict[str, float]]] = {str(share): [] for share in options.shares}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         stream = _stream(options, seed)
         counts = {name: len(np.unique(ids)) for name, ids in stream.ids.items()}
         whole = _run(stream, {name: {} for name in FEATURES}, seed)
@@ -58,7 +59,9 @@ def main() -> None:
             rivals = {"hashed": {n: _hashed(c, share) for n, c in counts.items()}}
             rivals["cafe"] = {n: _cafe(rivals["hashed"][n]) for n in counts}
             aucs = {name: _run(stream, tables, seed) for name, tables in rivals.items()}
-            found[str(share)].append({**aucs, "margin": aucs["cafe"] - aucs["hashed"], "collisionless": whole})
+            found[str(share)].append(
+                {"seed": seed, **aucs, "margin": aucs["cafe"] - aucs["hashed"], "collisionless": whole}
+            )
             print(f"  {share:7.2%} of the rows: hashed {aucs['hashed']:.4f}, cafe {aucs['cafe']:.4f}", flush=True)
     for share, seeds in found.items():
         margins = np.array([one["margin"] for one in seeds])
@@ -73,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=200_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="others than those that settings were chosen on")
     parser.add_argument("--users", type=int, default=20_000, help="that live at any time")
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.001], help="rows, of the different ids")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -37,11 +38,10 @@ class GrowingFile(Generic[R]):
         make_folder(self._path.parent)
         file = self._path.open("a+b")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            _lock(file, self._path.parent, self.writes)
+        except ConfigError:
             file.close()
-            text = f"{self.writes} {self._path.parent}: wait for it, or name another folder by --dir"
-            raise ConfigError(text) from None
+            raise
         self._file = file
         return self
 
@@ -71,6 +71,22 @@ class GrowingFile(Generic[R]):
         self._file.write(msgspec.json.encode(result) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+@contextmanager
+def alone(folder: Path, writes: str) -> Iterator[None]:
+    """Keep other processes out of ``folder``. Raises ConfigError where one is in it: it ``writes`` there, in words."""
+    make_folder(folder)
+    with (folder / ".lock").open("wb") as file:
+        _lock(file, folder, writes)
+        yield
+
+
+def _lock(file: IO[bytes], folder: Path, writes: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ConfigError(f"{writes} {folder}: wait for it, or name another folder by --dir") from None
 
 
 def digest_of(value: object) -> str:

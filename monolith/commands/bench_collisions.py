@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from monolith.commands.bench_online import count, names
 from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
-    from monolith.commands.local_stream import Bar
     from monolith.config import JobConfig
     from monolith.datasets.collisions import Run
     from monolith.datasets.served import Ints
@@ -89,24 +89,19 @@ def _runs(
     args: argparse.Namespace, material: Material, jobs: dict[str, JobConfig], ids: dict[str, Ints]
 ) -> dict[str, list[Run]]:
     """One run a seed and variant: those that the folder has, and the others, each written down as it ends."""
-    from monolith.commands.local_stream import Bar
     from monolith.datasets.collisions import Run
     from monolith.datasets.run_file import RunFile, key_of
 
     parts = material.split.train, material.split.test
     what = [[len(part), int(part.event_time_ms.sum()), float(part.labels.sum())] for part in parts]
-    found: dict[str, list[Run]] = {variant: [] for variant in jobs}
+    keys = {name: key_of(job, material.name, what, args.epochs, material.ordered) for name, job in jobs.items()}
     with RunFile(args.dir, Run) as file:
-        for seed in range(args.seeds):
-            for variant, job in jobs.items():
-                key = key_of(job, material.name, what, args.epochs, material.ordered)
-                known = file.of(key).get(seed)
-                if known is None:
-                    with Bar() as bar:
-                        known = _one(args, material, variant, job, (seed, key), ids, bar)
-                    file.append(known)
-                found[variant].append(known)
-    return found
+        known = {(run.key, run.seed): run for run in file.lines()}
+        for seed, (variant, key) in product(range(args.seeds), keys.items()):
+            if (key, seed) not in known:
+                known[key, seed] = _one(args, material, variant, jobs[variant], (seed, key), ids)
+                file.append(known[key, seed])
+    return {variant: [known[key, seed] for seed in range(args.seeds)] for variant, key in keys.items()}
 
 
 def _one(
@@ -116,18 +111,21 @@ def _one(
     job: JobConfig,
     known_as: tuple[int, str],
     ids: dict[str, Ints],
-    bar: Bar,
 ) -> Run:
+    from monolith.commands.local_stream import Bar
     from monolith.datasets.collisions import Run, by_epoch, on_stream, sizes_of
     from monolith.datasets.online_runs import seeded
 
     seed, key = known_as
     job = seeded(job, seed)
 
-    def progress(what: str, done: int, total: int) -> None:
-        bar(f"seed {seed}, {variant}: {what}", done, total)
+    with Bar() as bar:
 
-    epochs, num_bytes = by_epoch(job, material.split, args.epochs, progress)
+        def progress(what: str, done: int, total: int) -> None:
+            bar(f"seed {seed}, {variant}: {what}", done, total)
+
+        epochs, num_bytes = by_epoch(job, material.split, args.epochs, progress)
+        stream = on_stream(job, material.split, progress) if material.ordered else None
     return Run(
         key=key,
         data=material.name,
@@ -137,7 +135,7 @@ def _one(
         tables=sizes_of(job, ids),
         num_bytes=num_bytes,
         epochs=epochs,
-        stream=on_stream(job, material.split, progress) if material.ordered else None,
+        stream=stream,
     )
 
 

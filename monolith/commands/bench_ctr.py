@@ -13,7 +13,9 @@ from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
     from monolith.offline.cells import Cell, Prepared
+    from monolith.offline.fit_cell import Fitted, Tell
     from monolith.offline.results import Results
+    from monolith.offline.samples import Parts
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
@@ -27,7 +29,12 @@ def add_parser(benches: Any) -> None:
     )
     ctr.add_argument("--data", required=True, type=_words, help="prepared sets: names or folders (`monolith data`)")
     ctr.add_argument("--models", type=_words, default=["deepfm"], help="lr, fm, deepfm, widedeep, mlp, dcnv2")
-    ctr.add_argument("--kinds", type=_words, default=["collisionless"], help="collisionless, hashed, qr, cafe, unified")
+    ctr.add_argument(
+        "--kinds",
+        type=_words,
+        default=["collisionless"],
+        help="collisionless, hashed, hashed-sqrt, hashed-equal, qr, cafe, unified, optembed",
+    )
     ctr.add_argument(
         "--bytes", type=_sizes, default=[], metavar="N", help="of all tables together, at most: 64k,256k,1M"
     )
@@ -44,8 +51,9 @@ def add_parser(benches: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fit what is missing; print and write the table; draw the plot."""
+    from monolith.growing import alone
     from monolith.offline.cells import DEEPCTR, OURS, Matrix, Prepared, Settings, cells_of
-    from monolith.offline.results import Results, alone
+    from monolith.offline.results import WRITES, Results
 
     for name, least in (("seeds", 1), ("dim", 1), ("epochs", 1), ("patience", 1), ("batch", 1)):
         if (value := getattr(args, name)) is not None and value < least:
@@ -55,20 +63,18 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(args.dim, args.epochs, args.patience, args.batch, args.set)
     prepared = [Prepared(*_prepared(name)) for name in args.data]
     cells = [(one, cell) for one in prepared for cell in cells_of(one, matrix, settings)]
-    with alone(args.dir):
+    with alone(args.dir, WRITES):
         results = Results(args.dir)
         missing = [(one, cell) for one, cell in cells if not results.has(cell)]
         print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done before", flush=True)
         for number, (one, cell) in enumerate(missing, start=1):
-            _fit(one, cell, results, f"{number}/{len(missing)}")
+            _fit(one, cell, results, f"{number}/{len(missing)}", args.dir / "optembed")
         _tell(args.dir, results, {cell.key for _, cell in cells})
     return 0
 
 
-def _fit(prepared: Prepared, cell: Cell, results: Results, place: str) -> None:
+def _fit(prepared: Prepared, cell: Cell, results: Results, place: str, stages: Path) -> None:
     from monolith.commands.local_stream import Bar
-    from monolith.offline.cells import OURS
-    from monolith.offline.fit_cell import fit_cell
     from monolith.offline.results import row_of
     from monolith.offline.samples import samples_of
 
@@ -78,18 +84,29 @@ def _fit(prepared: Prepared, cell: Cell, results: Results, place: str) -> None:
             bar(str(cell), done, total, what)
 
         parts = samples_of(prepared, cell.job, tell)
-        if cell.trainer == OURS:
-            fitted = fit_cell(cell, parts, tell)
-        else:
-            from monolith.offline.deepctr import fit_rival
-
-            fitted = fit_rival(cell, parts, tell)
+        fitted = _fitted(cell, parts, stages, tell)
     results.add(row_of(cell, fitted, prepared.about, shlex.join(["monolith", *sys.argv[1:]])))
     print(
         f"{place}  {cell}: AUC {fitted.test.auc:.4f}, GAUC {fitted.test.gauc:.4f}, log-loss {fitted.test.logloss:.4f}, "
         f"{fitted.bytes:,} bytes, {fitted.samples_s:,.0f} samples/s, epoch {fitted.best_epoch} of {fitted.epochs}",
         flush=True,
     )
+
+
+def _fitted(cell: Cell, parts: Parts, stages: Path, tell: Tell) -> Fitted:
+    from monolith.offline.cells import OURS
+    from monolith.offline.fit_cell import fit_cell
+    from monolith.offline.layout import SEARCHED
+
+    if cell.trainer != OURS:
+        from monolith.offline.deepctr import fit_rival
+
+        return fit_rival(cell, parts, tell)
+    if cell.kind == SEARCHED:
+        from monolith.offline.optembed_cell import fit_optembed
+
+        return fit_optembed(cell, parts, stages, tell)
+    return fit_cell(cell, parts, tell)
 
 
 def _tell(folder: Path, results: Results, keys: set[str]) -> None:

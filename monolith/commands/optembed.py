@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from monolith.commands.local_stream import Bar
+    from monolith.optembed.compression import Options
     from monolith.optembed.outcome import Outcome
-    from monolith.optembed.stages import Asked, Options
+    from monolith.optembed.stages import Asked
 
 
 def add_parser(commands: Any) -> None:
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Do what is missing of the stages; print and draw what came of them."""
     from monolith.commands.moments import between
     from monolith.config.load import load_job
-    from monolith.optembed.stages import Asked, Options
+    from monolith.optembed.compression import Options
+    from monolith.optembed.stages import Asked
 
     asked = Asked(args.job, args.set, load_job(args.job, args.set), between(args.begin, args.until), args.dir)
     options = Options(args.bytes, args.alpha, args.threshold_lr, args.generations, args.population, args.search_samples)
@@ -77,12 +79,13 @@ def run(args: argparse.Namespace) -> int:
 def _done(asked: Asked, options: Options, say: Callable[[str], None]) -> Outcome:
     from monolith.commands.fit import tell_left_out
     from monolith.commands.local_stream import Bar
-    from monolith.optembed.stages import Stages, alone
+    from monolith.growing import alone
+    from monolith.optembed.stages import WRITES, Stages
     from monolith.sweep.readings import Readings
 
     with Bar() as bar:
         stages = Stages(asked, options, _units(bar), say)
-        with alone(asked.folder):
+        with alone(asked.folder, WRITES):
             stages.check_plan()
             readings = Readings(asked.folder, asked.part, bar, lambda read: tell_left_out(read, sys.stderr))
             try:

@@ -19,12 +19,14 @@ from monolith.config.load import job_json, parse_job
 from monolith.config.rules import broken_rules
 from monolith.datasets.sets.about import About
 from monolith.errors import ConfigError
-from monolith.offline.layout import KINDS, laid_out
+from monolith.offline.layout import SEARCHED, laid_out, needs_bytes
+from monolith.optembed.compression import ALPHA, THRESHOLD_LR, Options
 
 MODELS = ("lr", "fm", "deepfm", "widedeep", "mlp", "dcnv2")
 LARGE = 150_000  # training samples from which on batches are of 4,096
 
 OURS, DEEPCTR = "monolith", "deepctr-torch"
+SEARCH = Options(0, ALPHA, THRESHOLD_LR, generations=10, population=20, search_samples=50_000)  # of kind `optembed`
 
 
 class Prepared(NamedTuple):
@@ -86,7 +88,7 @@ def cells_of(prepared: Prepared, matrix: Matrix, settings: Settings) -> Iterator
 
 def _budgets(kind: str, budgets: Sequence[int]) -> Sequence[int | None]:
     """A kind that has all rows it needs is fitted once, beside those that are held to the budgets."""
-    if KINDS[kind] is None:
+    if not needs_bytes(kind):
         return [None]
     if not budgets:
         raise ConfigError(f"kind {kind} needs a size: give --bytes")
@@ -95,7 +97,11 @@ def _budgets(kind: str, budgets: Sequence[int]) -> Sequence[int | None]:
 
 def _cell(prepared: Prepared, model: str, kind: str, budget: int | None, trainer: str, job: JobConfig) -> Cell:
     data = msgspec.json.encode([msgspec.structs.replace(prepared.about, title="", terms=""), trainer])
+    if kind == SEARCHED:
+        data += msgspec.json.encode(SEARCH)
     key = f"{xxhash.xxh3_64_intdigest(data + job_json(job)):016x}"
+    if kind == SEARCHED:
+        key = f"{key}-{budget}"  # which its job, in which rows and columns are not found yet, does not tell
     return Cell(prepared.about.name, model, kind, budget, job.seed, trainer, job, key)
 
 

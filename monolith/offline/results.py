@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,13 @@ import pyarrow.parquet as pq
 
 from monolith.config.load import job_json
 from monolith.datasets.sets.about import About
-from monolith.errors import ConfigError, CorruptError
+from monolith.errors import CorruptError
 from monolith.offline.cells import Cell
 from monolith.offline.fit_cell import Fitted
 from monolith.offline.ran import machine
 
 NAME = "results.parquet"
+WRITES = "another process adds to the results in"  # whoever holds the folder, in words
 _SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("key", "time", "data", "model", "kind", "trainer")),
@@ -40,21 +38,8 @@ _SCHEMA = pa.schema(
 Row = dict[str, Any]
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from adding to the results in ``folder``. Raises ConfigError where one is at it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            text = f"another process adds to the results in {folder}: wait for it, or name another folder by --dir"
-            raise ConfigError(text) from None
-        yield
-
-
 class Results:
-    """The file in ``folder``. One process writes it at a time, see `alone`."""
+    """The file in ``folder``. One process writes it at a time, see `monolith.growing.alone`."""
 
     def __init__(self, folder: Path) -> None:
         """Raises CorruptError where the file cannot be read."""

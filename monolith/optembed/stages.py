@@ -11,45 +11,29 @@ DIR/
 
 from __future__ import annotations
 
-import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from monolith.config import JobConfig
 from monolith.config.load import job_json
 from monolith.disk import make_folder, write_durably
 from monolith.errors import ConfigError
-from monolith.optembed.budget import Cuts, check_bytes, kept, table_bytes
+from monolith.optembed.budget import check_bytes
+from monolith.optembed.compression import Compression, Options, Say, epoch_line
 from monolith.optembed.epochs import KeptEpochs
-from monolith.optembed.outcome import Found, Outcome, outcome_of, small_size, write_jobs, write_states
-from monolith.optembed.retrain import compact_job, compact_learner
-from monolith.optembed.search import LOG, Frozen, Scored, search
-from monolith.optembed.supernet import Supernet, searched
+from monolith.optembed.outcome import Outcome, outcome_of, write_jobs, write_states
+from monolith.optembed.supernet import searched
 from monolith.streaming.between import Between
 from monolith.streaming.journal import Positions
 from monolith.sweep.readings import Reading
-from monolith.tables.arguments import Ids
-from monolith.training.fitting import Epoch, Tell, lasting
+from monolith.training.fitting import Tell
 from monolith.training.sample_file import SampleFile
 
-Say = Callable[[str], None]
+WRITES = "another `monolith optembed` is at work in"  # whoever holds the folder, in words
 _BESIDE = ("state", "store", "publish", "serve", "files")  # keys of a job that change nothing here
-
-
-class Options(NamedTuple):
-    """How the stages are done; the command's options."""
-
-    max_bytes: int
-    alpha: float
-    threshold_lr: float
-    generations: int
-    population: int
-    search_samples: int | None
 
 
 class Asked(NamedTuple):
@@ -101,51 +85,14 @@ class Stages:
         with ExitStack() as files:
             parts = tuple(files.enter_context(SampleFile.reopen(p)) for p in (reading.train, reading.validation))
             self._say(f"{len(parts[0]):,} samples to train, {len(parts[1]):,} to judge")
-            found = self._found(parts)
-            return self._retrained(found, parts, reading.positions, path)
+            work = Compression(self._asked.job, self._options, (self._supernet, self._own), self._tell, self._say)
+            found = work.found(*parts)
+            job, epochs = work.retraining(found, *parts)
+            for epoch in epochs.epochs():
+                self._say(f"retrain {epoch_line(epoch, epochs)}")
+            return self._told(outcome_of(job, found, epochs), epochs, reading.positions, path)
 
-    def _found(self, parts: tuple[SampleFile, ...]) -> Found:
-        path = self._own / "found.json"
-        if not path.exists():
-            net, score = self._trained(parts)
-            frozen = Frozen(net, parts[1], self._options.search_samples)
-            cuts = Cuts(
-                frozen.tables, {name: rows.scores for name, rows in frozen.rows.items()}, self._options.max_bytes
-            )
-            best = self._searched(frozen, cuts)
-            np.savez(self._own / "kept.npz", **_kept_ids(frozen, best.cut))  # type: ignore[arg-type]
-            write_durably(path, msgspec.json.encode(_found_of(net, frozen, best, score)))
-        return msgspec.json.decode(path.read_bytes(), type=Found)
-
-    def _trained(self, parts: tuple[SampleFile, ...]) -> tuple[Supernet, float]:
-        options = self._options
-        net = Supernet(lasting(self._asked.job), alpha=options.alpha, threshold_lr=options.threshold_lr)
-        epochs = KeptEpochs(self._asked.job, net, parts[0], parts[1], self._supernet, self._tell)
-        for epoch in epochs.epochs():
-            learnt = ", ".join(f"{name} {t:.4g}" for name, t in net.thresholds.items())
-            self._say(f"supernet {_line(epoch, epochs)}  thresholds {learnt}")
-        return net, epochs.best_score
-
-    def _searched(self, frozen: Frozen, cuts: Cuts) -> Scored:
-        options = self._options
-        return search(
-            frozen,
-            cuts,
-            self._own / LOG,
-            generations=options.generations,
-            population=options.population,
-            tell=self._tell,
-            say=self._say,
-        )
-
-    def _retrained(self, found: Found, parts: tuple[SampleFile, ...], positions: Positions, path: Path) -> Outcome:
-        job = compact_job(self._asked.job, found.widths)
-        with np.load(self._own / "kept.npz") as arrays:
-            ids: dict[str, Ids] = {name: arrays[name] for name in found.widths}
-        epochs = KeptEpochs(job, compact_learner(job, ids), parts[0], parts[1], self._own / "retrain", self._tell)
-        for epoch in epochs.epochs():
-            self._say(f"retrain {_line(epoch, epochs)}")
-        outcome = outcome_of(job, found, epochs)
+    def _told(self, outcome: Outcome, epochs: KeptEpochs, positions: Positions, path: Path) -> Outcome:
         jobs = write_jobs(self._asked.job_file, self._asked.sets, self._own, outcome)
         write_states(jobs, epochs, positions)
         write_durably(path, msgspec.json.encode(outcome))
@@ -154,33 +101,6 @@ class Stages:
 
 def _of(table: Any, key: str, names: list[str]) -> bool:
     return table.name in names and getattr(table, key) is not None
-
-
-def _kept_ids(frozen: Frozen, cut: float) -> dict[str, Ids]:
-    return {name: rows.ids[kept(rows.scores, cut)] for name, rows in frozen.rows.items()}
-
-
-def _found_of(net: Supernet, frozen: Frozen, best: Scored, full_score: float) -> Found:
-    left = {name: rows.values[kept(rows.scores, best.cut)] for name, rows in frozen.rows.items()}
-    return Found(
-        widths=best.widths,
-        rows=best.rows,
-        bytes=best.bytes,
-        cut=best.cut,
-        score=best.score,
-        thresholds={name: t + best.cut for name, t in net.thresholds.items()},
-        small_sizes={name: small_size(rows) for name, rows in left.items()},
-        full_rows={name: len(rows.ids) for name, rows in frozen.rows.items()},
-        full_bytes=sum(table_bytes(t, t.dim, len(frozen.rows[t.name].ids)) for t in frozen.tables),
-        full_score=full_score,
-    )
-
-
-def _line(epoch: Epoch, epochs: KeptEpochs) -> str:
-    score = epochs.scores[-1]
-    return (
-        f"epoch {epoch.number}  {epochs.metric} {score:.4f}  {epoch.seconds:.1f} s{'  best' if epoch.is_best else ''}"
-    )
 
 
 def _agree(folder: Path, plan: dict[str, Any]) -> None:
@@ -196,17 +116,3 @@ def _agree(folder: Path, plan: dict[str, Any]) -> None:
             )
     else:
         write_durably(path, msgspec.json.encode(plan))
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other calls out of the folder. Raises ConfigError where one is at work there."""
-    make_folder(folder)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"another `monolith optembed` is at work in {folder}: wait for it, or give another --dir"
-            ) from None
-        yield

@@ -250,6 +250,20 @@ def test_a_job_without_that_table_and_a_journal_of_other_streams_are_refused(eve
     )
 
 
+def test_a_table_whose_rows_go_by_their_values_is_refused_until_its_threshold_is_left_out(events, tmp_path, capsys):
+    folder = events((1, 0))
+    job = tmp_path / "job.yaml"
+    found = "{name: item, dim: 4, kind: optembed, width: 2, threshold: 0.1}"
+    tables = f"tables: [{{name: user, dim: 4, threshold: 0.1}}, {found}]"
+    job.write_text(f"{{name: j, input: {{features: 'log://{folder}', actions: 'log://{folder}'}}, {tables}}}")
+    said = refusal(capsys, "--job", job, "--table", "user")
+    assert "--table user: its threshold goes by the values of rows" in said
+    assert "--set 'tables.*.threshold=null'" in said
+    assert "--table item is of kind optembed" in refusal(capsys, "--job", job, "--table", "item")
+    words = ["--job", job, "--table", "user", "--set", "tables.*.threshold=null"]
+    assert only(policy(capsys, *words))["removed"] == 0
+
+
 def test_a_plot_that_cannot_be_written_is_told(events, tmp_path, capsys):
     words = ["--feature", "user", "--plot", tmp_path / "no" / "p.svg"]
     assert "cannot write the plot" in refusal(capsys, events((1, 0)), *words)

@@ -13,7 +13,8 @@ import pytest
 from monolith.cli import parser
 from monolith.config import load_job
 from monolith.errors import MonolithError
-from monolith.optembed.stages import alone
+from monolith.growing import alone
+from monolith.optembed.stages import WRITES
 from monolith.serving import Replica
 from monolith.tables.kinds import open_to_read
 from monolith.training.snapshot import Snapshots
@@ -193,7 +194,7 @@ def test_a_folder_of_another_job_or_search_is_refused_by_what_differs(here):
 
 
 def test_two_calls_in_one_folder_are_refused(here):
-    with alone(here.folder / "whole"):
+    with alone(here.folder / "whole", WRITES):
         assert "another `monolith optembed` is at work in whole" in refusal(*ASK[2:], "--dir", "whole")
 
 

@@ -27,6 +27,7 @@ std::vector<Test> pipeline_tests();
 std::vector<Test> table_tests();
 std::vector<Test> step_tests();
 std::vector<Test> policy_tests();
+std::vector<Test> hot_ids_tests();
 std::vector<Test> thread_tests();
 std::vector<Test> crew_tests();
 std::vector<Test> split_tests();

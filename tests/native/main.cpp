@@ -9,7 +9,7 @@ int main() {
   int failed = 0;
   for (const auto& tests :
        {segment_tests(), index_tests(), order_tests(), pages_tests(), pipeline_tests(), joiner_tests(), decoder_tests(),
-        table_tests(), step_tests(), policy_tests(), thread_tests(), crew_tests(), split_tests()})
+        table_tests(), step_tests(), policy_tests(), hot_ids_tests(), thread_tests(), crew_tests(), split_tests()})
     for (const Test& test : tests) {
       const auto start = std::chrono::steady_clock::now();
       const char* verdict = "ok";

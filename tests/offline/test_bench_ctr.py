@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from monolith import cli
+from monolith.growing import alone
 from monolith.offline import fit_cell
 from monolith.offline.cells import Matrix, Prepared, Settings, cells_of
+from monolith.offline.optembed_cell import fit_optembed
 from monolith.offline.report import lines_of, table
-from monolith.offline.results import Results, alone
+from monolith.offline.results import WRITES, Results
+from monolith.offline.samples import samples_of
 
 SMALL = ("--seeds", "2", "--epochs", "2", "--dim", "4", "--set", "model.hidden=[8]", "--batch", "256")
 
@@ -47,6 +50,41 @@ def test_a_matrix_is_fitted_once_and_grows_by_what_is_missing(planted: Prepared,
     assert fitted == [f"planted, deepfm, hashed, 12,000 bytes, seed {seed}" for seed in (0, 1)]
 
 
+def test_optembed_searches_within_the_bytes_and_the_sizes_share_a_supernet(planted: Prepared, tmp_path: Path, capsys):
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, "--seeds", "1", "--kinds", "optembed")
+    run(capsys, *words, "--bytes", "5k,10k")
+    rows = Results(tmp_path).rows
+    assert [row["bytes"] <= row["budget"] for row in rows] == [True, True]
+    assert all(row["auc"] > 0.5 and row["samples_s"] > 0 for row in rows)
+    assert rows[0]["rows"] < rows[1]["rows"] or rows[0]["auc"] != rows[1]["auc"]
+    (kept,) = (tmp_path / "optembed").iterdir()
+    assert [path.name for path in kept.iterdir()] == ["supernet"]
+    assert "2 cells, 2 of them done before" in run(capsys, *words, "--bytes", "5k,10k")
+    assert "the smallest possible is" in run(capsys, *words, "--bytes", "10", code=1)
+
+
+@pytest.mark.parametrize("at", ["search", "epoch 2"])
+def test_a_cell_of_kind_optembed_goes_on_where_it_was_interrupted(planted: Prepared, tmp_path: Path, at: str):
+    settings = Settings(dim=4, epochs=2, batch_size=256, sets=["model.hidden=[8]"])
+    (cell,) = cells_of(planted, Matrix(["deepfm"], ["optembed"], [5000], [0]), settings)
+    parts = samples_of(planted, cell.job, lambda *_: None)
+    whole = fit_optembed(cell, parts, tmp_path / "whole", lambda *_: None)
+    told: list[str] = []
+
+    def stop(what: str, done: int, total: int) -> None:
+        told.append(what)
+        if what == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_optembed(cell, parts, tmp_path / "cut", stop)
+    before, told[:] = set(told), []
+    again = fit_optembed(cell, parts, tmp_path / "cut", lambda what, *_: told.append(what))
+    assert again._replace(samples_s=0, seconds=0) == whole._replace(samples_s=0, seconds=0)
+    assert "epoch 1" in before
+    assert told.index("epoch 2" if at == "epoch 2" else "search") < told.index("epoch 1")
+
+
 def test_the_same_cell_gives_the_same_scores(planted: Prepared, tmp_path: Path, capsys):
     words = ("--data", str(planted.folder), *SMALL, "--seeds", "1", "--models", "dcnv2")
     for name in ("a", "b"):
@@ -69,7 +107,10 @@ def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tm
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--kinds", "bloom"), "--kinds bloom: allowed are collisionless, hashed, qr, cafe, unified"),
+        (
+            ("--kinds", "bloom"),
+            "--kinds bloom: allowed are collisionless, hashed, hashed-sqrt, hashed-equal, qr, cafe, unified",
+        ),
         (("--models", "xdeepfm"), "no model 'xdeepfm' in this benchmark; allowed: lr, fm"),
         (("--seeds", "0"), "--seeds 0: allowed is 1 or more"),
         (("--set", "model.dropuot=1"), "dropuot"),
@@ -92,7 +133,7 @@ def test_a_damaged_file_of_results_is_named_and_left(planted: Prepared, tmp_path
 
 
 def test_two_processes_do_not_add_to_one_file(planted: Prepared, tmp_path: Path, capsys):
-    with alone(tmp_path):
+    with alone(tmp_path, WRITES):
         said = run(capsys, "--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, code=1)
     assert f"another process adds to the results in {tmp_path}" in said
 

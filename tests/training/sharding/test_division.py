@@ -44,6 +44,10 @@ def test_what_cannot_be_divided_is_refused_and_says_what_to_do() -> None:
         Division(TableConfig(name="a", dim=2, absent=absent.HashedTail(rows=8)), 2)
     with pytest.raises(ConfigError, match="is hashed: only collisionless tables"):
         Division(TableConfig(name="a", dim=2, kind="hashed", rows=8), 2)
+    with pytest.raises(ConfigError, match="is optembed: only collisionless tables"):
+        Division(TableConfig(name="a", dim=2, kind="optembed", width=1, threshold=0.5), 2)
+    with pytest.raises(ConfigError, match="'a' has a threshold: ranks would prune at other steps"):
+        Division(TableConfig(name="a", dim=2, threshold=0.5), 2)
     with pytest.raises(ConfigError, match="give limit_parts of at least 17"):
         Division(TableConfig(name="a", dim=2, eviction=eviction.LRU(max_rows=100)), 17)
     with pytest.raises(ConfigError, match="allowed: 1 to 1024"):
