@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 
+from results_kinds import claim, level, rivals, same_bytes, searched, settings
 from results_runs import bare, cafe, collisions, joined, online, optembed, read_folder, read_run
 
 from monolith.offline.cells import OURS
@@ -31,8 +30,6 @@ from monolith.offline.results import NAME, read_results
 BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
 SLACK = 0.001  # AUC that may be lacking to a baseline
-GOAL = 0.03  # AUC that unified tables are claimed to have above hashed ones at the smallest number of bytes
-OWN = ("--set", "--dim", "--epochs", "--batch", "--patience")  # options that make a cell's settings its own
 RUNS = {"online": online, "collisions": collisions, "optembed": optembed, "cafe": cafe}
 Report = dict[str, Any]
 
@@ -96,7 +93,8 @@ def more(options: argparse.Namespace, name: str) -> list[Report]:
 def page(report: Report) -> str:
     """The whole Markdown page."""
     cells = report["cells"]
-    parts = [*head(report), *baselines(report), *matrix(report), *same_bytes(cells), *claim(cells)]
+    parts = [*head(report), *baselines(report), *rivals(cells), *matrix(report), *same_bytes(cells), *claim(cells)]
+    parts += searched(cells)
     for name, section in RUNS.items():
         parts += section(report.get(name, []))
     return "\n".join([*parts, *speed(report["speed"]), *commands(cells)]) + "\n"
@@ -129,12 +127,13 @@ def baselines(report: Report) -> Iterator[str]:
         return
     yield f"## Beside baselines\n\nBaselines: {known['source']}."
     yield f"Reached: test AUC of at least the baseline less {SLACK}.\n"
-    yield "| data | model | baseline | test AUC | seeds | difference | reached |\n|---|---|--:|--:|--:|--:|---|"
+    yield "| data | model | test samples | baseline | test AUC | seeds | difference | reached |"
+    yield "|---|---|--:|--:|--:|--:|--:|---|"
     for line in found:
         goal, area = known["auc"][line.data][line.model], line.mean("auc")
-        spread = f" ± {statistics.stdev(line.values('auc')):.4f}" if len(line.rows) > 1 else ""
         reached = "yes" if area >= goal - SLACK else "no"
-        numbers = f"{goal:.3f} | {area:.4f}{spread} | {len(line.rows)} | {area - goal:+.4f}"
+        samples = line.rows[0]["test_samples"]
+        numbers = f"{samples:,} | {goal:.3f} | {level(line.values('auc'))} | {len(line.rows)} | {area - goal:+.4f}"
         yield f"| {line.data} | {line.model} | {numbers} | {reached} |"
     yield ""
 
@@ -142,13 +141,6 @@ def baselines(report: Report) -> Iterator[str]:
 def own_settings(line: Line) -> bool:
     """Whether the cells were run with settings of their own."""
     return bool(settings(line.rows[0]))
-
-
-def settings(row: Report) -> str:
-    """A cell's own settings, as they were typed."""
-    words = shlex.split(row["command"])
-    places = [place for place, word in enumerate(words) if word in OWN]
-    return shlex.join(word for place in places for word in words[place : place + 2])
 
 
 def matrix(report: Report) -> Iterator[str]:
@@ -168,67 +160,6 @@ def plotted(report: Report) -> list[str]:
     for row in report["cells"]:
         sizes.setdefault(row["data"], set()).add((row["kind"], row["budget"]))
     return sorted(data for data, several in sizes.items() if len(several) > 2)
-
-
-def differences(cells: Sequence[Report]) -> dict[tuple[Any, ...], list[float]]:
-    """Test AUC less that of hashed tables of as many bytes, seed by seed; by data, model, settings, bytes and kind."""
-    names = ("data", "model", "budget", "seed", "kind", "trainer")
-    areas = {(settings(row), *(row[name] for name in names)): row["auc"] for row in cells}
-    found: dict[tuple[Any, ...], list[float]] = {}
-    for (own, data, model, budget, seed, kind, trainer), area in areas.items():
-        other = areas.get((own, data, model, budget, seed, "hashed", trainer))
-        if budget is not None and kind != "hashed" and other is not None:
-            found.setdefault((data, model, own, budget, kind), []).append(area - other)
-    return dict(sorted(found.items()))
-
-
-def same_bytes(cells: Sequence[Report]) -> Iterator[str]:
-    """Kinds against hashed tables of as many bytes, seed by seed."""
-    found = differences(cells)
-    if not found:
-        return
-    yield "## At the same bytes\n"
-    yield "Test AUC less that of per-feature hashed tables that may take as many bytes, seed by seed.\n"
-    yield "| data | model | bytes | kind | less hashed | from | to | seeds | own settings |"
-    yield "|---|---|--:|---|--:|--:|--:|--:|---|"
-    for (data, model, own, budget, kind), values in found.items():
-        numbers = f"{mean(values)} | {min(values):+.4f} | {max(values):+.4f} | {len(values)}"
-        yield f"| {data} | {model} | {budget:,} | {kind} | {numbers} | {f'`{own}`' if own else '-'} |"
-    yield ""
-
-
-def claim(cells: Sequence[Report]) -> Iterator[str]:
-    """Whether unified tables are as far above hashed ones as is claimed, at the smallest number of bytes."""
-    budgets: dict[tuple[Any, ...], dict[int, list[float]]] = {}
-    for (data, model, own, budget, kind), values in differences(cells).items():
-        if kind == "unified":
-            budgets.setdefault((data, model, own), {})[budget] = values
-    if not budgets:
-        return
-    yield f"### Claim: unified tables are {GOAL:+} AUC above hashed ones at the smallest number of bytes\n"
-    yield "| data | model | numbers of bytes | smallest | unified less hashed | seeds | holds |"
-    yield "|---|---|--:|--:|--:|--:|---|"
-    for (data, model, _), by_budget in budgets.items():
-        smallest = min(by_budget)
-        values = by_budget[smallest]
-        numbers = f"{len(by_budget)} | {smallest:,} | {mean(values)} | {len(values)}"
-        yield f"| {data} | {model} | {numbers} | {holds(values)} |"
-    yield ""
-
-
-def holds(values: Sequence[float]) -> str:
-    """What is said of the claim."""
-    if statistics.fmean(values) < GOAL:
-        return "no"
-    if len(values) < 3:
-        return "not claimed: fewer than three seeds"
-    return "yes, with every seed" if min(values) >= GOAL else "yes in the mean, not with every seed"
-
-
-def mean(values: Sequence[float]) -> str:
-    """A difference with its standard deviation over seeds."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):+.4f}{spread}"
 
 
 def speed(report: Report | None) -> Iterator[str]:

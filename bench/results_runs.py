@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from monolith.datasets.online_claims import half_width
+
 Report = dict[str, Any]
 TITLES = {"auc": "AUC", "gauc": "GAUC", "lists": "in lists", "ranking": "apart"}
 MOMENTS = {"first": "epoch 1", "best": "best epoch", "stream": "stream"}
@@ -214,14 +216,24 @@ def cafe(runs: Sequence[Report]) -> Iterator[str]:
     yield "DeepFM online on the synthetic stream, every batch scored before it is learnt from, `hashed` and"
     yield "[`cafe`](embeddings.md#rows-of-their-own-for-hot-ids) tables of the same bytes; AUC of the second half."
     for run in runs:
-        yield f"\n{how(run)}.\n"
-        yield "| rows, of the ids | collisionless | hashed | cafe | cafe - hashed | from | to | seeds |"
-        yield "|--:|--:|--:|--:|--:|--:|--:|--:|"
+        first = next(iter(run["shares"].values()))
+        yield f"\n{how(run)}. Seeds {', '.join(str(one.get('seed', place)) for place, one in enumerate(first))}.\n"
+        yield "| rows, of the ids | collisionless | hashed | cafe | cafe - hashed | from | to | ahead | mean, 95 % |"
+        yield "|--:|--:|--:|--:|--:|--:|--:|--:|---|"
         for share, found in run["shares"].items():
             means = (statistics.fmean(one[kind] for one in found) for kind in ("collisionless", "hashed", "cafe"))
             margins = [one["margin"] for one in found]
             sd = statistics.stdev(margins) if len(margins) > 1 else None
             margin = score({"mean": statistics.fmean(margins), "sd": sd}, "+")
-            ends = f"{min(margins):+.4f} | {max(margins):+.4f} | {len(margins)}"
+            ends = f"{min(margins):+.4f} | {max(margins):+.4f} | {sum(m > 0 for m in margins)} of {len(margins)}"
+            ends += f" | {interval(margins)}"
             yield f"| {float(share):.1%} | {' | '.join(f'{mean:.4f}' for mean in means)} | {margin} | {ends} |"
     yield ""
+
+
+def interval(values: Sequence[float]) -> str:
+    """The 95 % interval of the mean over seeds."""
+    if len(values) < 2:
+        return "-"
+    middle, half = statistics.fmean(values), half_width(values)
+    return f"{middle - half:+.4f} to {middle + half:+.4f}"

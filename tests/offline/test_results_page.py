@@ -36,9 +36,21 @@ def test_the_page_of_results_is_what_their_figures_give():
     assert all((CHECKOUT / "docs" / picture).stat().st_size < 200_000 for picture in pictures)
 
 
-def cell(kind: str, budget: int, seed: int, auc: float, command: str = "monolith bench ctr") -> dict:
-    names = {"data": "set", "model": "dcnv2", "trainer": "monolith", "command": command}
-    return {**names, "kind": kind, "budget": budget, "seed": seed, "auc": auc}
+def cell(kind: str, budget: int | None, seed: int, auc: float, **more: object) -> dict:
+    names = {"data": "set", "model": "dcnv2", "trainer": "monolith", "command": "monolith bench ctr"}
+    sizes = {"valid_auc": 0.5, "bytes": budget or 10_000, "samples_s": 1.0, "test_samples": 99}
+    return {**names, **sizes, "kind": kind, "budget": budget, "seed": seed, "auc": auc, **more}
+
+
+def hashed(budget: int, seed: int, auc: float) -> list[dict]:
+    """In three divisions, alike."""
+    return [cell(kind, budget, seed, auc) for kind in ("hashed", "hashed-sqrt", "hashed-equal")]
+
+
+def line_of(section) -> list[str]:
+    """The fields of the only line about the set."""
+    (line,) = (line for line in section if line.startswith("| set |"))
+    return [word.strip() for word in line.strip("|").split("|")]
 
 
 @pytest.mark.parametrize(
@@ -51,19 +63,58 @@ def cell(kind: str, budget: int, seed: int, auc: float, command: str = "monolith
     ],
 )
 def test_the_claim_is_judged_at_the_smallest_number_of_bytes(gains, said):
-    cells = [cell("hashed", size, seed, 0.7) for size in (1000, 9000) for seed in range(3)]
+    cells = [one for size in (1000, 9000) for seed in range(3) for one in hashed(size, seed, 0.7)]
     cells += [cell("unified", 1000, seed, 0.7 + gain) for seed, gain in enumerate(gains)]
     cells += [cell("unified", 9000, seed, 0.5) for seed in range(3)]
-    line = next(line for line in script().claim(cells) if line.startswith("| set |"))
-    assert line.startswith("| set | dcnv2 | 2 | 1,000 | ")
-    assert line.endswith(f"| {len(gains)} | {said} |")
+    found = line_of(script().claim(cells))
+    assert found[:4] == ["set", "dcnv2", "2", "1,000"]
+    assert found[-2:] == [str(len(gains)), said]
+
+
+def test_the_claim_is_made_against_the_division_that_the_validation_part_chose_and_not_the_test_part():
+    cells = [cell("unified", 1000, seed, 0.80) for seed in range(3)]
+    for kind, valid, auc in (("hashed", 0.6, 0.70), ("hashed-sqrt", 0.8, 0.75), ("hashed-equal", 0.7, 0.79)):
+        cells += [cell(kind, 1000, seed, auc, valid_auc=valid) for seed in range(3)]
+    found = line_of(script().claim(cells))
+    assert found[4:] == [
+        "+0.1000 ± 0.0000 (+0.1000, +0.1000)", "yes, with every seed",
+        "+0.0500 ± 0.0000 (+0.0500, +0.0500)", "by roots", "3", "yes, with every seed",
+    ]  # fmt: skip
+    one_division = [one for one in cells if one["kind"] in ("hashed", "unified")]
+    assert line_of(script().claim(one_division))[-1] == "not claimed: one division was measured"
 
 
 def test_cells_of_other_settings_are_not_compared():
     own = "monolith bench ctr --dim 4"
-    cells = [cell("hashed", 1000, 0, 0.7), cell("unified", 1000, 0, 0.9, own), cell("hashed", 1000, 0, 0.8, own)]
-    (values,) = script().differences(cells).values()
-    assert values == pytest.approx([0.1])
+    cells = [cell("hashed", 1000, 0, 0.7), cell("unified", 1000, 0, 0.9, command=own)]
+    cells += [cell("hashed", 1000, 0, 0.8, command=own)]
+    found = line_of(script().same_bytes(cells))
+    assert found[5] == "+0.1000"
+
+
+@pytest.mark.parametrize(
+    ("taken", "change", "said"),
+    [
+        (5_000, 0.0, "yes, with every seed"),
+        (5_001, 0.0, "no"),
+        (4_000, -0.0012, "no"),
+        (4_000, -0.0009, "yes in the mean, not with every seed"),
+    ],
+)
+def test_optembed_is_held_to_half_of_the_bytes_and_a_thousandth_of_auc(taken, change, said):
+    cells = [cell("collisionless", None, seed, 0.8) for seed in range(3)]
+    cells += [cell("optembed", 5_001, seed, 0.8 + change + (seed - 1) * 0.0002, bytes=taken) for seed in range(3)]
+    assert line_of(script().searched(cells))[-1] == said
+
+
+def test_the_rival_stands_beside_ours_of_the_same_seeds():
+    cells = [cell("collisionless", None, seed, 0.8 + seed / 100, samples_s=50.0) for seed in range(3)]
+    cells += [cell("full", None, seed, 0.79 + seed / 100, trainer="deepctr-torch", samples_s=9.0) for seed in (1, 2)]
+    found = line_of(script().rivals(cells))
+    assert found == [
+        "set", "dcnv2", "99", "0.8150 ± 0.0071", "0.8050 ± 0.0071", "+0.0100 ± 0.0000 (+0.0100, +0.0100)", "2",
+        "50", "9",
+    ]  # fmt: skip
 
 
 def test_without_anything_measured_there_is_no_page(tmp_path: Path):
