@@ -99,6 +99,9 @@ class TrainConfig(_Section, frozen=True):
     window_samples: Count = 5000  # samples per reported metrics window
     group_by: str = "user"  # feature whose value groups the within-user AUC; NaN where no table reads a `user`
     threads: Count = 1  # of torch's dense part; the bits depend on it
+    device: str = (
+        "cpu"  # of the dense part: cpu, cuda or cuda:N (docs/models.md; no GPU has tried it yet); the bits depend on it
+    )
 
 
 class PublishConfig(_Section, frozen=True):

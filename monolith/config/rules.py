@@ -24,14 +24,36 @@ SOURCES = ("log", "kafka", "parquet", "memory")
 SINKS = ("log", "kafka", "memory")
 STORES = ("lmdb", "redis")
 
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and key names
 
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    rules = (_names, _inputs, _urls, _table_features, _declared_features, _group_by, _model, _optimizers, _policies)
+    rules = (
+        _names,
+        _inputs,
+        _urls,
+        _table_features,
+        _declared_features,
+        _group_by,
+        _model,
+        _optimizers,
+        _policies,
+        _device,
+    )
     for rule in (*rules, broken_label_rules, _clocks):
         yield from rule(job)
+
+
+def device_fault(name: str) -> str | None:
+    """What is wrong with ``train.device``, whatever devices there are."""
+    return None if _DEVICE.fullmatch(name) else f"{name!r} is no device; allowed: cpu, cuda, or cuda:N with a number N"
+
+
+def _device(job: JobConfig) -> Iterator[Problem]:
+    if fault := device_fault(job.train.device):
+        yield ("train", "device"), fault
 
 
 def _names(job: JobConfig) -> Iterator[Problem]:

@@ -28,6 +28,7 @@ from monolith.tables.collection import Collection, Output
 from monolith.tables.embedding import Embedding
 from monolith.tables.pooling import pool, spread
 from monolith.tables.table_step import TableBatch, Times
+from monolith.training.devices import ToHost, crossed, to_device
 from monolith.training.inputs import Inputs
 from monolith.training.learner import Learner, Predictions
 from monolith.training.loss import predictions_of
@@ -80,8 +81,7 @@ class Supernet(Learner):
             read.pool_into(matrix, rng if times is not None else None)
         self.others.read_into(matrix, batch.bags, times)
         self._leaf = torch.from_numpy(matrix).requires_grad_(times is not None)
-        dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
-        return Inputs(self._leaf, self.vectors, dense)
+        return Inputs(crossed(self._leaf, self.device), self.vectors, self._numbers(batch.dense))
 
     def _backward(self, outputs: torch.Tensor, matrix: torch.Tensor, batch: Batch) -> None:
         super()._backward(outputs, matrix, batch)
@@ -94,9 +94,9 @@ class Supernet(Learner):
 
     def said_of(self, matrix: Floats, dense: Mapping[str, Floats]) -> Predictions:
         """What the network says of vectors side by side, (batch, columns), and dense features."""
-        numbers = {name: torch.tensor(column) for name, column in dense.items()}
+        vectors = to_device(torch.from_numpy(matrix), self.device)
         with torch.no_grad():
-            outputs = self.model(Inputs(torch.from_numpy(matrix), self.vectors, numbers))
+            outputs = ToHost(self.model(Inputs(vectors, self.vectors, self._numbers(dense)))).wait()
             return predictions_of(self.job.labels, outputs).numpy()
 
     def save(self, folder: Path) -> None:

@@ -38,7 +38,7 @@ class _Place(NamedTuple):
     def copy(self, source: Tensor, target: Tensor) -> None:
         """Do it."""
         if source.dim():
-            target[_crossed(self.targets)] = source[_crossed(self.sources)]
+            target[_crossed(self.targets)] = source[_crossed(self.sources)].to(target.device)
         else:
             target.copy_(source)
 

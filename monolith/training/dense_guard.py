@@ -21,7 +21,7 @@ def unfit_gradient(model: nn.Module) -> str | None:
         for name, weight in model.named_parameters():
             if weight.grad is None:
                 continue
-            flat = weight.grad.numpy().ravel()
+            flat = weight.grad.cpu().numpy().ravel()
             if np.dot(flat, flat) <= LARGEST**2:  # one fast pass; only where it is more is a closer look needed
                 continue
             largest = float(np.abs(flat).max())  # NaN, if there is one

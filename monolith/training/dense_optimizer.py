@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.adagrad import adagrad
@@ -19,6 +18,7 @@ from torch.optim.sgd import sgd
 
 from monolith.config import DenseOptimizerConfig
 from monolith.training.dense_guard import LARGEST, unfit_gradient
+from monolith.training.devices import CPU
 
 # torch's name of the optimizer, and what the optimizer keeps of a weight; "step", the count of steps, is one number.
 KEPT = {"SGD": (), "Adagrad": ("step", "sum"), "Adam": ("step", "exp_avg", "exp_avg_sq")}
@@ -38,15 +38,19 @@ class DenseOptimizer:
     stay, and a backward adds to the gradients in place. All weights of the model must take part in every loss.
     """
 
-    def __init__(self, config: DenseOptimizerConfig, model: nn.Module) -> None:
+    def __init__(self, config: DenseOptimizerConfig, model: nn.Module, device: torch.device = CPU) -> None:
+        """``device`` is where the model is."""
         self._model = model
         self._shapes = {name: parameter.shape for name, parameter in trained_weights(model)}
         sizes = [-(-shape.numel() // _LINE) * _LINE for shape in self._shapes.values()]
         self._starts = dict(zip(self._shapes, accumulate(sizes, initial=0), strict=False))
         self._config = config
         self.kind = _NAMES[config.kind]
-        self._weights, self._grads = torch.zeros(sum(sizes)), torch.zeros(sum(sizes))
-        self._state = {key: torch.zeros(()) if key == "step" else torch.zeros(sum(sizes)) for key in KEPT[self.kind]}
+        # torch has no fused Adagrad for GPUs, and what is not fused counts its steps in main memory.
+        self._fused = device.type == "cpu" or self.kind != "Adagrad"
+        self._weights, self._grads = (torch.zeros(sum(sizes), device=device) for _ in range(2))
+        count = torch.zeros((), device=device if self._fused else CPU)
+        self._state = {key: count if key == "step" else torch.zeros_like(self._grads) for key in KEPT[self.kind]}
         self._move_in()
 
     @property
@@ -62,7 +66,7 @@ class DenseOptimizer:
         """One step on the gradients as they are."""
         weights, grads, state = [self._weights], [self._grads], {key: [run] for key, run in self._state.items()}
         options: dict[str, Any] = {"lr": self._config.lr, "weight_decay": self._config.weight_decay}
-        options |= {"maximize": False, "fused": True}
+        options |= {"maximize": False, "fused": self._fused, "foreach": False}
         if self.kind == "SGD":
             sgd(weights, grads, [None], momentum=0.0, dampening=0.0, nesterov=False, **options)
         elif self.kind == "Adagrad":
@@ -73,10 +77,8 @@ class DenseOptimizer:
 
     def unfit_gradient(self) -> str | None:
         """What `dense_guard.unfit_gradient` says of the model, in one pass where it has nothing to say."""
-        grads = self._grads.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.dot(grads, grads) <= LARGEST**2:
-                return None
+        if float(torch.dot(self._grads, self._grads)) <= LARGEST**2:  # the one number that a step asks of a GPU
+            return None
         return unfit_gradient(self._model)
 
     def weight_states(self) -> dict[str, dict[str, Tensor]]:

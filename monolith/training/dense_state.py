@@ -154,7 +154,12 @@ def _fitting(tensors: Mapping[str, Tensor], name: str, shape: torch.Size, dtype:
 
 
 def _copies(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    return {name: _copy(tensor) for name, tensor in state.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """In main memory, wherever the tensor is: the bytes do not say where a model was trained."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _parse(data: bytes) -> dict[str, Tensor]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
+from monolith.training.devices import CPU
 
-def deterministic(threads: int) -> None:
+
+def deterministic(threads: int, device: torch.device = CPU) -> None:
     """Fix torch's thread count and refuse operations without a fixed order; for the whole process.
 
-    With the same ``threads`` the same inputs then give the same bits. Another count may sum in another order.
+    With the same ``threads`` the same inputs then give the same bits. Another count may sum in another order. On a GPU
+    cuBLAS needs its work space to be of a fixed size for that, which has to be said before it is first used.
     """
+    if device.type != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     # That mode also fills fresh memory with NaN, to expose reads of it; no operation here reads it, and it costs time.

@@ -26,6 +26,10 @@ class Inputs(Mapping[str, Tensor]):
             self._vectors = dict(zip(self.widths, parts, strict=True))
         return self._vectors[name]
 
+    def on_cpu(self) -> Inputs:
+        """The same in main memory, without gradients."""
+        return Inputs(self.matrix.detach().cpu(), self.widths, {name: own.cpu() for name, own in self.dense.items()})
+
     def __iter__(self) -> Iterator[str]:
         yield from self.widths
         yield from self.dense

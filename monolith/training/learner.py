@@ -39,6 +39,7 @@ from monolith.training.dense_guard import LARGEST
 from monolith.training.dense_optimizer import DenseOptimizer
 from monolith.training.dense_state import dense_weights, load_dense_state, save_dense_state
 from monolith.training.determinism import deterministic
+from monolith.training.devices import ToHost, crossed, device_of, on_cpu, to_device
 from monolith.training.embeddings import EmbeddingBagCollection, output_dims
 from monolith.training.export import GRAPH_VERSION, DenseGraph, export_graph
 from monolith.training.inputs import Inputs
@@ -62,7 +63,8 @@ class Learner:
         """``has_tables`` False: they are elsewhere, and the collection is empty."""
         for name, fault in sharing_faults(job.model.kind, job.tables):
             raise ConfigError(f"table {name!r}: {fault}")
-        deterministic(job.train.threads)
+        self.device = device_of(job.train.device)  # of the dense part
+        deterministic(job.train.threads, self.device)
         set_threads(job.train.threads)
         self.job = job
         self.features = card_features(job)
@@ -70,11 +72,11 @@ class Learner:
         # name -> width of what the network reads
         self.vectors = self.collection.dims if has_tables else output_dims(job.tables)
         self.dense = {f.name: f.config.width for f in self.features if not f.reads}
-        self.model = build_model(job.model, self.vectors, self.dense, seed=job.seed, tasks=len(job.labels))
-        self.modes = Modes(self.model, job.seed, always=is_own(job.model.kind))
-        self.optimizer = DenseOptimizer(job.dense_optimizer, self.model)
+        self.model = build_model(job.model, self.vectors, self.dense, job.seed, len(job.labels), self.device)
+        self.modes = Modes(self.model, job.seed, always=is_own(job.model.kind), device=self.device)
+        self.optimizer = DenseOptimizer(job.dense_optimizer, self.model, self.device)
         self.graph: DenseGraph | None = None  # the exported form, held to the model at every delta
-        self._inputs: Mapping[str, torch.Tensor] = {}  # of the newest batch
+        self._inputs: Inputs | None = None  # of the newest batch
 
     @property
     def tables(self) -> Mapping[str, Embedding]:
@@ -93,8 +95,9 @@ class Learner:
         """
         inputs = self._read(batch, batch.event_time_ms)
         outputs, said = self.modes.forward(inputs)
+        coming = ToHost(said)
         self._learn(outputs, inputs, batch)
-        return predictions_of(self.job.labels, said).numpy()
+        return predictions_of(self.job.labels, coming.wait()).numpy()
 
     def learn(self, batch: Batch) -> None:
         """The same step, to the same bits, without the predictions: one forward less where there is dropout."""
@@ -133,15 +136,19 @@ class Learner:
         self.collection.eval()
         try:
             with torch.no_grad():
-                return predictions_of(self.job.labels, self.model(self._read(batch, None))).numpy()
+                said = ToHost(self.model(self._read(batch, None))).wait()
+            return predictions_of(self.job.labels, said).numpy()
         finally:
             self.collection.train()
 
     def _read(self, batch: Batch, times: npt.NDArray[np.int64] | None) -> Inputs:
-        matrix = self.collection.forward_matrix(batch.bags, times)
-        dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
-        self._inputs = Inputs(matrix, self.vectors, dense)
-        return self._inputs
+        matrix = crossed(self.collection.forward_matrix(batch.bags, times), self.device)
+        self._inputs = inputs = Inputs(matrix, self.vectors, self._numbers(batch.dense))
+        return inputs
+
+    def _numbers(self, columns: Mapping[str, npt.NDArray[np.float32]]) -> dict[str, torch.Tensor]:
+        """Dense features where the network is."""
+        return {name: to_device(torch.tensor(column), self.device) for name, column in columns.items()}
 
     def card(self, lineage: str) -> ModelCard:
         """What a replica must know about this model."""
@@ -169,7 +176,7 @@ class Learner:
         stem = f"graph-{zlib.crc32(asked):08x}"
         graph = None if is_own(self.job.model.kind) else _kept_graph(cache, stem)
         if graph is None:
-            graph = export_graph(self.model, {**self.vectors, **self.dense}, self.job.model.kind)
+            graph = export_graph(on_cpu(self.model), {**self.vectors, **self.dense}, self.job.model.kind)
             _keep_graph(cache / f"{stem}-{zlib.crc32(graph):08x}.onnx", graph)
         self.graph = DenseGraph(graph)
         return graph
@@ -201,8 +208,8 @@ class Learner:
 
         Raises `GapError` as the tables do, and `CorruptError` if the exported graph no longer computes what torch does.
         """
-        if self.graph is not None and self._inputs:
-            self.graph.check(self.model, self._inputs)
+        if self.graph is not None and self._inputs is not None:
+            self.graph.check(on_cpu(self.model), self._inputs.on_cpu())
         return ModelDelta(
             base_sequence=since,
             sequence=sequence,

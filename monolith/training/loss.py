@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from monolith.config import TaskConfig
 from monolith.tables.batch import Batch
+from monolith.training.devices import to_device
 
 
 def sampled_bce(logits: Tensor, labels: Tensor, rates: Tensor) -> Tensor:
@@ -29,12 +30,13 @@ def loss_of(tasks: Sequence[TaskConfig], outputs: Tensor, batch: Batch) -> Tenso
 
     A task of whose labels none weighs anything adds 0. Weights that are all 1 give the bits of no weights.
     """
-    rates = torch.tensor(batch.rates)
+    device = outputs.device
+    rates = to_device(torch.tensor(batch.rates), device)
     weights = None if batch.label_weights is None else torch.tensor(batch.label_weights)
     total = None
     for place, task in enumerate(tasks):
         output = outputs if len(tasks) == 1 else outputs[:, place]
-        labels = torch.tensor(batch.labels[:, place])
+        labels = to_device(torch.tensor(batch.labels[:, place]), device)
         loss = _task_loss(task, output, labels, rates, None if weights is None else weights[:, place])
         loss = loss if task.weight == 1.0 else loss * task.weight
         total = loss if total is None else total + loss
@@ -52,17 +54,19 @@ def gradient_of(tasks: Sequence[TaskConfig], outputs: Tensor, batch: Batch) -> T
     if weighted or len(tasks) > 1 or tasks[0].loss != "log":
         leaf = outputs.detach().requires_grad_()
         return torch.autograd.grad(loss_of(tasks, leaf, batch), leaf)[0]
-    at = outputs if (batch.rates == 1).all() else outputs - torch.log(torch.tensor(batch.rates))
-    scale = tasks[0].weight / max(1, len(batch))
-    return (torch.sigmoid(at) - torch.tensor(batch.labels[:, 0])).mul_(scale)
+    at, labels = outputs, to_device(torch.tensor(batch.labels[:, 0]), outputs.device)
+    if not (batch.rates == 1).all():
+        at = outputs - torch.log(to_device(torch.tensor(batch.rates), outputs.device))
+    return (torch.sigmoid(at) - labels).mul_(tasks[0].weight / max(1, len(batch)))
 
 
 def _task_loss(task: TaskConfig, output: Tensor, labels: Tensor, rates: Tensor, weights: Tensor | None) -> Tensor:
+    # the weights are in main memory
     at = output - torch.log(rates) if task.loss == "log" else output
     kind = functional.binary_cross_entropy_with_logits if task.loss == "log" else functional.mse_loss
     if weights is None or bool((weights == 1).all()):
         return kind(at, labels)
-    summed = (kind(at, labels, reduction="none") * weights).sum()
+    summed = (kind(at, labels, reduction="none") * to_device(weights, at.device)).sum()
     weight = float(weights.sum(dtype=torch.float64))
     return summed / weight if weight else summed
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from monolith.training.devices import CPU, generators
 from monolith.training.inputs import Inputs
 
 
@@ -26,9 +27,10 @@ class Modes:
     ``always`` says that the model may differ between its modes though no layer of torch's that does is in it.
     """
 
-    def __init__(self, model: nn.Module, seed: int, *, always: bool = False) -> None:
+    def __init__(self, model: nn.Module, seed: int, *, always: bool = False, device: torch.device = CPU) -> None:
         self._model = model.eval()
         self._seed = seed
+        self._generators = generators(device)
         self._norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
         drops = any(isinstance(module, _DropoutNd) for module in model.modules())
         self.differ = always or drops or bool(self._norms)
@@ -62,10 +64,15 @@ class Modes:
 
     def unfit_statistic(self) -> str | None:
         """The first running statistic that the newest training forward made NaN or infinite, in words."""
-        for name, norm in self._norms.items():
-            for kind, statistic in (("running_mean", norm.running_mean), ("running_var", norm.running_var)):
-                if statistic is not None and not statistic.isfinite().all():
-                    return f"the running statistic '{name}.{kind}' holds NaN or infinity"
+        if not self._norms:
+            return None
+        kinds = ("running_mean", "running_var")
+        held = {f"{name}.{kind}": getattr(norm, kind) for name, norm in self._norms.items() for kind in kinds}
+        own = {name: statistic for name, statistic in held.items() if statistic is not None}
+        finite = torch.stack([statistic.isfinite().all() for statistic in own.values()]).tolist() if own else []
+        for name, is_finite in zip(own, finite, strict=True):  # asked of the device once
+            if not is_finite:
+                return f"the running statistic {name!r} holds NaN or infinity"
         return None
 
     def undo(self) -> None:
@@ -76,8 +83,9 @@ class Modes:
     @contextmanager
     def _training(self, samples: int) -> Iterator[None]:
         """Training mode, and torch's generator at this step's place. One sample alone has no variance to learn."""
-        kept = torch.get_rng_state()
-        torch.default_generator.manual_seed(xxhash.xxh3_64_intdigest(f"{self._seed} {self.steps}".encode()))
+        kept = [generator.get_state() for generator in self._generators]
+        for generator in self._generators:
+            generator.manual_seed(xxhash.xxh3_64_intdigest(f"{self._seed} {self.steps}".encode()))
         self._model.train()
         if samples < 2:
             for norm in self._norms.values():
@@ -86,5 +94,6 @@ class Modes:
             yield
         finally:
             self._model.eval()
-            torch.set_rng_state(kept)
+            for generator, state in zip(self._generators, kept, strict=True):
+                generator.set_state(state)
             self.steps += 1

@@ -9,6 +9,7 @@ import torch
 from monolith.config import ModelConfig
 from monolith.config.model_rules import is_own, part_faults, setting_faults, width_faults
 from monolith.errors import ConfigError
+from monolith.training.devices import CPU
 from monolith.training.models.dcnv2 import DCNV2
 from monolith.training.models.deepfm import DeepFM
 from monolith.training.models.dlrm import DLRM
@@ -30,13 +31,19 @@ _OF_LAYERS: dict[str, Callable[..., torch.nn.Module]] = {
 
 
 def build_model(
-    config: ModelConfig, vectors: Mapping[str, int], dense: Mapping[str, int], seed: int = 0, tasks: int = 1
+    config: ModelConfig,
+    vectors: Mapping[str, int],
+    dense: Mapping[str, int],
+    seed: int = 0,
+    tasks: int = 1,
+    device: torch.device = CPU,
 ) -> torch.nn.Module:
     """The model that ``config`` names, over ``vectors`` (name -> dim) and ``dense`` features (name -> width).
 
     Its forward takes {name: (batch, dim or width) float32} and returns logits, (batch,) for one task, (batch, tasks)
     for several. Initial weights depend on ``seed`` alone, unless a class of the user's draws them from elsewhere;
-    torch's global generator is left as it was.
+    torch's global generator is left as it was. They are drawn on the CPU, so they are the same on every ``device``,
+    and a class of the user's is tried in both places.
 
     Raises ConfigError if widths, dense features, tasks or settings do not suit the model, and for a class of the user's
     that cannot be imported, built or used.
@@ -50,9 +57,9 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_own(config.kind):
-            return own_model(config, vectors, dense, tasks)
+            return own_model(config, vectors, dense, tasks, device)
         if config.kind == "lr":
-            return LR(list(vectors), dense)
+            return LR(list(vectors), dense).to(device)
         if config.kind == "fm":
-            return FM(list(vectors), dense)
-        return _OF_LAYERS[config.kind](vectors, dense, config, tasks)
+            return FM(list(vectors), dense).to(device)
+        return _OF_LAYERS[config.kind](vectors, dense, config, tasks).to(device)

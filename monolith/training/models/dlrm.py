@@ -26,13 +26,21 @@ class DLRM(nn.Module):
         self.bottom = nn.Sequential(*mlp_layers(sum(dense.values()), [*config.bottom, dim], config)[0])
         count = len(self.vectors) + 1
         self.pairs = [i * count + j for i, j in combinations(range(count), 2)]  # places above the diagonal
+        self._pairs_there: Tensor | None = None  # the same, on a device that is not the CPU
         layers, width = mlp_layers(dim + len(self.pairs), config.hidden, config)
         self.top = nn.Sequential(*layers, nn.Linear(width, tasks))
+
+    def _places(self, device: torch.device) -> Tensor | list[int]:
+        if device.type == "cpu":
+            return self.pairs
+        if self._pairs_there is None or self._pairs_there.device != device:
+            self._pairs_there = torch.tensor(self.pairs, device=device)
+        return self._pairs_there
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits, (batch,) or (batch, tasks), from {vector: (batch, dim)} and {dense feature: (batch, width)}."""
         of_numbers = self.bottom(torch.cat([inputs[name] for name in self.numbers], dim=1))
         stacked = torch.stack([of_numbers, *(inputs[name] for name in self.vectors)], dim=1)
         products = torch.bmm(stacked, stacked.transpose(1, 2)).flatten(start_dim=1)
-        outputs: Tensor = self.top(torch.cat([of_numbers, products[:, self.pairs]], dim=1))
+        outputs: Tensor = self.top(torch.cat([of_numbers, products[:, self._places(products.device)]], dim=1))
         return one_or_all(outputs)

@@ -18,7 +18,7 @@ class Dropout(nn.Dropout):
         if not self.training or not self.p:
             return input
         count = min(_STEPS - 1, max(1, round(self.p * _STEPS)))
-        numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device).random_(-(2**63), None)
         draws = numbers.view(torch.int16)[: input.numel()].view(input.shape)
         kept = (draws >= count - _STEPS // 2).to(input.dtype)
         return input * kept.mul_(_STEPS / (_STEPS - count))

@@ -12,11 +12,13 @@ import importlib
 import inspect
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from monolith.config import ModelConfig
 from monolith.echo import shown
 from monolith.errors import ConfigError
+from monolith.training.devices import CPU
 from monolith.training.models.trial import said, try_model
 
 
@@ -34,8 +36,13 @@ class OwnModel(nn.Module):
         return outputs.squeeze(1) if self.tasks == 1 and outputs.dim() == 2 else outputs
 
 
-def own_model(config: ModelConfig, vectors: Mapping[str, int], dense: Mapping[str, int], tasks: int) -> OwnModel:
-    """The module that ``config.kind`` names, built and tried. Raises ConfigError, which says what went wrong where."""
+def own_model(
+    config: ModelConfig, vectors: Mapping[str, int], dense: Mapping[str, int], tasks: int, device: torch.device = CPU
+) -> OwnModel:
+    """The module that ``config.kind`` names, built, tried, and tried on ``device`` too, where it then is.
+
+    Raises ConfigError, which says what went wrong where.
+    """
     made = _class_of(config.kind)
     with said(f"model {config.kind} cannot be built with options {shown(config.options)}"):
         if "embedding_bag_collection" in inspect.signature(made).parameters:
@@ -46,6 +53,8 @@ def own_model(config: ModelConfig, vectors: Mapping[str, int], dense: Mapping[st
             net = made(dict(vectors), dict(dense), tasks, **config.options)
     model = OwnModel(net, tasks)
     try_model(model, {**vectors, **dense}, tasks, config.kind)
+    if device != CPU:
+        try_model(model.to(device), {**vectors, **dense}, tasks, config.kind, device)
     return model
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from monolith.errors import ConfigError
+from monolith.training.devices import CPU
 
 
 @contextmanager
@@ -23,12 +24,16 @@ def said(what: str) -> Iterator[None]:
         raise ConfigError(f"{what}: {type(error).__name__}: {error}") from error
 
 
-def try_model(model: nn.Module, widths: Mapping[str, int], tasks: int, kind: str) -> None:
-    """Score one sample and several, then make a training step with a copy. Raises ConfigError; weights stay."""
+def try_model(model: nn.Module, widths: Mapping[str, int], tasks: int, kind: str, device: torch.device = CPU) -> None:
+    """Score one sample and several, then make a training step with a copy. Raises ConfigError; weights stay.
+
+    ``device`` is where the model is, and what it reads.
+    """
     generator = torch.Generator().manual_seed(1)
-    inputs = {name: 0.1 * torch.randn(3, width, generator=generator) for name, width in widths.items()}
+    inputs = {name: 0.1 * torch.randn(3, width, generator=generator).to(device) for name, width in widths.items()}
+    there = "" if device.type == "cpu" else f" on {device}"
     model.eval()
-    with said(f"model {kind} does not run"), torch.no_grad():
+    with said(f"model {kind} does not run{there}"), torch.no_grad():
         several, one = model(inputs), model({name: column[:1] for name, column in inputs.items()})
     _check_outputs(several, 3, tasks, kind)
     _check_outputs(one, 1, tasks, kind)
@@ -37,12 +42,12 @@ def try_model(model: nn.Module, widths: Mapping[str, int], tasks: int, kind: str
             f"model {kind} scores a sample {one.tolist()} alone and {several[:1].tolist()} among three: a score must "
             f"depend on its sample only, since requests are of any size"
         )
-    with said(f"model {kind} cannot be trained"):
+    with said(f"model {kind} cannot be trained{there}"):
         leaves = {name: column.requires_grad_() for name, column in inputs.items()}
         outputs = copy.deepcopy(model).train()(leaves)
         _check_outputs(outputs, 3, tasks, kind)
         outputs.sum().backward()
-    _check_parameters(model, kind)
+    _check_parameters(model, kind, device)
 
 
 def _check_outputs(outputs: object, samples: int, tasks: int, kind: str) -> None:
@@ -55,8 +60,9 @@ def _check_outputs(outputs: object, samples: int, tasks: int, kind: str) -> None
         raise ConfigError(f"model {kind} gives {outputs.tolist()} of small random inputs; logits must be finite")
 
 
-def _check_parameters(model: nn.Module, kind: str) -> None:
+def _check_parameters(model: nn.Module, kind: str, device: torch.device) -> None:
     for name, weight in model.named_parameters():
-        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        if weight.dtype != torch.float32 or weight.device != device:
             seen = f"{weight.dtype} on {weight.device}"
-            raise ConfigError(f"model {kind}: the weight {name!r} is {seen}; weights must be float32 on the CPU")
+            where = "the CPU, from where they are moved" if device.type == "cpu" else str(device)
+            raise ConfigError(f"model {kind}: the weight {name!r} is {seen}; weights must be float32 on {where}")

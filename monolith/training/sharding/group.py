@@ -26,6 +26,7 @@ from monolith.config import JobConfig
 from monolith.config.deciding import flat
 from monolith.config.load import job_json
 from monolith.errors import ConfigError, UnavailableError
+from monolith.training.devices import CPU, backend_of, device_of, kind_of_device
 
 _ROLL_CALL_S = 5.0  # for the ranks that waited in vain to say so
 _ENDED_S = 0.5  # and that lost a connection
@@ -36,14 +37,15 @@ _POLL_S = 0.05
 def joined(job: JobConfig) -> Iterator[None]:
     """Be one of the ranks until the block ends.
 
-    Raises ConfigError, on all ranks, where they have other jobs or versions. Raises UnavailableError, with the names of
-    those ranks, in place of what torch says where others do not answer within the job's ``sharding.timeout_s``.
+    Raises ConfigError, on all ranks, where they have other jobs, versions or devices. Raises UnavailableError, naming
+    them, in place of what torch says where others do not answer within the job's ``sharding.timeout_s``.
     """
     shared, rank, ranks = next(rendezvous("env://"))
     store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", shared)  # torchrun's outlives us
     limit_s = job.sharding.timeout_s
+    backend = _backend(job, PrefixStore("device", store), rank, ranks)
     dist.init_process_group(
-        "gloo", store=PrefixStore("group", store), rank=rank, world_size=ranks, timeout=timedelta(seconds=limit_s)
+        backend, store=PrefixStore("group", store), rank=rank, world_size=ranks, timeout=timedelta(seconds=limit_s)
     )
     try:
         check_same(job)
@@ -58,6 +60,27 @@ def joined(job: JobConfig) -> Iterator[None]:
             dist.destroy_process_group()
 
 
+def _backend(job: JobConfig, store: Store, rank: int, ranks: int) -> str:
+    """What moves tensors between the ranks. Raises ConfigError, on all ranks, where one lacks its device."""
+    device, fault = CPU, ""
+    try:
+        device = device_of(job.train.device)
+    except ConfigError as error:
+        fault = str(error)
+    store.set(str(rank), f"{job.train.device}\n{fault}")
+    store.wait([str(each) for each in range(ranks)], timedelta(seconds=job.sharding.timeout_s))
+    for each in range(ranks):
+        theirs, _, said = store.get(str(each)).decode().partition("\n")
+        if said:
+            raise ConfigError(f"rank {each}: {said}")
+        if theirs != job.train.device:
+            raise ConfigError(
+                f"rank {each} differs from rank {rank}: job: train.device is {theirs!r}, not {job.train.device!r}. "
+                f"Start every rank with one job file"
+            )
+    return backend_of(device)
+
+
 def check_same(job: JobConfig) -> None:
     """Raise ConfigError, on every rank, naming the first that differs from rank 0, and in what. Collective.
 
@@ -67,6 +90,7 @@ def check_same(job: JobConfig) -> None:
         "the package's version": metadata.version("monolith-recsys"),
         "torch": str(torch.__version__),
         "the machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "the device": kind_of_device(device_of(job.train.device)),
     }
     mine |= {f"job: {key}": value for key, value in flat(msgspec.json.decode(job_json(job))).items() if _counts(key)}
     everyones: list[dict[str, object]] = [{}] * dist.get_world_size()

@@ -24,6 +24,7 @@ from monolith.errors import ConfigError
 from monolith.tables import Table
 from monolith.tables.batch import Batch
 from monolith.tables.delta import Delta
+from monolith.training.devices import ToHost, to_device
 from monolith.training.embeddings import outputs_of
 from monolith.training.inputs import Inputs
 from monolith.training.learner import Learner, Predictions
@@ -64,7 +65,8 @@ class DividedLearner(Learner):
         self._has_all = rules.exact or self.ranks == 1
         if not self._has_all:
             _check_network(self.model)
-            self.modes = Modes(self.model, job.seed + self.rank, always=is_own(job.model.kind))
+            own_seed = job.seed + self.rank
+            self.modes = Modes(self.model, own_seed, always=is_own(job.model.kind), device=self.device)
         self.made: dict[str, Delta] = {}  # this rank's part of the delta that was made last
         self._waiting: deque[Part] = deque()
         self._asked: Asking | None = None
@@ -82,15 +84,16 @@ class DividedLearner(Learner):
         step = self.parts.forward(self._asked or self._ask(part))
         self._asked = self._ask(self._waiting[0]) if asks else None
         matrix = self._whole(step.vectors, part) if self._has_all else torch.from_numpy(step.vectors)
+        matrix = to_device(matrix, self.device).requires_grad_()
         self.optimizer.zero_grad()
-        said = self._dense_part(matrix.requires_grad_(), part)
+        said = ToHost(self._dense_part(matrix, part))
         summing = None if self._has_all else dist.all_reduce(self.optimizer.gradients, async_op=True)
-        gradient = torch.zeros_like(matrix) if matrix.grad is None else matrix.grad
-        step.apply_matrix(gradient[begin:end].contiguous().numpy())
+        coming = ToHost(torch.zeros_like(matrix) if matrix.grad is None else matrix.grad)  # beside the sums
+        step.apply_matrix(coming.wait()[begin:end].contiguous().numpy())
         if summing is not None:
             summing.wait()
         self._dense_step()
-        return self._together(predictions_of(self.job.labels, said), part.samples)
+        return self._together(predictions_of(self.job.labels, said.wait()), part.samples)
 
     def _own(self, part: Part) -> tuple[int, int]:
         """Which of ``part.batch`` are this rank's samples."""
@@ -121,13 +124,13 @@ class DividedLearner(Learner):
             self.modes.pass_over()
             self._begin_asking()
             return torch.zeros(self._shape(0))
-        dense = {name: torch.tensor(column) for name, column in batch.dense.items()}
-        self._inputs = inputs = Inputs(matrix, self.vectors, dense)
+        self._inputs = inputs = Inputs(matrix, self.vectors, self._numbers(batch.dense))
         outputs, said = self.modes.forward(inputs)
         self._begin_asking()
         gradient = gradient_of(self.job.labels, outputs.detach(), batch)
         if not self._has_all:
-            gradient *= torch.tensor(part.scales if outputs.dim() > 1 else part.scales[0], dtype=torch.float32)
+            scales = torch.tensor(part.scales if outputs.dim() > 1 else part.scales[0], dtype=torch.float32)
+            gradient *= to_device(scales, self.device)
         if l2:
             torch.autograd.backward([outputs, matrix], [gradient, matrix.detach() * (l2 / part.samples)])
         else:
