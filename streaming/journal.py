@@ -13,7 +13,6 @@ written is a CorruptError: it never passes for a shorter journal.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import secrets
@@ -22,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from monolith.disk import make_folder, remedy, sync_folder, write_durably
+from monolith.disk import remedy, sync_folder, write_durably
 from monolith.errors import (
     ConfigError,
     CorruptError,
@@ -32,17 +31,20 @@ from monolith.errors import (
 )
 from monolith.streaming.journal_frames import (
     Positions,
+    RecoveryEntry,
     SettingsEntry,
     StepEntry,
     encode_entry,
     encode_head,
     encode_mark,
+    encode_recovery,
     encode_settings,
     read_frames,
     read_head,
 )
+from monolith.streaming.journal_lock import locked
 
-__all__ = ["SEGMENT_BYTES", "Journal", "Positions", "StepEntry", "UnwrittenJournal"]
+__all__ = ["SEGMENT_BYTES", "Journal", "Positions", "RecoveryEntry", "StepEntry", "UnwrittenJournal"]
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ class Journal:
         """
         self.folder = folder
         self.settings: dict[int, bytes] = {}  # those that decide bits: from which step on -> canonical JSON; ascending
+        self.recoveries: list[RecoveryEntry] = []  # after which ranks went on without what was lost
         self._segment_bytes = segment_bytes
         self.read_only = read_only
         self._file: BinaryIO | None = None
@@ -71,7 +74,7 @@ class Journal:
         self._is_outdated = False  # the newest file is of an older version: the next step begins another
         self._marked_step = 0  # the newest one that this process marked
         self._failure = ""  # not empty: a sync failed, and nothing may be built on this journal any more
-        self._lock = None if read_only else _lock(folder)
+        self._lock = None if read_only else locked(folder)
         try:
             self._open()
         except BaseException:
@@ -117,6 +120,8 @@ class Journal:
         for entry, end in read_frames(segment):
             if isinstance(entry, SettingsEntry):
                 self._hold(entry)
+            elif isinstance(entry, RecoveryEntry):
+                self.recoveries.append(entry)
             elif entry is not None:
                 self._follow_on(entry, segment)
                 if entry.step % _STEPS_A_PLACE == 0:
@@ -145,17 +150,28 @@ class Journal:
         What the journal had for that very step counts no more. Raises UnavailableError as `append` does, and
         DurabilityError.
         """
+        assert self.first_step <= from_step <= self.last_step + 1, f"settings from step {from_step}"
+        entry = SettingsEntry(settings=settings, from_step=from_step)
+        self._note(encode_settings(entry))
+        self._hold(entry)
+        self.sync()
+
+    def recovered(self, entry: RecoveryEntry) -> None:
+        """Write that ranks went on without what was lost; durable when done. Twice is once. Raises as `settle`."""
+        if entry not in self.recoveries:
+            self._note(encode_recovery(entry))
+            self.recoveries.append(entry)
+        self.sync()
+
+    def _note(self, frame: bytes) -> None:
+        """Write a frame that is of no step."""
         self._refuse_after_failure()
         assert self._file is not None, "the journal was opened read only"
-        assert self.first_step <= from_step <= self.last_step + 1, f"settings from step {from_step}"
         if self._is_outdated:
             self.sync()
             self._begin_segment(self.last_step + 1)
         self._synced = False
-        entry = SettingsEntry(settings=settings, from_step=from_step)
-        self._write(encode_settings(entry))
-        self._hold(entry)
-        self.sync()
+        self._write(frame)
 
     def append(self, entry: StepEntry) -> None:
         """Write ``entry``, of the step after `last_step`; it survives a killed process, and a power cut after `sync`.
@@ -327,40 +343,13 @@ class UnwrittenJournal:
         """Nothing is held."""
 
 
-def _lock(folder: Path) -> BinaryIO:
-    """An exclusive lock on ``folder``, held while the file is open and gone with the process."""
-    try:
-        make_folder(folder)
-        file = (folder / "lock").open("a+b")
-    except OSError as error:
-        raise ConfigError(f"cannot make the step journal {folder}: {error}; {remedy(error)}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise _in_use(folder, file) from None
-    if os.fstat(file.fileno()).st_nlink == 0:  # `held` took the file away between the two calls above
-        raise _in_use(folder, file)
-    _sign(file)
-    return file
-
-
-def _in_use(folder: Path, file: BinaryIO) -> ConfigError:
-    file.seek(0)
-    holder = file.read().decode(errors="replace") or "unknown"
-    file.close()
-    return ConfigError(
-        f"the step journal {folder} is in use by process {holder}: a state folder belongs to one trainer; "
-        f"stop that one, or give this job another `state`"
-    )
-
-
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keep every other process from opening the journal in ``folder`` for writing, and from this very lock.
 
     A folder that holds nothing else at the end is removed. Raises ConfigError where another process has the lock.
     """
-    with _lock(folder):
+    with locked(folder):
         try:
             yield
         finally:
@@ -368,13 +357,6 @@ def held(folder: Path) -> Iterator[None]:
                 with suppress(OSError):
                     (folder / "lock").unlink()
                     folder.rmdir()
-
-
-def _sign(file: BinaryIO) -> None:
-    """Leave the process id for people. The lock is held without it, so a full disk does not matter here."""
-    with suppress(OSError):
-        file.truncate(0)
-        os.write(file.fileno(), str(os.getpid()).encode())
 
 
 def _segments(folder: Path) -> list[Path]:

@@ -3,7 +3,8 @@
 Layout (`docs/formats.md`; integers little-endian, bodies MessagePack):
 
     head     "MNLJRNL1" length:u32 crc32:u32 of length and body   body: {version, lineage, first_step}
-    frame    length:u32 crc32:u32 of the length, crc32:u32 of the body   body: `StepEntry`, `SettingsEntry` or {durable}
+    frame    length:u32 crc32:u32 of the length, crc32:u32 of the body
+             body: `StepEntry`, `SettingsEntry`, `RecoveryEntry` or {durable}
 
 A power cut may leave any mixture of old and new sectors of what was not synced, so a frame that is not as written is
 one of two things. If a mark behind it says that its step was durable, its bytes changed later: `CorruptError`. If no
@@ -33,6 +34,7 @@ _MOST_HEAD_BYTES = 4096
 _FRAME = struct.Struct("<III")
 _MARK_BODY = struct.Struct(">10sQ")
 _MARK_KEY = b"\x81\xa7durable\xcf"  # MessagePack: a map of one key, whose value is a u64
+_RECOVERY_KEY = b"\x84\xafrecovered_after"  # a map of four keys, of which this is the first
 _SETTINGS_KEY = b"\x83\xa8settings"  # a map of three keys, of which this is the first
 
 Positions = dict[str, dict[int, int]]  # stream -> partition -> offset
@@ -64,7 +66,27 @@ class SettingsEntry(msgspec.Struct, frozen=True, kw_only=True):
     format: int = SETTINGS_FORMAT  # of ``settings``
 
 
-Entry = StepEntry | SettingsEntry
+class RecoveryEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """After a step, some ranks went on with their newer rows, and those that were lost with a snapshot's.
+
+    So the steps after ``recovered_after`` cannot be repeated from a state before them. A build that does not know the
+    frame refuses the journal.
+    """
+
+    recovered_after: int
+    snapshot: int  # the step whose rows the lost ranks went on with
+    lost: list[int]
+    ranks: int  # how many there were
+
+    def __str__(self) -> str:
+        lost = ", ".join(map(str, self.lost)) or "none"
+        return (
+            f"after step {self.recovered_after} the run went on without what it had lost (of {self.ranks} ranks: "
+            f"{lost}; their rows went back to step {self.snapshot})"
+        )
+
+
+Entry = StepEntry | SettingsEntry | RecoveryEntry
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -99,6 +121,11 @@ def encode_entry(entry: StepEntry) -> bytes:
 
 def encode_settings(entry: SettingsEntry) -> bytes:
     """The frame of settings."""
+    return _frame(msgspec.msgpack.encode(entry))
+
+
+def encode_recovery(entry: RecoveryEntry) -> bytes:
+    """The frame of a partial recovery."""
     return _frame(msgspec.msgpack.encode(entry))
 
 
@@ -160,6 +187,8 @@ def read_frames(segment: Path, after: tuple[int, int] | None = None) -> Iterator
 def _decode(segment: Path, at: int, body: bytes) -> Entry:
     start = at - _FRAME.size - len(body)
     try:
+        if body.startswith(_RECOVERY_KEY):
+            return msgspec.msgpack.decode(body, type=RecoveryEntry)
         if not body.startswith(_SETTINGS_KEY):
             return msgspec.msgpack.decode(body, type=StepEntry)
         settings = msgspec.msgpack.decode(body, type=SettingsEntry)

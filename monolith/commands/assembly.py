@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from monolith.commands.eras import Era, next_era, recorded_era, settled
@@ -154,15 +155,51 @@ def _opened(
             learner, steps, snapshots, lineage=steps.lineage, settings=era.settings, publisher=publisher, status=status
         )
         if newest is not None:
-            trainer.restore(newest)
+            _restore(trainer, journal, newest, state, era)
+            if _is_owed(journal, trainer.step):
+                trainer.owe()
         elif (begin := read_start((replay or state / "journal").parent)) is not None:
             trainer.begin_from(begin)
         if era.is_new:  # not before it is known that the snapshot can be gone on from under the new settings
             journal.settle(era.since, era.settings)
+        if replay is None:
+            learner.begin(state, trainer.step)
         trainer.history.expect(steps.publishes_after(trainer.step))
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
+
+
+def _restore(trainer: Trainer, journal: Journal, newest: Snapshot, state: Path, era: Era) -> None:
+    """From the snapshot alone, or with the newer rows that ranks left when another was lost."""
+    if trainer.learner.ranks and not journal.read_only:
+        from monolith.training.sharding.recovery import recovered  # torch.distributed comes with it
+
+        if recovered(trainer, journal, newest, state, era.until):
+            return
+    for entry in journal.recoveries:
+        if entry.recovered_after > newest.manifest.step:
+            log.warning("steps are trained again after step=%d, nothing is lost: %s", newest.manifest.step, entry)
+    trainer.restore(newest)
+
+
+def _is_owed(journal: Journal, reached: int) -> bool:
+    """Whether nothing was published by step ``reached`` since the run went on without what was lost."""
+    since = max((e.recovered_after for e in journal.recoveries if e.recovered_after <= reached), default=None)
+    if since is None or since + 1 < journal.first_step or journal.read_only:
+        return False
+    steps = journal.read(since + 1) if since < journal.last_step else iter(())
+    return not any(step.publish for step in takewhile(lambda step: step.step <= reached, steps))
+
+
+def _check_repeatable(journal: Journal, reached: int) -> None:
+    """Raise ConfigError where steps after ``reached`` cannot be repeated, since the run had lost rows meanwhile."""
+    for entry in journal.recoveries:
+        if entry.recovered_after > reached:
+            raise ConfigError(
+                f"the run's bits cannot be repeated from step {reached + 1} on: {entry}. Start the replay --from a "
+                f"snapshot of step {entry.recovered_after} or later"
+            )
 
 
 def _era(journal: Journal, newest: Snapshot | None, job: JobConfig) -> Era:
@@ -170,6 +207,8 @@ def _era(journal: Journal, newest: Snapshot | None, job: JobConfig) -> Era:
     reached = newest.manifest.step if newest else 0
     if journal.first_step > reached + 1:
         raise DataLossError(_trimmed(journal, reached))
+    if journal.read_only:
+        _check_repeatable(journal, reached)
     held = settled(journal, newest, job)
     if not journal.read_only:
         era = next_era(journal, held, reached, job)

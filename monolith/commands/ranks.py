@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -26,32 +27,43 @@ from monolith.secrets import scrubbed
 if TYPE_CHECKING:
     from monolith.config import JobConfig
     from monolith.training.sharding.orders import Channel
+    from monolith.training.sharding.rescue import Rescuer
 
 MAX_RESTARTS = 10
 _TOLD = "MONOLITH_RANKS"  # folder in which the ranks leave word for the process that started torchrun
 _LEADER, _FINAL, _STOP = "leader", "final", "stop"
-_SHUTDOWN_S = 20  # for ranks to end by themselves, once one has failed
+_SHUTDOWN_S = 20.0  # for ranks to end by themselves, once one has failed
 _DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 
 
 # --- the process that starts torchrun -----------------------------------------------------------------------------
 
 
-def run_workers(args: argparse.Namespace) -> int:
-    """Run the command of ``args`` on ``args.workers`` processes; SIGTERM and SIGINT end it with a snapshot, and 0."""
+def run_workers(job: JobConfig, args: argparse.Namespace) -> int:
+    """Run the command of ``args``, on ``job``, on ``args.workers`` processes.
+
+    SIGTERM and SIGINT end it with a snapshot, and 0.
+    """
     with tempfile.TemporaryDirectory(prefix="monolith-ranks-") as folder:
         told = Path(folder)
         environment = {"OMP_NUM_THREADS": "1", **os.environ, _TOLD: folder}
-        agent = subprocess.Popen(_torchrun(args), env=environment, start_new_session=True, preexec_fn=_die_with_parent)
+        agent = subprocess.Popen(
+            _torchrun(args, _patience_s(job)), env=environment, start_new_session=True, preexec_fn=_die_with_parent
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _stop(told))
         code = agent.wait()
         return 1 if (told / _FINAL).exists() or code else 0
 
 
-def _torchrun(args: argparse.Namespace) -> list[str]:
+def _patience_s(job: JobConfig) -> int:
+    """Seconds for ranks to end by themselves, once one has failed: they may have rows to write."""
+    return math.ceil(max(_SHUTDOWN_S, job.sharding.timeout_s if job.sharding.partial_recovery else 0.0))
+
+
+def _torchrun(args: argparse.Namespace, patience_s: int) -> list[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.workers)]
-    command += ["--max-restarts", str(args.max_restarts), "--shutdown-timeout", str(_SHUTDOWN_S)]
+    command += ["--max-restarts", str(args.max_restarts), "--shutdown-timeout", str(patience_s)]
     command += ["-m", "monolith", "--log-level", args.log_level, "train", str(args.job)]
     command += [word for setting in args.set for word in ("--set", setting)]
     command += ["--quiet"] if args.quiet else []
@@ -86,6 +98,7 @@ def is_launched() -> bool:
 def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
     """Be one of the ranks that torchrun started: rank 0 runs ``lead``, the others do what it says. The exit code."""
     from monolith.training.sharding.group import joined
+    from monolith.training.sharding.rescue import rescuing
 
     rank = int(os.environ["RANK"])
     _die_with_parent()
@@ -99,8 +112,8 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
     if _is_told(_STOP):
         return 0
     try:
-        with files_for(job.files), joined(job):
-            return _take_part(job, rank, lead)
+        with files_for(job.files), rescuing() as rescuer, joined(job):
+            return _take_part(job, rank, lead, rescuer)
     except MonolithError as error:
         if _is_final(error) and _leave_word(_FINAL, ""):
             if rank == 0:
@@ -119,11 +132,23 @@ def is_stop_meant() -> bool:
     return _TOLD not in os.environ or _is_told(_STOP) or os.getppid() == 1
 
 
-def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None]) -> int:
-    from monolith.training.sharding.follower import follow
-    from monolith.training.sharding.orders import Channel, End
+def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None], rescuer: Rescuer) -> int:
+    from monolith.training.sharding.group import is_of_the_group
+    from monolith.training.sharding.orders import Channel
 
-    channel = Channel()
+    channel = Channel(rescuer)
+    try:
+        return _follow_or_lead(job, rank, lead, channel)
+    except RuntimeError as error:
+        if is_of_the_group(error):
+            rescuer.take()
+        raise
+
+
+def _follow_or_lead(job: JobConfig, rank: int, lead: Callable[[Channel], None], channel: Channel) -> int:
+    from monolith.training.sharding.follower import follow
+    from monolith.training.sharding.orders import End
+
     if rank:
         end = follow(job, channel)
         return 0 if end.why is None or (end.is_final and _TOLD in os.environ) else 1

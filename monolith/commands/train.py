@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--from-beginning says where a run begins that starts --from another run's model: give that")
     if args.workers is not None:
         _check_workers(args.workers)
-        return run_workers(args)
+        return run_workers(job, args)
     if is_launched():
         return run_rank(job, partial(_run, job, args))
     _run(job, args)

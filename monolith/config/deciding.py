@@ -48,7 +48,7 @@ INDIFFERENT = _paths(
         "input": "features actions samples dead_letters follow idle_s on_data_loss max_reject_share",
         "train": "step_records step_linger_s publish_every_s snapshot_every_s keep_snapshots keep_journal",
         "publish": "payload",
-        "sharding": "timeout_s",
+        "sharding": "timeout_s partial_recovery",
         "serve": "max_rows max_values max_sample_values max_request_bytes threads max_waiting max_connections"
         " keep_alive_s head_timeout_s body_timeout_s answer_timeout_s max_age_s token_file token_variable"
         " tls_certificate tls_key",

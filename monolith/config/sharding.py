@@ -18,3 +18,4 @@ class ShardingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     wire: Wire = "float32"  # what rows and their gradients are rounded to on their way between processes
     limit_parts: Count = 16  # of a table with max_rows or max_bytes: parts, each with its share of the limit
     timeout_s: Positive = 300.0  # a process that the others wait for so long is given up, and named
+    partial_recovery: bool = False  # True: when a process is lost, the others keep their rows and its updates are lost

@@ -225,6 +225,12 @@ class Learner:
         """How a delta of this learner gets into a store, where ``Store.apply`` does not do it."""
         return None
 
+    def begin(self, state: Path, step: int) -> None:
+        """What was restored is whole: the steps after ``step`` are trained now, in the state folder ``state``."""
+
+    def check_all_there(self) -> None:
+        """Raises UnavailableError, or RuntimeError of torch.distributed, where a process that it takes is gone."""
+
     def beat(self) -> None:
         """Something is called from time to time, also when there is nothing to train on."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -90,6 +91,7 @@ class Trainer:
         self._started = False  # the run began from a model
         self._kept_step = 0  # the newest snapshot's
         self._clean = True  # nothing changed since the last cut
+        self._owes = False  # a publish, as soon as that can be
         self._ingested: list[int] = []
         self._freshness_ms: float | None = None  # of the newest delta that the store took
         self._stopping = False
@@ -118,6 +120,8 @@ class Trainer:
             if time.monotonic() >= self._next_snapshot:
                 self.snapshot()
             self._report(ended=False)
+        if ended and self._owes and self.publisher is not None and (closing := self._closing_step()) is not None:
+            self.advance(closing)
         if ended and self._is_blank:
             self._report(ended=True)
             raise NoSamplesError(self._fruitless())
@@ -169,7 +173,7 @@ class Trainer:
             return
         if self._clean:
             publisher.tend(self.sequence, self._delta)
-        elif publisher.lacks(self.sequence) and (step := self.steps.closing_step()) is not None:
+        elif (self._owes or publisher.lacks(self.sequence)) and (step := self._closing_step()) is not None:
             self.advance(step)
 
     def _publish_last(self, publisher: Publisher) -> None:
@@ -179,12 +183,17 @@ class Trainer:
         deadline = time.monotonic() + STOP_S
         if self._clean:
             publisher.publish(self.sequence, self._delta)
-        elif (step := self.steps.closing_step()) is not None:
+        elif (step := self._closing_step()) is not None:
             self.advance(step)
         else:
             return
         if not publisher.drain(timeout_s=max(0.0, deadline - time.monotonic())):
             log.warning("stopped without the store: the next start publishes what it lacks sequence=%d", self.sequence)
+
+    def _closing_step(self) -> Step | None:
+        """As the steps give it, once it is known that it can be made: the journal is to have none that was not."""
+        self.learner.check_all_there()
+        return self.steps.closing_step()
 
     def stop(self) -> None:
         """Finish the step at hand, then leave `run` with a last publish and a snapshot."""
@@ -209,9 +218,30 @@ class Trainer:
         self.history.extend(step.digest)
         self._clean = self._clean and not len(step.batch) and not removed
         if step.publish:
-            self.sequence, self._clean = self.learner.cut(), True
+            self.sequence, self._clean, self._owes = self.learner.cut(), True, False
             self.history.cut(self.sequence)
             self._publish()
+
+    def pass_over(self, step: Step) -> None:
+        """Count a step as made whose samples were trained on, as far as they ever will be; the tables stay."""
+        self.watermark_ms = step.watermark_ms
+        if self.strings.features:
+            self.strings.take(step.strings, self.learner.tables)
+        self.step = step.number
+        self.history.extend(step.digest)
+        if step.publish:
+            self.sequence += 1
+            self.history.cut(self.sequence)
+
+    def went_on(self, digest: bytes) -> None:
+        """The rows are no longer those of the steps alone, but also of what ``digest`` names: no store has them yet."""
+        self.history.extend(digest)
+        self._clean, self._started = False, True
+        self.owe()
+
+    def owe(self) -> None:
+        """Have the rows published as soon as there is time, whether or not samples come."""
+        self._owes = True
 
     def _train(self, batch: Batch, following: Batch | None) -> None:
         self.advisor.look(batch)
@@ -276,16 +306,18 @@ class Trainer:
             contents[RANKS] = msgspec.json.encode(self.learner.ranks)
         return contents
 
-    def restore(self, snapshot: Snapshot) -> None:
-        """Be what wrote `snapshot`. Raises `ConfigError` for another model's or run's, `CorruptError` for damage."""
+    def restore(self, snapshot: Snapshot, load_model: Callable[[Snapshot], None] | None = None) -> None:
+        """Be what wrote `snapshot`. Raises `ConfigError` for another model's or run's, `CorruptError` for damage.
+
+        ``load_model`` loads the learner's tables and weights, where they are not just the snapshot's.
+        """
         manifest = snapshot.manifest
         if manifest.model != self.learner.job.name or manifest.lineage != self.lineage:
             raise ConfigError(
                 f"{snapshot.path} belongs to model {manifest.model!r}, run {manifest.lineage}; this job is "
                 f"{self.learner.job.name!r}, run {self.lineage}. Give the job a state folder of its own."
             )
-        self.learner.load_tables(snapshot.path / "tables")
-        self.learner.load_dense_state(snapshot.read("dense.safetensors"))
+        (load_model or self._load_model)(snapshot)
         self.steps.load(snapshot.read)
         self.metrics.restore(snapshot.read("metrics.bin"))
         if STRINGS in snapshot.manifest.files:
@@ -296,10 +328,13 @@ class Trainer:
         self._kept_step = self.step
         log.info("restored step=%d sequence=%d from=%s", self.step, self.sequence, snapshot.path)
 
+    def _load_model(self, snapshot: Snapshot) -> None:
+        self.learner.load_tables(snapshot.path / "tables")
+        self.learner.load_dense_state(snapshot.read("dense.safetensors"))
+
     def begin_from(self, start: Start) -> None:
         """Begin the run with a fitted model, or another run's, at the offsets that it names."""
-        self.learner.load_tables(start.snapshot.path / "tables")
-        self.learner.load_dense_state(start.snapshot.read("dense.safetensors"))
+        self._load_model(start.snapshot)
         if STRINGS in start.snapshot.manifest.files:
             self.strings.restore(start.snapshot.read(STRINGS))
         if STATE_FILE in start.snapshot.manifest.files:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rank_processes import pids_of, steps_of
 
 from monolith.commands.compare import compare_snapshots, same_history
 from monolith.commands.inspect_state import folder_lines
@@ -121,18 +122,18 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
     state, rng, killed = runs.folder / "killed" / "state", random.Random(5), []
     daemon = runs.spawn("train", path, "--workers", 2, "--max-restarts", 2 * KILLS + 5, "--set", "train.batch_size=8")
     while len(killed) < KILLS and daemon.poll() is None:
-        runs.wait(lambda: len(_pids(path)) == 2 or daemon.poll() is not None, "two ranks", 120)
+        runs.wait(lambda: len(pids_of(path)) == 2 or daemon.poll() is not None, "two ranks", 120)
         if len(killed) % 5:  # else they may die while they start
-            steps = _steps(state)
-            runs.wait(lambda s=steps: _steps(state) > s or daemon.poll() is not None, "a new step", 120)
+            steps = steps_of(state)
+            runs.wait(lambda s=steps: steps_of(state) > s or daemon.poll() is not None, "a new step", 120)
         try:
             daemon.wait(rng.uniform(0.0, 0.6))
         except subprocess.TimeoutExpired:
-            ranks = _pids(path)
+            ranks = pids_of(path)
             if rank := ranks.get(rng.randrange(2)):
                 os.kill(rank, signal.SIGKILL)
                 killed.append(rank)
-                runs.wait(lambda r=rank: r not in _pids(path).values() or daemon.poll() is not None, "the rank's end")
+                runs.wait(lambda r=rank: r not in pids_of(path).values() or daemon.poll() is not None, "the rank's end")
     assert daemon.wait(300) == 0, runs.output()[-4000:]
     calm = runs.run("train", job(runs, "calm", exact=False), "--workers", 2, "--set", "train.batch_size=8")
     assert calm.returncode == 0, calm.stderr
@@ -140,20 +141,6 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
     assert differences(runs, "killed", "calm") == []
     with capsys.disabled():
         print(f"\n  killed {len(killed)} ranks: identical")
-
-
-def _pids(path: Path) -> dict[int, int]:
-    """The processes that are ranks of the job ``path``, by rank."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            variables = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if str(path).encode() in words and b"TORCHELASTIC_RUN_ID" in variables:
-            found[int(variables[b"RANK"])] = int(folder.name)
-    return found
 
 
 def test_a_snapshot_goes_on_at_any_number_of_ranks_and_a_replay_in_one_process_makes_its_bits(kit):
@@ -186,19 +173,15 @@ def test_sigterm_ends_all_ranks_with_a_snapshot_and_exit_0(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
     path, state = job(kit, "follows", input={"follow": True}), kit.folder / "follows" / "state"
     daemon = kit.spawn("train", path, "--workers", 2)
-    kit.wait(lambda: _steps(state) > 5 or daemon.poll() is not None, "steps", 120)
+    kit.wait(lambda: steps_of(state) > 5 or daemon.poll() is not None, "steps", 120)
     daemon.terminate()
     assert daemon.wait(60) == 0, kit.output()[-3000:]
-    assert newest(kit, "follows").manifest.step == _steps(state)
+    assert newest(kit, "follows").manifest.step == steps_of(state)
     early = kit.spawn("train", path, "--workers", 2)
-    kit.wait(lambda: _pids(path) or early.poll() is not None, "a rank", 120)
+    kit.wait(lambda: pids_of(path) or early.poll() is not None, "a rank", 120)
     early.terminate()
     assert early.wait(60) == 0, kit.output()[-3000:]
     assert "Traceback" not in kit.output()
-
-
-def _steps(state: Path) -> int:
-    return Journal(state / "journal", read_only=True).last_step if [*(state / "journal").glob("*.journal")] else 0
 
 
 def test_a_table_that_cannot_be_divided_is_refused_by_name_and_nothing_is_started_again(kit):
@@ -226,7 +209,7 @@ def test_a_rank_that_hangs_is_named_by_the_others(kit):
     path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 12"))
     leader, hung = _by_hand(kit, [path, path])
     try:
-        kit.wait(lambda: _steps(kit.folder / "hangs" / "state") > 2, "steps", 120)
+        kit.wait(lambda: steps_of(kit.folder / "hangs" / "state") > 2, "steps", 120)
         hung.send_signal(signal.SIGSTOP)
         said = leader.communicate(timeout=120)[0]
         assert leader.returncode == 1
@@ -254,3 +237,23 @@ def _by_hand(kit, paths: list[Path]) -> list[subprocess.Popen[str]]:
         )
         for rank, path in enumerate(paths)
     ]
+
+
+def test_rank_0_adds_no_closing_step_when_it_is_asked_to_end_since_another_rank_is_gone(kit):
+    """As torchrun asks it to, where a person called torchrun."""
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
+    quiet = {"train": {**STEADY, "publish_every_s": 1e9, "step_linger_s": 0.05}}
+    path, state = job(kit, "asked", input={"follow": True}, **quiet), kit.folder / "asked" / "state"
+    leader, other = _by_hand(kit, [path, path])
+    try:
+        kit.wait(lambda: steps_of(state) > 2 or leader.poll() is not None, "steps", 120)
+        other.kill()
+        other.wait()
+        leader.terminate()
+        said = leader.communicate(timeout=120)[0]
+        assert leader.returncode == 1, said
+        assert not any(step.publish for step in Journal(state / "journal", read_only=True).read(1))
+    finally:
+        other.kill()
+        other.communicate()
+        leader.kill()

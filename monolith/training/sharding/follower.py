@@ -17,6 +17,7 @@ from monolith.training.sharding.leader import answer_of, staged
 from monolith.training.sharding.learner import DividedLearner, Part
 from monolith.training.sharding.orders import Channel, Order
 from monolith.training.sharding.own_parts import check_same_snapshot, contained, own_stats, saved_bytes
+from monolith.training.sharding.rejoining import rejoined, watch
 
 
 def follow(job: JobConfig, channel: Channel) -> orders.End:
@@ -38,6 +39,7 @@ class _Follower:
 
     def do(self, order: Order) -> None:
         if isinstance(order, orders.Open):
+            self._channel.rescuer.watch(None)
             self._learner = None  # its memory goes before the next one's comes
             self._learner = DividedLearner(job_under(self._job, order.settings, order.step))
         elif not isinstance(order, orders.Beat | orders.End):
@@ -55,6 +57,8 @@ class _Follower:
         | orders.Save
         | orders.Load
         | orders.LoadDense
+        | orders.Watch
+        | orders.Rejoin
         | orders.Count
         | orders.Contains,
     ) -> None:
@@ -67,6 +71,10 @@ class _Follower:
                 learner.cut()
             case orders.LoadDense(data):
                 learner.load_dense_state(data)
+            case orders.Watch(folder, step):
+                watch(learner, self._channel, Path(folder), step)
+            case orders.Rejoin():
+                self._channel.answer(answer_of(lambda: rejoined(learner, order)))
             case orders.Make(since):
                 self._channel.answer(answer_of(lambda: learner.make(since)))
             case orders.Stage(ticket):

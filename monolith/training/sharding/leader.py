@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -38,6 +39,8 @@ from monolith.training.sharding.own_parts import (
     own_stats,
     saved_bytes,
 )
+from monolith.training.sharding.rejoining import rejoined, watch
+from monolith.training.sharding.rescue import FOLDER, Rescue, remove
 from monolith.training.snapshot import Entries, FileEntry
 
 _BEAT_S = 1.0
@@ -52,6 +55,7 @@ class LeadingLearner(DividedLearner):
         self._brought: Batch | None = None  # the batch that the others have ahead
         self._counted: dict[str, TableStats] | None = None  # since the last order that changes a table
         self._next_beat = 0.0
+        channel.rescuer.watch(None)
         self._tell(orders.Open(settings_of(job), step))
         super().__init__(job)
         self._tables = {name: DividedTable(table, self) for name, table in self._configs().items()}
@@ -112,6 +116,10 @@ class LeadingLearner(DividedLearner):
         """Tell the others, now and then, that rank 0 is there."""
         if time.monotonic() >= self._next_beat:
             self._tell(orders.Beat(), changes=False)
+
+    def check_all_there(self) -> None:
+        """Have every rank answer; raises RuntimeError of torch.distributed where one is gone."""
+        self._ask_all(orders.Count(), lambda: b"", changes=False)
 
     def delta(
         self,
@@ -187,6 +195,24 @@ class LeadingLearner(DividedLearner):
             return b""
 
         self._ask_all(orders.Load(str(folder), manifest_checksum(folder)), load)
+
+    def begin(self, state: Path, step: int) -> None:
+        """As a single process's; with ``sharding.partial_recovery`` ranks leave their rows there should one be lost."""
+        remove(state)
+        if self.job.sharding.partial_recovery:
+            folder = (state / FOLDER / secrets.token_hex(8)).resolve()
+            self._tell(orders.Watch(str(folder), step), changes=False)
+            watch(self, self.channel, folder, step)
+
+    def rejoin(self, rescue: Rescue, tables: Path, sequence: int) -> None:
+        """Have every rank go on with the rows that it left, those of lost ranks with those of a snapshot's ``tables``.
+
+        ``sequence`` is the newest that was cut. Raises as `load_tables`, and CorruptError for damage.
+        """
+        tables = tables.resolve()
+        order = orders.Rejoin(str(rescue.folder), rescue.lost, str(tables), manifest_checksum(tables), sequence)
+        self._ask_all(order, lambda: rejoined(self, order))
+        self.load_dense_state(rescue.dense())
 
     def load_dense_state(self, data: bytes) -> None:
         """Continue from `dense_state` bytes, on all ranks."""

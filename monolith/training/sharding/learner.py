@@ -31,6 +31,7 @@ from monolith.training.learner import Learner, Predictions
 from monolith.training.loss import gradient_of, predictions_of
 from monolith.training.modes import Modes
 from monolith.training.sharding.collection import Asking, ShardedCollection
+from monolith.training.sharding.rescue import Place
 from monolith.training.sharding.sweeping import sweep_parts
 from monolith.training.snapshot import FileEntry, file_entry
 
@@ -67,6 +68,7 @@ class DividedLearner(Learner):
             _check_network(self.model)
             own_seed = job.seed + self.rank
             self.modes = Modes(self.model, own_seed, always=is_own(job.model.kind), device=self.device)
+        self.place = Place()
         self.made: dict[str, Delta] = {}  # this rank's part of the delta that was made last
         self._waiting: deque[Part] = deque()
         self._asked: Asking | None = None
@@ -81,6 +83,7 @@ class DividedLearner(Learner):
         self._waiting += brought
         part = self._waiting.popleft()
         begin, end = self._own(part)
+        self.place.begun += 1
         step = self.parts.forward(self._asked or self._ask(part))
         self._asked = self._ask(self._waiting[0]) if asks else None
         matrix = self._whole(step.vectors, part) if self._has_all else torch.from_numpy(step.vectors)
@@ -90,9 +93,11 @@ class DividedLearner(Learner):
         summing = None if self._has_all else dist.all_reduce(self.optimizer.gradients, async_op=True)
         coming = ToHost(torch.zeros_like(matrix) if matrix.grad is None else matrix.grad)  # beside the sums
         step.apply_matrix(coming.wait()[begin:end].contiguous().numpy())
+        self.place.applied += 1
         if summing is not None:
             summing.wait()
         self._dense_step()
+        self.place.dense += 1
         return self._together(predictions_of(self.job.labels, said.wait()), part.samples)
 
     def _own(self, part: Part) -> tuple[int, int]:
@@ -163,7 +168,9 @@ class DividedLearner(Learner):
     def advance(self, watermark_ms: int, sweep_rows: int) -> int:
         """As a single process's; the rows that went, of all ranks."""
         self.parts.advance(watermark_ms)
-        return sweep_parts(self.transport, self.parts.divisions, self.parts.parts, sweep_rows)
+        removed = sweep_parts(self.transport, self.parts.divisions, self.parts.parts, sweep_rows)
+        self.place.end_step()
+        return removed
 
     @property
     def sequence(self) -> int:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from monolith.errors import CorruptError
 from monolith.serving.staging import Ticket
+from monolith.training.sharding.rescue import Rescuer
 
 
 class Share(msgspec.Struct, frozen=True, array_like=True):
@@ -80,6 +81,26 @@ class LoadDense(msgspec.Struct, frozen=True, array_like=True, tag="load dense"):
     data: bytes
 
 
+class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
+    """You stand after ``step``: should another rank be lost from now on, leave your rows below ``folder``."""
+
+    folder: str
+    step: int
+
+
+class Rejoin(msgspec.Struct, frozen=True, array_like=True, tag="rejoin"):
+    """Go on with what the ranks left below ``folder``, those of the ``lost`` with the snapshot's tables; answer.
+
+    ``sequence`` is the newest that was cut.
+    """
+
+    folder: str
+    lost: list[int]
+    tables: str
+    manifest: int
+    sequence: int
+
+
 class Count(msgspec.Struct, frozen=True, array_like=True, tag="count"):
     """Answer with the statistics of your parts."""
 
@@ -102,7 +123,23 @@ class End(msgspec.Struct, frozen=True, array_like=True, tag="end"):
     is_final: bool = True
 
 
-Order = Open | Train | Advance | Cut | Make | Stage | Save | Load | LoadDense | Count | Contains | Beat | End
+Order = (
+    Open
+    | Train
+    | Advance
+    | Cut
+    | Make
+    | Stage
+    | Save
+    | Load
+    | LoadDense
+    | Watch
+    | Rejoin
+    | Count
+    | Contains
+    | Beat
+    | End
+)
 
 _ORDERS: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)
 
@@ -118,7 +155,9 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 class Channel:
     """Messages between rank 0 and each other rank, of torch.distributed's default group. One thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, rescuer: Rescuer | None = None) -> None:
+        """``rescuer`` keeps a learner's rows, should the messages end."""
+        self.rescuer = rescuer or Rescuer()
         self.ranks, self.rank = dist.get_world_size(), dist.get_rank()
         self._going: list[tuple[dist.Work | None, torch.Tensor]] = []  # messages and their memory
 
