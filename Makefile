@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DATA ?= ml-100k
+TEST_JOBS ?= logical
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= $(shell date +%s)
 CHAOS_SECONDS ?= 600
@@ -28,10 +29,10 @@ $(VENV)/.python:
 	@touch $@
 
 # torch first, with what it needs; then everything else exactly as locked and with --no-deps, since torchrec's own
-# metadata asks for the CUDA build of fbgemm, which would overwrite the CPU one.
+# metadata asks for the CUDA build of fbgemm, which would overwrite the CPU one. --no-compile: most of it is never imported.
 $(VENV)/.requirements: $(VENV)/.python requirements/torch.txt requirements/lock.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/torch.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/lock.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements/torch.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps -r requirements/lock.txt
 	@touch $@
 
 $(VENV)/.native: $(VENV)/.requirements $(PACKAGE_SOURCES)
@@ -53,8 +54,9 @@ format: dev ## rewrite the code in the house format
 docs: dev ## write docs/job.md and docs/job.schema.json anew, after a change of the job file's structs
 	$(BIN)/python -m monolith.config.reference
 
-test: dev ## every test that can run on this machine; a skip says what it needs
-	$(BIN)/python -m pytest
+# A file's tests stay together, in order: what its tests share is made once, and they do not disturb one another.
+test: dev ## every test that can run on this machine, on all cores (TEST_JOBS=1); a skip says what it needs
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 fuzz: dev ## feed damaged table files to the reader (FUZZ_SECONDS=60, FUZZ_SEED=N to repeat a run)
 	MONOLITH_FUZZ_SECONDS=$(FUZZ_SECONDS) MONOLITH_FUZZ_SEED=$(FUZZ_SEED) \

@@ -4,7 +4,8 @@ NATIVE_DIR := build/native
 NATIVE_SOURCES := $(filter-out tables/native/bindings/% streaming/native/%bindings.cpp,$(wildcard tables/native/*/*.cpp streaming/native/*.cpp)) $(wildcard tests/native/*.cpp)
 NATIVE_RULES := $(wildcard tables/native/optimizers/rules/*.h)
 NATIVE_HEADERS := $(NATIVE_DIR)/generated/optimizers/all_rules.h $(NATIVE_RULES) $(wildcard tables/native/*/*.h streaming/native/*.h tests/native/*.h)
-NATIVE_FLAGS := -std=c++17 -O1 -g -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \
+# -fno-var-tracking: the compiler would spend half its time on where a debugger finds values; reports need lines alone.
+NATIVE_FLAGS := -std=c++17 -O1 -g -fno-var-tracking -Wall -Wextra -Werror -ffp-contract=off -fno-math-errno -fno-trapping-math -fno-omit-frame-pointer \
 	-Itables/native -I$(NATIVE_DIR)/generated -Istreaming/native -pthread
 NATIVE_SANITIZERS_memory := -fsanitize=address,undefined -fno-sanitize-recover=all
 NATIVE_SANITIZERS_races := -fsanitize=thread

@@ -91,7 +91,7 @@ class Kit:
         path = self.folder / "out.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
         """Poll ``condition`` until it is true; fail with ``what`` after the deadline."""
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
@@ -99,6 +99,18 @@ class Kit:
                 pytest.fail(f"waited {timeout_s} s for {what}; output:\n{self.output()[-3000:]}")
             time.sleep(0.02)
         return value
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says a line to whoever reads the run's output: printed at its end, from whichever process."""
+    return lambda line: record_property("told", line)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.getreports("passed"):
+        for line in [value for name, value in report.user_properties if name == "told" and report.when == "call"]:
+            terminalreporter.write_line(f"  {line}")
 
 
 @pytest.fixture

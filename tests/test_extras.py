@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -63,16 +64,20 @@ def imports(path: Path) -> Iterator[str]:
                 yield "tensorboard" if name == "torch.utils.tensorboard" else top
 
 
-def imported(folder: str) -> set[str]:
-    return {name for path in (CHECKOUT / folder).rglob("*.py") for name in imports(path)}
+@functools.cache
+def imported(folder: str) -> frozenset[str]:
+    return frozenset(name for path in (CHECKOUT / folder).rglob("*.py") for name in imports(path))
+
+
+distributions = functools.cache(packages_distributions)
 
 
 def distribution(module: str) -> str:
-    return name_of(packages_distributions().get(module, [module])[0])
+    return name_of(distributions().get(module, [module])[0])
 
 
-def everywhere() -> set[str]:
-    return set().union(*(imported(folder) for folder in ("monolith", "tables", "streaming", "serving")))
+def everywhere() -> frozenset[str]:
+    return frozenset().union(*(imported(folder) for folder in ("monolith", "tables", "streaming", "serving")))
 
 
 def test_every_import_belongs_to_the_base_or_to_an_extra_that_users_can_name():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import torch
 
@@ -18,6 +19,10 @@ def deterministic(threads: int, device: torch.device = CPU) -> None:
     if device.type != "cpu":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(True)
+    else:  # the same, less an import of torch's compiler, which is a second of every start and seldom used
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # what the compiler reads, should the model load it
+        torch.set_deterministic_debug_mode("error")
     # That mode also fills fresh memory with NaN, to expose reads of it; no operation here reads it, and it costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

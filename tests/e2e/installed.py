@@ -82,7 +82,7 @@ def _wanted(of: Distribution, extras: set[str]) -> list[tuple[str, set[str]]]:
 
 
 def _link(found: Distribution, site: Path) -> None:
-    """Have the distribution's files in ``site``, by links to its folders; folders that several fill are joined."""
+    """Have the distribution's files and what Python compiled them to in ``site``, by links, file by file."""
     for file in found.files or []:
         if ".." in file.parts or "__pycache__" in file.parts:
             continue
@@ -90,6 +90,9 @@ def _link(found: Distribution, site: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
             target.symlink_to(source)
+        compiled = target.parent / "__pycache__"
+        if source.suffix == ".py" and not compiled.is_symlink():  # only read, see _environment
+            compiled.symlink_to(source.parent / "__pycache__")
 
 
 def _environment() -> dict[str, str]:

@@ -18,9 +18,8 @@ SEED = 7
 
 
 @pytest.mark.timeout(600)
-def test_whatever_happens_nothing_is_lost_and_the_bits_are_those_of_a_replay(tmp_path, capsys):
+def test_whatever_happens_nothing_is_lost_and_the_bits_are_those_of_a_replay(tmp_path, tell):
     faults = [restore_state, slow_clients, power_cut, remove_store, full_disk, restore_state, kill_two]
     count = chaos.run(tmp_path / "run", SEED, 300.0, faults, events=3_000, quiet=True)
     assert count == len(faults), "the machine is too slow for so many"
-    with capsys.disabled():
-        print(f"\n  {count} faults of a short `make chaos`: everything is as promised")
+    tell(f"{count} faults of a short `make chaos`: everything is as promised")

@@ -34,7 +34,7 @@ KEPT = {
 
 
 @pytest.mark.timeout(900)
-def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, capsys):
+def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, tell):
     """Every step publishes and steps go by size, so both runs cut the same steps and all of it can be compared."""
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=24_000)
     steady = {"train": {**SLOW, "publish_every_s": 0.0, "step_linger_s": 30.0}}
@@ -47,8 +47,7 @@ def test_twenty_sigkills_end_in_the_bits_of_a_run_that_was_never_killed(kit, cap
     differences = [d for d in compare_snapshots(calm_newest.path, killed_newest.path) if not d.startswith("lineage")]
     assert differences == []
     assert _store_differences(kit.folder, "calm", "killed") == []
-    with capsys.disabled():
-        print(f"\n  killed {len(killed_at)} times, at steps {killed_at} of {killed_newest.manifest.step}: identical")
+    tell(f"killed {len(killed_at)} times, at steps {killed_at} of {killed_newest.manifest.step}: identical")
 
 
 @pytest.mark.timeout(900)

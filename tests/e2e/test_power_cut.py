@@ -87,7 +87,7 @@ def recording(tmp_path_factory) -> Recording:
 
 
 @pytest.mark.timeout(600)
-def test_whatever_moment_the_power_is_cut_nothing_is_lost_and_the_journal_gives_the_same_bits(recording, capsys):
+def test_whatever_moment_the_power_is_cut_nothing_is_lost_and_the_journal_gives_the_same_bits(recording, tell):
     rng = random.Random(SEED)
     resumed = set(rng.sample(range(MOMENTS // 4, MOMENTS), RESUMED))
     for number, durable in enumerate(recording.cuts(MOMENTS, rng)):
@@ -98,8 +98,7 @@ def test_whatever_moment_the_power_is_cut_nothing_is_lost_and_the_journal_gives_
             _check_exact(recording, recording.root.with_name(f"again-{number}"))
     recording.disk.follow()
     assert recording.disk.differences(recording.calm) == [], "the shim did not see everything"
-    with capsys.disabled():
-        print(f"\n  power cut at {MOMENTS} moments of a run, gone on from {RESUMED} of them: exact")
+    tell(f"power cut at {MOMENTS} moments of a run, gone on from {RESUMED} of them: exact")
 
 
 def _check_readable(recording: Recording, durable: int) -> None:

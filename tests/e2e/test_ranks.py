@@ -116,7 +116,7 @@ def test_inspect_says_which_rank_has_how_many_rows(runs):
     assert " times the mean" in lines
 
 
-def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(runs, capsys):
+def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(runs, tell):
     """Of the same number of ranks: their sums are formed in the order of ranks."""
     path = job(runs, "killed", exact=False)
     state, rng, killed = runs.folder / "killed" / "state", random.Random(5), []
@@ -139,8 +139,7 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
     assert calm.returncode == 0, calm.stderr
     assert killed
     assert differences(runs, "killed", "calm") == []
-    with capsys.disabled():
-        print(f"\n  killed {len(killed)} ranks: identical")
+    tell(f"killed {len(killed)} ranks: identical")
 
 
 def test_a_snapshot_goes_on_at_any_number_of_ranks_and_a_replay_in_one_process_makes_its_bits(kit):

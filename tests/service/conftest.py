@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,25 +30,33 @@ def redis_server(tmp_path):
 @pytest.fixture
 def own_kafka(tmp_path):
     """A running, empty broker that the test may kill, ended after the test."""
+    with _broker(tmp_path / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory):
+    """A running broker for topics of one's own: the one that MONOLITH_KAFKA_BOOTSTRAP names, or one of ours."""
+    bootstrap = os.environ.get("MONOLITH_KAFKA_BOOTSTRAP")
+    with contextlib.nullcontext(Kafka(bootstrap)) if bootstrap else _broker(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@contextlib.contextmanager
+def _broker(folder: Path) -> Iterator[KafkaBroker]:
     home = os.environ.get("KAFKA_HOME")
     if home is None or not (Path(home) / "libs").is_dir():
         _cannot("KAFKA_HOME names no Kafka: set it to a folder with Kafka's libs/ (any Kafka download)")
     if shutil.which("java") is None:
         _cannot("no java on the path: apt-get install default-jre-headless")
-    folder = tmp_path / "kafka"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     broker = KafkaBroker(Path(home) / "libs", folder)
     broker.format()
     broker.start()
-    yield broker
-    broker.kill()
-
-
-@pytest.fixture
-def kafka(request):
-    """A running broker: the one that MONOLITH_KAFKA_BOOTSTRAP names, or one of the test's own."""
-    bootstrap = os.environ.get("MONOLITH_KAFKA_BOOTSTRAP")
-    return Kafka(bootstrap) if bootstrap else request.getfixturevalue("own_kafka")
+    try:
+        yield broker
+    finally:
+        broker.kill()
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import secrets
 import socket
 import subprocess
 import time
@@ -15,7 +18,7 @@ class RedisServer:
         self._binary = binary
         self.folder = folder
         self._process: subprocess.Popen | None = None
-        self.port = _free_port()
+        self.port = free_port()
 
     @property
     def url(self) -> str:
@@ -85,7 +88,7 @@ class KafkaBroker(Kafka):
         self._classes = f"{libs}/*"
         self.folder = folder
         self._process: subprocess.Popen | None = None
-        port, controller = _free_port(), _free_port()
+        port, controller = free_port(), free_port()
         super().__init__(f"127.0.0.1:{port}")
         (folder / "server.properties").write_text(_properties(folder, port, controller))
 
@@ -166,7 +169,12 @@ def _properties(folder: Path, port: int, controller: int) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A port nobody listens on, below those of outgoing connections, from a range of this test process alone."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + 1_000 * (process % 20)
+    while True:
+        port = first + secrets.randbelow(1_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

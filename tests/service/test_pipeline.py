@@ -61,7 +61,7 @@ class Producer(threading.Thread):
 
 
 @pytest.mark.timeout(600)
-def test_nothing_is_lost_or_counted_twice_when_everything_dies_once(kit, own_kafka, redis_server, topic, capsys):
+def test_nothing_is_lost_or_counted_twice_when_everything_dies_once(kit, own_kafka, redis_server, topic, tell):
     urls = (own_kafka.create(f"{topic}-features", partitions=2), own_kafka.create(f"{topic}-actions", partitions=2))
     streams = {"features": urls[0], "actions": urls[1], "dead_letters": None, "follow": True, "max_out_of_order_s": 5}
     small = {"batch_size": 8, "step_records": 64, "snapshot_every_s": 0.5, "publish_every_s": 0.1}
@@ -90,9 +90,8 @@ def test_nothing_is_lost_or_counted_twice_when_everything_dies_once(kit, own_kaf
     again = kit.run("replay", job, "--state", kit.folder / "again/state", "--store", f"lmdb://{kit.folder}/again/store")
     assert "identical to the run's snapshot" in again.stdout, again.stdout + again.stderr[-3000:]
     _compare_served_rows(kit, redis_server, replica)
-    with capsys.disabled():
-        step = Snapshots(state / "snapshots").steps()[-1]
-        print(f"\n  trainer killed at steps {kills} of {step}, broker and Redis once: identical")
+    step = Snapshots(state / "snapshots").steps()[-1]
+    tell(f"trainer killed at steps {kills} of {step}, broker and Redis once: identical")
 
 
 def _run_and_kill(kit, job, state, rng) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis
+from servers import free_port
 
 from monolith.training.status import read_status
 
@@ -36,7 +37,7 @@ def test_password_of_the_store_is_in_nothing_that_a_run_writes(kit, locked_redis
     job = kit.job("secret", store=store)
     if how == "direct":
         job = job.rename(outside / "job.yaml")
-    port = _free_port()
+    port = free_port()
     daemon = kit.spawn("--log-level", "debug", "train", job, "--set", "input.follow=true", "--dashboard", port)
     status = kit.folder / "secret/state/status.json"
     kit.wait(lambda: (s := read_status(status)) and s.lag == 0 and s.stored_sequence > 0, "the log to be stored")
@@ -69,7 +70,7 @@ def _store(how: str, url: str, outside: Path, monkeypatch) -> object:
 
 def _serve(kit, job) -> str:
     """What the server of the job answers to every page there is."""
-    port = _free_port()
+    port = free_port()
     server = kit.spawn("--log-level", "debug", "serve", job, "--port", port)
     try:
         kit.wait(lambda: _get(port, "ready") is not None, "a ready server")
@@ -106,24 +107,21 @@ def _keys(url: str) -> list[bytes]:
 
 def test_secrets_in_urls_of_brokers_are_in_no_error(kit, monkeypatch):
     monkeypatch.setenv("KAFKA_PASSWORD", "hunter2-kafka")
-    for url in (
+    urls = (
         "kafka://me:hunter2-direct@127.0.0.1:1/topic",
         "kafka://me:${KAFKA_PASSWORD}@127.0.0.1:1/topic",
         "kafka://127.0.0.1:1/topic?sasl_plain_password=hunter2-option",
         "kafka://127.0.0.1:1/topic?sasl_plain_password=${KAFKA_PASSWORD}",
         "kafka://127.0.0.1:1/topic?partitions=${KAFKA_PASSWORD}",
-    ):
-        job = kit.job("broker", input={"features": url})
-        for words in (("--log-level", "debug", "inspect", url), ("check", job), ("init", "--from", url)):
-            ended = kit.run(*words)
+    )
+    jobs = [kit.job(f"broker{number}", input={"features": url}) for number, url in enumerate(urls)]
+    commands = [("check", job) for job in jobs]
+    for url in urls:
+        commands += [("--log-level", "debug", "inspect", url), ("init", "--from", url)]
+    with ThreadPoolExecutor(5) as side_by_side:  # they wait for a broker that is not there
+        for ended in side_by_side.map(lambda words: kit.run(*words), commands):
             assert ended.returncode == 1, ended.stdout
-            assert "hunter2" not in ended.stdout + ended.stderr, (words, ended.stdout, ended.stderr)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            assert "hunter2" not in ended.stdout + ended.stderr, (ended.args, ended.stdout, ended.stderr)
 
 
 def test_wrong_password_is_in_no_error(kit, locked_redis, monkeypatch):
