@@ -81,6 +81,7 @@ def _fit(prepared: Prepared, cell: Cell, results: Results, place: str, stages: P
     with Bar() as bar:
 
         def tell(what: str, done: int, total: int) -> None:
+            bar.unit = "candidate" if what == "search" else "sample"
             bar(str(cell), done, total, what)
 
         parts = samples_of(prepared, cell.job, tell)
