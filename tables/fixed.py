@@ -8,7 +8,7 @@ number alone. The index that finds a numbered row takes 10 bytes a row, which `n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import ClassVar
@@ -23,11 +23,13 @@ from monolith.config.table import TableConfig
 from monolith.disk import write_durably
 from monolith.errors import ConfigError, CorruptError
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids, checked_matrix
+from monolith.tables.buckets import ALL_BUCKETS, BUCKETS, Buckets
 from monolith.tables.collisionless import TableStep
 from monolith.tables.delta import Delta
 from monolith.tables.embedding import Seen
 from monolith.tables.kind_file import KEPT_FILE, SavedKind, part_folder, write_kind
 from monolith.tables.published import HasRows
+from monolith.tables.split import buckets_of
 from monolith.tables.stats import TableStats
 from monolith.tables.table import Table
 from monolith.tables.vectors import HashedRows, QuotientRemainderRows, Vectors
@@ -35,7 +37,8 @@ from monolith.tables.vectors import HashedRows, QuotientRemainderRows, Vectors
 Places = npt.NDArray[np.intp]
 
 _AT_ONCE = 1 << 20  # rows made in one call
-_SUMMED = [f.name for f in fields(TableStats) if f.name.startswith("bytes_") or f.name in ("rows", "free_rows")]
+# what is summed over parts; all else happens to each of them alike
+SUMMED = [f.name for f in fields(TableStats) if f.name.startswith("bytes_") or f.name in ("rows", "free_rows")]
 
 
 class FixedTable:
@@ -120,7 +123,7 @@ class FixedTable:
     def stats(self) -> TableStats:
         """Rows and bytes of all parts; what has happened to ids, of the first, to which the same happens."""
         each = [table.stats() for table in self.parts.values()]
-        sums = {name: sum(getattr(stats, name) for stats in each) for name in _SUMMED}
+        sums = {name: sum(getattr(stats, name) for stats in each) for name in SUMMED}
         return TableStats(**{f.name: sums.get(f.name, getattr(each[0], f.name)) for f in fields(TableStats)})
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
@@ -243,16 +246,26 @@ def part_rows(kind: Kind) -> list[int]:
     return [kind.quotients, kind.remainders] if isinstance(kind, QuotientRemainder) else []
 
 
-def filled(config: TableConfig, rows: int) -> Table:
-    """A native table with rows 0 to ``rows`` - 1. Raises ConfigError where memory has no room for them."""
-    table = Table(config)
+def filled(config: TableConfig, rows: int, buckets: Buckets = ALL_BUCKETS) -> Table:
+    """A native table, or a part of one, with rows 0 to ``rows`` - 1, those of ``buckets``.
+
+    Raises ConfigError where memory has no room for them.
+    """
+    table = Table(config, buckets=buckets)
     try:
-        table.native.reserve(rows)
-        for start in range(0, rows, _AT_ONCE):
-            table.observe(np.arange(start, min(start + _AT_ONCE, rows)))
+        table.native.reserve(-(-rows * len(buckets) // BUCKETS))
+        for numbers in numbered(rows, buckets):
+            table.observe(numbers)
     except MemoryError:
         raise ConfigError(
             f"table {config.name!r}: {rows} rows of {table.native.row_bytes} bytes have no room in memory: give fewer "
             f"rows, or a smaller dim"
         ) from None
     return table
+
+
+def numbered(rows: int, buckets: Buckets = ALL_BUCKETS) -> Iterator[Ids]:
+    """Those of the numbers 0 to ``rows`` - 1 whose rows are in ``buckets``, some at a time."""
+    for start in range(0, rows, _AT_ONCE):
+        numbers = np.arange(start, min(start + _AT_ONCE, rows))
+        yield numbers if buckets.all else numbers[buckets.mask()[buckets_of(numbers)]]

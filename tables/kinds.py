@@ -20,7 +20,7 @@ from monolith.tables.fixed import (
     part_configs,
     part_rows,
 )
-from monolith.tables.kind_file import KEPT_FILE, KIND_FILE, SavedKind, part_folder, read_kept, read_kind
+from monolith.tables.kind_file import KEPT_FILE, KIND_FILE, SavedKind, part_folder, read_kept, read_kind, write_kind
 from monolith.tables.prefix import PrefixTable
 from monolith.tables.table import Table
 from monolith.tables.unified import UnifiedTable
@@ -54,17 +54,42 @@ def open_embedding(folder: str | os.PathLike[str], config: TableConfig) -> Embed
     Raises ConfigError for another kind, or other numbers of it, and what `Table.open` raises.
     """
     folder = Path(folder)
+    saved, kind = check_kind(folder, config), kind_of(config)
+    if saved is None:
+        return Table.open(folder, config)
+    configs = part_configs(config, vectors_of(config.name, config.dim, kind))
+    return _checked(saved, folder, made(config, {n: Table.open(part_folder(folder, n), c) for n, c in configs.items()}))
+
+
+def check_kind(folder: Path, config: TableConfig) -> SavedKind | None:
+    """What ``kind.json`` says of the table that was saved in ``folder``; None: it is collisionless.
+
+    Raises ConfigError unless it is the kind of ``config``, with its numbers.
+    """
     saved, kind = read_kind(folder), kind_of(config)
-    if (saved.kind if saved else kind_of(TableConfig(name=config.name, dim=config.dim))) != kind:
+    if (saved.kind if saved else Collisionless()) != kind:
         was = msgspec.to_builtins(saved.kind) if saved else {"kind": "collisionless"}
         raise ConfigError(
             f"{folder}: the table was saved as {was}, the config says {msgspec.to_builtins(kind)}; rows cannot be "
             f"carried over: keep the old setting, or start a fresh table"
         )
+    return saved
+
+
+def write_kind_of(folder: Path, config: TableConfig) -> Path | None:
+    """Write ``kind.json`` into ``folder``, durably; its path. None: the table is collisionless. Raises OSError."""
+    kind = kind_of(config)
+    return None if isinstance(kind, Collisionless) else write_kind(folder, SavedKind(config.name, config.dim, kind))
+
+
+def parts_saved(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Where the native tables of the table that was saved in ``folder`` are, by published name; one: under ''."""
+    folder = Path(folder)
+    saved = read_kind(folder)
     if saved is None:
-        return Table.open(folder, config)
-    configs = part_configs(config, vectors_of(config.name, config.dim, kind))
-    return _checked(saved, folder, made(config, {n: Table.open(part_folder(folder, n), c) for n, c in configs.items()}))
+        return {"": folder}
+    names = vectors_of(saved.name, saved.dim, saved.kind).parts
+    return {name: part_folder(folder, name) for name in names}
 
 
 def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
@@ -73,8 +98,7 @@ def open_to_read(folder: str | os.PathLike[str]) -> Embedding:
     saved = read_kind(folder)
     if saved is None:
         return Table.open_to_read(folder)
-    names = vectors_of(saved.name, saved.dim, saved.kind).parts
-    parts = {name: Table.open_to_read(part_folder(folder, name)) for name in names}
+    parts = {name: Table.open_to_read(part) for name, part in parts_saved(folder).items()}
     config = msgspec.structs.replace(
         next(iter(parts.values())).config,
         name=saved.name,

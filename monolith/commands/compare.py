@@ -8,6 +8,8 @@ from monolith.streaming.joiner_segments import FOLDER
 from monolith.streaming.reader_state import STATE_FILE, whole_state
 from monolith.tables import Table, saved, snapshot
 from monolith.tables.buckets import ALL_BUCKETS
+from monolith.tables.kind_file import read_kept, read_kind
+from monolith.tables.kinds import parts_saved
 from monolith.training.snapshot import RANKS, Snapshot, open_snapshot
 
 HISTORY = "history.bin"
@@ -65,8 +67,13 @@ def _same_table(name: str, left: Snapshot, right: Snapshot) -> bool:
     """Whether the table's parts make one and the same file when they are put together."""
     whole = []
     for each in (left, right):
-        table = Table.open(each.tables()[name])
-        whole.append(snapshot.to_bytes(saved.header_of(table, ALL_BUCKETS), saved.exported(table, ALL_BUCKETS)))
+        folder = each.tables()[name]
+        parts = {part: Table.open(below) for part, below in parts_saved(folder).items()}
+        files = {
+            part: snapshot.to_bytes(saved.header_of(table, ALL_BUCKETS), saved.exported(table, ALL_BUCKETS))
+            for part, table in parts.items()
+        }
+        whole.append((read_kind(folder), read_kept(folder), files))
     return whole[0] == whole[1]
 
 

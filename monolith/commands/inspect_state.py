@@ -173,7 +173,7 @@ def _settings(held: dict[int, bytes]) -> Iterator[str]:
 
 def _snapshot(path: Path) -> Iterator[str]:
     from monolith.tables.kept_strings import KeptStrings
-    from monolith.tables.kinds import open_to_read
+    from monolith.tables.kinds import open_to_read, parts_saved
     from monolith.training.snapshot import RANKS, STRINGS, open_snapshot
 
     snapshot = open_snapshot(path)
@@ -195,7 +195,10 @@ def _snapshot(path: Path) -> Iterator[str]:
             f"{stats.evicted:,} evicted; clock {moment(table.clock_ms)}"
         )
         if ranks:
-            yield from owners(folder, ranks)
+            for part, below in parts_saved(folder).items():
+                if part not in ("", name):
+                    yield f"    {part}:"
+                yield from owners(below, ranks)
     if STRINGS in manifest.files:
         kept = KeptStrings.from_state(snapshot.read(STRINGS))
         for feature in kept.features:

@@ -255,6 +255,6 @@ def outputs_of(tables: Sequence[TableConfig]) -> list[Output]:
 
 
 def output_dims(tables: Sequence[TableConfig]) -> dict[str, int]:
-    """Output name -> width, in output order, of collisionless tables."""
-    widths = {table.name: table.dim for table in tables}
-    return {out.name: widths[out.table] for out in outputs_of(tables)}
+    """Output name -> width, in output order."""
+    by_name = {table.name: table for table in tables}
+    return {out.name: by_name[out.table].vector_width(out.feature) for out in outputs_of(tables)}

@@ -1,7 +1,8 @@
 """Training on several processes: tables divided by bucket between the ranks of a torch.distributed process group.
 
-Read in this order to follow one step: `division` (who has which rows), `questions` (what a rank asks of the owners),
-`transport`, `answers` (what an owner does), `collection` (a step over all of it); then `module` (as a torch module),
+Read in this order to follow one step: `natives` (what a table of another kind is divided as), `division` (who has which
+rows), `questions` (what a rank asks of the owners), `transport`, `answers` (what an owner does), `readings` (vectors of
+rows that came), `collection` (a step over all of it); then `module` (as a torch module),
 `sharder` (under TorchRec's DistributedModelParallel), `saved` and `checkpoint` (on disk), `publisher` (to a store).
 `monolith train` on several processes is built on `collection`: `group` (how they meet), `orders` (what rank 0 tells
 the others), `learner` (a rank's half of a model), `sweeping`, `leader` (rank 0's learner) and `follower` (the others).

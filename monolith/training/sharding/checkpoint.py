@@ -29,7 +29,7 @@ def pieces(collection: ShardedCollection) -> dict[str, bytes]:
             for name, buckets in _of(part):
                 table = part.table
                 data = snapshot.to_bytes(saved.header_of(table, buckets), saved.exported(table, buckets))
-                contents.setdefault(name, {})[table.config.name] = data
+                contents.setdefault(name, {})[part.division.native.name] = data
     return {name: msgspec.msgpack.encode(content) for name, content in contents.items()}
 
 
@@ -47,11 +47,12 @@ def load_pieces(collection: ShardedCollection, given: Mapping[str, Any]) -> None
             for name, _ in _of(part):
                 if name not in read:
                     read[name] = _content(given, name)
-                if part.table.config.name not in read[name]:
-                    raise ConfigError(f"piece {name!r} has no table {part.table.config.name!r}: give the same tables")
+                if part.division.native.name not in read[name]:
+                    missing = part.division.native.name
+                    raise ConfigError(f"piece {name!r} has no table {missing!r}: give the same tables")
                 folders.append(Path(folder) / name)
                 folders[-1].mkdir()
-                (folders[-1] / snapshot.FILE_NAME).write_bytes(read[name][part.table.config.name])
+                (folders[-1] / snapshot.FILE_NAME).write_bytes(read[name][part.division.native.name])
             tables.append(Table.open(folders, part.table.config, buckets=part.table.buckets))
     collection.replace_parts(tables)
 

@@ -33,8 +33,9 @@ from monolith.tables.stats import HAPPENED, HELD
 from monolith.training.sharding.agreement import check_agreed
 from monolith.training.sharding.answers import Asked, OwnPart, PartStep, questioners
 from monolith.training.sharding.clipping import global_norms
-from monolith.training.sharding.division import LIMIT_PARTS, Division
+from monolith.training.sharding.division import LIMIT_PARTS, Division, divisions_of
 from monolith.training.sharding.questions import LOOKUP, STEP, Questions
+from monolith.training.sharding.readings import readings_of
 from monolith.training.sharding.saved import SavedCollection, save
 from monolith.training.sharding.transport import Messages, Room, Transport, Wire
 
@@ -70,26 +71,25 @@ class ShardedCollection:
         self.transport = group if isinstance(group, Transport) else Transport(group, wire)
         self.exact = exact
         self.outputs = tuple(outputs)
-        self.divisions = [Division(config, self.transport.ranks, limit_parts) for config in configs]
+        self.divisions = divisions_of(configs, self.transport.ranks, limit_parts)
         check_agreed(self.transport, configs, {"exact": exact, "wire": wire, "limit_parts": limit_parts})
-        of_table = {config.name: config.dim for config in configs}
-        self.dims = tuple(of_table[out.table] for out in outputs)
-        saved = None if folder is None else SavedCollection(folder, [config.name for config in configs])
+        by_name = {config.name: config for config in configs}
+        self.dims = tuple(by_name[out.table].vector_width(out.feature) for out in outputs)
+        saved = None if folder is None else SavedCollection(folder, self.divisions)
         self.parts = [
             OwnPart(number, division, part, _table(division, part, number, saved))
             for number, division in enumerate(self.divisions)
             for part in division.of(self.transport.rank)
         ]
-        self.table_dims = np.array([config.dim for config in configs], np.int64)
+        self.table_dims = np.array([division.config.dim for division in self.divisions], np.int64)
         self.part_dims = self.table_dims[[part.number for part in self.parts]]
-        widths = [len(division.features) * division.config.dim for division in self.divisions]
-        self.columns = np.cumsum([0, *widths])[:-1].tolist()  # where each table's begin
+        self.readings = readings_of(self.divisions)
 
     @property
     def tables(self) -> dict[str, list[Table]]:
-        """The parts of each table that this rank has."""
+        """The parts of each table that this rank has, by the name under which their rows are published."""
         return {
-            division.config.name: [part.table for part in self.parts if part.number == number]
+            division.native.name: [part.table for part in self.parts if part.number == number]
             for number, division in enumerate(self.divisions)
         }
 
@@ -158,8 +158,8 @@ class ShardedCollection:
         """The rows go to who asked for them, and this rank's come: pooled, (batch, sum of dims)."""
         room.exchange()
         out = empty_matrix(questions.samples, sum(self.dims))
-        for table, begins, column in zip(questions.tables, room.from_ranks, self.columns, strict=True):
-            table.pool(room.flat, begins, out, column)
+        for reading in self.readings:
+            reading.pool(questions.tables, room.flat, room.from_ranks, out)
         return out
 
     # --- between steps ------------------------------------------------------------------------------------------------
@@ -204,7 +204,7 @@ class ShardedCollection:
             sums[part.number] += np.array([getattr(stats, name) for name in names], np.int64)
         every = self.transport.gather(sums.reshape(-1)).sum(axis=0).reshape(sums.shape)
         return {
-            division.config.name: dict(zip(names, map(int, row), strict=True))
+            division.native.name: dict(zip(names, map(int, row), strict=True))
             for division, row in zip(self.divisions, every, strict=True)
         }
 
@@ -275,8 +275,8 @@ class ShardedStep:
         wanted = np.array([[step.received(rank) for step in self._steps] for rank in range(self.ranks)], np.int64)
         room = collection.transport.room(given * collection.table_dims, wanted * collection.part_dims)
         rows = grads if grads.strides[1] == grads.itemsize else np.ascontiguousarray(grads)
-        for table, begins, column in zip(tables, room.to_ranks, collection.columns, strict=True):
-            table.gradients(rows, column, shared_by, room.flat, begins)
+        for reading in collection.readings:
+            reading.gradients(tables, rows, shared_by, room.flat, room.to_ranks)
         room.exchange()
         return room
 
@@ -293,7 +293,11 @@ class ShardedStep:
 
 def _table(division: Division, part: int, number: int, saved: SavedCollection | None) -> Table:
     config, buckets = division.part_config(), division.buckets(part)
-    return Table(config, buckets=buckets) if saved is None else saved.open(number, config, buckets)
+    if saved is None:
+        return division.native.new(config, buckets)
+    table = saved.open(number, config, buckets)
+    division.native.check(table, saved.folder)
+    return table
 
 
 def _refused(config: TableConfig, own_id: int) -> str:

@@ -10,6 +10,8 @@ rank at any number of ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import numpy as np
 
@@ -19,8 +21,8 @@ from monolith.config.expiry import Forever
 from monolith.config.table import TableConfig
 from monolith.errors import ConfigError
 from monolith.tables.buckets import BUCKETS, Buckets
-from monolith.tables.schema import is_salted
 from monolith.tables.split import Owners
+from monolith.training.sharding.natives import Native, natives_of
 
 LIMIT_PARTS = 16  # of a table with a limit
 PIECES = 64
@@ -29,19 +31,13 @@ PIECES = 64
 class Division:
     """One table's parts. Raises ConfigError for a table that cannot be divided so."""
 
-    def __init__(self, config: TableConfig, ranks: int, limit_parts: int = LIMIT_PARTS) -> None:
-        if config.tail_rows:
-            raise ConfigError(
-                f"table {config.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
-                f"ranks would train one shared row: set absent to zeros"
-            )
-        if config.kind != "collisionless":
-            raise ConfigError(f"table {config.name!r} is {config.kind}: only collisionless tables are divided")
-        if config.threshold is not None:
-            raise ConfigError(
-                f"table {config.name!r} has a threshold: ranks would prune at other steps than one process does, so "
-                f"that values would differ; leave it out"
-            )
+    def __init__(
+        self, table: TableConfig | Native, ranks: int, limit_parts: int = LIMIT_PARTS, first_output: int = 0
+    ) -> None:
+        """``first_output``: which of a collection's outputs is the table's first."""
+        self.native = table if isinstance(table, Native) else next(natives_of(table))
+        _check(self.native.table)
+        config = self.native.config
         limited = not isinstance(config.eviction, Unlimited)
         if limited and ranks > limit_parts:
             raise ConfigError(
@@ -53,8 +49,12 @@ class Division:
                 f"{ranks} ranks, {limit_parts} parts of a table with a limit; allowed: 1 to {BUCKETS} each"
             )
         self.config = config
-        self.features = config.feature_names()
-        self.salted = is_salted(config)
+        names = config.feature_names()
+        self.outputs = slice(first_output, first_output + len(names))
+        nothing = np.zeros(0, np.int64)
+        # The feature of each of the rows that lie side by side in the vectors of all features.
+        self.features = [name for name in names for _ in self.native.keys(name, nothing)]
+        self.names = names
         self.parts = limit_parts if limited else ranks
         self.limited = limited
         whole = PIECES if self.parts <= PIECES else BUCKETS  # runs of buckets that are not divided
@@ -95,6 +95,36 @@ class Division:
             name: -(-getattr(rule, name) // self.parts) for name in ("max_rows", "max_bytes") if getattr(rule, name)
         }
         return msgspec.structs.replace(self.config, eviction=msgspec.structs.replace(rule, **limits))
+
+
+def divisions_of(tables: Sequence[TableConfig], ranks: int, limit_parts: int = LIMIT_PARTS) -> list[Division]:
+    """Of all native tables of ``tables``, in order. Raises ConfigError for a table that cannot be divided."""
+    divisions: list[Division] = []
+    first_output = 0
+    for table in tables:
+        _check(table)
+        divisions += [Division(native, ranks, limit_parts, first_output) for native in natives_of(table)]
+        first_output += len(table.feature_names())
+    return divisions
+
+
+def _check(table: TableConfig) -> None:
+    if table.kind == "cafe":
+        raise ConfigError(
+            f"table {table.name!r} is cafe, which cannot be divided between ranks: which ids are the hottest is found "
+            f"by the order of all ids' gradients, of which each rank has some; take hashed, or collisionless with a "
+            f"limit"
+        )
+    if table.tail_rows:
+        raise ConfigError(
+            f"table {table.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
+            f"ranks would train one shared row: set absent to zeros"
+        )
+    if table.threshold is not None:
+        raise ConfigError(
+            f"table {table.name!r} has a threshold: ranks would prune at other steps than one process does, so "
+            f"that values would differ; leave it out"
+        )
 
 
 def needs_occurrences(config: TableConfig) -> bool:

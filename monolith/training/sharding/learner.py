@@ -24,6 +24,7 @@ from monolith.errors import ConfigError
 from monolith.tables import Table
 from monolith.tables.batch import Batch
 from monolith.tables.delta import Delta
+from monolith.tables.kinds import check_kind, write_kind_of
 from monolith.training.devices import ToHost, to_device
 from monolith.training.embeddings import outputs_of
 from monolith.training.inputs import Inputs
@@ -192,19 +193,31 @@ class DividedLearner(Learner):
         """Write this rank's parts, ``TABLE/PART/table.bin``, durably; the entries of the files. Raises OSError."""
         written = {}
         for part in self.parts.parts:
-            name = f"{part.division.config.name}/{part.part:04d}"
+            native = part.division.native
+            name = "/".join([native.table.name, *filter(None, [native.folder]), f"{part.part:04d}"])
             path = part.table.save(folder / name)
             written[f"{name}/{path.name}"] = file_entry(path)
+        for table in self.job.tables if self.rank == 0 else ():
+            if (kind := write_kind_of(folder / table.name, table)) is not None:
+                written[f"{table.name}/{kind.name}"] = file_entry(kind)
         return written
 
     def load_own(self, folder: Path) -> None:
-        """Take this rank's parts out of the tables below ``folder``, however they are divided there."""
+        """Take this rank's parts out of the tables below ``folder``, however they are divided there.
+
+        Raises what `open_embedding` does.
+        """
 
         def opened(number: int) -> Table:
             part = self.parts.parts[number]
-            buckets = part.division.buckets(part.part)
-            return Table.open(folder / part.division.config.name, part.division.part_config(), buckets=buckets)
+            native, buckets = part.division.native, part.division.buckets(part.part)
+            own = folder / native.table.name / native.folder
+            table = Table.open(own, part.division.part_config(), buckets=buckets)
+            native.check(table, own)
+            return table
 
+        for table in self.job.tables:
+            check_kind(folder / table.name, table)
         with ThreadPoolExecutor() as at_once:
             self.parts.replace_parts([*at_once.map(opened, range(len(self.parts.parts)))])
 

@@ -10,6 +10,7 @@ import xxhash
 
 from monolith.errors import ConfigError, CorruptError
 from monolith.tables.arguments import Ids
+from monolith.tables.fixed import SUMMED
 from monolith.tables.stats import TableStats
 from monolith.training.sharding.learner import DividedLearner
 from monolith.training.snapshot import MANIFEST
@@ -18,12 +19,17 @@ _FIELDS = tuple(TableStats.__dataclass_fields__)
 
 
 def own_stats(learner: DividedLearner) -> dict[str, list[int]]:
-    """The statistics of a rank's parts, in the order of `TableStats`, summed by table."""
-    found = {name: np.zeros(len(_FIELDS), np.int64) for name in learner.parts.tables}
-    for name, tables in learner.parts.tables.items():
-        for table in tables:
-            stats = table.stats()
-            found[name] += np.array([getattr(stats, field) for field in _FIELDS], np.int64)
+    """The statistics of a rank's parts, in the order of `TableStats`, summed by table of the job.
+
+    Of a table that is several native ones, rows and bytes are of all, and what has happened to ids is of the first.
+    """
+    found = {table.name: np.zeros(len(_FIELDS), np.int64) for table in learner.job.tables}
+    firsts: dict[str, int] = {}
+    for part in learner.parts.parts:
+        name, stats = part.division.native.table.name, part.table.stats()
+        is_first = firsts.setdefault(name, part.number) == part.number
+        own = [getattr(stats, field) if is_first or field in SUMMED else 0 for field in _FIELDS]
+        found[name] += np.array(own, np.int64)
     return {name: each.tolist() for name, each in found.items()}
 
 

@@ -16,7 +16,6 @@ from monolith.events import WATERMARK_START
 from monolith.tables import _core
 from monolith.tables.arguments import EventTimes, checked_ids, checked_times
 from monolith.tables.batch import Bag
-from monolith.tables.hashing import salted
 from monolith.tables.split import Split, split_ids, split_unique
 from monolith.training.sharding.division import Division
 
@@ -35,11 +34,12 @@ class TableQuestion:
     def __init__(self, division: Division, bags: Sequence[Bag], *, counted: bool, in_order: bool) -> None:
         self.division = division
         self.in_order = in_order
-        self.bags = bags
-        names = division.features
-        keys = [checked_ids(bag.ids) for bag in bags]
-        if division.salted:
-            keys = [salted(name, ids) for name, ids in zip(names, keys, strict=True)]
+        self.bags: list[Bag] = []  # of each row that lies beside others in a vector: those of its feature
+        keys: list[Ints] = []
+        for name, bag in zip(division.names, bags, strict=True):
+            own = division.native.keys(name, checked_ids(bag.ids))
+            keys += own
+            self.bags += [bag] * len(own)
         self.ends: Ints = np.array([len(ids) for ids in keys], np.int64).cumsum()  # of each feature
         self.keys: Ints = keys[0] if len(keys) == 1 else np.concatenate(keys)
         self.unique = split_unique(self.keys, division.owners)
@@ -135,6 +135,18 @@ class TableQuestion:
             self.gradient_ends(),
         )
 
+    def keep_rows(self, flat: Floats, begins: Ints) -> None:
+        """Have in ``rows`` the row of each occurrence as it came, (n, dim)."""
+        dim, sizes = self.division.config.dim, np.diff(self.row_ends, prepend=0).tolist()
+        blocks = [flat[begin : begin + size * dim] for begin, size in zip(begins.tolist(), sizes, strict=True)]
+        self.rows: Floats = np.concatenate(blocks).reshape(-1, dim)[self.unique.back]
+
+    def gradients_of_rows(self, grads: Floats, shared_by: int, flat: Floats, begins: Ints) -> None:
+        """``gradients``, where each occurrence's is known: ``grads`` (n, dim)."""
+        ends = np.array([len(self.keys)], np.int64)
+        dim, back, sent = self.division.config.dim, self.sent.back, self.gradient_ends()
+        _core.sum_blocks(grads, 0, shared_by, back, ends, [None], [None], False, dim, flat, begins, sent)
+
     def _bags(self) -> tuple[list[npt.NDArray[np.int32] | None], list[Floats | None]]:
         lengths = [None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32) for bag in self.bags]
         weights = [None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32) for bag in self.bags]
@@ -154,10 +166,8 @@ class Questions:
         self._kind, self._time_kind = kind, NO_TIME if times is None else ONE_TIME if np.ndim(times) == 0 else TIME_EACH
         self._times = checked
         self.tables: list[TableQuestion] = []
-        taken = 0
         for division in divisions:
-            own = bags[taken : taken + len(division.features)]
-            taken += len(own)
+            own = bags[division.outputs]
             counted = kind == STEP and (in_order or division.counted)
             self.tables.append(TableQuestion(division, own, counted=counted, in_order=in_order and kind == STEP))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from monolith.config.kinds import Collisionless, Kind, kind_of, kind_words
 from monolith.config.table import TableConfig
 from monolith.disk import write_durably
 from monolith.errors import ConfigError, CorruptError, VersionError
@@ -36,11 +37,12 @@ class SavedPart(msgspec.Struct, frozen=True):
     buckets: list[tuple[int, int]]
 
 
-class SavedTableParts(msgspec.Struct, frozen=True):
+class SavedTableParts(msgspec.Struct, frozen=True, omit_defaults=True):
     """One table."""
 
     name: str
     parts: list[SavedPart]
+    kind: Kind | None = None  # of the table whose rows, or some of whose, these are; None: collisionless
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -93,16 +95,22 @@ def _manifest(transport: Transport, divisions: Sequence[Division], parts: Sequen
         SavedTableParts(
             division.config.name,
             [SavedPart(_folder(number, part), [*division.buckets(part).ranges]) for part in range(division.parts)],
+            _kind(division),
         )
         for number, division in enumerate(divisions)
     ]
     return Manifest(VERSION, transport.ranks, parts[0].table.sequence if parts else 1, tables)
 
 
+def _kind(division: Division) -> Kind | None:
+    kind = kind_of(division.native.table)
+    return None if isinstance(kind, Collisionless) else kind
+
+
 class SavedCollection:
     """A collection that was saved. Raises ConfigError where there is none or it has other tables, and VersionError."""
 
-    def __init__(self, folder: str | os.PathLike[str], tables: Sequence[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], divisions: Sequence[Division]) -> None:
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         if not path.is_file():
@@ -116,10 +124,11 @@ class SavedCollection:
             self.manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
         except msgspec.DecodeError as error:
             raise CorruptError(f"{path}: {error}; restore the folder from another copy") from None
-        names = [table.name for table in self.manifest.tables]
-        if names != list(tables):
+        was = [(table.name, table.kind) for table in self.manifest.tables]
+        now = [(division.config.name, _kind(division)) for division in divisions]
+        if was != now:
             raise ConfigError(
-                f"{self.folder} has tables {names}, the collection has {list(tables)}: give the same tables"
+                f"{self.folder} has tables {_words(was)}, the collection has {_words(now)}: give the same tables"
             )
 
     def open(self, number: int, config: TableConfig, buckets: Buckets) -> Table:
@@ -132,3 +141,7 @@ class SavedCollection:
         if missing := [folder for folder in folders if not (folder / "table.bin").is_file()]:
             raise CorruptError(f"{missing[0]} is named in the manifest and is not there: restore it from another copy")
         return Table.open(folders, config, buckets=buckets)
+
+
+def _words(tables: Sequence[tuple[str, Kind | None]]) -> str:
+    return ", ".join(name if kind is None else f"{name} ({kind_words(kind)})" for name, kind in tables) or "none"

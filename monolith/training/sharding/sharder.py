@@ -39,6 +39,7 @@ from torchrec.streamable import Multistreamable
 from monolith.errors import InputError
 from monolith.events import WATERMARK_START
 from monolith.tables import Table
+from monolith.tables.fixed import FixedTable
 from monolith.training.embeddings import EmbeddingBagCollection
 from monolith.training.jagged import EventTimes, batch_size, event_times
 from monolith.training.sharding import checkpoint
@@ -242,7 +243,9 @@ def _take_over(collection: ShardedCollection, module: EmbeddingBagCollection) ->
     """The rows and all other state of ``module``, those of this rank's parts, where it has any."""
     tables = []
     for part in collection.parts:
-        table = module.tables[part.table.config.name].one_table
+        native = part.division.native
+        whole = module.tables[native.table.name]
+        table = whole.parts[native.name] if isinstance(whole, FixedTable) else whole.one_table
         assert table is not None  # of a kind that is divided
         if table.sequence == 1 and table.clock_ms == WATERMARK_START and not table.stats().observed:
             tables.append(part.table)

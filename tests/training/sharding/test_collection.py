@@ -14,6 +14,7 @@ from monolith.errors import ConfigError, CorruptError
 from monolith.tables import Table
 from monolith.tables.collection import Collection
 from monolith.tables.stats import HAPPENED
+from monolith.training.sharding.division import divisions_of
 from monolith.training.sharding.saved import SavedCollection
 
 RANKS = (1, 2, 3, 4)
@@ -63,7 +64,7 @@ class Many:
 
 def whole(folder: Path, number: int, scenario: Scenario) -> Table:
     """One table out of the files of all its parts."""
-    saved = SavedCollection(folder, [config.name for config in scenario.tables])
+    saved = SavedCollection(folder, divisions_of(scenario.tables, 1))
     return Table.open([folder / part.folder for part in saved.manifest.tables[number].parts])
 
 
@@ -177,16 +178,16 @@ def test_a_folder_without_its_manifest_or_a_part_is_refused(many: dict[int, Many
     import shutil
 
     scenario = scenarios()["plain"]
-    names = [config.name for config in scenario.tables]
+    divisions = divisions_of(scenario.tables, 2)
     shutil.copytree(many[2].folder / "plain", tmp_path / "a")
-    saved = SavedCollection(tmp_path / "a", names)
+    saved = SavedCollection(tmp_path / "a", divisions)
     lost = saved.manifest.tables[0].parts[1]
     (tmp_path / "a" / lost.folder / "table.bin").unlink()
     with pytest.raises(CorruptError, match="named in the manifest and is not there"):
         saved.open(0, scenario.tables[0], many[2].table("plain", 0).buckets)
     (tmp_path / "a" / "manifest.json").unlink()
     with pytest.raises(ConfigError, match=r"no manifest\.json"):
-        SavedCollection(tmp_path / "a", names)
+        SavedCollection(tmp_path / "a", divisions)
 
 
 def test_ranks_that_disagree_are_told_who_and_what_on_every_rank(tmp_path: Path) -> None:

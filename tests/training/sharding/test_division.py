@@ -42,9 +42,9 @@ def test_every_piece_is_of_one_rank_and_the_same_at_every_number_of_ranks(rule: 
 def test_what_cannot_be_divided_is_refused_and_says_what_to_do() -> None:
     with pytest.raises(ConfigError, match="set absent to zeros"):
         Division(TableConfig(name="a", dim=2, absent=absent.HashedTail(rows=8)), 2)
-    with pytest.raises(ConfigError, match="is hashed: only collisionless tables"):
-        Division(TableConfig(name="a", dim=2, kind="hashed", rows=8), 2)
-    with pytest.raises(ConfigError, match="is optembed: only collisionless tables"):
+    with pytest.raises(ConfigError, match="is cafe, which cannot be divided between ranks: which ids are the hottest"):
+        Division(TableConfig(name="a", dim=2, kind="cafe", rows=8, own_rows=4), 2)
+    with pytest.raises(ConfigError, match="'a' has a threshold"):
         Division(TableConfig(name="a", dim=2, kind="optembed", width=1, threshold=0.5), 2)
     with pytest.raises(ConfigError, match="'a' has a threshold: ranks would prune at other steps"):
         Division(TableConfig(name="a", dim=2, threshold=0.5), 2)
