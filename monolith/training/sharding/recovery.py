@@ -19,7 +19,6 @@ import xxhash
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming.journal import Journal, RecoveryEntry
 from monolith.tables.batch import Batch
-from monolith.tables.hashing import salted
 from monolith.tables.split import buckets_of
 from monolith.training.sharding import rescue as rescues
 from monolith.training.sharding.division import Division
@@ -91,7 +90,7 @@ class Loss:
         """The samples of one batch."""
         self.samples += len(batch)
         for number, division in enumerate(self._divisions):
-            keys = np.unique(np.concatenate([_keys(division, batch, name) for name in division.features]))
+            keys = np.unique(np.concatenate([own for name in division.names for own in _keys(division, batch, name)]))
             own = keys[self._lost[number][division.owners.of_bucket[buckets_of(keys)]]]
             self.updates += len(own)
             self._more[number].append(own)
@@ -121,6 +120,5 @@ def _parts_of(division: Division, ranks: list[int]) -> npt.NDArray[np.bool_]:
     return lost
 
 
-def _keys(division: Division, batch: Batch, feature: str) -> npt.NDArray[np.int64]:
-    ids = batch.bags[feature].ids
-    return salted(feature, ids) if division.salted else ids
+def _keys(division: Division, batch: Batch, feature: str) -> list[npt.NDArray[np.int64]]:
+    return division.native.keys(feature, np.asarray(batch.bags[feature].ids))
