@@ -118,18 +118,23 @@ class DeadLetters:
 
     def add(self, stream: str, record: Record, reason: str, detail: str) -> None:
         """Count the record and, if there is a sink, have it written by the next `flush`."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        letter = DeadLetter(
-            reason=reason,
-            detail=clipped(detail),
-            key=record.key,
-            value=record.value,
-            stream=stream,
-            partition=record.partition,
-            offset=record.offset,
-            event_time_ms=record.event_time_ms,
-            ingestion_time_ms=record.ingestion_time_ms,
+        self.put(
+            DeadLetter(
+                reason=reason,
+                detail=clipped(detail),
+                key=record.key,
+                value=record.value,
+                stream=stream,
+                partition=record.partition,
+                offset=record.offset,
+                event_time_ms=record.event_time_ms,
+                ingestion_time_ms=record.ingestion_time_ms,
+            )
         )
+
+    def put(self, letter: DeadLetter) -> None:
+        """`add` of a letter that was made already."""
+        self.counts[letter.reason] = self.counts.get(letter.reason, 0) + 1
         self._tell(letter)
         if self._url is None:
             return
@@ -191,6 +196,23 @@ class DeadLetters:
         if self._sink is not None:
             self._sink.close()
             self._sink = None
+
+
+class KeptLetters(DeadLetters):
+    """Letters for whoever takes them: those of a process that writes none."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._kept: list[DeadLetter] = []
+
+    def put(self, letter: DeadLetter) -> None:
+        """See `DeadLetters`; nothing is counted or logged."""
+        self._kept.append(letter)
+
+    def take(self) -> list[DeadLetter]:
+        """Those since the last call."""
+        kept, self._kept = self._kept, []
+        return kept
 
 
 def _append(sink: Sink, letters: list[DeadLetter]) -> int:

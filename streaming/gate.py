@@ -233,23 +233,24 @@ class Gate:
             return item.event if item.event.reason == "time_unit" else None
         return _in_seconds(item.event) if self._is_in_seconds(lane, item.time_ms) else None
 
-    def settle(self, lanes: Sequence[Lane], until_ms: int) -> None:
-        """The step's records are taken: what is held up to ``until_ms`` goes on, its time has come."""
-        for lane in lanes:
-            self._let_go(lane, until_ms)
+    def settle(self, lanes: Sequence[Lane], entry: StepEntry) -> None:
+        """The step's records are taken: what is held up to its watermark goes on, its time has come.
 
-    def end(self, lanes: Sequence[Lane], agree: int) -> int:
-        """The streams have ended: what is still ahead of a clock is refused, and goes on where that clock is young.
-
-        A clock that has not seen ``2 * agree - 1`` records yet may itself be wrong: a few that are behind hold it back.
-        Returns the newest time that the streams reached.
+        Where the streams have ended, what is still ahead of a clock is refused, and goes on where that clock is young:
+        one that has not seen ``2 * agree - 1`` records may itself be wrong, and a few that are behind hold it back.
         """
         for lane in lanes:
-            if lane.clock.known and lane.seen >= 2 * agree - 1:
+            if entry.watermark_ms != WATERMARK_END:
+                self._let_go(lane, max(entry.watermark_ms, entry.released_ms))
+                continue
+            if lane.clock.known and lane.seen >= 2 * entry.agree - 1:
                 self._refuse(lane, list(lane.held))
             self._let_go(lane, WATERMARK_END)
+
+    def newest_ms(self, lanes: Sequence[Lane], *, ended: bool) -> int:
+        """The newest time that the lanes' clocks have reached; at an end without a clock what their records say."""
         newest_ms = max((lane.clock.ms for lane in lanes), default=WATERMARK_START)
-        if newest_ms != WATERMARK_START:
+        if newest_ms != WATERMARK_START or not ended:
             return newest_ms
         return end_of((time_ms for lane in lanes for time_ms in lane.clock.recent), self._max_jump_ms)
 

@@ -44,15 +44,18 @@ class Keys(Sequence[Key]):
 class JoinedSamples:
     """Samples in the order in which they are to be trained; columns (n,)."""
 
-    def __init__(self, columns: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]) -> None:
+    def __init__(self, columns: tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]) -> None:
         """``columns`` as the native joiner gives them."""
-        event_times, ingestion_times, labels, rates, late, self._heads, self._bag_data, texts, ends = columns
+        event_times, ingestion_times, labels, rates, late, self._heads, self._bag_data, texts, ends, turns = columns
         self.event_time_ms: Ints = np.frombuffer(event_times, np.int64)
         self.ingestion_time_ms: Ints = np.frombuffer(ingestion_times, np.int64)
         self.labels: Floats = np.frombuffer(labels, np.float32)
         self.rates: Floats = np.frombuffer(rates, np.float32)
         self.late: Flags = np.frombuffer(late, np.bool_)
         self.keys = Keys(texts, ends)
+        # (n, 5) where the joiner tells them, else (0, 5): what the samples of several joiners are ordered by, the first
+        # column first; samples that one record made have equal ones, and stay as they are
+        self.turns: Ints = np.frombuffer(turns, np.int64).reshape(-1, 5)
 
     def __len__(self) -> int:
         return len(self.labels)

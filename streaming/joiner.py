@@ -65,16 +65,21 @@ class Joiner:
         head_bytes: int,
         on_shown: OnShown | None = None,
         tasks: Sequence[TaskConfig] = (),
+        *,
+        co_partitioned: bool = False,
+        tells_turns: bool = False,
     ) -> None:
         """``head_bytes`` is `FeatureSchema.head_bytes`, and the size of a label block where rows have one.
 
         ``tasks`` are those of a job that joins features and actions; none: every action of ``config`` makes one label.
         ``on_shown`` is told of each feature event or joined sample that is not a repeat, when `advance` is done and in
-        the order of samples, with how many samples of the advance came before it.
+        the order of samples, with how many samples of the advance came before it. ``co_partitioned``: features and
+        actions do not find each other across partitions. ``tells_turns``: samples come with `JoinedSamples.turns`.
         """
         self.late_actions: list[LateAction] = []  # with policy dead_letter; whoever takes them clears the list
         self._config, self._head_bytes, self._on_shown = config, head_bytes, on_shown
         self._tasks = list(tasks) if gathers(tasks) else []
+        self._co_partitioned, self._tells_turns = co_partitioned, tells_turns
         self._positive = frozenset(action for task in tasks for action in makers(task)) or config.positive_actions
         self._native = self._empty()
 
@@ -93,12 +98,28 @@ class Joiner:
             tells_seen=self._on_shown is not None,
             tasks=[(makers(task), task.value is not None) for task in self._tasks],
             negative_weight=1.0 / config.negative_rate,
+            co_partitioned=self._co_partitioned,
+            tells_turns=self._tells_turns,
         )
 
     @property
     def counters(self) -> JoinCounters:
         """What became of the events since the run's first step."""
         return JoinCounters(*self._native.counters)
+
+    @property
+    def crossed(self) -> int:
+        """Actions, in this process, whose features were in another partition, where they must not be."""
+        return self._native.crossed
+
+    @property
+    def newest_ingestion_ms(self) -> int:
+        """The newest ingestion time of all records that were added: that of samples which no record completes."""
+        return self._native.newest_ingestion_ms
+
+    def heard_of(self, newest_ingestion_ms: int) -> None:
+        """Another joiner of the same streams has records up to ``newest_ingestion_ms``."""
+        self._native.newest_ingestion_ms = max(self._native.newest_ingestion_ms, newest_ingestion_ms)
 
     @property
     def pending_bytes(self) -> int:
@@ -180,7 +201,7 @@ class Joiner:
 
     def nothing(self) -> JoinedSamples:
         """No samples at all."""
-        return JoinedSamples((b"",) * 9)
+        return JoinedSamples((b"",) * 10)
 
     def state(self) -> bytes:
         """Everything that waits and every counter; equal joiners give equal bytes."""

@@ -9,19 +9,23 @@ not, and `whole_state` gives it in the canonical form of `joiner_state`. See ``d
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
 from monolith.errors import CorruptError, VersionError
 from monolith.streaming import _joiner
 from monolith.streaming.joiner_state import (
+    OPEN,
     Columns,
     JoinCounters,
     JoinerState,
     decode_joiner_state,
+    encode_joiner_state,
     joiner_version,
+    summed,
 )
 
 INDEX_VERSION = 3  # 1 and 2 are states in one piece
@@ -69,6 +73,67 @@ def save_joiner(native: _joiner.Joiner, counters: JoinCounters, *, whole: bool) 
         newest_ingestion_ms=native.newest_ingestion_ms, counters=counters, groups=(groups[0], groups[1], groups[2])
     )
     return SavedJoiner(msgspec.msgpack.encode(index), files)
+
+
+def renumbered(saved: SavedJoiner, part: int, parts: int) -> tuple[bytes, dict[str, bytes | None]]:
+    """The index and files of ``saved``, with numbers of segments that no other of ``parts`` joiners gives its own."""
+    index = msgspec.msgpack.decode(saved.index, type=JoinerIndex)
+    names: dict[str, str] = {}
+    groups = []
+    for name, group in zip(GROUPS, index.groups, strict=True):
+        names |= {_name(name, number): _name(name, number * parts + part) for number, _ in group.segments}
+        segments = [(number * parts + part, rows) for number, rows in group.segments]
+        groups.append(msgspec.structs.replace(group, segments=segments))
+    index = msgspec.structs.replace(index, groups=(groups[0], groups[1], groups[2]))
+    return msgspec.msgpack.encode(index), {names[name]: data for name, data in saved.files.items()}
+
+
+def merged_indexes(indexes: Sequence[bytes]) -> bytes:
+    """One index of all segments of joiners that have different partitions: of a joiner that has all of them."""
+    each = [msgspec.msgpack.decode(index, type=JoinerIndex) for index in indexes]
+    groups = []
+    for number in range(len(GROUPS)):
+        statuses = b"".join(zlib.decompress(index.groups[number].statuses) for index in each)
+        segments = [segment for index in each for segment in index.groups[number].segments]
+        groups.append(_Group(segments, zlib.compress(statuses, level=1)))
+    return msgspec.msgpack.encode(
+        JoinerIndex(
+            newest_ingestion_ms=max(index.newest_ingestion_ms for index in each),
+            counters=summed([index.counters for index in each]),
+            groups=(groups[0], groups[1], groups[2]),
+        )
+    )
+
+
+def merged_states(states: Sequence[bytes]) -> bytes:
+    """The canonical state of a joiner that has the partitions of all of those that gave ``states``."""
+    each = [decode_joiner_state(state) for state in states]
+    merged = [
+        _joiner.merged(
+            number, [(*columns, _statuses(columns, group)) for one in each if (columns := getattr(one, group))]
+        )
+        for number, group in enumerate(GROUPS)
+    ]
+    return encode_joiner_state(
+        JoinerState(
+            newest_ingestion_ms=max(one.newest_ingestion_ms for one in each),
+            counters=summed([one.counters for one in each]),
+            pending=merged[0],
+            waiting=merged[1],
+            parked=merged[2],
+        )
+    )
+
+
+def _statuses(columns: Columns, group: str) -> bytes:
+    """Of rows that all count; see ``docs/formats.md``."""
+    numbers, lengths, _ = columns
+    sizes = np.frombuffer(lengths, np.uint32).reshape(-1, 3)
+    statuses = np.ones(len(sizes), np.uint8)
+    if group == "waiting" and len(sizes):
+        is_open = np.frombuffer(numbers, np.int64).reshape(len(sizes), -1)[:, OPEN] & 1
+        statuses += (2 * is_open + 4 * (sizes[:, 2] > 0)).astype(np.uint8)
+    return statuses.tobytes()
 
 
 def read_joiner(data: bytes, read: Read) -> JoinerState:

@@ -9,6 +9,7 @@ import numpy as np
 
 from monolith.errors import CorruptError, VersionError
 from monolith.streaming import _joiner
+from monolith.tables.batch import spans
 
 JOINER_VERSION = 2  # 1 held features as MessagePack maps; `joiner_v1` reads it
 
@@ -17,6 +18,7 @@ Repack = Callable[[bytes, float], bytes]  # packed row, label that stands beside
 
 PENDING_NUMBERS = 11  # of each pending record; docs/formats.md names them
 LABEL, KIND, IGNORED = 7, 9, 10  # places among a pending record's numbers
+PARTITION = {"pending": 2, "waiting": 1, "parked": 1}  # place among a member's numbers; its lower 32 bits
 OPEN = 6  # place among the numbers of a key that waits; its lowest bit
 _THREE_LENGTHS = 3 * 4  # bytes
 SHOWN, ACTION, JOINED = 0, 1, 2
@@ -34,6 +36,11 @@ class JoinCounters(msgspec.Struct):
     duplicate_actions: int = 0
     unmatched_actions: int = 0  # no features within early_s
     ignored_actions: int = 0  # not one of positive_actions
+
+
+def summed(counters: Sequence[JoinCounters]) -> JoinCounters:
+    """Of several joiners together."""
+    return JoinCounters(*map(sum, zip(*map(msgspec.structs.astuple, counters), strict=True)))
 
 
 class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
@@ -60,6 +67,11 @@ class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
         is_open = np.frombuffer(self.waiting[0], np.int64).reshape(keys, -1)[:, OPEN] & 1 if keys else np.zeros(0)
         return len(self.pending[1]) // _THREE_LENGTHS + int(is_open.sum()) + len(self.parked[1]) // _THREE_LENGTHS
 
+    def of_partitions(self, owns: Callable[[int], bool]) -> JoinerState:
+        """The same state with only what waits of the partitions that ``owns`` names. Raises ValueError as `give`."""
+        kept = {group: _of_partitions(getattr(self, group), place, owns) for group, place in PARTITION.items()}
+        return msgspec.structs.replace(self, **kept)
+
     def judged(self, is_ignored: Callable[[str], bool]) -> JoinerState:
         """The same state, with pending actions ignored or not as ``is_ignored`` says. Raises ValueError as `give`."""
         numbers, lengths, texts = self.pending
@@ -79,6 +91,20 @@ class JoinerState(msgspec.Struct, array_like=True, kw_only=True):
         rows = np.frombuffer(self.waiting[1], np.uint32).reshape(-1, 3)[:, 2].tolist()
         waiting = _with_rows(self.waiting, [0.0 if size else None for size in rows], repack)  # some gave theirs away
         return msgspec.structs.replace(self, pending=pending, waiting=waiting)
+
+
+def _of_partitions(columns: Columns, place: int, owns: Callable[[int], bool]) -> Columns:
+    numbers, lengths, texts = columns
+    sizes = np.frombuffer(lengths, np.uint32).reshape(-1, 3)
+    if not len(sizes):
+        return columns
+    members = np.frombuffer(numbers, np.int64).reshape(len(sizes), -1)
+    partitions, which = np.unique(members[:, place] & 0xFFFFFFFF, return_inverse=True)
+    kept = np.flatnonzero(np.array([owns(partition) for partition in partitions.tolist()])[which])
+    whole = sizes.sum(axis=1, dtype=np.int64)
+    begins = whole.cumsum() - whole
+    bytes_kept = np.frombuffer(texts, np.uint8)[spans(begins[kept], whole[kept])]
+    return members[kept].tobytes(), sizes[kept].tobytes(), bytes_kept.tobytes()
 
 
 def _with_rows(columns: Columns, labels: Sequence[float | None], repack: Repack) -> Columns:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,9 +73,18 @@ class KafkaSource:
     """Reads a topic. One thread at a time."""
 
     def __init__(
-        self, url: StreamUrl, *, wait: bool = False, on_data_loss: OnDataLoss = "stop", group: str | None = None
+        self,
+        url: StreamUrl,
+        *,
+        wait: bool = False,
+        on_data_loss: OnDataLoss = "stop",
+        group: str | None = None,
+        owns: Callable[[int], bool] | None = None,
     ) -> None:
-        """Connect if the broker is there. Raises ConfigError for a topic that does not exist, unless ``wait``."""
+        """Connect if the broker is there. Raises ConfigError for a topic that does not exist, unless ``wait``.
+
+        ``owns``: the partitions that are polled here, and that alone are fetched; None: all.
+        """
         self.name = url.name
         self.bounded = False
         self.skipped = 0
@@ -83,6 +92,7 @@ class KafkaSource:
         self._wait = wait
         self._skip = on_data_loss == "skip"
         self._group = group
+        self._owns = owns or (lambda _: True)
         self._consumer: Any = None
         self._partitions: dict[int, _Partition] = {}
         self._reading: set[int] = set()  # assigned to the consumer
@@ -221,7 +231,8 @@ class KafkaSource:
         What is not to be fetched is unassigned: kafka-python 3.0.12 may never hand out again what it had fetched of a
         partition that was paused and resumed.
         """
-        room = {p for p, partition in self._partitions.items() if partition.ready_bytes < _AHEAD_BYTES}
+        own = [(p, partition) for p, partition in self._partitions.items() if self._owns(p)]
+        room = {p for p, partition in own if partition.ready_bytes < _AHEAD_BYTES}
         try:
             if self._loss is not None:
                 self._settle(self._loss)

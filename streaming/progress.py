@@ -22,6 +22,7 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     joined: JoinCounters = msgspec.field(default_factory=JoinCounters)
     dead_letters: dict[str, int] = {}  # by reason
     lost_letters: int = 0  # dead letters that were counted, and not written to their sink
+    crossed: int = 0  # actions with features in another partition, by this process, where streams are co-partitioned
     held: int = 0  # records that are too far ahead of their partition's clock to be believed yet
     jumps: int = 0  # times that a partition's clock jumped, or was ahead of its records, in this process
     stalled_s: float = 0.0  # for how long records came and the watermark stood, in this process; 0: it moves

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from monolith.errors import CorruptError, EventError, VersionError
@@ -64,6 +66,11 @@ def lane_state(lane: Lane) -> LaneState:
         for x in lane.held
     ]
     return LaneState(lane.position, lane.clock.ms, lane.stop, list(lane.clock.recent), lane.seen, lane.misdated, held)
+
+
+def lane_states(inlets: Sequence[Inlet]) -> dict[str, dict[int, LaneState]]:
+    """Of every lane, by stream and partition."""
+    return {inlet.name: {p: lane_state(lane) for p, lane in sorted(inlet.lanes.items())} for inlet in inlets}
 
 
 def restore_lane(inlet: Inlet, partition: int, state: LaneState) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -16,20 +18,19 @@ from monolith.config import JobConfig
 from monolith.errors import ConfigError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.deadletters import DeadLetters
-from monolith.streaming.gate import Gate
+from monolith.streaming.intake import Intake, Taken, Waits
 from monolith.streaming.joined import JoinedSamples, Key
-from monolith.streaming.joiner import Joiner, OnShown
+from monolith.streaming.joiner import OnShown
 from monolith.streaming.journal import Positions, StepEntry
-from monolith.streaming.labels import LabelBlocks
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import Standing
 from monolith.streaming.progress import Progress
-from monolith.streaming.reader_state import STATE_VERSION, LaneState, ReaderState, lane_state, restore_lane
-from monolith.streaming.refit import refitted
-from monolith.streaming.step_digest import StepDigest
+from monolith.streaming.reader_state import STATE_FILE, STATE_VERSION, LaneState, ReaderState, lane_states
 from monolith.streaming.watch import Watch
 from monolith.tables.batch import Batch
-from monolith.tables.schema import FeatureSchema, card_features
+from monolith.tables.schema import FeatureSchema
+
+Files = dict[str, bytes | Callable[[Path], Any] | None]  # of a snapshot; see `StepReader.save`
 
 UNDATED_MS = 0  # the event time of samples that come out, by silence or at an end, before any partition has a clock
 
@@ -47,6 +48,27 @@ class Step:
     ended: bool  # nothing comes after it
     digest: bytes = b""  # of what it was made from: the journal entry and the records
     strings: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # feature -> id -> string, where kept
+    example: Batch | None = None  # samples with their features: those of ``batch``, or of this process's partitions
+
+
+class Made(NamedTuple):
+    """A step's samples; see `Step`."""
+
+    batch: Batch
+    keys: Sequence[Key]
+    strings: Mapping[str, Mapping[int, str]]
+    example: Batch | None
+
+
+class KeptFiles(Protocol):
+    """A snapshot, to whoever goes on from it."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file; raises CorruptError where there is none."""
 
 
 class Runner:
@@ -61,12 +83,7 @@ class Runner:
         on_shown: OnShown | None,
     ) -> None:
         self._job, self._inlets, self._letters, self._clock = job, inlets, letters, clock
-        ignore = job.input.unknown_features == "ignore"
-        self.schema = FeatureSchema(card_features(job), ignore_unknown=ignore, keep_strings=True)
-        self._labels = LabelBlocks(job)
-        tasks = job.labels if job.input.samples is None else ()
-        self.joiner = Joiner(job.join, self._labels.size + self.schema.head_bytes, on_shown, tasks)
-        self.gate = Gate(job.input, self.joiner, letters)
+        self._intake = Intake(job, inlets, letters, on_shown)
         self._watch = Watch(round(job.input.max_out_of_order_s * 1000))
         self.step = 0
         self._records = 0
@@ -74,51 +91,63 @@ class Runner:
         self.ended = False
         self.unpublished = False  # samples came since the last step that publishes
 
+    @property
+    def schema(self) -> FeatureSchema:
+        """The job's features."""
+        return self._intake.schema
+
+    def check(self, entry: StepEntry) -> None:
+        """Look at a step that is to be written down. Raises ConfigError for streams that are not what the job says."""
+        self._intake.gate.check_units(self._inlets, entry)
+        if self._job.input.co_partitioned:
+            _check_partitions(self._inlets)
+
     def run(self, entry: StepEntry, *, ends: bool) -> Step:
         """Do what ``entry`` says: a function of the state before, the streams and the entry, and of nothing else.
 
         ``ends``: nothing comes after it. A run that came to its end may have been gone on with.
         """
-        records, made_from = 0, StepDigest(entry)
-        for inlet in self._inlets:
-            for partition, end in entry.ends[inlet.name].items():
-                lane = inlet.lanes[partition]
-                taken = lane.take(end)
-                made_from.add(taken)
-                records += self.gate.take(lane, taken, entry.agree)
+        taken = self._take(entry)
         lanes, ended = self.lanes(), entry.watermark_ms == WATERMARK_END
-        if ended:
-            newest_ms = self.gate.end(lanes, entry.agree)
-        else:
-            self.gate.settle(lanes, max(entry.watermark_ms, entry.released_ms))
-            newest_ms = max((lane.clock.ms for lane in lanes), default=WATERMARK_START)
-        samples = self.joiner.advance(
-            entry.watermark_ms, released_ms=entry.released_ms, newest_ms=max(newest_ms, UNDATED_MS)
-        )
-        self.gate.bury_late_actions()
+        newest_ms = self._intake.gate.newest_ms(lanes, ended=ended)
+        made = self._join(entry, max(newest_ms, UNDATED_MS))
         self._letters.flush()
         self.watermark_ms = max(self.watermark_ms, newest_ms) if ended else entry.watermark_ms
-        self._watch.look(lanes, entry, records, self._clock())
+        self._watch.look(lanes, entry, taken.records, self._clock())
         self.step, self.ended = entry.step, entry.ended
-        self._records += records
-        self.unpublished = (self.unpublished or bool(len(samples))) and not entry.publish
-        return self._made(samples, publish=entry.publish, records=records, ended=ends, digest=made_from.digest())
+        self._records += taken.records
+        self.unpublished = (self.unpublished or bool(len(made.batch))) and not entry.publish
+        return self._step(made, publish=entry.publish, records=taken.records, ended=ends, digest=taken.digest)
+
+    def _take(self, entry: StepEntry) -> Taken:
+        return self._intake.take(entry)
+
+    def _join(self, entry: StepEntry, newest_ms: int) -> Made:
+        return self._made(self._intake.join(entry, newest_ms, self._intake.joiner.newest_ingestion_ms))
+
+    def _made(self, samples: JoinedSamples) -> Made:
+        batch = self._intake.batch(samples)
+        return Made(batch, samples.keys, samples.strings(self.schema, self._intake.labels), batch)
+
+    def _waits(self) -> Waits:
+        return self._intake.waits()
 
     def nothing_more(self) -> Step:
         """A step that is none: it says that the run is at its end, and leaves everything as it is."""
-        return self._made(self.joiner.nothing(), publish=False, records=0, ended=True)
+        return self._step(self._made(self._intake.joiner.nothing()), publish=False, records=0, ended=True)
 
-    def _made(self, samples: JoinedSamples, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
+    def _step(self, made: Made, *, publish: bool, records: int, ended: bool, digest: bytes = b"") -> Step:
         return Step(
             self.step,
-            samples.batch(self.schema, self._job.train.group_by, self._labels),
-            samples.keys,
+            made.batch,
+            made.keys,
             self.watermark_ms,
             publish,
             records,
             ended,
             digest,
-            samples.strings(self.schema, self._labels),
+            made.strings,
+            made.example,
         )
 
     def lanes(self) -> list[Lane]:
@@ -131,20 +160,26 @@ class Runner:
 
     def standing(self) -> Standing:
         """What a cutter must know of the steps so far."""
+        waits = self._waits()
         return Standing(
             step=self.step,
             watermark_ms=self.watermark_ms,
-            held_bytes=self.joiner.total_bytes,
-            due_ms=self.joiner.due_ms(),
-            pending_ms=self.joiner.pending_ms(),
+            held_bytes=waits.held_bytes,
+            due_ms=waits.due_ms,
+            pending_ms=waits.pending_ms,
             unpublished=self.unpublished,
         )
 
-    def state(self, joiner: bytes) -> bytes:
-        """Everything that the next step depends on, with what was kept of the joiner; canonical."""
-        lanes: dict[str, dict[int, LaneState]] = {
-            inlet.name: {p: lane_state(lane) for p, lane in sorted(inlet.lanes.items())} for inlet in self._inlets
-        }
+    def state(self) -> bytes:
+        """Everything that the next step depends on; canonical."""
+        return self._state(self._intake.joiner.state(), lane_states(self._inlets))
+
+    def save(self, *, whole: bool) -> Files:
+        """As `state`, as the files of a snapshot; see `StepReader.save`."""
+        saved = self._intake.joiner.save(whole=whole)
+        return {STATE_FILE: self._state(saved.index, lane_states(self._inlets)), **saved.files}
+
+    def _state(self, joiner: bytes, lanes: dict[str, dict[int, LaneState]]) -> bytes:
         state = ReaderState(
             STATE_VERSION,
             self.step,
@@ -156,40 +191,40 @@ class Runner:
             joiner,
             self._letters.state(),
             msgspec.msgpack.encode(self.schema.features),
-            self._labels.names,
+            self._intake.labels.names,
         )
         return msgspec.msgpack.encode(state)
 
-    def restore(self, state: ReaderState, read: Callable[[str], bytes]) -> None:
-        """Stand where `state` was taken; ``read`` reads the files of the joiner's segments.
+    def restore(self, state: ReaderState, kept: KeptFiles) -> None:
+        """Stand where `state` was taken; ``kept`` has the files of the joiner's segments.
 
         Raises ConfigError for the state of a job with other streams, CorruptError for one that does not fit together.
         """
-        self._stand(state, read)
+        self._stand(state, kept)
+        self.watermark_ms, self.ended = state.watermark_ms, state.ended
         self.step, self._records, self.unpublished = state.step, state.records, state.unpublished
         self._letters.restore(state.letters, self.positions())
 
-    def begin_after(self, state: ReaderState, read: Callable[[str], bytes]) -> None:
+    def begin_after(self, state: ReaderState, kept: KeptFiles) -> None:
         """Stand before the first step of a run that goes on in the streams where `state` of another one was taken.
 
         Its model is to be published. Raises as `restore`.
         """
-        self._stand(state, read)
+        self._stand(state, kept)
+        self.watermark_ms, self.ended = state.watermark_ms, state.ended
         self.unpublished = True
 
-    def _stand(self, state: ReaderState, read: Callable[[str], bytes]) -> None:
-        if set(state.lanes) != {inlet.name for inlet in self._inlets}:
-            raise ConfigError(f"the snapshot is of the streams {sorted(state.lanes)}; the job's input names others")
-        self.joiner.restore(refitted(state, self.schema, self._labels, self.joiner, read))
+    def _stand(self, state: ReaderState, kept: KeptFiles) -> None:
+        self._intake.stand(state, kept.read)
+
+    def close(self) -> None:
+        """Let go of the streams."""
         for inlet in self._inlets:
-            inlet.lanes = {}
-            for partition, kept in state.lanes[inlet.name].items():
-                restore_lane(inlet, partition, kept)
-        self.watermark_ms, self.ended = state.watermark_ms, state.ended
+            inlet.source.close()
 
     def progress(self) -> Progress:
         """A look at everything that a person asks a running job."""
-        known = self.watermark_ms != WATERMARK_START
+        known, waits = self.watermark_ms != WATERMARK_START, self._waits()
         missing = {inlet.source.name: why for inlet in self._inlets if (why := inlet.source.missing) is not None}
         return Progress(
             step=self.step,
@@ -198,14 +233,29 @@ class Runner:
             missing=missing,
             watermark_ms=self.watermark_ms,
             watermark_lag_ms=max(0, time.time_ns() // 1_000_000 - self.watermark_ms) if known else 0,
-            waiting_bytes=self.joiner.total_bytes,
+            waiting_bytes=waits.held_bytes,
             skipped=sum(inlet.source.skipped for inlet in self._inlets),
-            joined=self.joiner.counters,
+            joined=waits.counters,
+            crossed=waits.crossed,
             dead_letters=dict(sorted(self._letters.counts.items())),
             lost_letters=self._letters.lost,
             held=sum(len(lane.held) for lane in self.lanes()),
-            jumps=self.gate.jumps + self._watch.ahead,
+            jumps=self._jumps() + self._watch.ahead,
             stalled_s=self._watch.stalled_s(self._clock()),
             positions=self.positions(),
             ends={inlet.name: inlet.source.end_position() for inlet in self._inlets},
+        )
+
+    def _jumps(self) -> int:
+        return self._intake.gate.jumps
+
+
+def _check_partitions(inlets: Sequence[Inlet]) -> None:
+    """Raise ConfigError unless all streams have partitions of the same numbers."""
+    said = {inlet.name: (inlet.source.name, sorted(inlet.lanes)) for inlet in inlets}
+    if len({tuple(partitions) for _, partitions in said.values()}) > 1:
+        each = "; ".join(f"{stream}: {name} has {partitions}" for stream, (name, partitions) in said.items())
+        raise ConfigError(
+            f"input.co_partitioned: the streams have other partitions ({each}). Give both the same number, with a "
+            f"request's records in partitions of one number, or set input.co_partitioned to false"
         )

@@ -12,7 +12,7 @@ topic to come): it has no partitions until then, and says in the log file what i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
@@ -182,11 +182,19 @@ def parse_url(url: str, schemes: Sequence[str] = SOURCE_SCHEMES) -> StreamUrl:
     return StreamUrl(scheme, place, options, shown)
 
 
-def open_source(url: str, *, wait: bool = False, on_data_loss: OnDataLoss = "stop", group: str | None = None) -> Source:
+def open_source(
+    url: str,
+    *,
+    wait: bool = False,
+    on_data_loss: OnDataLoss = "stop",
+    group: str | None = None,
+    owns: Callable[[int], bool] | None = None,
+) -> Source:
     """Open the stream ``url`` at its beginning.
 
     ``wait``: what is not there yet is waited for, instead of being an error. ``group``: the Kafka group whose offsets
-    `Source.commit` sets. Raises ConfigError for a URL that cannot be, and for a missing stream without ``wait``.
+    `Source.commit` sets. ``owns``: the partitions that will be polled; None: all. Raises ConfigError for a URL that
+    cannot be, and for a missing stream without ``wait``.
     """
     parsed = parse_url(url)
     if parsed.scheme == "log":
@@ -196,7 +204,7 @@ def open_source(url: str, *, wait: bool = False, on_data_loss: OnDataLoss = "sto
     if parsed.scheme == "kafka":
         from monolith.streaming.kafka import KafkaSource
 
-        return KafkaSource(parsed, wait=wait, on_data_loss=on_data_loss, group=group)
+        return KafkaSource(parsed, wait=wait, on_data_loss=on_data_loss, group=group, owns=owns)
     if parsed.scheme == "parquet":
         from monolith.streaming.parquet import ParquetSource
 

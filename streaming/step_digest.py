@@ -2,12 +2,14 @@
 
 A step that is run again takes the same records, unless the stream lost some of them meanwhile (`on_data_loss: skip`)
 or another stream stands under the same name. Then the digest differs, and with it that of everything published since.
+
+Where the job's streams are co-partitioned, it is made of the partitions' own, so that several processes can make it.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,12 +24,21 @@ from monolith.streaming.journal import StepEntry
 from monolith.streaming.record_block import RecordBlock
 from monolith.streaming.sample_block import SampleBlock
 
+Digests = dict[str, dict[int, bytes]]  # stream -> partition -> digest
+
+
+def of_partitions(entry: StepEntry, digests: Mapping[str, Mapping[int, bytes]]) -> bytes:
+    """The digest of a step, of which ``digests`` has those of each partition's records; 16 bytes."""
+    ordered = [(stream, sorted(digests[stream].items())) for stream in sorted(digests)]
+    return xxhash.xxh3_128_digest(msgspec.msgpack.encode((entry, ordered)))
+
 
 class StepDigest:
     """Of one step; ``add`` the records of each partition in the order in which they are taken."""
 
-    def __init__(self, entry: StepEntry) -> None:
-        self._hash = xxhash.xxh3_128(msgspec.msgpack.encode(entry))
+    def __init__(self, entry: StepEntry | None) -> None:
+        """``entry`` None: of the records alone."""
+        self._hash = xxhash.xxh3_128(b"" if entry is None else msgspec.msgpack.encode(entry))
 
     def add(self, items: Sequence[Polled]) -> None:
         """What one partition gave: records and blocks of rows, in order."""

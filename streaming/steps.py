@@ -19,6 +19,7 @@ from typing import Literal
 from monolith.config import JobConfig
 from monolith.errors import CorruptError
 from monolith.streaming.deadletters import DeadLetters
+from monolith.streaming.divided import DividedRunner, PartReaders
 from monolith.streaming.inlets import open_inlets
 from monolith.streaming.joiner import OnShown
 from monolith.streaming.joiner_segments import no_files
@@ -27,12 +28,9 @@ from monolith.streaming.lanes import Inlet
 from monolith.streaming.live import WAIT_S, LiveCutter
 from monolith.streaming.progress import Progress
 from monolith.streaming.read_ahead import ReadAhead
-from monolith.streaming.reader_state import (
-    STATE_FILE,
-    decode_reader_state,
-)
+from monolith.streaming.reader_state import STATE_FILE, decode_reader_state
 from monolith.streaming.rejects import Rejects
-from monolith.streaming.runner import Runner, Step
+from monolith.streaming.runner import Files, KeptFiles, Runner, Step
 from monolith.tables.schema import FeatureSchema
 
 log = logging.getLogger(__name__)
@@ -53,11 +51,13 @@ class StepReader:
         clock: Callable[[], float] = time.monotonic,
         cutter: LiveCutter | None = None,
         on_shown: OnShown | None = None,
+        readers: PartReaders | None = None,
     ) -> None:
         """Stand before the first step. `open` builds the parts from the job.
 
         ``until`` is the last step that this job makes: those after it are made under other settings, by another
         reader. ``cutter`` proposes the steps that the journal does not hold. ``on_shown`` is the joiner's.
+        ``readers`` are the processes that read and join, each its partitions; None: this one does all.
         """
         self._job = job
         self._inlets = inlets
@@ -66,11 +66,15 @@ class StepReader:
         self._replay_only = replay_only
         self._until = until
         self._clock = clock
-        self._runner = Runner(job, inlets, letters, clock, on_shown)
+        self._runner = (
+            Runner(job, inlets, letters, clock, on_shown)
+            if readers is None
+            else DividedRunner(job, inlets, letters, clock, readers)
+        )
         self._rejects = Rejects(job.input.max_reject_share, job.train.window_samples)
         self._live = False
         self._cutter = cutter or LiveCutter(job, inlets, clock)
-        self._ahead = ReadAhead(inlets, job.train.step_records)
+        self._ahead = ReadAhead(inlets if readers is None else [], job.train.step_records)
         self._committable: Positions = {}
         self._recorded: StepEntry | None = None  # the journalled step that is next
         self._entries: Iterator[StepEntry] | None = None  # those after it; None: where to begin is not known yet
@@ -84,22 +88,28 @@ class StepReader:
         replay_only: bool = False,
         until: int | None = None,
         on_shown: OnShown | None = None,
+        readers: PartReaders | None = None,
     ) -> StepReader:
         """Open the job's streams, its dead letters and its journal: a folder, or an open one that is now the reader's.
 
         With ``replay_only`` the steps are those of the journal, the last one is `Step.ended`, and nothing is written.
+        ``readers`` have opened the streams already.
         Raises ConfigError for URLs that cannot be, for a stream that is not there (unless the job follows it), and for
         a journal that another process has open; CorruptError for a damaged journal.
         """
         if isinstance(journal, Path):
             journal = Journal(journal, read_only=replay_only)
         try:
-            inlets = open_inlets(job)
+            inlets = open_inlets(job) if readers is None else readers.inlets
             letters = DeadLetters(None if replay_only else job.input.dead_letters)
         except BaseException:
             journal.close()
+            if readers is not None:
+                readers.close()
             raise
-        return cls(job, inlets, journal, letters, replay_only=replay_only, until=until, on_shown=on_shown)
+        return cls(
+            job, inlets, journal, letters, replay_only=replay_only, until=until, on_shown=on_shown, readers=readers
+        )
 
     @property
     def schema(self) -> FeatureSchema:
@@ -198,7 +208,7 @@ class StepReader:
                 return self._runner.nothing_more()
             entry = self._cutter.cut(self._runner.standing())
             if entry is not None:
-                self._runner.gate.check_units(self._inlets, entry)
+                self._runner.check(entry)
                 self._rejects.check(self._inlets, entry)
                 self._write(entry)
                 step = self._runner.run(entry, ends=entry.ended)
@@ -237,32 +247,33 @@ class StepReader:
 
         Canonical: the same state gives the same bytes.
         """
-        return self._state(self._runner.joiner.state())
+        self._keep()
+        return self._runner.state()
 
-    def save(self, *, whole: bool) -> dict[str, bytes | None]:
+    def save(self, *, whole: bool) -> Files:
         """As `state`, as the files of a snapshot, by name; None: the bytes that an earlier call gave under that name.
 
-        ``whole``: all of them are given. What waits in the joiner is written once, and then only what changes of it.
+        What is to be called with a folder writes files into it. ``whole``: all of them are given. What waits in the
+        joiner is written once, and then only what changes of it.
         """
-        saved = self._runner.joiner.save(whole=whole)
-        return {STATE_FILE: self._state(saved.index), **saved.files}
+        self._keep()
+        return self._runner.save(whole=whole)
 
-    def load(self, read: Callable[[str], bytes]) -> None:
-        """Stand where `save` gave the files that ``read`` reads, or an earlier build did. Raises as `restore`."""
-        self._restore(read(STATE_FILE), read)
-
-    def begin_after(self, read: Callable[[str], bytes]) -> None:
-        """Begin the run where another one stood in the same streams, with what waited there; raises as `restore`.
-
-        Its model is to be published. ``read`` gives the files of that run's snapshot.
-        """
-        self._ahead.forget()
-        self._runner.begin_after(decode_reader_state(read(STATE_FILE)), read)
-
-    def _state(self, joiner: bytes) -> bytes:
+    def _keep(self) -> None:
         self._journal.sync()
         self._committable = self._runner.positions()
-        return self._runner.state(joiner)
+
+    def load(self, kept: KeptFiles) -> None:
+        """Stand where `save` gave the files of the snapshot ``kept``, or an earlier build did. Raises as `restore`."""
+        self._restore(kept.read(STATE_FILE), kept)
+
+    def begin_after(self, kept: KeptFiles) -> None:
+        """Begin the run where another one stood in the same streams, with what waited there; raises as `restore`.
+
+        Its model is to be published. ``kept`` is that run's snapshot, or a start that was made of it.
+        """
+        self._ahead.forget()
+        self._runner.begin_after(decode_reader_state(kept.read(STATE_FILE)), kept)
 
     def restore(self, data: bytes) -> None:
         """Stand where `state` gave ``data``; the journal's later steps come next.
@@ -270,9 +281,9 @@ class StepReader:
         Raises VersionError or CorruptError for bytes that are no state, or are of a step that the journal lacks, and
         ConfigError for those of a job with other streams.
         """
-        self._restore(data, no_files)
+        self._restore(data, _NoFiles())
 
-    def _restore(self, data: bytes, read: Callable[[str], bytes]) -> None:
+    def _restore(self, data: bytes, kept: KeptFiles) -> None:
         state = decode_reader_state(data)
         if state.step > self._journal.last_step:
             raise CorruptError(
@@ -280,7 +291,7 @@ class StepReader:
                 f"{self._journal.last_step}: restore the journal that belongs to it"
             )
         self._ahead.forget()
-        self._runner.restore(state, read)
+        self._runner.restore(state, kept)
         self._live = False
         self._entries = self._recorded = None
 
@@ -314,8 +325,7 @@ class StepReader:
     def close(self) -> None:
         """Let go of streams, dead letters and journal. Twice is fine."""
         self._ahead.close()
-        for inlet in self._inlets:
-            inlet.source.close()
+        self._runner.close()
         self._letters.close()
         self._journal.close()
 
@@ -332,3 +342,12 @@ class StepReader:
 def _uncovered(inlet: Inlet, entry: StepEntry) -> list[int]:
     """Partitions of which ``entry`` takes records that are not polled yet."""
     return [p for p, end in entry.ends[inlet.name].items() if inlet.lanes[p].polled < end]
+
+
+class _NoFiles:
+    """Of a state that stands in no snapshot."""
+
+    path = Path()
+
+    def read(self, name: str) -> bytes:
+        return no_files(name)

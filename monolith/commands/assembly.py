@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from pathlib import Path
+from typing import Protocol
 
 from monolith.commands.eras import Era, next_era, recorded_era, settled
 from monolith.config import JobConfig
@@ -43,6 +44,13 @@ Observers = list[Callable[[Status], None]]
 NewLearner = Callable[[JobConfig, int], Learner]  # of a job, for the steps from a number on
 
 
+class OpenSteps(Protocol):
+    """Opens a job's reader, as `StepReader.open` does."""
+
+    def __call__(self, job: JobConfig, journal: Journal, *, replay_only: bool, until: int | None) -> StepReader:
+        """With the streams of ``job``, and ``journal``, which is the reader's from now on."""
+
+
 def alone(job: JobConfig, _: int) -> Learner:
     """The learner of a process that trains alone."""
     return Learner(job)
@@ -56,14 +64,15 @@ def run_eras(
     start: Snapshot | None = None,
     observers: Observers | None = None,
     new_learner: NewLearner = alone,
+    open_steps: OpenSteps = StepReader.open,
 ) -> Trainer:
     """Have ``run`` run a trainer for each era of the job, one after the other; the last one is returned, closed.
 
-    A switch of settings is a snapshot, and a trainer that goes on from it. ``new_learner`` makes each era's model. See
-    `open_trainer` for the rest.
+    A switch of settings is a snapshot, and a trainer that goes on from it. ``new_learner`` makes each era's model, and
+    ``open_steps`` its reader. See `open_trainer` for the rest.
     """
     while True:
-        trainer = _run_era(job, run, replay, start, observers, new_learner)
+        trainer = _run_era(job, run, replay, start, observers, new_learner, open_steps)
         if trainer is not None:
             return trainer
 
@@ -75,9 +84,12 @@ def _run_era(
     start: Snapshot | None,
     observers: Observers | None,
     new_learner: NewLearner,
+    open_steps: OpenSteps,
 ) -> Trainer | None:
     """None where another era follows: nothing of this one's model is in memory then."""
-    with open_trainer(job, replay=replay, start=start, observers=observers, new_learner=new_learner) as trainer:
+    with open_trainer(
+        job, replay=replay, start=start, observers=observers, new_learner=new_learner, open_steps=open_steps
+    ) as trainer:
         run(trainer)
         if trainer.stopped or not trainer.steps.at_switch:
             return trainer
@@ -93,6 +105,7 @@ def open_trainer(
     start: Snapshot | None = None,
     observers: Observers | None = None,
     new_learner: NewLearner = alone,
+    open_steps: OpenSteps = StepReader.open,
 ) -> Iterator[Trainer]:
     """A trainer that stands where its state folder says, with its store taken over; everything closes on the way out.
 
@@ -102,7 +115,7 @@ def open_trainer(
     folder has of them, from ``start`` on (None: step 1), and no more.
     """
     check_late(job, "input", "store")
-    with files_for(job.files), _opened(job, replay, start, observers, new_learner) as trainer:
+    with files_for(job.files), _opened(job, replay, start, observers, new_learner, open_steps) as trainer:
         yield trainer
 
 
@@ -127,6 +140,7 @@ def _opened(
     start: Snapshot | None,
     observers: Observers | None,
     new_learner: NewLearner,
+    open_steps: OpenSteps,
 ) -> Iterator[Trainer]:
     state = state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
@@ -142,7 +156,7 @@ def _opened(
         newest = snapshots.newest() or start
         era = _era(journal, newest, job)
         job = era.job
-        steps = StepReader.open(job, journal, replay_only=replay is not None, until=era.until)
+        steps = open_steps(job, journal, replay_only=replay is not None, until=era.until)
         stack.callback(steps.close)
         learner = new_learner(job, era.since)
         publisher = None

@@ -104,6 +104,7 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
     _die_with_parent()
     if rank:
         logging.getLogger("monolith").setLevel(logging.ERROR)  # rank 0 says what all do
+        logging.getLogger("monolith.streaming").setLevel(logging.WARNING)  # but not what befell partitions of their own
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # rank 0 says when it is over
     else:

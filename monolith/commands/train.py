@@ -14,7 +14,6 @@ from monolith.commands.ranks import MAX_RESTARTS, is_launched, is_stop_meant, ru
 from monolith.errors import ConfigError
 
 if TYPE_CHECKING:
-    from monolith.commands.assembly import NewLearner
     from monolith.commands.progress import Progress, Starting
     from monolith.config import JobConfig
     from monolith.training.sharding.orders import Channel
@@ -101,7 +100,7 @@ def _run(job: JobConfig, args: argparse.Namespace, channel: Channel | None = Non
 def _train(
     job: JobConfig, args: argparse.Namespace, channel: Channel | None, starting: Starting, bar: Progress
 ) -> None:
-    from monolith.commands.assembly import alone, run_eras
+    from monolith.commands.assembly import run_eras
     from monolith.dashboard.observers import observing
 
     if args.source is not None:
@@ -113,14 +112,16 @@ def _train(
             job,
             (_Stoppable() if channel is None else _Stoppable(is_stop_meant)).run,
             observers=[lambda _: starting.end(), bar, *observers],
-            new_learner=alone if channel is None else _leading(channel),
+            **({} if channel is None else _leading(channel)),
         )
 
 
-def _leading(channel: Channel) -> NewLearner:
-    from monolith.training.sharding.leader import LeadingLearner
+def _leading(channel: Channel) -> dict[str, Any]:
+    """How `run_eras` makes what all ranks have a hand in."""
+    from monolith.training.sharding.reading import Leading
 
-    return lambda job, step: LeadingLearner(job, channel, step)
+    leading = Leading(channel)
+    return {"new_learner": leading.new_learner, "open_steps": leading.open_steps}
 
 
 def _begin(job: JobConfig, source: Path, *, from_beginning: bool, shows: bool) -> None:

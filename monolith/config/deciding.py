@@ -36,7 +36,8 @@ DECIDING = _paths(
         "join": "positive_actions window_s early_s dedup_s late_positives negative_rate max_bytes",
         "model": "kind hidden bottom cross_layers cross_rank activation norm dropout embedding_l2 options",
         "dense_optimizer": "kind lr weight_decay on_nonfinite",
-        "input": "max_out_of_order_s max_future_s jump_records max_jump_s time_unit check_time_unit unknown_features",
+        "input": "co_partitioned max_out_of_order_s max_future_s jump_records max_jump_s time_unit check_time_unit"
+        " unknown_features",
         "train": "batch_size sweep_rows threads device window_samples group_by",
         "sharding": "exact wire limit_parts",
     }

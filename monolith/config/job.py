@@ -32,6 +32,8 @@ class InputConfig(_Section, frozen=True):
         None  # URL of the sink for records that cannot be used; None: counted and logged only
     )
     follow: bool = True  # False: stop at the end that the streams had when the job started
+    # a request's records are in partitions of one number: each of several processes then reads and joins its partitions
+    co_partitioned: bool = False
     idle_s: NonNegative = 0.5  # a caught-up partition without records for this long stops holding the watermark
     max_out_of_order_s: NonNegative = 0.0  # how far a partition's event times may run behind its latest
     max_future_s: NonNegative = 600.0  # further ahead of its ingestion time than this: dead letter

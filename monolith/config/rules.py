@@ -21,6 +21,7 @@ from monolith.config.schema import Problem
 from monolith.secrets import has_reference, masked
 
 SOURCES = ("log", "kafka", "parquet", "memory")
+PARTITIONED = ("log", "kafka")  # sources that several processes read beside each other
 SINKS = ("log", "kafka", "memory")
 STORES = ("lmdb", "redis")
 
@@ -30,19 +31,9 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and k
 
 def broken_rules(job: JobConfig) -> Iterator[Problem]:
     """Every rule that ``job`` breaks; nothing where it is a job that can run."""
-    rules = (
-        _names,
-        _inputs,
-        _urls,
-        _table_features,
-        _declared_features,
-        _group_by,
-        _model,
-        _optimizers,
-        _policies,
-        _device,
-    )
-    for rule in (*rules, broken_label_rules, _clocks):
+    streams = (_inputs, _partitions, _urls)
+    parts = (_table_features, _declared_features, _group_by, _model, _optimizers, _policies, broken_label_rules)
+    for rule in (_names, *streams, *parts, _clocks, _device):
         yield from rule(job)
 
 
@@ -73,6 +64,14 @@ def _inputs(job: JobConfig) -> Iterator[Problem]:
     if given not in (["features", "actions"], ["samples"]):
         seen = " and ".join(given) or "none of them"
         yield ("input",), f"give either both features and actions (to be joined) or samples alone; saw {seen}"
+
+
+def _partitions(job: JobConfig) -> Iterator[Problem]:
+    for key in ("features", "actions", "samples") if job.input.co_partitioned else ():
+        scheme = (getattr(job.input, key) or "log").partition(":")[0]
+        if scheme in SOURCES and scheme not in PARTITIONED:
+            text = f"{key} is {scheme}://, which one process reads; allowed with it: {', '.join(PARTITIONED)}"
+            yield ("input", "co_partitioned"), text
 
 
 def _urls(job: JobConfig) -> Iterator[Problem]:

@@ -65,6 +65,12 @@ class Advisor:
 
     def _review_actions(self, progress: Progress) -> None:
         joined = progress.joined
+        if progress.crossed:
+            self._say(
+                "crossed",
+                f"{progress.crossed:,} actions have their features in a partition of another number, and so make no "
+                f"label, though input.co_partitioned is true: key both streams by request id, or set it to false",
+            )
         if joined.positives:
             return
         if joined.late >= LEAST_ACTIONS:

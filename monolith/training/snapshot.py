@@ -391,5 +391,5 @@ def _write_content(path: Path, content: Content) -> Entries:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_and_sync(path, content)
         return {}
-    path.mkdir(parents=True)
+    path.mkdir(parents=True, exist_ok=True)
     return content(path) or {}

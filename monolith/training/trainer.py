@@ -206,6 +206,8 @@ class Trainer:
 
     def advance(self, step: Step) -> None:
         """Train on one step's samples in batches, expire what is idle, publish if the step says so."""
+        if step.example is not None and len(step.example):
+            self.advisor.look(step.example)
         batches = [*step.batch.pieces(self.learner.job.train.batch_size), None]
         for batch, following in pairwise(batches):
             if batch is not None:
@@ -244,7 +246,6 @@ class Trainer:
         self._owes = True
 
     def _train(self, batch: Batch, following: Batch | None) -> None:
-        self.advisor.look(batch)
         scores = self.learner.step(batch, following)
         self.metrics.update(batch, scores)
         self._ingested.extend(batch.ingestion_time_ms.tolist())
@@ -318,7 +319,7 @@ class Trainer:
                 f"{self.learner.job.name!r}, run {self.lineage}. Give the job a state folder of its own."
             )
         (load_model or self._load_model)(snapshot)
-        self.steps.load(snapshot.read)
+        self.steps.load(snapshot)
         self.metrics.restore(snapshot.read("metrics.bin"))
         if STRINGS in snapshot.manifest.files:
             self.strings.restore(snapshot.read(STRINGS))
@@ -338,7 +339,7 @@ class Trainer:
         if STRINGS in start.snapshot.manifest.files:
             self.strings.restore(start.snapshot.read(STRINGS))
         if STATE_FILE in start.snapshot.manifest.files:
-            self.steps.begin_after(start.snapshot.read)
+            self.steps.begin_after(start.snapshot)
         else:
             self.steps.begin_at(start.about.positions)
         self.sequence, self._started = start.snapshot.manifest.sequence, True

@@ -64,7 +64,8 @@ nb::tuple taken_samples(Joiner& joiner) {
   const Samples samples = joiner.take_samples();
   return nb::make_tuple(bytes_of(samples.event_time_ms), bytes_of(samples.ingestion_ms), bytes_of(samples.labels),
                         bytes_of(samples.rates), bytes_of(samples.late), bytes_of(samples.heads),
-                        bytes_of(samples.bag_data), bytes_of(samples.keys), bytes_of(samples.ends));
+                        bytes_of(samples.bag_data), bytes_of(samples.keys), bytes_of(samples.ends),
+                        bytes_of(samples.turns));
 }
 
 nb::list taken_seen(Joiner& joiner) {
@@ -185,14 +186,17 @@ NB_MODULE(_joiner, m) {
           "__init__",
           [](Joiner* self, std::int64_t window_ms, std::int64_t early_ms, std::int64_t dedup_ms,
              std::uint64_t keep_below, bool keep_all, float rate, int late, std::size_t head_bytes, bool tells_seen,
-             const std::vector<std::pair<std::vector<std::string>, bool>>& tasks, float negative_weight) {
+             const std::vector<std::pair<std::vector<std::string>, bool>>& tasks, float negative_weight,
+             bool co_partitioned, bool tells_turns) {
             JoinRules rules{window_ms, early_ms, dedup_ms, keep_below, keep_all, rate, static_cast<Late>(late)};
             for (const auto& [actions, takes_value] : tasks) rules.tasks.push_back({actions, takes_value});
             rules.negative_weight = negative_weight;
+            rules.co_partitioned = co_partitioned;
+            rules.tells_turns = tells_turns;
             new (self) Joiner(rules, head_bytes, tells_seen);
           },
           "window_ms"_a, "early_ms"_a, "dedup_ms"_a, "keep_below"_a, "keep_all"_a, "rate"_a, "late"_a, "head_bytes"_a,
-          "tells_seen"_a, "tasks"_a, "negative_weight"_a)
+          "tells_seen"_a, "tasks"_a, "negative_weight"_a, "co_partitioned"_a, "tells_turns"_a)
       .def("add_shown",
            [](Joiner& self, std::int64_t order_ms, std::uint32_t stream, std::uint32_t partition, std::int64_t offset,
               std::int64_t ingestion_ms, std::int64_t event_time_ms, std::string_view request, std::string_view item,
@@ -232,6 +236,7 @@ NB_MODULE(_joiner, m) {
       .def_prop_ro("due_ms", &Joiner::due_ms)
       .def_prop_ro("pending_bytes", &Joiner::pending_bytes)
       .def_prop_ro("held_bytes", &Joiner::held_bytes)
+      .def_prop_ro("crossed", &Joiner::crossed)
       .def_prop_rw("counters", &counters_of, &set_counters)
       .def_prop_rw(
           "newest_ingestion_ms", [](Joiner& self) { return self.newest_ingestion_ms(); },

@@ -50,6 +50,7 @@ std::int64_t Joiner::due_ms() const {
 
 void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms) {
   newest_ms_ = newest_ms;
+  turn_.released = 0;
   if (watermark_ms == kEnd) {
     timed_ms_ = newest_ms;
     std::int64_t last_ms = kStart;
@@ -59,6 +60,7 @@ void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::i
   } else {
     work_off(watermark_ms);
     timed_ms_ = watermark_ms;
+    turn_.released = 1;
     while (!pending_.empty() && pending_ms() <= released_ms) release_next();
   }
   timed_ms_ = kEnd;
@@ -104,6 +106,7 @@ void Joiner::release_next() {
   const std::uint32_t place = pending_.pop().place;
   Record record = records_.take(place);
   pending_bytes_ -= bytes_of(record);
+  turn_ = {turn_.released, record.order_ms, record.stream, record.partition, record.offset};
   release(record);
 }
 
@@ -164,6 +167,7 @@ void Joiner::show(Record& record) {
   const std::uint32_t place = waiting_.put(std::move(entry));
   Waiting& shown = waiting_[place];
   each_parked(shown.text, [&](std::uint32_t parked) {
+    if (parted(record.partition, parked_[parked].partition)) return;
     const auto made = static_cast<std::uint16_t>(made_by(parked_[parked].text.rest()) & ~shown.seen);
     if (made == 0) ++counters_.duplicate_actions;  // another action made these labels already
     label(shown, made, parked_[parked].value);
@@ -195,7 +199,7 @@ void Joiner::act(Record& record) {
     return;
   }
   const std::uint32_t place = waiting_.find(record.text);
-  if (place == kNone) return park(record);
+  if (place == kNone || parted(waiting_[place].partition, record.partition)) return park(record);
   Waiting& entry = waiting_[place];
   const auto made = static_cast<std::uint16_t>(makes & ~entry.seen);
   if (made == 0) {
@@ -207,6 +211,13 @@ void Joiner::act(Record& record) {
   } else {
     late_positive(place, made, record);
   }
+}
+
+// Whether features and an action that belong together must not meet: another joiner could not have them meet.
+bool Joiner::parted(std::uint32_t features, std::uint32_t action) {
+  if (!rules_.co_partitioned || features == action) return false;
+  ++crossed_;
+  return true;
 }
 
 void Joiner::park(Record& record) {
@@ -316,6 +327,7 @@ void Joiner::emit(std::string_view request, std::string_view item, std::string_v
   samples_.ends.push_back(static_cast<std::uint32_t>(samples_.keys.size()));
   samples_.keys.append(item);
   samples_.ends.push_back(static_cast<std::uint32_t>(samples_.keys.size()));
+  if (rules_.tells_turns) samples_.turns.push_back(turn_);
 }
 
 void Joiner::drop_row(Waiting& entry) {
@@ -329,6 +341,9 @@ void Joiner::alarm(std::int64_t time_ms, Timer kind, std::uint32_t place, std::u
 }
 
 void Joiner::fire(const Alarm& alarm) {
+  constexpr std::int64_t kBehindRecords = std::int64_t{1} << 32;
+  turn_ = {turn_.released, alarm.time_ms, kBehindRecords + static_cast<std::int64_t>(alarm.kind), alarm.partition,
+           alarm.offset};
   if (alarm.kind == Timer::parked) {
     const Parked& owner = parked_[alarm.place];
     if (owner.offset != alarm.offset || owner.partition != alarm.partition) return;

@@ -43,6 +43,9 @@ struct JoinRules {
   // and a kept negative's weights count so many times. Without, every action that is not ignored makes the one label.
   std::vector<JoinTask> tasks = {};
   float negative_weight = 1.0f;
+  // The features and the actions of a request are in partitions of one number: others do not find each other.
+  bool co_partitioned = false;
+  bool tells_turns = false;  // see Turn
 };
 
 enum class Kind : std::uint8_t { shown, action, joined };
@@ -90,6 +93,15 @@ inline std::size_t bytes_of(const Parked& parked) {
   return sizeof(Parked) + 32 + kSlot + kAllocation + parked.text.size();
 }
 
+// Whose turn it is when a sample is made, whichever joiner makes it: samples of joiners that have different partitions,
+// sorted by it, are in the order of one joiner that has all of them.
+struct Turn {
+  std::int64_t released;  // 1: by silence, behind all that the watermark lets go
+  std::int64_t time_ms;   // of the record that made it, or of the timer
+  std::int64_t kind;      // the record's stream; timers come behind all records of their instant
+  std::int64_t partition, offset;
+};
+
 // Samples in order, as columns. Rows are cut into their heads, which have one length, and what follows.
 struct Samples {
   std::vector<std::int64_t> event_time_ms, ingestion_ms;
@@ -98,6 +110,7 @@ struct Samples {
   std::string heads, bag_data;
   std::string keys;                 // request and item of each sample, one after the other
   std::vector<std::uint32_t> ends;  // in `keys`, two a sample
+  std::vector<Turn> turns;          // where the rules tell them
 };
 
 // A feature event that is not a repeat, in the order of samples: `before` samples came first.
@@ -141,6 +154,7 @@ class Joiner {
   std::vector<const Parked*> parked() const;
   void put(Waiting entry);  // of a key that is not there
   void put(Parked action);
+  std::uint64_t crossed() const { return crossed_; }  // actions whose features are in another partition
   std::uint16_t all_tasks() const { return all_tasks_; }
   bool gathers() const { return !rules_.tasks.empty(); }
 
@@ -198,6 +212,7 @@ class Joiner {
   template <class Visit>
   void each_parked(const Text& key, Visit visit);
   Alarms& alarms_of(Timer kind) { return alarms_[static_cast<std::size_t>(kind)]; }
+  bool parted(std::uint32_t features, std::uint32_t action);
   static Alarms* first_of(std::initializer_list<Alarms*> queues);
 
   struct Maker {
@@ -225,6 +240,8 @@ class Joiner {
   std::int64_t newest_ingestion_ms_ = kStart;
   std::int64_t timed_ms_ = kEnd;  // the timers up to here have fired before any record behind it is released
   std::int64_t newest_ms_ = kEnd;
+  Turn turn_{};  // of what is being worked off
+  std::uint64_t crossed_ = 0;
   std::size_t pending_bytes_ = 0, held_bytes_ = 0;
 };
 

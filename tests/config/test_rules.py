@@ -98,6 +98,10 @@ def test_rule_names_the_place_and_what_is_allowed(refused, old, new, says):
             "train.group_by: no table reads the feature 'moive' (did you mean 'movie'?); read: user, movie, genres",
         ),
         (["train.group_by=genres"], "train.group_by: the feature 'genres' is a bag, which names no group"),
+        (
+            ["input.co_partitioned=true", "input.actions=parquet://x"],
+            "input.co_partitioned: actions is parquet://, which one process reads; allowed with it: log, kafka",
+        ),
         (["input.dead_letters=parquet://x"], "input.dead_letters: unknown scheme 'parquet'"),
     ],
 )

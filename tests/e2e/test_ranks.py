@@ -15,56 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rank_jobs import EVENTS, KILLS, STEADY, TABLES, differences, job, newest
 from rank_processes import pids_of, steps_of
 
-from monolith.commands.compare import compare_snapshots, same_history
+from monolith.commands.compare import same_history
 from monolith.commands.inspect_state import folder_lines
-from monolith.serving.parity import compare_images
-from monolith.serving.store import open_store
 from monolith.streaming.journal import Journal
 from monolith.tables import Table
-from monolith.training.snapshot import RANKS, Snapshot, Snapshots
+from monolith.training.snapshot import RANKS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-
-KILLS = int(os.environ.get("MONOLITH_RANK_KILLS", "3"))
-EVENTS = 900 if KILLS < 10 else 400 * KILLS  # enough for each kill to come at a step of its own
-TABLES = [
-    {"name": "user", "dim": 9, "expiry": {"kind": "idle", "ttl_s": 600, "max_age_s": 1500}},
-    {
-        "name": "item",
-        "dim": 9,
-        "optimizer": {"kind": "adam", "clip_global_norm": 0.01},
-        "admission": {"kind": "min_count", "count": 2, "half_life_s": 900},
-        "expiry": {"kind": "idle", "ttl_s": 900},
-    },
-    {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
-]
-STEADY = {"publish_every_s": 0.0, "step_linger_s": 30.0, "sweep_rows": 16, "keep_journal": True}  # steps go by size
-
-
-def job(kit, name: str, *, exact: bool = True, **settings):
-    """A job whose journal depends on its streams alone."""
-    settings = {"tables": TABLES, "train": STEADY, **settings}
-    settings["features"] = [{"name": "tags", "type": "string", "bag": True, "keep_strings": True}]
-    return kit.job(name, sharding={"exact": exact, "timeout_s": 60}, **settings)
-
-
-def newest(kit, name: str) -> Snapshot:
-    found = Snapshots(kit.folder / name / "state" / "snapshots").newest()
-    assert found is not None
-    return found
-
-
-def differences(kit, left: str, right: str) -> list[str]:
-    """Between two runs' newest snapshots and what they published."""
-    a, b = newest(kit, left), newest(kit, right)
-    found = [each for each in compare_snapshots(a.path, b.path) if not each.startswith("lineage")]
-    stores = [open_store(f"lmdb://{kit.folder / name / 'store'}", "e2e") for name in (left, right)]
-    found += compare_images(*stores)
-    for store in stores:
-        store.close()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 from batches import seen, told
+from part_readers import KeptInMemory
 
 from monolith.errors import ConfigError, CorruptError, DataLossError, UnavailableError, VersionError
 from monolith.streaming.journal import Journal
@@ -64,7 +65,7 @@ def test_rerun_from_the_files_of_any_save_gives_the_same_states(streams, open_re
     assert any(name.startswith("joiner/waiting") for name in files)
     for place in range(0, len(saves), 5):
         reader = open_reader(job)
-        reader.load(saves[place].__getitem__)
+        reader.load(KeptInMemory(saves[place]))
         assert reader.state() == states[place]
         assert whole_state(saves[place].__getitem__) == states[place]
         for state in states[place + 1 :]:
@@ -77,7 +78,7 @@ def test_a_snapshot_whose_joiner_is_in_one_piece_is_read(streams, open_reader, m
     streams = streams(2)
     steps, states = live_run(streams, open_reader(make_job()), clock, rounds=6)
     reader = open_reader(make_job())
-    reader.load({"stream.bin": states[2]}.__getitem__)
+    reader.load(KeptInMemory({"stream.bin": states[2]}))
     assert reader.state() == states[2]
     assert told(reader.next(0.0)) == told(steps[3])
 

@@ -35,6 +35,7 @@ class FixedStep:
     publish: bool
     ended: bool = False
     digest: bytes = b"fixed"
+    example: Batch | None = None
 
 
 @dataclass
@@ -60,8 +61,8 @@ class FixedSteps:
     def save(self, *, whole: bool) -> dict[str, bytes | None]:
         return {"stream.bin": msgspec.msgpack.encode(self.at)}
 
-    def load(self, read) -> None:
-        self.at = msgspec.msgpack.decode(read("stream.bin"))
+    def load(self, kept) -> None:
+        self.at = msgspec.msgpack.decode(kept.read("stream.bin"))
 
     def commit(self) -> None:
         self.committed.append(self.at)

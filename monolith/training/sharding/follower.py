@@ -17,6 +17,7 @@ from monolith.training.sharding.leader import answer_of, staged
 from monolith.training.sharding.learner import DividedLearner, Part
 from monolith.training.sharding.orders import Channel, Order
 from monolith.training.sharding.own_parts import check_same_snapshot, contained, own_stats, saved_bytes
+from monolith.training.sharding.reading import RankReader
 from monolith.training.sharding.rejoining import rejoined, watch
 
 
@@ -35,6 +36,7 @@ class _Follower:
     def __init__(self, job: JobConfig, channel: Channel) -> None:
         self._job, self._channel = job, channel
         self._learner: DividedLearner | None = None
+        self._reader = RankReader(job)
         self._store: Store | None = None  # once something is staged
 
     def do(self, order: Order) -> None:
@@ -42,6 +44,8 @@ class _Follower:
             self._channel.rescuer.watch(None)
             self._learner = None  # its memory goes before the next one's comes
             self._learner = DividedLearner(job_under(self._job, order.settings, order.step))
+        elif isinstance(order, orders.Read):
+            self._channel.answer(answer_of(lambda: self._reader.do_bytes(order.work)))
         elif not isinstance(order, orders.Beat | orders.End):
             assert self._learner is not None, "rank 0 gives orders before it opened a model"
             self._do(self._learner, order)
@@ -63,8 +67,9 @@ class _Follower:
         | orders.Contains,
     ) -> None:
         match order:
-            case orders.Train(shares, asks):
-                learner.train([_part(share) for share in shares], asks=asks)
+            case orders.Train(shares, asks, dealt):
+                brought = [*map(_part, shares), *(self._reader.dealt.popleft() for _ in range(dealt))]
+                learner.train(brought, asks=asks)
             case orders.Advance(watermark_ms, sweep_rows):
                 learner.advance(watermark_ms, sweep_rows)
             case orders.Cut():
@@ -97,7 +102,8 @@ class _Follower:
         return self._store
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Let go of the streams and the store."""
+        self._reader.close()
         if self._store is not None:
             self._store.close()
 

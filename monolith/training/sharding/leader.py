@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +32,7 @@ from monolith.tables.stats import TableStats
 from monolith.training.dense_state import dense_weights
 from monolith.training.learner import Predictions
 from monolith.training.sharding import orders
-from monolith.training.sharding.learner import DividedLearner, Part, bounds
+from monolith.training.sharding.learner import DividedLearner, Part, bounds, scales_of, weights_of
 from monolith.training.sharding.orders import Answer, Channel, Order
 from monolith.training.sharding.own_parts import (
     contained,
@@ -49,8 +50,12 @@ _BEAT_S = 1.0
 class LeadingLearner(DividedLearner):
     """A learner whose tables are on all ranks. Of rank 0's thread; the others run `follower.follow`."""
 
-    def __init__(self, job: JobConfig, channel: Channel, step: int = 0) -> None:
-        """Raises ConfigError, on all ranks, for a job that cannot be divided."""
+    def __init__(self, job: JobConfig, channel: Channel, step: int = 0, dealt: deque[Part] | None = None) -> None:
+        """``dealt``: where rank 0's parts of batches come in, if each rank has its own already.
+
+        Raises ConfigError, on all ranks, for a job that cannot be divided.
+        """
+        self._dealt = dealt
         self.channel = channel
         self._brought: Batch | None = None  # the batch that the others have ahead
         self._counted: dict[str, TableStats] | None = None  # since the last order that changes a table
@@ -73,11 +78,15 @@ class LeadingLearner(DividedLearner):
     def step(self, batch: Batch, following: Batch | None = None) -> Predictions:
         """As a single process's; raises NonFiniteError, which all ranks then raise."""
         coming = ([] if self._brought is batch else [batch]) + ([] if following is None else [following])
-        shares = [self._shares(each) for each in coming]
         self._brought, asks = following, following is not None
         self._counted = None
-        own = [share[0] for share in shares]
-        self.channel.tell_each(self._orders(shares, asks=asks))
+        if self._dealt is None:
+            shares = [self._shares(each) for each in coming]
+            own = [share[0] for share in shares]
+            self.channel.tell_each(self._orders(shares, asks=asks))
+        else:
+            own = [self._dealt.popleft() for _ in coming]
+            self.channel.tell(orders.Train([], asks, len(coming)))
         said = self.train(own, asks=asks)
         assert said is not None
         return said
@@ -95,8 +104,8 @@ class LeadingLearner(DividedLearner):
             return [Part(batch, samples, ())] * self.ranks
         ends = bounds(samples, self.ranks)
         pieces = [batch[begin:end] for begin, end in pairwise(ends)]
-        whole = _weights(batch)
-        return [Part(piece, samples, _scales(_weights(piece), whole)) for piece in pieces]
+        whole = weights_of(batch)
+        return [Part(piece, samples, scales_of(weights_of(piece), whole)) for piece in pieces]
 
     def score(self, batch: Batch) -> Predictions:
         """Not of a divided model: raises InputError."""
@@ -248,7 +257,7 @@ class LeadingLearner(DividedLearner):
         answers = [answer_of(own), *self.channel.answers()]
         for rank, answer in enumerate(answers):
             if answer.error:
-                _raise(rank, answer)
+                raise_of(rank, answer)
         return answers
 
 
@@ -293,7 +302,8 @@ def answer_of(work: Callable[[], bytes]) -> Answer:
         return Answer(error="OSError", text=f"{error.errno or 0} {error.strerror or error}")
 
 
-def _raise(rank: int, answer: Answer) -> NoReturn:
+def raise_of(rank: int, answer: Answer) -> NoReturn:
+    """Raise the error that a rank answers with."""
     if answer.error == "OSError":
         number, _, text = answer.text.partition(" ")
         raise OSError(int(number), f"rank {rank}: {text}")
@@ -302,15 +312,3 @@ def _raise(rank: int, answer: Answer) -> NoReturn:
 
 def _encoded(part: Part) -> orders.Share:
     return orders.Share(to_bytes(part.batch), part.samples, list(part.scales))
-
-
-def _weights(batch: Batch) -> list[float]:
-    """Of each task, what its labels weigh."""
-    if batch.label_weights is None:
-        return [float(len(batch))] * batch.labels.shape[1]
-    return [float(each) for each in batch.label_weights.sum(axis=0, dtype=np.float64)]
-
-
-def _scales(own: Sequence[float], whole: Sequence[float]) -> list[float]:
-    """The share of each task's mean that is a rank's; a task that weighs nothing has no gradient."""
-    return [mine / of_all if of_all else 0.0 for mine, of_all in zip(own, whole, strict=True)]

@@ -51,6 +51,18 @@ def bounds(samples: int, ranks: int) -> list[int]:
     return [samples * rank // ranks for rank in range(ranks + 1)]
 
 
+def weights_of(batch: Batch) -> list[float]:
+    """Of each task, what its labels weigh."""
+    if batch.label_weights is None:
+        return [float(len(batch))] * batch.labels.shape[1]
+    return [float(each) for each in batch.label_weights.sum(axis=0, dtype=np.float64)]
+
+
+def scales_of(own: Sequence[float], whole: Sequence[float]) -> list[float]:
+    """The share of each task's mean that is a rank's; a task that weighs nothing has no gradient."""
+    return [mine / of_all if of_all else 0.0 for mine, of_all in zip(own, whole, strict=True)]
+
+
 class DividedLearner(Learner):
     """Every method is collective: all ranks call it, in the same order."""
 

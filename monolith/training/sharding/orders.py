@@ -37,6 +37,7 @@ class Train(msgspec.Struct, frozen=True, array_like=True, tag="train"):
 
     shares: list[Share]
     asks: bool  # whether the ids of the share after it are to be sent ahead
+    dealt: int = 0  # shares that come behind these, from those that each rank has already
 
 
 class Advance(msgspec.Struct, frozen=True, array_like=True, tag="advance"):
@@ -112,6 +113,12 @@ class Contains(msgspec.Struct, frozen=True, array_like=True, tag="contains"):
     keys: bytes
 
 
+class Read(msgspec.Struct, frozen=True, array_like=True, tag="read"):
+    """Do a piece of work on the streams, see `reading`; answer."""
+
+    work: bytes
+
+
 class Beat(msgspec.Struct, frozen=True, array_like=True, tag="beat"):
     """Nothing is to be done: rank 0 is there."""
 
@@ -137,6 +144,7 @@ Order = (
     | Rejoin
     | Count
     | Contains
+    | Read
     | Beat
     | End
 )
