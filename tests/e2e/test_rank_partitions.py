@@ -11,6 +11,7 @@ import pytest
 from rank_jobs import KILLS, differences, job, newest
 from rank_processes import pids_of, steps_of
 
+from monolith.commands.parity import against_snapshot
 from monolith.streaming.reader_state import whole_state
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -74,6 +75,28 @@ def test_a_run_with_killed_ranks_ends_in_the_bits_of_one_that_was_never_killed(r
     assert daemon.wait(300) == 0, runs.output()[-4000:]
     assert killed
     assert differences(runs, "killed", "sums") == []
+
+
+def test_ranks_that_keep_their_rows_go_on_in_their_partitions(kit):
+    fill(kit, count=300)
+    path, state = partitioned(kit, "kept", exact=False, input={"follow": True}), kit.folder / "kept" / "state"
+    arguments = ("train", path, "--workers", 2, "--set", "sharding.partial_recovery=true")
+    daemon = kit.spawn(*arguments, "--set", "train.snapshot_every_s=1e9")
+    kit.wait(lambda: steps_of(state) > 3 or daemon.poll() is not None, "steps", 120)
+    daemon.terminate()
+    assert daemon.wait(60) == 0, kit.output()[-3000:]
+    daemon, before = kit.spawn(*arguments, "--set", "train.snapshot_every_s=1e9"), steps_of(state)
+    fill(kit, count=600, seed=6)
+    kit.wait(lambda: steps_of(state) > before + 5 or daemon.poll() is not None, "new steps", 120)
+    os.kill(pids_of(path)[1], signal.SIGKILL)
+    kit.wait(lambda: "partial recovery: after" in kit.output() or daemon.poll() is not None, "the recovery", 120)
+    fill(kit, count=100, seed=7)
+    after = steps_of(state)
+    kit.wait(lambda: steps_of(state) > after + 1 or daemon.poll() is not None, "later steps", 120)
+    daemon.terminate()
+    assert daemon.wait(60) == 0, kit.output()[-3000:]
+    assert "updates lost by rank 0's partitions=" in kit.output()
+    assert against_snapshot(f"lmdb://{kit.folder / 'kept' / 'store'}", "e2e", state).exact
 
 
 def test_any_number_of_ranks_goes_on_from_a_snapshot_with_what_waits_in_the_joiner(kit):

@@ -37,8 +37,8 @@ def dealt(own: Batch, deal: Deal, batch_size: int, transport: Transport, *, to_a
     everyone = np.arange(len(places))
     trained_by = _ranks_of(places, deal.samples, batch_size, transport.ranks)
     chosen = [everyone if to_all else np.flatnonzero(trained_by == rank) for rank in range(transport.ranks)]
-    arrived = transport.send([_message(places[each], own.take(each)) for each in chosen]).wait()
-    pieces = [_opened(message) for message in arrived]
+    arrived = transport.send([message_of(places[each], own.take(each)) for each in chosen]).wait()
+    pieces = [opened(message) for message in arrived]
     order = np.argsort(np.concatenate([of_piece for of_piece, _ in pieces]))
     return _parts(concatenated([piece for _, piece in pieces]).take(order), deal, batch_size, transport, to_all=to_all)
 
@@ -65,14 +65,15 @@ def _parts(samples: Batch, deal: Deal, batch_size: int, transport: Transport, *,
     return parts
 
 
-def _message(places: Ints, batch: Batch) -> Ints:
+def message_of(places: Ints, batch: Batch) -> Ints:
     """Numbers of samples and bytes, the places, and the batch in whole words."""
     data = to_bytes(batch)
     padded = data + bytes(-len(data) % _WORD)
     return np.concatenate([np.array([len(places), len(data)]), places, np.frombuffer(padded, np.int64)])
 
 
-def _opened(message: Ints) -> tuple[Ints, Batch]:
+def opened(message: Ints) -> tuple[Ints, Batch]:
+    """The places and the batch of `message_of`. Raises as `from_bytes`."""
     samples, size = message[:2].tolist()
     return message[2 : 2 + samples], from_bytes(message[2 + samples :].tobytes()[:size])
 

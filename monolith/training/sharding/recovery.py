@@ -67,7 +67,8 @@ def _recover(trainer: Trainer, learner: LeadingLearner, rescue: Rescue, journal:
         step = trainer.steps.next(timeout_s=0.1)
         learner.beat()
         if step is not None:
-            for batch in step.batch.pieces(learner.job.train.batch_size):
+            loss.samples += len(step.batch)
+            for batch in () if step.example is None else step.example.pieces(learner.job.train.batch_size):
                 loss.add(batch)
             trainer.pass_over(step)
     trainer.went_on(xxhash.xxh3_128_digest(msgspec.msgpack.encode(entry)))
@@ -77,18 +78,21 @@ def _recover(trainer: Trainer, learner: LeadingLearner, rescue: Rescue, journal:
 
 
 class Loss:
-    """What lost ranks had learnt since a snapshot, at the most: as if all batches had been trained on."""
+    """What lost ranks had learnt since a snapshot, at the most: as if all batches had been trained on.
+
+    Where each rank reads partitions of its own, updates and rows are those by rank 0's.
+    """
 
     def __init__(self, learner: LeadingLearner, lost: list[int]) -> None:
         self.samples = self.updates = 0
+        self._by = " by rank 0's partitions" if learner.job.input.co_partitioned else ""
         self._divisions = learner.parts.divisions
         self._lost = [_parts_of(division, lost) for division in self._divisions]
         self._ids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64) for _ in self._divisions]
         self._more: list[list[npt.NDArray[np.int64]]] = [[] for _ in self._divisions]
 
     def add(self, batch: Batch) -> None:
-        """The samples of one batch."""
-        self.samples += len(batch)
+        """The updates of one batch."""
         for number, division in enumerate(self._divisions):
             keys = np.unique(np.concatenate([own for name in division.names for own in _keys(division, batch, name)]))
             own = keys[self._lost[number][division.owners.of_bucket[buckets_of(keys)]]]
@@ -109,7 +113,7 @@ class Loss:
         return sum(map(len, self._ids))
 
     def __str__(self) -> str:
-        return f"samples read again={self.samples}, updates lost={self.updates}, of rows={self.rows}"
+        return f"samples read again={self.samples}, updates lost{self._by}={self.updates}, of rows={self.rows}"
 
 
 def _parts_of(division: Division, ranks: list[int]) -> npt.NDArray[np.bool_]:
