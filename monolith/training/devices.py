@@ -40,7 +40,7 @@ def device_of(name: str) -> torch.device:
         )
     wanted, there = int(number) if number else rank, _Cuda.count()
     if wanted < there:
-        return torch.device("cuda", wanted)
+        return _Cuda.taken(wanted)
     if not there:
         raise ConfigError(
             f"train.device is {name!r}, and torch {torch.__version__} finds no CUDA device on this machine: install a "
@@ -122,6 +122,11 @@ class _Cuda:
     @staticmethod
     def count() -> int:
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+    @staticmethod
+    def taken(number: int) -> torch.device:
+        torch.cuda.set_device(number)  # else pinned memory would have each rank take some of GPU 0
+        return torch.device("cuda", number)
 
     @staticmethod
     def name(device: torch.device) -> str:

@@ -6,8 +6,10 @@ forward and backward. What only a GPU can show is marked ``gpu``.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -31,6 +33,7 @@ from monolith.tables.batch import Batch
 from monolith.training import devices, learner
 from monolith.training.devices import ToHost, crossed, device_of, on_cpu, to_device
 from monolith.training.learner import Learner
+from monolith.training.sharding import group
 from monolith.training.sharding.learner import DividedLearner, Part
 
 aten = torch.ops.aten
@@ -240,6 +243,7 @@ def gpus(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def there_are(count: int, rank: int = 0, ranks: int = 1) -> None:
         monkeypatch.setattr(devices._Cuda, "count", staticmethod(lambda: count))
+        monkeypatch.setattr(devices._Cuda, "taken", staticmethod(lambda number: torch.device("cuda", number)))
         monkeypatch.setenv("LOCAL_RANK", str(rank))
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
 
@@ -268,6 +272,39 @@ def test_a_device_that_is_not_there_is_refused_with_the_reason(gpus, name, there
     gpus(*there)
     with pytest.raises(ConfigError, match=says):
         Learner(job_of(device=name))
+
+
+def ranks_of(jobs: list[JobConfig], lacks: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The process groups' backend of each of the ranks, or what it is told; one may lack its GPU."""
+    lacking, store = threading.local(), dist.HashStore()
+
+    def device(name: str) -> torch.device:
+        if lacking.here:
+            raise ConfigError("no GPU here")
+        return torch.device(name)
+
+    def told(rank: int) -> str:
+        lacking.here = rank == lacks
+        try:
+            return group._backend(jobs[rank], store, rank, len(jobs))
+        except ConfigError as error:
+            return str(error)
+
+    monkeypatch.setattr(group, "device_of", device)
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        return [*threads.map(told, range(len(jobs)))]
+
+
+def test_ranks_with_gpus_add_gradients_by_nccl_and_send_rows_by_gloo(monkeypatch):
+    assert ranks_of([job_of()] * 2, None, monkeypatch) == ["gloo"] * 2
+    assert ranks_of([job_of(device="cuda")] * 2, None, monkeypatch) == ["cpu:gloo,cuda:nccl"] * 2
+
+
+def test_a_rank_without_its_gpu_or_with_another_device_is_named_on_all_ranks(monkeypatch):
+    assert ranks_of([job_of(device="cuda")] * 3, 1, monkeypatch) == ["rank 1: no GPU here"] * 3
+    one, other = ranks_of([job_of(), job_of(device="cuda")], None, monkeypatch)
+    assert one.startswith("rank 1 differs from rank 0: job: train.device is 'cuda', not 'cpu'. Start every rank")
+    assert other.startswith("rank 0 differs from rank 1: job: train.device is 'cpu', not 'cuda'. Start every rank")
 
 
 def test_on_the_cpu_nothing_is_copied():
