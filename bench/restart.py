@@ -1,13 +1,14 @@
 """What a trainer's restart does with a table, and every other pass over all rows, beside reading the same bytes.
 
-    python bench/restart.py [--part passes|job|both] [--rows N] [--repeats N] [--folder PATH] [--json PATH]
-                            [--markdown PATH]
+    python bench/restart.py [--part passes|job|both] [--rows N] [--repeats N] [--workers W] [--folder PATH]
+                            [--json PATH] [--markdown PATH]
 
 The part ``passes``: a table of dim 16 (row-wise Adagrad, rows that expire) is saved, and then each pass of `PASSES`
 runs in turn, ``--repeats`` times: median seconds, rows a second, the ratio of the time to that of reading the table's
 file, with its quartiles, and the most memory that the pass took beyond what was there before it, its result included.
-The part ``job``: a whole job with as many rows is killed and started again (`restart_job.py`). Two million rows take
-some minutes, ten million a quarter of an hour, 8 GiB of memory and 5 of disk.
+The part ``job``: a whole job with as many rows is killed and started again (`restart_job.py`), or with ``--workers``
+one process of several, and all start again (`restart_ranks.py`). Two million rows take some minutes, ten million a
+quarter of an hour, 8 GiB of memory and 5 of disk.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 import numpy as np
 from machine import machine
 from restart_job import MILESTONES, TABLES, measured_job
+from restart_ranks import measured_ranks, rank_lines
 from restart_stores import snapshot_passes, store_passes
 
 from monolith.tables import Table, TableConfig, eviction, expiry, optimizers
@@ -83,8 +85,7 @@ def main() -> None:
             report["passes"] = {name: asdict(spent) for name, spent in passes.items()}
             lines += pass_lines(passes, options.rows)
         if options.part != "passes":
-            report["job"] = measured_job(folder, options.rows, options.repeats)
-            lines += job_lines(report["job"])
+            lines += measured_lines(report, folder, options)
     finally:
         shutil.rmtree(folder)
     print("\n".join(lines))
@@ -92,6 +93,16 @@ def main() -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
     if options.markdown:
         options.markdown.write_text("\n".join([*heading(report), *lines]) + "\n")
+
+
+def measured_lines(report: dict[str, Any], folder: Path, options: argparse.Namespace) -> Iterator[str]:
+    """Of the part ``job``, whose figures go into ``report``."""
+    if options.workers > 1:
+        report["ranks"] = measured_ranks(folder, options.rows, options.repeats, options.workers)
+        yield from rank_lines(report["ranks"], options.workers)
+    else:
+        report["job"] = measured_job(folder, options.rows, options.repeats)
+        yield from job_lines(report["job"])
 
 
 def measured(folder: Path, rows: int, repeats: int) -> dict[str, Spent]:
@@ -203,6 +214,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--part", choices=("passes", "job", "both"), default="both")
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1, help="processes of the part `job`, of which one is killed")
     parser.add_argument("--folder", type=Path, help="where everything is written; default: the system's")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--markdown", type=Path, help="write a page to this file as well")

@@ -50,8 +50,8 @@ MILESTONES = {
 def measured_job(folder: Path, rows: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each of the `MILESTONES`."""
     path, state = folder / "job.yaml", folder / "state"
-    path.write_text(yaml.safe_dump(_job(folder)))
-    with closing(_Writer(folder)):
+    path.write_text(yaml.safe_dump(restart_job(folder)))
+    with closing(Writer(folder)):
         filling = [sys.executable, __file__, str(path), str(rows)]
         filled = json.loads(subprocess.run(filling, check=True, stdout=subprocess.PIPE).stdout)
         seconds: dict[str, list[float]] = {name: [spent] for name, spent in filled.items()}
@@ -75,7 +75,8 @@ def measured_job(folder: Path, rows: int, repeats: int) -> dict[str, list[float]
     return seconds
 
 
-def _job(folder: Path) -> dict[str, Any]:
+def restart_job(folder: Path) -> dict[str, Any]:
+    """The job file."""
     rows = {"dim": 17, "optimizer": {"kind": "rowwise_adagrad"}, "expiry": {"kind": "idle", "ttl_s": 7 * 86400}}
     return {
         "name": "restart",
@@ -88,7 +89,7 @@ def _job(folder: Path) -> dict[str, Any]:
     }
 
 
-class _Writer(threading.Thread):
+class Writer(threading.Thread):
     """Appends events stamped with the present, until it is closed."""
 
     def __init__(self, folder: Path) -> None:
@@ -99,6 +100,7 @@ class _Writer(threading.Thread):
         self.start()
 
     def run(self) -> None:
+        """Write until it is closed."""
         with closing(open_sink(self._urls[0])) as features, closing(open_sink(self._urls[1])) as actions:
             number = 0
             while not self._done.wait(0.05):

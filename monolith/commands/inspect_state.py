@@ -149,6 +149,7 @@ def _journal(path: Path) -> Generator[str, None, bool]:
         yield f"  watermark {moment(last.watermark_ms)}, {published:,} steps published a delta"
         for stream, ends in last.ends.items():
             yield f"  {stream}: " + ", ".join(f"partition {p} at {offset:,}" for p, offset in sorted(ends.items()))
+    yield from (f"  {entry}" for entry in journal.recoveries)
     yield from _settings(journal.settings)
     return bool(journal.settings)
 

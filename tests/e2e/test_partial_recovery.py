@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from rank_processes import pids_of, steps_of
 
+from monolith.commands.inspect_state import folder_lines
 from monolith.commands.parity import against_snapshot
 from monolith.streaming.journal import Journal
 from monolith.tables import Table
@@ -90,6 +91,9 @@ def test_the_others_keep_their_rows_and_the_lost_ones_go_back_to_the_snapshot(be
     assert ended.returncode == 0, ended.stderr[-4000:]
     assert f"partial recovery: after step {rescue.step} the run went on" in ended.stderr
     assert not (state / "rescue").exists()
+    made = [steps_made(kept / f"{rank:04d}") for rank in rescue.left]
+    assert all(len(of_rank) == 1 for of_rank in made), "a rank's tables stood half way through a step"
+    assert np.ptp([of_rank.pop() for of_rank in made]) <= 1, "ranks stood more than one batch apart"
     changed = 0
     for name, rows in rows_of(open_snapshot(state / "snapshots" / f"{rescue.step:012d}")).items():
         parts = [part_in(kept / f"{rank:04d}" / name) for rank in rescue.left]
@@ -103,6 +107,7 @@ def test_the_others_keep_their_rows_and_the_lost_ones_go_back_to_the_snapshot(be
     (entry,) = Journal(state / "journal", read_only=True).recoveries
     assert (entry.recovered_after, entry.snapshot, entry.lost) == (rescue.step, before.manifest.step, [lost])
     assert against_snapshot(f"lmdb://{kit.folder / run / 'store'}", "e2e", state).exact
+    assert f"  {entry}" in folder_lines(state)
     if ranks == 3:
         return
     replayed = kit.run("replay", path, "--state", kit.folder / run / "again")
@@ -148,6 +153,11 @@ def part_in(folder: Path) -> Table:
     (path,) = folder.glob("*/table.bin")
     with TableFile(path.parent) as file:
         return Table.open(path.parent, buckets=file.held)
+
+
+def steps_made(folder: Path) -> set[int]:
+    """How many optimizer steps each table of a rank had made."""
+    return {part_in(each).native.clockwork().steps for each in folder.iterdir() if each.is_dir()}
 
 
 def by_id(table: Table) -> dict[int, bytes]:
