@@ -128,7 +128,8 @@ def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:
 def is_stop_meant() -> bool:
     """Whether SIGTERM asks for the end of the run: torchrun sends it to rank 0 when another rank has ended, too.
 
-    That rank 0 must end without a step more. Where a person called torchrun, the two cannot be told apart.
+    That rank 0 must end without a step more. Where a person called torchrun, the two cannot be told apart: then rank 0
+    finds that not all ranks answer, before it adds a step.
     """
     return _TOLD not in os.environ or _is_told(_STOP) or os.getppid() == 1
 

@@ -33,12 +33,18 @@ TABLES = [
     {"name": "item", "dim": 9, "optimizer": {"kind": "adam"}, "admission": {"kind": "min_count", "count": 2}},
     {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
 ]
+OTHER_KINDS = [
+    {"name": "user", "dim": 6, "kind": "qr", "rows": 200, "optimizer": {"kind": "adam"}},
+    {"name": "item", "dim": 6, "kind": "hashed", "rows": 60},
+    {"name": "both", "dim": 3, "kind": "unified", "rows": 150, "features": ["user", "tags"], "probes": {"tags": 2}},
+    {"name": "narrow", "dim": 5, "kind": "optembed", "width": 2, "features": ["item"]},
+]
 TRAIN = {"publish_every_s": 0.0, "step_linger_s": 30.0, "keep_journal": True, "snapshot_every_s": 1e9, "batch_size": 8}
 
 
-def job(kit, name: str, **train) -> Path:
+def job(kit, name: str, **settings) -> Path:
     sharding = {"timeout_s": 60, "partial_recovery": True}
-    return kit.job(name, tables=TABLES, train={**TRAIN, **train}, sharding=sharding)
+    return kit.job(name, **{"tables": TABLES, "train": TRAIN, "sharding": sharding, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -115,13 +121,15 @@ def test_the_others_keep_their_rows_and_the_lost_ones_go_back_to_the_snapshot(be
     assert f"the run's bits cannot be repeated from step 1 on: after step {rescue.step}" in replayed.stderr
 
 
-def test_a_run_that_loses_ranks_again_and_again_trains_on_and_its_store_has_its_rows(begun, capsys):
-    kit, run, killed, rng = begun, "again", 0, random.Random(3)
-    path, state, _ = goes_on(kit, run)
-    path = job(kit, run, snapshot_every_s=0.4)
-    if KILLS > 10:
-        kit.fill(*(f"log://{kit.folder / name}" for name in ("features", "actions")), count=400 * KILLS, seed=7)
+def test_a_run_that_loses_ranks_again_and_again_trains_on_and_its_store_has_its_rows(kit, capsys):
+    """With tables of other kinds."""
+    killed, rng, state = 0, random.Random(3), kit.folder / "again" / "state"
+    streams = [f"log://{kit.folder / name}" for name in ("features", "actions")]
+    kit.fill(*streams, count=1800 if KILLS < 10 else 400 * KILLS)
+    model = {"kind": "mlp", "hidden": [16, 8]}
+    path = job(kit, "again", tables=OTHER_KINDS, model=model, train={**TRAIN, "snapshot_every_s": 0.4})
     daemon = kit.spawn("train", path, "--workers", 2, "--max-restarts", 2 * KILLS + 5)
+    kit.wait(lambda: Snapshots(state / "snapshots").steps() or daemon.poll() is not None, "a snapshot", 120)
     while killed < KILLS and daemon.poll() is None:
         kit.wait(lambda: len(pids_of(path)) == 2 or daemon.poll() is not None, "two ranks", 120)
         before = steps_of(state)
@@ -137,7 +145,7 @@ def test_a_run_that_loses_ranks_again_and_again_trains_on_and_its_store_has_its_
     assert daemon.wait(300) == 0, kit.output()[-4000:]
     recoveries = Journal(state / "journal", read_only=True).recoveries
     assert recoveries, kit.output()[-4000:]
-    assert against_snapshot(f"lmdb://{kit.folder / run / 'store'}", "e2e", state).exact
+    assert against_snapshot(f"lmdb://{kit.folder / 'again' / 'store'}", "e2e", state).exact
     with capsys.disabled():
         print(f"\n  killed {killed} ranks, {len(recoveries)} partial recoveries")
         print("".join(f"  {line}\n" for line in kit.output().splitlines() if "partial recovery:" in line))

@@ -86,6 +86,7 @@ class Loss:
     def __init__(self, learner: LeadingLearner, lost: list[int]) -> None:
         self.samples = self.updates = 0
         self._by = " by rank 0's partitions" if learner.job.input.co_partitioned else ""
+        self._outputs = learner.parts.outputs
         self._divisions = learner.parts.divisions
         self._lost = [_parts_of(division, lost) for division in self._divisions]
         self._ids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64) for _ in self._divisions]
@@ -94,12 +95,17 @@ class Loss:
     def add(self, batch: Batch) -> None:
         """The updates of one batch."""
         for number, division in enumerate(self._divisions):
-            keys = np.unique(np.concatenate([own for name in division.names for own in _keys(division, batch, name)]))
+            keys = np.unique(np.concatenate(self._keys(division, batch)))
             own = keys[self._lost[number][division.owners.of_bucket[buckets_of(keys)]]]
             self.updates += len(own)
             self._more[number].append(own)
             if sum(map(len, self._more[number])) > _AT_ONCE:
                 self._merge(number)
+
+    def _keys(self, division: Division, batch: Batch) -> list[npt.NDArray[np.int64]]:
+        """Those of a native table's rows; its features may have other names than those that the job's table reads."""
+        read = [np.asarray(batch.bags[out.feature].ids) for out in self._outputs[division.outputs]]
+        return [own for name, ids in zip(division.names, read, strict=True) for own in division.native.keys(name, ids)]
 
     def _merge(self, number: int) -> None:
         self._ids[number] = np.unique(np.concatenate([self._ids[number], *self._more[number]]))
@@ -122,7 +128,3 @@ def _parts_of(division: Division, ranks: list[int]) -> npt.NDArray[np.bool_]:
     for rank in ranks:
         lost[division.of(rank)] = True
     return lost
-
-
-def _keys(division: Division, batch: Batch, feature: str) -> list[npt.NDArray[np.int64]]:
-    return division.native.keys(feature, np.asarray(batch.bags[feature].ids))
