@@ -70,7 +70,7 @@ def _counted(texts: list[str], word: str) -> str:
 
 def check(job: JobConfig, found: Findings, *, records: int = SAMPLE) -> None:
     """Have ``found`` hold what there is to say about ``job``."""
-    from monolith.commands.check_model import check_model
+    from monolith.commands.check_model import check_device, check_model
     from monolith.commands.check_state import check_state, check_store
     from monolith.commands.check_streams import check_streams
     from monolith.commands.check_tables import check_tables
@@ -80,6 +80,7 @@ def check(job: JobConfig, found: Findings, *, records: int = SAMPLE) -> None:
     for sentence in advice(job):
         found.warn(sentence)
     parts: tuple[Callable[[JobConfig, Findings], None], ...] = (
+        check_device,
         check_model,
         check_tables,
         partial(check_streams, records=records),

@@ -1,10 +1,22 @@
-"""Whether a network of the user's own can be imported, built and used; ours are checked as the job file is read."""
+"""Whether the device is there, and a network of the user's own can be imported, built and used.
+
+Our networks are checked as the job file is read.
+"""
 
 from __future__ import annotations
 
 from monolith.commands.check import Findings
 from monolith.config import JobConfig
 from monolith.config.model_rules import is_own
+
+
+def check_device(job: JobConfig, found: Findings) -> None:
+    """Look for a GPU where the job has one. Raises ConfigError where it is not there."""
+    if job.train.device == "cpu":
+        return
+    from monolith.training.devices import device_of, kind_of_device
+
+    found.show(f"device {job.train.device}: {kind_of_device(device_of(job.train.device))}")
 
 
 def check_model(job: JobConfig, found: Findings) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from monolith.commands.check import Findings, check
 from monolith.commands.check_tables import bytes_a_row, bytes_at_limit
@@ -107,6 +108,11 @@ def test_class_of_the_users_own_is_built_and_tried(filled, monkeypatch):
     assert any(
         "'unchecked_net' cannot be imported" in f for f in found(filled, "model={kind: unchecked_net:Net}").faults
     )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="what is said where there is no CUDA device")
+def test_gpu_that_is_not_there_is_a_fault(filled):
+    assert "finds no CUDA device on this machine" in found(filled, "train.device=cuda").faults[0]
 
 
 def test_running_trainer_is_not_disturbed(filled):
