@@ -18,7 +18,7 @@ from monolith.config import JobConfig
 from monolith.events import WATERMARK_END
 from monolith.streaming.deadletters import DeadLetter, DeadLetters
 from monolith.streaming.heads import HeadInlet, follow_facts
-from monolith.streaming.intake import Taken, Waits
+from monolith.streaming.intake import Reached, Taken, Waits
 from monolith.streaming.joiner_segments import FOLDER, merged_indexes, merged_states
 from monolith.streaming.joiner_state import JoinCounters, summed
 from monolith.streaming.journal import StepEntry
@@ -84,7 +84,6 @@ class DividedRunner(Runner):
         nothing = WATERMARK_END  # is what a joiner waits for in which nothing waits
         self._waiting = [Waits(0, nothing, nothing, JoinCounters(), 0)]
         self._jumped = 0
-        self._newest_ingestion_ms = 0
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -103,11 +102,16 @@ class DividedRunner(Runner):
                 for partition, facts in part.lanes[inlet.name].items():
                     follow_facts(inlet.lanes[partition], facts)
         self._jumped = sum(part.jumps for part in parts)
-        self._newest_ingestion_ms = max(part.newest_ingestion_ms for part in parts)
-        return Taken(sum(part.records for part in parts), digests, of_partitions(entry, digests))
+        return Taken(
+            sum(part.records for part in parts),
+            max(part.newest_ingestion_ms for part in parts),
+            max(part.last_ms for part in parts),
+            digests,
+            of_partitions(entry, digests),
+        )
 
-    def _join(self, _: StepEntry, newest_ms: int) -> Made:
-        parts = self._readers.do(Join(newest_ms, self._newest_ingestion_ms), PartJoined)
+    def _join(self, _: StepEntry, reached: Reached) -> Made:
+        parts = self._readers.do(Join(reached), PartJoined)
         self._waiting = [part.waits for part in parts]
         for letter in sorted((letter for part in parts for letter in part.letters), key=self._place):
             self._letters.put(letter)

@@ -1,8 +1,8 @@
 """From a step's records to its samples: the lanes give them to the gate, and the gate to the joiner.
 
 A process that reads a job's streams alone has one intake for all partitions. Where several read them, each has one for
-its own: everything in it depends on these, but for the two times that `Intake.join` is given, and what the intakes
-make, sorted by `JoinedSamples.turns`, is what one alone would make.
+its own: everything in it depends on these, but for the times that `Intake.join` is given, and what the intakes make,
+sorted by `JoinedSamples.turns`, is what one alone would make.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 
 from monolith.config import JobConfig
 from monolith.errors import ConfigError
+from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.gate import Gate
 from monolith.streaming.joined import JoinedSamples
@@ -47,11 +48,21 @@ class Waits(msgspec.Struct, frozen=True, array_like=True):
     crossed: int  # see `Joiner.crossed`
 
 
+class Reached(msgspec.Struct, frozen=True, array_like=True):
+    """How far the records of all processes have come, once a step took its own."""
+
+    newest_ms: int  # the lanes' clocks
+    newest_ingestion_ms: int
+    last_ms: int  # at an end, the order time of the last record that waits
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What the lanes gave to a step."""
+    """What the lanes gave to a step, and how far its process's records have come."""
 
     records: int
+    newest_ingestion_ms: int
+    last_ms: int
     digests: Digests  # where partitions have digests of their own
     digest: bytes  # of all, where they have none
 
@@ -98,16 +109,19 @@ class Intake:
                 if apart:
                     digests.setdefault(inlet.name, {})[partition] = digest.digest()
         self.gate.settle(self.lanes(), entry)
-        return Taken(records, digests, of_partitions(entry, digests) if apart else whole.digest())
+        last_ms = self.joiner.last_ms() if entry.watermark_ms == WATERMARK_END else WATERMARK_START
+        made_from = of_partitions(entry, digests) if apart else whole.digest()
+        return Taken(records, self.joiner.newest_ingestion_ms, last_ms, digests, made_from)
 
-    def join(self, entry: StepEntry, newest_ms: int, newest_ingestion_ms: int) -> JoinedSamples:
-        """The step's samples.
-
-        ``newest_ms`` is what the clocks of all lanes have reached, ``newest_ingestion_ms`` the newest ingestion time of
-        all records: those of other processes, too.
-        """
-        self.joiner.heard_of(newest_ingestion_ms)
-        samples = self.joiner.advance(entry.watermark_ms, released_ms=entry.released_ms, newest_ms=newest_ms)
+    def join(self, entry: StepEntry, reached: Reached) -> JoinedSamples:
+        """The samples of the step whose records were taken."""
+        self.joiner.heard_of(reached.newest_ingestion_ms)
+        samples = self.joiner.advance(
+            entry.watermark_ms,
+            released_ms=entry.released_ms,
+            newest_ms=reached.newest_ms,
+            last_ms=reached.last_ms,
+        )
         self.gate.bury_late_actions()
         return samples
 

@@ -176,20 +176,30 @@ class Joiner:
         """The order time of the next record that waits; WATERMARK_END if none does."""
         return self._native.pending_ms
 
+    def last_ms(self) -> int:
+        """The order time of the last record that waits; WATERMARK_START if none does. Looks at each of them."""
+        return self._native.last_ms
+
     def due_ms(self) -> int:
         """The watermark from which on `advance` has something to do; WATERMARK_END if nothing waits."""
         return self._native.due_ms
 
     def advance(
-        self, watermark_ms: int, *, released_ms: int = WATERMARK_START, newest_ms: int = WATERMARK_END
+        self,
+        watermark_ms: int,
+        *,
+        released_ms: int = WATERMARK_START,
+        newest_ms: int = WATERMARK_END,
+        last_ms: int = WATERMARK_START,
     ) -> JoinedSamples:
         """Work off everything up to ``watermark_ms`` and return the samples that it makes, in order.
 
         Records up to ``released_ms`` are then worked off as well, but no timer: no window ends before the watermark.
         No sample is given a later event time than ``newest_ms``, which is what the streams' clocks have reached.
-        WATERMARK_END also ends every window and drops what is parked: nothing waits any more.
+        WATERMARK_END also ends every window and drops what is parked: nothing waits any more. ``last_ms`` is then the
+        `last_ms` of joiners that have other partitions.
         """
-        self._native.advance(watermark_ms, released_ms, newest_ms)
+        self._native.advance(watermark_ms, released_ms, newest_ms, last_ms)
         for request, item, action, event_time_ms, *place, value in self._native.take_late_actions():
             has_value = any(task.value == action for task in self._tasks)
             event = ActionEvent(request, item, action, event_time_ms, value=value if has_value else msgspec.UNSET)

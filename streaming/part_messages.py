@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from monolith.streaming.deadletters import DeadLetter
-from monolith.streaming.intake import Waits
+from monolith.streaming.intake import Reached, Waits
 from monolith.streaming.journal import StepEntry
 from monolith.streaming.reader_state import LaneState
 from monolith.streaming.step_digest import Digests
@@ -71,14 +71,14 @@ class PartTaken(msgspec.Struct, frozen=True, array_like=True):
     digests: Digests
     lanes: dict[str, dict[int, LaneFacts]]
     jumps: int  # see `Gate`
-    newest_ingestion_ms: int
+    newest_ingestion_ms: int  # see `Reached`
+    last_ms: int
 
 
 class Join(msgspec.Struct, frozen=True, array_like=True, tag="join"):
     """Make the samples of the step whose records were taken; a `PartJoined` comes, and the samples stay."""
 
-    newest_ms: int
-    newest_ingestion_ms: int
+    reached: Reached
 
 
 class PartJoined(msgspec.Struct, frozen=True, array_like=True):

@@ -122,14 +122,15 @@ class PartReader:
             taken.digests,
             {i.name: {p: facts_of(lane) for p, lane in i.lanes.items()} for i in self.inlets},
             self._intake.gate.jumps,
-            self._intake.joiner.newest_ingestion_ms,
+            taken.newest_ingestion_ms,
+            taken.last_ms,
         )
 
     def join(self, join: Join) -> PartJoined:
         """Make the step's samples, which are in ``batch`` then; then read on where there is a backlog."""
         assert self._entry is not None
         assert self._taken is not None
-        samples = self._intake.join(self._entry, join.newest_ms, join.newest_ingestion_ms)
+        samples = self._intake.join(self._entry, join.reached)
         joined = self._joined(samples)
         is_last = self._entry.watermark_ms == WATERMARK_END
         if not is_last and self._taken.records >= self._job.train.step_records // self.ranks:

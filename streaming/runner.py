@@ -18,7 +18,7 @@ from monolith.config import JobConfig
 from monolith.errors import ConfigError
 from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.deadletters import DeadLetters
-from monolith.streaming.intake import Intake, Taken, Waits
+from monolith.streaming.intake import Intake, Reached, Taken, Waits
 from monolith.streaming.joined import JoinedSamples, Key
 from monolith.streaming.joiner import OnShown
 from monolith.streaming.journal import Positions, StepEntry
@@ -110,7 +110,7 @@ class Runner:
         taken = self._take(entry)
         lanes, ended = self.lanes(), entry.watermark_ms == WATERMARK_END
         newest_ms = self._intake.gate.newest_ms(lanes, ended=ended)
-        made = self._join(entry, max(newest_ms, UNDATED_MS))
+        made = self._join(entry, Reached(max(newest_ms, UNDATED_MS), taken.newest_ingestion_ms, taken.last_ms))
         self._letters.flush()
         self.watermark_ms = max(self.watermark_ms, newest_ms) if ended else entry.watermark_ms
         self._watch.look(lanes, entry, taken.records, self._clock())
@@ -122,8 +122,8 @@ class Runner:
     def _take(self, entry: StepEntry) -> Taken:
         return self._intake.take(entry)
 
-    def _join(self, entry: StepEntry, newest_ms: int) -> Made:
-        return self._made(self._intake.join(entry, newest_ms, self._intake.joiner.newest_ingestion_ms))
+    def _join(self, entry: StepEntry, reached: Reached) -> Made:
+        return self._made(self._intake.join(entry, reached))
 
     def _made(self, samples: JoinedSamples) -> Made:
         batch = self._intake.batch(samples)

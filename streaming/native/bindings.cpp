@@ -227,12 +227,13 @@ NB_MODULE(_joiner, m) {
              self.add(std::move(record));
            })
       .def("add_joined_block", &add_joined_block)
-      .def("advance", &Joiner::advance, "watermark_ms"_a, "released_ms"_a, "newest_ms"_a,
+      .def("advance", &Joiner::advance, "watermark_ms"_a, "released_ms"_a, "newest_ms"_a, "last_ms"_a,
            nb::call_guard<nb::gil_scoped_release>())
       .def("take_samples", &taken_samples)
       .def("take_seen", &taken_seen)
       .def("take_late_actions", &taken_late_actions)
       .def_prop_ro("pending_ms", &Joiner::pending_ms)
+      .def_prop_ro("last_ms", &Joiner::last_ms)
       .def_prop_ro("due_ms", &Joiner::due_ms)
       .def_prop_ro("pending_bytes", &Joiner::pending_bytes)
       .def_prop_ro("held_bytes", &Joiner::held_bytes)

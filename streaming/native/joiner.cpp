@@ -48,14 +48,19 @@ std::int64_t Joiner::due_ms() const {
   return due_ms;
 }
 
-void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms) {
+std::int64_t Joiner::last_ms() const {
+  std::int64_t last_ms = kStart;
+  pending_.each([&](const PendingPlace& pending) { last_ms = std::max(last_ms, pending.order_ms); });
+  return last_ms;
+}
+
+void Joiner::advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms,
+                     std::int64_t last_ms) {
   newest_ms_ = newest_ms;
   turn_.released = 0;
   if (watermark_ms == kEnd) {
     timed_ms_ = newest_ms;
-    std::int64_t last_ms = kStart;
-    pending_.each([&](const PendingPlace& pending) { last_ms = std::max(last_ms, pending.order_ms); });
-    work_off(last_ms);
+    work_off(std::max(last_ms, this->last_ms()));
     end_windows();
   } else {
     work_off(watermark_ms);

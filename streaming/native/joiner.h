@@ -136,7 +136,11 @@ class Joiner {
 
   std::int64_t pending_ms() const { return pending_.empty() ? kEnd : records_[pending_.front().place].order_ms; }
   std::int64_t due_ms() const;
-  void advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms);
+  // The order time of the last record that waits; kStart if none does. Looks at each of them.
+  std::int64_t last_ms() const;
+  // `last_ms`: that of joiners which have other partitions. An end goes through the time up to the last of all.
+  void advance(std::int64_t watermark_ms, std::int64_t released_ms, std::int64_t newest_ms,
+               std::int64_t last_ms = kStart);
 
   // What advance() and those before it have made since the last call of these.
   Samples take_samples();

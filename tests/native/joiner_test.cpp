@@ -2,10 +2,14 @@
 // its segments, which hold together what the joiner holds.
 #include "joiner.h"
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <random>
 #include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "check.h"
 #include "state.h"
@@ -159,6 +163,56 @@ void gathered_labels_lie_in_front_of_the_row() {
   CHECK(std::memcmp(block, expected, sizeof block) == 0);
 }
 
+// What a sample is told apart by, behind its turn.
+std::vector<std::pair<Turn, std::string>> told(const Samples& samples) {
+  std::vector<std::pair<Turn, std::string>> all;
+  for (std::size_t i = 0; i < samples.turns.size(); ++i) {
+    const std::uint32_t begin = i == 0 ? 0 : samples.ends[2 * i - 1];
+    all.emplace_back(samples.turns[i], samples.keys.substr(begin, samples.ends[2 * i + 1] - begin) +
+                                           std::to_string(samples.labels[i]) + std::to_string(samples.late[i]));
+  }
+  return all;
+}
+
+auto tied(const Turn& turn) { return std::tie(turn.released, turn.time_ms, turn.kind, turn.partition, turn.offset); }
+
+void turns_put_the_samples_of_two_joiners_in_the_order_of_one() {
+  JoinRules rules = rules_of(Late::emit, false);
+  rules.co_partitioned = rules.tells_turns = true;
+  Joiner whole(rules, 8 * kTasks + 8, false), first(rules, 8 * kTasks + 8, false), second(rules, 8 * kTasks + 8, false);
+  std::mt19937 random(4);
+  std::int64_t now_ms = 0;
+  std::size_t compared = 0;
+  for (std::int64_t offset = 0; offset < 20000; ++offset) {
+    const std::mt19937 before = random;
+    Record record = record_of(random, offset, now_ms);
+    random = before;
+    Record again = record_of(random, offset, now_ms);
+    const std::uint32_t partition = record.text.request().back() % 2;  // those of one request are together
+    record.partition = again.partition = partition;
+    whole.add(std::move(record));
+    (partition == 0 ? first : second).add(std::move(again));
+    if (random() % 8 != 0) continue;
+    now_ms += random() % 20;
+    const std::int64_t until_ms = random() % 500 == 0 ? kEnd : now_ms;
+    const std::int64_t released_ms = until_ms == kEnd ? kStart : now_ms + random() % 10;
+    const std::int64_t last_ms = std::max(first.last_ms(), second.last_ms());
+    CHECK(whole.last_ms() == last_ms);
+    whole.advance(until_ms, released_ms, now_ms + 30);
+    for (Joiner* joiner : {&first, &second}) joiner->advance(until_ms, released_ms, now_ms + 30, last_ms);
+    const auto one = told(whole.take_samples()), more = told(second.take_samples());
+    auto both = told(first.take_samples());
+    both.insert(both.end(), more.begin(), more.end());
+    std::stable_sort(both.begin(), both.end(),
+                     [](const auto& a, const auto& b) { return tied(a.first) < tied(b.first); });
+    CHECK(one.size() == both.size());
+    for (std::size_t i = 0; i < one.size(); ++i) CHECK(one[i].second == both[i].second);
+    compared += one.size();
+  }
+  CHECK(compared > 1000);
+  CHECK(whole.crossed() == 0);
+}
+
 template <bool gathers>
 void any_order_of_calls_ends_with_nothing_held() {
   for (const Late late : {Late::emit, Late::drop, Late::dead_letter}) {
@@ -193,6 +247,8 @@ std::vector<Test> joiner_tests() {
           {"where a key is cut counts", where_a_key_is_cut_counts},
           {"any order of calls ends with nothing held", any_order_of_calls_ends_with_nothing_held<false>},
           {"so it does where labels are gathered", any_order_of_calls_ends_with_nothing_held<true>},
+          {"turns put the samples of two joiners in the order of one",
+           turns_put_the_samples_of_two_joiners_in_the_order_of_one},
           {"segments hold what the joiner holds", segments_hold_what_the_joiner_holds},
           {"gathered labels lie in front of the row", gathered_labels_lie_in_front_of_the_row}};
 }
