@@ -1,4 +1,4 @@
-"""The servers that the service tests start themselves, as fixtures; `servers` has them."""
+"""The servers that the service tests start themselves, from `servers`, and empty stores of every kind."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from servers import Kafka, KafkaBroker, RedisServer
+
+from monolith.serving.store import open_store
 
 
 @pytest.fixture
@@ -57,6 +59,31 @@ def _broker(folder: Path) -> Iterator[KafkaBroker]:
         yield broker
     finally:
         broker.kill()
+
+
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.service)])
+def address(request, tmp_path):
+    """The URL of an empty store; a test that asks for it runs on each kind."""
+    return f"lmdb://{tmp_path}/store" if request.param == "lmdb" else request.getfixturevalue("redis_server").url
+
+
+@pytest.fixture
+def connect(address):
+    """Opens the same store again, as another process would; closes all in the end."""
+    stores = []
+
+    def opened(options: str = "", model: str = "demo"):
+        stores.append(open_store(address + options, model))
+        return stores[-1]
+
+    yield opened
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(connect):
+    return connect()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""A delta divided by buckets, as the ranks of a job have it, and a commit of all its parts."""
+"""A delta divided by buckets, as the ranks of a job have it, a commit of all its parts, and replicas that look on."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import numpy as np
 
@@ -57,3 +58,39 @@ def large(scripted, payload="float32", dim=3):
     model.write(*ids[::3], 5, 6, remove=tuple(ids[1::7]))
     model.write(*ids[1::7][:50], remove=(5,))
     return model
+
+
+class Follower:
+    """A replica beside the writers, which compares every version that it comes to with the history, to its end."""
+
+    def __init__(self, store, model) -> None:
+        self._model, self._store = model, store
+        self._failures: list[str] = []
+        self._seen = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._end.is_set():
+            delta = self._store.image().delta
+            if self._model.rows_of(delta.tables["user"]) != self._model.states[delta.sequence]:
+                self._failures.append(f"sequence {delta.sequence} is mixed")
+            self._seen = delta.sequence
+
+    def reach(self, sequence: int) -> None:
+        ended = threading.Event()
+        for _ in range(2_000):
+            if self._seen == sequence:
+                return
+            ended.wait(0.01)
+        raise AssertionError(f"the replica came to {self._seen}, not to {sequence}")
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        assert self._failures == []

@@ -16,28 +16,7 @@ from monolith.serving.replica import Replica
 from monolith.serving.store import open_store
 from monolith.tables.delta import Delta, ModelDelta
 
-KINDS = ["lmdb", pytest.param("redis", marks=pytest.mark.service)]
 DIM = 5  # so that a row of 8 bits does not fill whole words
-
-
-@pytest.fixture(params=KINDS)
-def address(request, tmp_path):
-    """The URL of an empty store."""
-    return f"lmdb://{tmp_path}/store" if request.param == "lmdb" else request.getfixturevalue("redis_server").url
-
-
-@pytest.fixture
-def connect(address):
-    """Opens the same store again, as another process would; closes all in the end."""
-    stores = []
-
-    def opened(model: str = "demo"):
-        stores.append(open_store(address, model))
-        return stores[-1]
-
-    yield opened
-    for store in stores:
-        store.close()
 
 
 class Trained:

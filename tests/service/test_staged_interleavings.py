@@ -7,47 +7,19 @@ import itertools
 import os
 import random
 import signal
-import threading
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
-from staged_parts import large, part_of, publish, served, without_tables
+from staged_parts import Follower, large, part_of, publish, served, without_tables
 
 from monolith.errors import FencedError, GapError, InputError, UnavailableError
 from monolith.serving import redis_staging, staging
 from monolith.serving.staging import Receipt, Ticket
 from monolith.serving.store import open_store
 
-KINDS = ["lmdb", pytest.param("redis", marks=pytest.mark.service)]
 RUNS = itertools.count()
-
-
-@pytest.fixture(params=KINDS)
-def address(request, tmp_path):
-    return f"lmdb://{tmp_path}/store" if request.param == "lmdb" else request.getfixturevalue("redis_server").url
-
-
-@pytest.fixture
-def connect(address):
-    """Opens the same store again, as another process would."""
-    stores = []
-
-    def opened():
-        stores.append(open_store(address, "demo"))
-        return stores[-1]
-
-    yield opened
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(connect):
-    return connect()
-
-
 MOVES = {"write": 3, "begin": 3, "stage": 6, "commit": 2, "commit the rest": 2, "take over": 1}
 
 
@@ -152,27 +124,13 @@ def test_replicas_see_whole_sequences_while_parts_are_staged_side_by_side(connec
     publish(writer, model.delta(0), 3, generation, model.lineage)
     for sequence in range(2, 30):
         model.write(*range(-200, 200, 2), 1000 + sequence, remove=(1000 + sequence - 1,))
-    failures: list[str] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            image = reader.image()
-            if model.rows_of(image.delta.tables["user"]) != model.states[image.delta.sequence]:
-                failures.append(f"image {image.delta.sequence} is mixed")
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    for sequence in range(2, 30):
-        since = 0 if sequence % 10 == 0 else sequence - 1
-        if since == 0:  # an image in between: under another card
-            card = msgspec.structs.replace(model.card, ignore_unknown=sequence % 20 == 0)
-            generation = writer.take_over(card).generation
-        publish(writer, model.delta(since, sequence), 3, generation, model.lineage)
-    done.set()
-    watching.join(30)
-    assert failures == []
-    assert not watching.is_alive()
+    with Follower(reader, model):
+        for sequence in range(2, 30):
+            since = 0 if sequence % 10 == 0 else sequence - 1
+            if since == 0:  # an image in between: under another card
+                card = msgspec.structs.replace(model.card, ignore_unknown=sequence % 20 == 0)
+                generation = writer.take_over(card).generation
+            publish(writer, model.delta(since, sequence), 3, generation, model.lineage)
 
 
 def test_a_process_killed_while_it_stages_leaves_the_sequence_before_and_nothing_in_the_next(
@@ -184,7 +142,7 @@ def test_a_process_killed_while_it_stages_leaves_the_sequence_before_and_nothing
     generation = store.take_over(model.card, b"").generation
     publish(store, model.delta(0), 2, generation, model.lineage)
     held, killed = model.sequence, 0
-    with Follower(address, model) as follower:
+    with Follower(connect(), model) as follower:
         for turn in range(24):
             model.write(*ids[turn % 5 :: 2], remove=(ids[turn],))
             image = turn % 4 == 3
@@ -247,40 +205,3 @@ def _die_at(piece: int) -> None:
         return count(*rows)
 
     staging.of_rows = counted
-
-
-class Follower:
-    """A replica that compares every version that it comes to with the history."""
-
-    def __init__(self, address, model) -> None:
-        self._model = model
-        self._store = open_store(address, "demo", create=False)
-        self._failures: list[str] = []
-        self._seen = 0
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def _watch(self) -> None:
-        while not self._end.is_set():
-            delta = self._store.image().delta
-            if self._model.rows_of(delta.tables["user"]) != self._model.states[delta.sequence]:
-                self._failures.append(f"sequence {delta.sequence} is mixed")
-            self._seen = delta.sequence
-
-    def reach(self, sequence: int) -> None:
-        ended = threading.Event()
-        for _ in range(2_000):
-            if self._seen == sequence:
-                return
-            ended.wait(0.01)
-        raise AssertionError(f"the replica came to {self._seen}, not to {sequence}")
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-        self._thread.join()
-        self._store.close()
-        assert self._failures == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 
 import msgspec
@@ -13,36 +12,13 @@ import pytest
 from staged_parts import large, part_of, publish, served, without_tables
 
 from monolith.errors import FencedError, GapError, InputError, UnavailableError
-from monolith.serving.store import open_store
 from monolith.serving.wire import encode
 
-KINDS = ["lmdb", pytest.param("redis", marks=pytest.mark.service)]
-RUNS = itertools.count()
-
-
-@pytest.fixture(params=KINDS)
-def address(request, tmp_path):
-    return f"lmdb://{tmp_path}/store" if request.param == "lmdb" else request.getfixturevalue("redis_server").url
-
 
 @pytest.fixture
-def connect(address):
-    """Opens the same store again, as another process would; ``other`` is a second store."""
-    stores = []
-
-    def opened(other: str = ""):
-        url = address + other if address.startswith("lmdb") else address
-        stores.append(open_store(url, "demo" + (other if address.startswith("redis") else "")))
-        return stores[-1]
-
-    yield opened
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(connect):
-    return connect()
+def second(connect, address):
+    """An empty store beside the first."""
+    return connect("2") if address.startswith("lmdb") else connect(model="demo2")
 
 
 @pytest.fixture
@@ -53,8 +29,8 @@ def small_pieces(monkeypatch):
 
 @pytest.mark.parametrize("payload", ["float32", "int8_rowwise"])
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_parts_leave_the_bytes_that_one_process_leaves(connect, scripted, small_pieces, parts, payload):
-    model, one, many = large(scripted, payload), connect(), connect("2")
+def test_parts_leave_the_bytes_that_one_process_leaves(store, second, scripted, small_pieces, parts, payload):
+    model, one, many = large(scripted, payload), store, second
     for store in (one, many):
         store.take_over(msgspec.structs.replace(model.card, model="demo"), b"graph")
     for since, until in ((0, 1), (1, 2), (1, 3)):

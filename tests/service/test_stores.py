@@ -9,43 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from staged_parts import Follower, served
 
 from monolith.errors import FencedError, GapError, InputError, UnavailableError
 from monolith.serving.ledger import Version
-from monolith.serving.store import open_store
 
 RUNS = itertools.count()  # examples share a store, so each is a run of its own
-KINDS = ["lmdb", pytest.param("redis", marks=pytest.mark.service)]
-
-
-@pytest.fixture(params=KINDS)
-def address(request, tmp_path):
-    """The URL of an empty store."""
-    return f"lmdb://{tmp_path}/store" if request.param == "lmdb" else request.getfixturevalue("redis_server").url
-
-
-@pytest.fixture
-def connect(address):
-    """Opens the same store again, as another process would; closes all in the end."""
-    stores = []
-
-    def opened(options: str = "", model: str = "demo"):
-        stores.append(open_store(address + options, model))
-        return stores[-1]
-
-    yield opened
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def store(connect):
-    return connect()
-
-
-def served(store, model):
-    """What the store's image holds, as id -> row."""
-    return model.rows_of(store.image().delta.tables["user"])
 
 
 def filled(store, model, until=None):
@@ -295,23 +264,9 @@ def test_images_read_while_deltas_arrive_are_each_of_one_version(connect, script
     generation = filled(writer, model)
     for sequence in range(2, 60):
         model.write(*range(0, 400, 2), 1000 + sequence, remove=(1000 + sequence - 1,))
-    failures: list[str] = []
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            image = reader.image()
-            if model.rows_of(image.delta.tables["user"]) != model.states[image.delta.sequence]:
-                failures.append(f"image {image.delta.sequence} is mixed")
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    for sequence in range(2, 60):
-        writer.apply(model.delta(sequence - 1, sequence), generation, model.lineage)
-    done.set()
-    watching.join(30)
-    assert failures == []
-    assert not watching.is_alive()
+    with Follower(reader, model):
+        for sequence in range(2, 60):
+            writer.apply(model.delta(sequence - 1, sequence), generation, model.lineage)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
