@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,15 @@ START_MS = 1_700_000_000_000
 
 Row = tuple[bytes, bytes, int]
 
+GRAPHS: dict[str, dict[str, bytes]] = {}  # what networks of one shape were exported to: shape -> file -> content
+
 
 class Kit:
     """A folder with jobs, logs and stores, and the means to run commands in it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._shapes: dict[Path, str] = {}  # of the jobs' networks
 
     def events(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
         """Feature and action rows (key, value, event_time_ms): users and items come and go, some are liked."""
@@ -59,11 +62,14 @@ class Kit:
     def job(self, name: str, **settings: Any) -> Path:
         """A job file with every kind of table rule in it; ``settings`` replace or extend its top-level keys."""
         path = self.folder / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(_merged(_job(self.folder, name), settings)))
+        whole = _merged(_job(self.folder, name), settings)
+        path.write_text(yaml.safe_dump(whole))
+        self._shapes[path] = json.dumps([whole.get(key) for key in ("model", "labels", "tables", "features")])
         return path
 
     def run(self, *args: object, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
         """Run one command to its end and return what it printed."""
+        self._lend_graph(args)
         return subprocess.run(
             _command(*args),
             capture_output=True,
@@ -76,6 +82,7 @@ class Kit:
 
     def spawn(self, *args: object) -> subprocess.Popen[bytes]:
         """Start a command in the background; its output is appended to ``out.log``."""
+        self._lend_graph(args)
         with (self.folder / "out.log").open("ab") as output:
             return subprocess.Popen(
                 _command(*args),
@@ -85,6 +92,24 @@ class Kit:
                 env=_environment(),
                 preexec_fn=_heed_interrupts,
             )
+
+    def keep_graphs(self) -> None:
+        """Have later tests start with the graphs that this folder's runs exported, which took them seconds each."""
+        for path, shape in self._shapes.items():
+            if found := {
+                file.name: file.read_bytes() for file in (path.with_suffix("") / "state").glob("graph-*.onnx")
+            }:
+                GRAPHS.setdefault(shape, found)
+
+    def _lend_graph(self, args: tuple[object, ...]) -> None:
+        """A job of a known network that begins finds the graph, as a run does that starts again."""
+        self.keep_graphs()
+        for path in [arg for arg in args if "train" in args and isinstance(arg, Path) and arg in self._shapes]:
+            state = path.with_suffix("") / "state"
+            if (graphs := GRAPHS.get(self._shapes[path])) and not state.exists():
+                state.mkdir(mode=0o700, parents=True)
+                for name, content in graphs.items():
+                    (state / name).write_bytes(content)
 
     def output(self) -> str:
         """What the spawned commands printed so far."""
@@ -114,9 +139,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture
-def kit(tmp_path: Path) -> Kit:
+def kit(tmp_path: Path) -> Iterator[Kit]:
     """A folder of one's own and the command line in it."""
-    return Kit(tmp_path)
+    kit = Kit(tmp_path)
+    yield kit
+    kit.keep_graphs()
 
 
 @pytest.fixture(scope="session")
