@@ -16,7 +16,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -24,15 +23,14 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import chaos_events
 import yaml
+from chaos_job import MODEL, Servers, job
+from chaos_process import PATIENCE_S, ChaosError, Process
 from power_cut import Disk, build
-from servers import KafkaBroker, RedisServer
 
 from monolith.commands.compare import compare_snapshots
 from monolith.commands.demo_processes import free_port
@@ -45,86 +43,8 @@ from monolith.streaming.source import open_source
 from monolith.training.snapshot import Snapshots
 from monolith.training.status import read_status
 
-PATIENCE_S = 120.0  # for a process to come to where it must
-MODEL = "chaos"
 SMALL_MIB = 512
 PATHS = [str(Path(__file__).parent)]  # where the producer is found
-
-
-class ChaosError(Exception):
-    """Something that was promised is not so."""
-
-
-@dataclass
-class Process:
-    """One program of the run, which may be started again and again."""
-
-    name: str
-    command: list[str]
-    folder: Path
-    environment: dict[str, str]
-    still: Callable[[], AbstractContextManager[None]]  # the moments in which it may be killed (`Disk.still`)
-    may_end: bool = False  # 0 is no surprise
-    excuse: str = ""  # what it may say to end with 1, in this life
-    child: subprocess.Popen[bytes] | None = None
-
-    @property
-    def log(self) -> Path:
-        """What it said, in all its lives."""
-        return self.folder / f"{self.name}.log"
-
-    def start(self) -> None:
-        """Start it unless it runs."""
-        if self.child is None:
-            with self.log.open("ab") as output:
-                environment = {**os.environ, **self.environment}
-                self.child = subprocess.Popen(
-                    self.command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment
-                )
-            self.excuse = ""
-
-    def kill(self) -> None:
-        """SIGKILL, also of a stopped one; nothing if it does not run."""
-        if self.child is not None:
-            with self.still():
-                self.child.kill()
-                self.child.wait()
-            self.child = None
-
-    def signal(self, number: int) -> None:
-        """A signal, if it runs."""
-        if self.child is not None and self.child.poll() is None:
-            with self.still():
-                self.child.send_signal(number)
-
-    def stop(self) -> None:
-        """SIGTERM, and it ends well. Raises `ChaosError` if not."""
-        if self.child is None:
-            return
-        self.child.terminate()
-        try:
-            code = self.child.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            raise ChaosError(f"{self.name} does not stop on SIGTERM:\n{self.tail()}") from None
-        self.child = None
-        if code not in (0, -signal.SIGTERM):
-            raise ChaosError(f"{self.name} stopped with {code}:\n{self.tail()}")
-
-    def ended(self) -> int | None:
-        """The exit code of one that ended by itself, which may then be started again."""
-        if self.child is None or (code := self.child.poll()) is None:
-            return None
-        self.child = None
-        return code
-
-    def is_excused(self, code: int) -> bool:
-        """Whether it may end so."""
-        last = self.tail().rpartition("\n")[2]
-        return (self.may_end and code == 0) or (code == 1 and bool(self.excuse) and self.excuse in last)
-
-    def tail(self) -> str:
-        """Its last words."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-25:]) if self.log.exists() else ""
 
 
 class World:
@@ -400,72 +320,6 @@ class World:
             if keep:
                 subprocess.run(["cp", "-a", "--sparse=always", self.root, self.folder / "left"], check=False)
             subprocess.run(["umount", str(self.small)], check=False)
-
-
-class Servers:
-    """A broker and a Redis of the run's own, which it may kill."""
-
-    def __init__(self, folder: Path, kafka_home: Path) -> None:
-        for name in ("kafka", "redis"):
-            (folder / name).mkdir(parents=True)
-        self.kafka = KafkaBroker(kafka_home / "libs", folder / "kafka")
-        self.redis = RedisServer(shutil.which("redis-server") or "redis-server", folder / "redis")
-        self.kafka.format()
-        self.start()
-
-    def start(self) -> None:
-        """Start what does not run."""
-        for server in (self.kafka, self.redis):
-            server.kill()
-            server.start()
-
-    def close(self) -> None:
-        """Kill both."""
-        self.kafka.kill()
-        self.redis.kill()
-
-
-def job(root: Path, servers: Servers | None) -> dict[str, Any]:
-    """Every kind of table rule, many small steps, and a watermark that waits, so that all labels are known before."""
-    streams = {name: f"log://{root / name}" for name in ("features", "actions")}
-    if servers is not None:
-        streams = {name: servers.kafka.create(f"chaos-{name}") for name in streams}
-    rows = {"dim": 9}
-    return {
-        "name": MODEL,
-        "seed": 3,
-        "state": str(root / "state"),
-        "store": servers.redis.url if servers else f"lmdb://{root / 'store'}",
-        "input": {**streams, "dead_letters": f"log://{root / 'dead'}", "idle_s": 3600},
-        "join": {"window_s": 300, "positive_actions": ["like"]},
-        "features": [{"name": "tags", "type": "string", "bag": True}],
-        "tables": [
-            {
-                **rows,
-                "name": "user",
-                "optimizer": {"kind": "adagrad"},
-                "expiry": {"kind": "idle", "ttl_s": 1800, "max_age_s": 5400},
-                "eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 900},
-            },
-            {
-                **rows,
-                "name": "item",
-                "optimizer": {"kind": "adam"},
-                "admission": {"kind": "min_count", "count": 2},
-                "expiry": {"kind": "idle", "ttl_s": 3600},
-                "absent": {"kind": "hashed_tail", "rows": 8, "start_from_tail": True},
-            },
-            {**rows, "name": "tags", "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
-        ],
-        "model": {"kind": "deepfm", "hidden": [16, 8]},
-        "train": {
-            "batch_size": 8,
-            "step_records": 32,
-            "snapshot_every_s": 0.4,
-            "publish_every_s": 0.05,
-            "keep_journal": True,
-        },
-    }
 
 
 def _mount(folder: Path) -> bool:
