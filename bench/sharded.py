@@ -168,11 +168,44 @@ def divided(data: Data, rows: int, **options: Any) -> Run:
 
 def theirs(data: Data, rows: int, kind: str) -> Run:
     """Static tables of torchrec on all ranks."""
+    sharded = static_tables(rows, kind)
+    dense = [value for name, value in sharded.named_parameters() if name.startswith("dense")]
+    optimizer = torch.optim.SGD(dense, lr=LR)
+
+    def step(number: int) -> None:
+        loss = sharded(data.jagged[number % BATCHES], data.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def static_tables(rows: int, kind: str) -> torch.nn.Module:
+    """The network over torchrec's tables of ``rows`` rows, divided by ``row`` or with a table whole on a rank."""
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
     from torchrec.distributed.model_parallel import DistributedModelParallel
     from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise, table_wise
     from torchrec.distributed.types import ShardingPlan
+
+    model, ranks = static_model(rows), dist.get_world_size()
+    sharder = EmbeddingBagCollectionSharder(
+        fused_params={"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": LR}
+    )
+    how = {name: row_wise() if kind == "row" else table_wise(rank=k % ranks) for k, name in enumerate(NAMES)}
+    if kind == "row":
+        sharder.sharding_types = lambda _: ["row_wise"]
+    plan = construct_module_sharding_plan(
+        model.ebc, how, sharder, local_size=ranks, world_size=ranks, device_type="cpu"
+    )
+    return DistributedModelParallel(
+        model, sharders=[sharder], plan=ShardingPlan({"ebc": plan}), device=torch.device("cpu")
+    )
+
+
+def static_model(rows: int) -> torch.nn.Module:
+    """The network over tables of torchrec that have no memory yet."""
     from torchrec.modules.embedding_configs import EmbeddingBagConfig
     from torchrec.modules.embedding_modules import EmbeddingBagCollection as Static
 
@@ -187,29 +220,7 @@ def theirs(data: Data, rows: int, kind: str) -> Run:
         def forward(self, jagged: Any, labels: torch.Tensor) -> torch.Tensor:
             return self.dense(self.ebc(jagged).values(), labels)
 
-    model, ranks = Model(), dist.get_world_size()
-    sharder = EmbeddingBagCollectionSharder(
-        fused_params={"optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD, "learning_rate": LR}
-    )
-    how = {name: row_wise() if kind == "row" else table_wise(rank=k % ranks) for k, name in enumerate(NAMES)}
-    if kind == "row":
-        sharder.sharding_types = lambda _: ["row_wise"]
-    plan = construct_module_sharding_plan(
-        model.ebc, how, sharder, local_size=ranks, world_size=ranks, device_type="cpu"
-    )
-    sharded = DistributedModelParallel(
-        model, sharders=[sharder], plan=ShardingPlan({"ebc": plan}), device=torch.device("cpu")
-    )
-    dense = [value for name, value in sharded.named_parameters() if name.startswith("dense")]
-    optimizer = torch.optim.SGD(dense, lr=LR)
-
-    def step(number: int) -> None:
-        loss = sharded(data.jagged[number % BATCHES], data.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return Model()
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:

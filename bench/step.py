@@ -201,21 +201,24 @@ def in_parts(who: Now, whole: Batch, batch: int) -> list[Times]:
         done()
         torch.sigmoid(logits.detach()).numpy()
         done()
-        sliced, looked_up, forward, zeroed, lost, backward, guarded, optimized, scored = np.diff(clock)
-        steps.append(
-            {
-                "slicing the batch": sliced,
-                "tables, native": native.seconds,
-                "around the tables, forward": looked_up - forward_native,
-                "dense forward": forward,
-                "loss and scores": lost + scored,
-                "dense backward": backward - (native.seconds - forward_native),
-                "zeroing and guarding gradients": zeroed + guarded,
-                "dense optimizer": optimized,
-            }
-        )
+        steps.append(_named(clock, forward_native, native.seconds))
     collection._native = native._native
     return steps
+
+
+def _named(clock: list[float], forward_native: float, native: float) -> Times:
+    """The parts of a step by the moments at which each ended; ``native`` seconds of it were in the tables."""
+    sliced, looked_up, forward, zeroed, lost, backward, guarded, optimized, scored = np.diff(clock)
+    return {
+        "slicing the batch": sliced,
+        "tables, native": native,
+        "around the tables, forward": looked_up - forward_native,
+        "dense forward": forward,
+        "loss and scores": lost + scored,
+        "dense backward": backward - (native - forward_native),
+        "zeroing and guarding gradients": zeroed + guarded,
+        "dense optimizer": optimized,
+    }
 
 
 def samples_of(count: int, seed: int = 0) -> Batch:

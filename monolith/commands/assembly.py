@@ -144,10 +144,8 @@ def _opened(
 ) -> Iterator[Trainer]:
     state = state_folder(job)
     snapshots = Snapshots(state / "snapshots", keep=job.train.keep_snapshots)
-    if snapshots.named() and replay is None and not has_begun(state):
-        raise ConfigError(
-            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
-        )
+    if replay is None:
+        _check_journal(state, snapshots)
     with ExitStack() as stack:
         journal = Journal(replay or state / "journal", read_only=replay is not None)
         stack.callback(journal.close)
@@ -159,10 +157,8 @@ def _opened(
         steps = open_steps(job, journal, replay_only=replay is not None, until=era.until)
         stack.callback(steps.close)
         learner = new_learner(job, era.since)
-        publisher = None
-        if job.store is not None:
-            store = open_store(job.store, job.name)
-            publisher = Publisher(store, learner.hand_over(store))
+        publisher = _open_publisher(job, learner)
+        if publisher is not None:
             stack.callback(publisher.close)
         status = StatusFile(state / "status.json", observers=observers)
         trainer = Trainer(
@@ -182,6 +178,20 @@ def _opened(
         if publisher is not None:
             publisher.start(learner.card(steps.lineage), learner.export(state), trainer.history)
         yield trainer
+
+
+def _check_journal(state: Path, snapshots: Snapshots) -> None:
+    if snapshots.named() and not has_begun(state):
+        raise ConfigError(
+            f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"
+        )
+
+
+def _open_publisher(job: JobConfig, learner: Learner) -> Publisher | None:
+    if job.store is None:
+        return None
+    store = open_store(job.store, job.name)
+    return Publisher(store, learner.hand_over(store))
 
 
 def _restore(trainer: Trainer, journal: Journal, newest: Snapshot, state: Path, era: Era) -> None:

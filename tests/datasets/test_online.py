@@ -7,50 +7,29 @@ import msgspec
 import numpy as np
 import pytest
 from batches import seen
+from small_job import job_over, small_stream
 
-from monolith.commands.local_stream import local_sets
-from monolith.config import JobConfig, TaskConfig, parse_job
-from monolith.datasets.impressions import timeline, write_events
+from monolith.config import JobConfig, TaskConfig
 from monolith.datasets.online import WAYS, Comparison, compare, cut_of, read_bounded, read_steps, split_at
 from monolith.datasets.online_report import BEST, about_gauc, gains, plot, table, with_best
 from monolith.datasets.streams import NamedStream
-from monolith.datasets.synthetic import SyntheticConfig, SyntheticStream
 from monolith.errors import ConfigError, InputError, NoSamplesError
 from monolith.streaming.between import Between
-from monolith.streaming.source import open_sink
 from monolith.tables.batch import NO_GROUP
 from monolith.training.learner import Learner
 
 COUNT = 1200
-JOB = """
-name: small
-input: {features: log://x, actions: log://y}
-join: {window_s: 120}
-tables:
-  - {name: user, dim: 3, admission: {kind: min_count, count: 2}, expiry: {kind: idle, ttl_s: 3600}}
-  - {name: item, dim: 3}
-  - {name: segment, dim: 3}
-  - {name: category, dim: 3}
-model: {kind: fm}
-train: {batch_size: 32, step_records: 100}
-"""
 
 
 @pytest.fixture(scope="module")
 def stream() -> NamedStream:
-    synthetic = SyntheticStream(SyntheticConfig(users=40, items=30))
-    return NamedStream("small", "generated", COUNT, lambda: synthetic.impressions(COUNT), True)
+    return NamedStream("small", "generated", COUNT, lambda: small_stream().impressions(COUNT), True)
 
 
 @pytest.fixture(scope="module")
 def job(stream: NamedStream, tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
     """A job whose logs hold the stream."""
-    job = parse_job(JOB, "small.yaml", local_sets(tmp_path_factory.mktemp("online")))
-    features, actions = open_sink(job.input.features), open_sink(job.input.actions)
-    write_events(timeline(stream.start()), features, actions)
-    features.close()
-    actions.close()
-    return job
+    return job_over(stream.start(), tmp_path_factory.mktemp("online"))
 
 
 @pytest.fixture(scope="module")

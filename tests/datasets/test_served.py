@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from small_job import job_over, small_stream
 
-from monolith.commands.local_stream import local_sets
-from monolith.config import parse_job
-from monolith.datasets.impressions import timeline, write_events
 from monolith.datasets.online import read_steps
 from monolith.datasets.served import (
     EVERY_STEP,
@@ -17,33 +15,13 @@ from monolith.datasets.served import (
     step_starts,
     synchronised,
 )
-from monolith.datasets.synthetic import SyntheticConfig, SyntheticStream
-from monolith.streaming.source import open_sink
 from monolith.tables.batch import NO_GROUP, concatenated
 from monolith.training.learner import Learner
-
-JOB = """
-name: small
-input: {features: log://x, actions: log://y}
-join: {window_s: 120}
-tables:
-  - {name: user, dim: 3, admission: {kind: min_count, count: 2}, expiry: {kind: idle, ttl_s: 3600}}
-  - {name: item, dim: 3}
-  - {name: segment, dim: 3}
-  - {name: category, dim: 3}
-model: {kind: fm}
-train: {batch_size: 32, step_records: 100}
-"""
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    job = parse_job(JOB, "small.yaml", local_sets(tmp_path_factory.mktemp("served")))
-    features, actions = open_sink(job.input.features), open_sink(job.input.actions)
-    write_events(timeline(SyntheticStream(SyntheticConfig(users=40, items=30)).impressions(600)), features, actions)
-    features.close()
-    actions.close()
-    return job
+    return job_over(small_stream().impressions(600), tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="module")

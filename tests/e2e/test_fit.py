@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import json
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from shop import open_shop
 
 from monolith.cli import parser
 from monolith.errors import UnavailableError
@@ -18,7 +17,6 @@ from monolith.training.status import read_status
 pytestmark = pytest.mark.e2e
 
 ROWS = 12_000
-START_MS = 1_700_000_000_000
 CUT = "2023-11-14T23:53:20"  # START_MS + 6,000 s
 JOB = """\
 name: shop
@@ -42,13 +40,7 @@ store: lmdb://store
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, kit_class):
     """A click log of which the first half is fitted, and the rest trained online."""
-    kit = kit_class(tmp_path_factory.mktemp("shop"))
-    rng = np.random.default_rng(2)
-    user, item = rng.integers(0, 60, ROWS), rng.integers(0, 40, ROWS)
-    clicked = rng.random(ROWS) < 1 / (1 + np.exp(-(rng.normal(0, 1.5, 60)[user] + rng.normal(0, 1, 40)[item])))
-    columns = {"user": user, "item": item, "city": [f"c{u % 3}" for u in user], "clicked": clicked}
-    pq.write_table(pa.table({**columns, "t": START_MS + np.arange(ROWS) * 1000}), kit.folder / "shop.parquet")
-    kit.folder.joinpath("shop.yaml").write_text(JOB)
+    kit = open_shop(kit_class(tmp_path_factory.mktemp("shop")), JOB, rows=ROWS, users=60)
     fitted = kit.run("fit", "shop.yaml", "--until", CUT)
     assert fitted.returncode == 0, fitted.stderr
     kit.fitted = fitted.stdout

@@ -80,7 +80,8 @@ def _train_with_kills(kit, job: Path, state: Path, kills: int = KILLS) -> list[i
         except subprocess.TimeoutExpired:
             daemon.kill()
             daemon.wait()
-            steps_at_kill.append(Snapshots(state / "snapshots").steps()[-1] if (state / "snapshots").exists() else 0)
+            kept = Snapshots(state / "snapshots").steps() if (state / "snapshots").exists() else []
+            steps_at_kill.append(kept[-1] if kept else 0)
             continue
         assert daemon.returncode == 0, kit.output()[-3000:]
         pytest.fail(f"the run ended after {len(steps_at_kill)} kills: give it more events")

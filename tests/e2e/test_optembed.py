@@ -6,9 +6,8 @@ import json
 import signal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from shop import open_shop
 
 from monolith.cli import parser
 from monolith.config import load_job
@@ -22,7 +21,6 @@ from monolith.training.snapshot import Snapshots
 pytestmark = pytest.mark.e2e
 
 ROWS = 6_000
-START_MS = 1_700_000_000_000
 CUT = "2023-11-14T23:36:40"  # START_MS + 5,000 s
 JOB = """\
 name: shop
@@ -49,13 +47,7 @@ OWN = f"bytes-{BYTES}"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory, kit_class):
     """A click log of which the first part is searched, and the rest trained online."""
-    kit = kit_class(tmp_path_factory.mktemp("optembed"))
-    rng = np.random.default_rng(2)
-    user, item = rng.integers(0, 300, ROWS), rng.integers(0, 40, ROWS)
-    clicked = rng.random(ROWS) < 1 / (1 + np.exp(-(rng.normal(0, 1.5, 300)[user] + rng.normal(0, 1, 40)[item])))
-    columns = {"user": user, "item": item, "city": [f"c{u % 3}" for u in user], "clicked": clicked}
-    pq.write_table(pa.table({**columns, "t": START_MS + np.arange(ROWS) * 1000}), kit.folder / "shop.parquet")
-    kit.folder.joinpath("shop.yaml").write_text(JOB)
+    kit = open_shop(kit_class(tmp_path_factory.mktemp("optembed")), JOB, rows=ROWS, users=300)
     kit.done = kit.run(*ASK, "--dir", "whole")
     assert kit.done.returncode == 0, kit.done.stderr
     return kit
