@@ -49,7 +49,7 @@ class Division:
                 f"{ranks} ranks, {limit_parts} parts of a table with a limit; allowed: 1 to {BUCKETS} each"
             )
         self.config = config
-        names = config.feature_names()
+        names = self.native.table.feature_names()  # a native table may have no name of a feature
         self.outputs = slice(first_output, first_output + len(names))
         nothing = np.zeros(0, np.int64)
         # The feature of each of the rows that lie side by side in the vectors of all features.

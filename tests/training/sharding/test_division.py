@@ -8,7 +8,7 @@ from monolith.config.table import FeatureRules
 from monolith.errors import ConfigError
 from monolith.tables import TableConfig, absent, admission, eviction, expiry
 from monolith.tables.buckets import BUCKETS, union
-from monolith.training.sharding.division import Division, needs_occurrences
+from monolith.training.sharding.division import Division, divisions_of, needs_occurrences
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 16, 64, 100])
@@ -54,6 +54,14 @@ def test_what_cannot_be_divided_is_refused_and_says_what_to_do() -> None:
         Division(TableConfig(name="a", dim=2), 1025)
     with pytest.raises(ConfigError, match="up to 64; use save"):
         Division(TableConfig(name="a", dim=2), 65).pieces()
+
+
+def test_the_native_tables_of_a_table_are_read_by_its_features() -> None:
+    before = TableConfig(name="a", dim=2, features=["one", "two"])
+    divisions = divisions_of([before, TableConfig(name="b", dim=2, kind="qr", rows=9)], 2)
+    assert [division.names for division in divisions] == [["one", "two"], ["b"], ["b"]]
+    assert [division.outputs for division in divisions] == [slice(0, 2), slice(2, 3), slice(2, 3)]
+    assert [division.config.name for division in divisions] == ["a", "b.quotient", "b.remainder"]
 
 
 def test_rules_that_count_or_order_occurrences_are_known() -> None:
