@@ -67,10 +67,11 @@ def _check_stream(job: JobConfig, name: Stream, url: str, found: Findings, recor
         found.fault(f"input.{name}: {error}")
         return None
     except ConfigError as error:
-        found.show(f"  {name}: {shown} is not there")
         if not job.input.follow or scheme(url) == "parquet" or not _may_come(url):
+            found.show(f"  {name}: {shown} cannot be opened")
             found.fault(f"input.{name}: {error}")
         else:
+            found.show(f"  {name}: {shown} is not there")
             found.warn(f"input.{name}: {shown} is not there yet: the job would wait for it")
         return None
     with closing(source):

@@ -207,6 +207,7 @@ def test_parquet_file_is_sampled_like_a_stream(kit):
     assert "records of 2023-11-14 22:13:20 UTC to 2023-11-14 22:18:19 UTC" in said(findings)
     wrong = found(kit, f"input.samples={url.replace('label=label', 'label=lable')}", job="p")
     assert "no column 'lable'" in wrong.faults[0]
+    assert "data.parquet cannot be opened" in said(wrong)
 
 
 def test_dead_letters_to_a_log_need_not_be_there(filled):
