@@ -21,17 +21,21 @@ TABLES = [
 ]
 
 
-def test_two_ranks_of_which_one_is_killed_train_from_kafka_what_one_process_makes_of_their_journal(kit, kafka, topic):
+@pytest.mark.parametrize("apart", [False, True], ids=["rank 0 reads", "each rank reads a partition"])
+def test_two_ranks_of_which_one_is_killed_train_from_kafka_what_one_process_makes_of_their_journal(
+    kit, kafka, topic, apart
+):
     urls = [kafka.create(f"{topic}-{name}", partitions=2) for name in ("features", "actions")]
     kit.fill(*urls, count=EVENTS)
     streams = {"features": urls[0], "actions": urls[1], "dead_letters": None, "max_out_of_order_s": 5}
+    streams["co_partitioned"] = apart
     train = {"batch_size": 8, "keep_journal": True}
     path = kit.job("ranks", input=streams, tables=TABLES, train=train, sharding={"exact": True, "timeout_s": 60})
     state = kit.folder / "ranks" / "state"
 
     daemon = kit.spawn("train", path, "--workers", 2)
     kit.wait(lambda: steps_of(state) > 4 or daemon.poll() is not None, "steps", 120)
-    os.kill(pids_of(path)[0], signal.SIGKILL)  # the one that reads
+    os.kill(pids_of(path)[0], signal.SIGKILL)
     assert daemon.wait(240) == 0, kit.output()[-4000:]
     assert "local_rank: 0" in kit.output(), "the rank was not killed while it ran"
 

@@ -20,6 +20,21 @@ from monolith.training.sharding.own_parts import check_same_snapshot, contained,
 from monolith.training.sharding.reading import RankReader
 from monolith.training.sharding.rejoining import rejoined, watch
 
+OfALearner = (
+    orders.Train
+    | orders.Advance
+    | orders.Cut
+    | orders.Make
+    | orders.Stage
+    | orders.Save
+    | orders.Load
+    | orders.LoadDense
+    | orders.Watch
+    | orders.Rejoin
+    | orders.Count
+    | orders.Contains
+)
+
 
 def follow(job: JobConfig, channel: Channel) -> orders.End:
     """Do what rank 0 says until it says that the run is over, and how it ended."""
@@ -50,22 +65,7 @@ class _Follower:
             assert self._learner is not None, "rank 0 gives orders before it opened a model"
             self._do(self._learner, order)
 
-    def _do(
-        self,
-        learner: DividedLearner,
-        order: orders.Train
-        | orders.Advance
-        | orders.Cut
-        | orders.Make
-        | orders.Stage
-        | orders.Save
-        | orders.Load
-        | orders.LoadDense
-        | orders.Watch
-        | orders.Rejoin
-        | orders.Count
-        | orders.Contains,
-    ) -> None:
+    def _do(self, learner: DividedLearner, order: OfALearner) -> None:
         match order:
             case orders.Train(shares, asks, dealt):
                 brought = [*map(_part, shares), *(self._reader.dealt.popleft() for _ in range(dealt))]
