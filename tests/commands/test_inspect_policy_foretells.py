@@ -50,11 +50,11 @@ def trained(tmp_path_factory, kit_class):
     """One log, trained by jobs that differ in their tables: `base`, `other` rules, and `grouped` features."""
     kit = kit_class(tmp_path_factory.mktemp("policy"))
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=3_000)
-    base = kit.job("base")
+    base = kit.job("base", store=None)
     tables = yaml.safe_load(base.read_text())["tables"]
-    other = kit.job("other", tables=[table | OTHER[table["name"]][0] for table in tables])
+    other = kit.job("other", store=None, tables=[table | OTHER[table["name"]][0] for table in tables])
     both = {"name": "both", "features": ["user", "item"], "dim": 9} | OTHER["user"][0]
-    grouped = kit.job("grouped", tables=[both, {"name": "tags", "dim": 9}], train={"sweep_rows": 40})
+    grouped = kit.job("grouped", store=None, tables=[both, {"name": "tags", "dim": 9}], train={"sweep_rows": 40})
     for job in (base, other, grouped):
         done = kit.run("train", job)
         assert done.returncode == 0, done.stderr
@@ -111,8 +111,8 @@ def full(trained):
     }
     both = {"name": "both", "features": ["user", "item"], "dim": 9, "per_feature": rules}
     for job in (
-        trained.job("full", tables=[table | FULL[table["name"]][0] for table in tables]),
-        trained.job("apart", tables=[both, {"name": "tags", "dim": 9}]),
+        trained.job("full", store=None, tables=[table | FULL[table["name"]][0] for table in tables]),
+        trained.job("apart", store=None, tables=[both, {"name": "tags", "dim": 9}]),
     ):
         done = trained.run("train", job)
         assert done.returncode == 0, done.stderr
