@@ -37,6 +37,8 @@ class Seen:
     features: set[str] = field(default_factory=set)  # that some event carried
     actions: Counter[str] = field(default_factory=Counter)
     times: dict[Key, int] = field(default_factory=dict)  # in the events' unit
+    homes: dict[str, int] = field(default_factory=dict)  # partition of each request's first record
+    partitions: list[int] = field(default_factory=list)  # of the stream
     oldest_ms: int | None = None  # of the records themselves
 
 
@@ -54,6 +56,7 @@ def check_streams(job: JobConfig, found: Findings, records: int) -> None:
                 _check_fit(job, name, sample, found)
     if job.input.dead_letters is not None:
         _check_sink(job.input.dead_letters, found)
+    _check_partitions(job, seen, found)
     _check_features(job, seen, found)
     _check_window(job, seen, found)
 
@@ -109,7 +112,7 @@ def _extent(source: Source) -> str:
 
 
 def _sampled(job: JobConfig, name: Stream, source: Source, records: int) -> Seen:
-    seen, decoder = Seen(), FeatureDecoder(job)
+    seen, decoder = Seen(partitions=source.partitions()), FeatureDecoder(job)
     for record in _first(source, records):
         seen.records += 1
         seen.oldest_ms = min(record.event_time_ms, seen.oldest_ms if seen.oldest_ms is not None else 2**62)
@@ -138,6 +141,7 @@ def _note(record: Record, seen: Seen) -> None:
     if isinstance(event, ActionEvent):
         seen.actions[event.action] += 1
     seen.times.setdefault((event.request_id, event.item_id), event.event_time_ms)
+    seen.homes.setdefault(event.request_id, record.partition)
 
 
 def _last_moment(source: Source, seen: Seen) -> str:
@@ -183,6 +187,27 @@ def _check_sink(url: str, found: Findings) -> None:
             )
     except UnavailableError as error:
         found.warn(f"input.dead_letters: {error}; letters would wait")
+
+
+def _check_partitions(job: JobConfig, seen: dict[str, Seen], found: Findings) -> None:
+    """Whether a job that says so has all records of a request in partitions of one number."""
+    features, actions = seen.get("features"), seen.get("actions")
+    if not job.input.co_partitioned or features is None or actions is None:
+        return
+    if features.partitions != actions.partitions:
+        found.fault(
+            f"input.co_partitioned: features has the partitions {features.partitions}, actions {actions.partitions}: "
+            f"give both the same number, or set it to false"
+        )
+        return
+    both = features.homes.keys() & actions.homes.keys()
+    if crossed := [request for request in both if features.homes[request] != actions.homes[request]]:
+        request = min(crossed)
+        found.fault(
+            f"input.co_partitioned: {len(crossed):,} of {len(both):,} requests have features and actions in partitions "
+            f"of different numbers (such as {request!r}: {features.homes[request]} and {actions.homes[request]}), and "
+            f"would make no label: key both streams by request id, or set it to false"
+        )
 
 
 def _check_features(job: JobConfig, seen: dict[str, Seen], found: Findings) -> None:

@@ -169,6 +169,22 @@ def test_window_is_held_to_the_delays_of_actions(filled):
     assert any("every sample would be a negative" in warning for warning in other.warnings)
 
 
+def test_streams_that_are_said_to_be_co_partitioned_are_looked_at(kit):
+    for name, partitions in (("features", 4), ("actions", 4), ("fewer", 3), ("others", 4)):
+        rows = [(key, value, at) for key, value, at in kit.events(300, seed=1)[name != "features"]]
+        if name == "others":
+            rows = [(b"by something else", value, at) for _, value, at in rows]
+        sink = open_sink(f"log://{kit.folder / name}?partitions={partitions}")
+        sink.append(rows)
+        sink.close()
+    kit.job("small", input={"co_partitioned": True})
+    assert found(kit).faults == []
+    (fault,) = found(kit, f"input.actions=log://{kit.folder / 'fewer'}").faults
+    assert "features has the partitions [0, 1, 2, 3], actions [0, 1, 2]" in fault
+    (fault,) = found(kit, f"input.actions=log://{kit.folder / 'others'}").faults
+    assert "requests have features and actions in partitions of different numbers (such as 'r" in fault
+
+
 def test_missing_secret_and_unreachable_store_are_faults_by_key(filled, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
     assert found(filled, "store=redis://:${UNSET}@127.0.0.1/0").faults[0].startswith("store: the environment has no")

@@ -20,20 +20,8 @@ from monolith.training.sharding.own_parts import check_same_snapshot, contained,
 from monolith.training.sharding.reading import RankReader
 from monolith.training.sharding.rejoining import rejoined, watch
 
-OfALearner = (
-    orders.Train
-    | orders.Advance
-    | orders.Cut
-    | orders.Make
-    | orders.Stage
-    | orders.Save
-    | orders.Load
-    | orders.LoadDense
-    | orders.Watch
-    | orders.Rejoin
-    | orders.Count
-    | orders.Contains
-)
+Answered = orders.Rejoin | orders.Make | orders.Stage | orders.Save | orders.Load | orders.Count | orders.Contains
+OfALearner = orders.Train | orders.Advance | orders.Cut | orders.LoadDense | orders.Watch | Answered
 
 
 def follow(job: JobConfig, channel: Channel) -> orders.End:
@@ -78,20 +66,25 @@ class _Follower:
                 learner.load_dense_state(data)
             case orders.Watch(folder, step):
                 watch(learner, self._channel, Path(folder), step)
+            case _:
+                self._channel.answer(answer_of(lambda: self._answered(learner, order)))
+
+    def _answered(self, learner: DividedLearner, order: Answered) -> bytes:
+        match order:
             case orders.Rejoin():
-                self._channel.answer(answer_of(lambda: rejoined(learner, order)))
+                return rejoined(learner, order)
             case orders.Make(since):
-                self._channel.answer(answer_of(lambda: learner.make(since)))
+                return learner.make(since)
             case orders.Stage(ticket):
-                self._channel.answer(answer_of(lambda: staged(learner, self._opened_store(), ticket)))
+                return staged(learner, self._opened_store(), ticket)
             case orders.Save(folder):
-                self._channel.answer(answer_of(lambda: saved_bytes(learner, Path(folder))))
+                return saved_bytes(learner, Path(folder))
             case orders.Load(folder, manifest):
-                self._channel.answer(answer_of(lambda: _loaded(learner, Path(folder), manifest)))
+                return _loaded(learner, Path(folder), manifest)
             case orders.Count():
-                self._channel.answer(answer_of(lambda: msgspec.msgpack.encode(own_stats(learner))))
+                return msgspec.msgpack.encode(own_stats(learner))
             case orders.Contains(table, keys):
-                self._channel.answer(answer_of(lambda: contained(learner, table, np.frombuffer(keys, np.int64))))
+                return contained(learner, table, np.frombuffer(keys, np.int64))
             case _:
                 assert_never(order)
 
