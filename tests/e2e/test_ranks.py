@@ -23,6 +23,7 @@ from monolith.commands.inspect_state import folder_lines
 from monolith.streaming.journal import Journal
 from monolith.tables import Table
 from monolith.training.snapshot import RANKS
+from monolith.training.status import read_status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -205,7 +206,8 @@ def test_rank_0_adds_no_closing_step_when_it_is_asked_to_end_since_another_rank_
     path, state = job(kit, "asked", input={"follow": True}, **quiet), kit.folder / "asked" / "state"
     leader, other = _by_hand(kit, [path, path])
     try:
-        kit.wait(lambda: steps_of(state) > 2 or leader.poll() is not None, "steps", 120)
+        records = sum(map(len, kit.events(100, seed=5)))
+        kit.wait(lambda: _trained(state) == records or leader.poll() is not None, "all records to be done with", 120)
         other.kill()
         other.wait()
         leader.terminate()
@@ -216,3 +218,9 @@ def test_rank_0_adds_no_closing_step_when_it_is_asked_to_end_since_another_rank_
         other.kill()
         other.communicate()
         leader.kill()
+
+
+def _trained(state: Path) -> int:
+    """How many records were read and are done with."""
+    status = read_status(state / "status.json")
+    return status.streams.records if status else 0
