@@ -99,6 +99,7 @@ def same_bytes(cells: Sequence[Report]) -> Iterator[str]:
     yield "Test AUC less that of per-feature hashed tables that may take as many bytes, seed by seed: of tables with"
     yield "rows in proportion to each feature's values, and of the best of three divisions (by values, by their square"
     yield "roots, equal), which the validation part chose by its mean over seeds. In brackets: the lowest and the"
+    yield "highest seed.\n"
     yield "| data | model | bytes | kind | test AUC | less hashed by values | less best | division | seeds | settings |"
     yield "|---|---|--:|---|--:|--:|--:|---|--:|---|"
     notes = list(dict.fromkeys(place.own for place in found if place.own))
@@ -108,7 +109,7 @@ def same_bytes(cells: Sequence[Report]) -> Iterator[str]:
             own = f"({notes.index(place.own) + 1})" if place.own else "-"
             words = f"{place.budget:,} | {one.kind} | {numbers} | {len(one.by_values)} | {own}"
             yield f"| {place.data} | {place.model} | {words} |"
-    yield "highest seed.\n "
+    yield ""
     yield from (f"({number}) `{own}`\n" for number, own in enumerate(notes, 1))
 
 

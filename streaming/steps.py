@@ -18,6 +18,7 @@ from typing import Literal
 
 from monolith.config import JobConfig
 from monolith.errors import CorruptError
+from monolith.events import WATERMARK_START
 from monolith.streaming.deadletters import DeadLetters
 from monolith.streaming.divided import DividedRunner, PartReaders
 from monolith.streaming.inlets import open_inlets
@@ -200,7 +201,10 @@ class StepReader:
             self._live = True
             self._cutter.start(ended=self._runner.ended)
             if self._journal.lineage:  # a run, and not a look at what is there
-                log.info("live step=%d watermark_ms=%d", self._runner.step, self._runner.watermark_ms)
+                reached = self._runner.watermark_ms
+                log.info(
+                    "live step=%d watermark_ms=%s", self._runner.step, "none" if reached == WATERMARK_START else reached
+                )
         wait_s = 0.0
         while True:
             self._cutter.look(wait_s)

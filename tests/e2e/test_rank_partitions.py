@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from rank_jobs import KILLS, differences, job, newest
@@ -13,6 +14,7 @@ from rank_processes import pids_of, steps_of
 
 from monolith.commands.parity import against_snapshot
 from monolith.streaming.reader_state import whole_state
+from monolith.training.status import read_status
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -100,14 +102,12 @@ def test_ranks_that_keep_their_rows_go_on_in_their_partitions(kit):
 
 
 def test_any_number_of_ranks_goes_on_from_a_snapshot_with_what_waits_in_the_joiner(kit):
-    path = partitioned(kit, "chain", input={"follow": True})
-    fill(kit, count=1)
-    for number, ranks in enumerate([1, 2, 4, 3, 0] if LONG else [2, 4, 0]):
-        fill(kit, count=120, seed=number)
-        arguments = ("--workers", ranks) if ranks else ()
-        before = steps_of(kit.folder / "chain" / "state")
-        daemon = kit.spawn("train", path, *arguments)
-        kit.wait(lambda b=before, d=daemon: steps_of(kit.folder / "chain" / "state") > b + 3 or d.poll(), "steps", 120)
+    path, state = partitioned(kit, "chain", input={"follow": True}), kit.folder / "chain" / "state"
+    for number, ranks in enumerate([1, 2, 4, 3, 0] if LONG else [2, 3, 0]):
+        fill(kit, count=300, seed=number)
+        trained = samples_of(state)
+        daemon = kit.spawn("train", path, *(("--workers", ranks) if ranks else ()))
+        kit.wait(lambda t=trained, d=daemon: samples_of(state) > t + 32 or d.poll() is not None, "samples", 120)
         daemon.terminate()
         assert daemon.wait(60) == 0, kit.output()[-3000:]
     waits = newest(kit, "chain").manifest.files
@@ -117,6 +117,11 @@ def test_any_number_of_ranks_goes_on_from_a_snapshot_with_what_waits_in_the_join
     )
     assert replayed.returncode == 0, replayed.stderr
     assert "identical to the run's snapshot" in replayed.stdout
+
+
+def samples_of(state: Path) -> int:
+    status = read_status(state / "status.json")
+    return status.samples if status is not None else 0
 
 
 def test_streams_that_are_not_co_partitioned_are_refused_and_nothing_is_started_again(kit):

@@ -83,7 +83,7 @@ def heads(step) -> tuple:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3, PARTITIONS + 2])
 def test_parts_make_the_steps_and_the_states_of_one_process(streams, job, reader_of, clock, seed, parts):
     streams = streams(PARTITIONS)
     reader = reader_of(job, 0)

@@ -53,6 +53,7 @@ class RankReader:
         self.dealt: deque[Part] = deque()  # those that were not trained on yet
         self.part: PartReader | None = None
         self._transport: Transport | None = None
+        self._job_now = job  # under the settings of the steps that are read
 
     def do_bytes(self, work: bytes) -> bytes:
         """`do`, between processes."""
@@ -80,9 +81,8 @@ class RankReader:
     def _open(self, settings: Settings) -> None:
         self.close()
         self._transport = Transport()
-        job = job_under(self._job, settings, 0)
-        self._job_now = job
-        self.part = PartReader(job, self._transport.rank, self._transport.ranks, time.monotonic)
+        self._job_now = job_under(self._job, settings, 0)
+        self.part = PartReader(self._job_now, self._transport.rank, self._transport.ranks, time.monotonic)
 
     def _deal(self, part: PartReader, deal: Deal) -> None:
         assert part.batch is not None

@@ -86,7 +86,6 @@ class Loss:
     def __init__(self, learner: LeadingLearner, lost: list[int]) -> None:
         self.samples = self.updates = 0
         self._by = " by rank 0's partitions" if learner.job.input.co_partitioned else ""
-        self._outputs = learner.parts.outputs
         self._divisions = learner.parts.divisions
         self._lost = [_parts_of(division, lost) for division in self._divisions]
         self._ids: list[npt.NDArray[np.int64]] = [np.zeros(0, np.int64) for _ in self._divisions]
@@ -103,9 +102,9 @@ class Loss:
                 self._merge(number)
 
     def _keys(self, division: Division, batch: Batch) -> list[npt.NDArray[np.int64]]:
-        """Those of a native table's rows; its features may have other names than those that the job's table reads."""
-        read = [np.asarray(batch.bags[out.feature].ids) for out in self._outputs[division.outputs]]
-        return [own for name, ids in zip(division.names, read, strict=True) for own in division.native.keys(name, ids)]
+        """Those of a native table's rows."""
+        read = [(name, np.asarray(batch.bags[name].ids)) for name in division.names]
+        return [own for name, ids in read for own in division.native.keys(name, ids)]
 
     def _merge(self, number: int) -> None:
         self._ids[number] = np.unique(np.concatenate([self._ids[number], *self._more[number]]))
