@@ -34,6 +34,7 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.lends_graphs = True  # False for a test of what a run makes in its state folder, and what not
         self._shapes: dict[Path, str] = {}  # of the jobs' networks
 
     def events(self, count: int, seed: int) -> tuple[list[Row], list[Row]]:
@@ -104,6 +105,8 @@ class Kit:
     def _lend_graph(self, args: tuple[object, ...]) -> None:
         """A job of a known network that begins finds the graph, as a run does that starts again."""
         self.keep_graphs()
+        if not self.lends_graphs:
+            return
         for path in [arg for arg in args if "train" in args and isinstance(arg, Path) and arg in self._shapes]:
             state = path.with_suffix("") / "state"
             if (graphs := GRAPHS.get(self._shapes[path])) and not state.exists():

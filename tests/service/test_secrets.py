@@ -143,6 +143,7 @@ def test_wrong_password_is_in_no_error(kit, locked_redis, monkeypatch):
 
 def test_missing_secret_is_an_error_by_key_before_anything_starts(kit, monkeypatch):
     monkeypatch.delenv("UNSET", raising=False)
+    kit.lends_graphs = False
     job = kit.job("missing", store="redis://:${UNSET}@h/0")
     for words in (("train", job), ("serve", job)):
         ended = kit.run(*words)
@@ -154,6 +155,7 @@ def test_missing_secret_is_an_error_by_key_before_anything_starts(kit, monkeypat
 
 
 def test_files_that_a_run_writes_are_its_users_own(kit):
+    kit.lends_graphs = False
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
     job = kit.job("own", input={"dead_letters": f"log://{kit.folder / 'own/dead'}"})
     assert kit.run("train", job).returncode == 0
