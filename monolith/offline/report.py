@@ -77,10 +77,14 @@ def _score(line: Line, column: str, digits: int = 4) -> str:
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """AUC against bytes, a panel for each data set; lines join the sizes of one kind, bars are standard deviations."""
+    """AUC against bytes, a panel for each data set; lines join the sizes of one kind, bars are standard deviations.
+
+    The same bytes for the same figures, be it SVG or PNG.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "results"
     from matplotlib import pyplot
 
     sets = sorted({line.data for line in lines})
@@ -97,5 +101,5 @@ def plot(lines: Sequence[Line], path: Path) -> None:
         axis.set(xscale="log", xlabel="bytes of all tables, index included", ylabel="test AUC", title=data)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     pyplot.close(figure)

@@ -183,4 +183,6 @@ def test_a_short_run_of_cells_and_speed_makes_the_page(planted: Prepared, tmp_pa
     assert "| planted | mlp | 9,000 | unified |" in text
     assert "| fm | " in text.split("## Speed of training")[1]
     assert str(tmp_path) not in text
-    assert (tmp_path / "results-planted.svg").is_file()
+    picture = (tmp_path / "results-planted.svg").read_bytes()
+    subprocess.run([sys.executable, SCRIPT, "--out", tmp_path], check=True)
+    assert (tmp_path / "results-planted.svg").read_bytes() == picture
