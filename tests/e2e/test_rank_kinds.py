@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from rank_jobs import STEADY, differences, newest
 
-from monolith.commands.compare import compare_snapshots
 from monolith.commands.inspect_state import folder_lines
-from monolith.serving.parity import compare_images
-from monolith.serving.store import open_store
-from monolith.training.snapshot import Snapshot, Snapshots
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -25,7 +22,6 @@ TABLES = [
         "expiry": {"kind": "idle", "ttl_s": 900},
     },
 ]
-STEADY = {"publish_every_s": 0.0, "step_linger_s": 30.0, "sweep_rows": 16, "keep_journal": True}  # steps go by size
 
 
 def job(kit, name: str):
@@ -33,23 +29,6 @@ def job(kit, name: str):
     model = {"kind": "mlp", "hidden": [16, 8]}
     settings = {"tables": TABLES, "train": STEADY, "features": features, "model": model}
     return kit.job(name, sharding={"exact": True, "timeout_s": 60}, **settings)
-
-
-def newest(kit, name: str) -> Snapshot:
-    found = Snapshots(kit.folder / name / "state" / "snapshots").newest()
-    assert found is not None
-    return found
-
-
-def differences(kit, left: str, right: str) -> list[str]:
-    """Between two runs' newest snapshots and what they published."""
-    a, b = newest(kit, left), newest(kit, right)
-    found = [each for each in compare_snapshots(a.path, b.path) if not each.startswith("lineage")]
-    stores = [open_store(f"lmdb://{kit.folder / name / 'store'}", "e2e") for name in (left, right)]
-    found += compare_images(*stores)
-    for store in stores:
-        store.close()
-    return found
 
 
 def test_a_job_with_tables_of_other_kinds_makes_one_process_bits_at_any_number_of_ranks(kit):
