@@ -124,6 +124,14 @@ def samples_of(state: Path) -> int:
     return status.samples if status is not None else 0
 
 
+def test_what_ends_all_ranks_is_told_once_and_nothing_is_started_again(kit):
+    fill(kit, count=200)
+    ended = kit.run("train", partitioned(kit, "diverges", dense_optimizer={"lr": 1e30}, exact=False), "--workers", 2)
+    assert ended.returncode == 1
+    assert ended.stderr.count("monolith train: NonFiniteError: ") == 1, ended.stderr[-3000:]
+    assert "Traceback" not in ended.stderr
+
+
 def test_streams_that_are_not_co_partitioned_are_refused_and_nothing_is_started_again(kit):
     fill(kit, count=10, actions=2)
     refused = kit.run("train", partitioned(kit, "uneven"), "--workers", 2)

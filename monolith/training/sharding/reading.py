@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import msgspec
@@ -152,9 +153,11 @@ class LeadingReaders:
         return said[0], [answer.data for answer in answers[1:]]
 
     def close(self) -> None:
-        """See `PartReaders`."""
+        """See `PartReaders`. Ranks that have ended, maybe for the reason that this one closes, have nothing open."""
         if self._own.part is not None:
-            self._ask([CloseStreams()] * self._channel.ranks)
+            with suppress(RuntimeError):
+                self._ask([CloseStreams()] * self._channel.ranks)
+            self._own.close()
 
 
 class Leading:
