@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import threading
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.service, pytest.mark.e2e]
 EVENTS = 40_000  # more than the test needs
 CHUNK = 100
 LEAD = 400  # events that are written before the trainer has seen them, at most
+LAST = 40  # requests at one instant that end the streams: enough of them in every partition to move its clock there
 
 
 class Producer(threading.Thread):
@@ -47,6 +49,8 @@ class Producer(threading.Thread):
             self._append(sinks[0], features[self.written : self.written + CHUNK])
             self._append(sinks[1], actions[first:due])
             self.written += CHUNK
+        for sink, rows in zip(sinks, _last(features[self.written - 1][2]), strict=True):
+            self._append(sink, rows)
 
     def _trained(self) -> int:
         status = read_status(self.status)
@@ -58,6 +62,17 @@ class Producer(threading.Thread):
                 return sink.append(rows)
             except UnavailableError:
                 continue
+
+
+def _last(at_ms: int) -> list[list[tuple[bytes, bytes, int]]]:
+    """Feature and action rows that bring all partitions to ``at_ms``: one left behind would come there by wall time."""
+    bodies = {"feature": {"features": {"user": 1, "item": 1, "tags": []}}, "action": {"action": "like"}}
+    return [[_row(f"last{n}", kind, body, at_ms) for n in range(LAST)] for kind, body in bodies.items()]
+
+
+def _row(request: str, kind: str, body: dict[str, object], at_ms: int) -> tuple[bytes, bytes, int]:
+    event = {"v": 1, "request_id": request, "item_id": "1", "event_time_ms": at_ms, "type": kind, **body}
+    return request.encode(), json.dumps(event).encode(), at_ms
 
 
 @pytest.mark.timeout(600)
