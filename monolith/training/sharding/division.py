@@ -120,11 +120,6 @@ def _check(table: TableConfig) -> None:
             f"table {table.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
             f"ranks would train one shared row: set absent to zeros"
         )
-    if table.threshold is not None:
-        raise ConfigError(
-            f"table {table.name!r} has a threshold: ranks would prune at other steps than one process does, so "
-            f"that values would differ; leave it out"
-        )
 
 
 def needs_occurrences(config: TableConfig) -> bool:
@@ -136,7 +131,8 @@ def needs_occurrences(config: TableConfig) -> bool:
         or (isinstance(admission, Probability) and admission.p == 1.0)
     )
     simple = isinstance(config.expiry, Forever) and isinstance(config.eviction, Unlimited)
-    return not (at_once and simple) or bool(config.per_feature)
+    by_age = config.threshold is not None  # since the id's first occurrence
+    return not (at_once and simple) or by_age or bool(config.per_feature)
 
 
 def clips_globally(config: TableConfig) -> bool:

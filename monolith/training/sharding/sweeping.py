@@ -50,9 +50,10 @@ def sweep_parts(transport: Transport, divisions: Sequence[Division], parts: Sequ
 
 
 def _sweeps(config: TableConfig) -> bool:
-    """Whether a rule of the table has rows expire, or counters decay."""
+    """Whether a rule of the table has rows expire or be pruned, or counters decay."""
     decays = getattr(config.admission, "half_life_s", None) is not None
-    return decays or not isinstance(config.expiry, Forever) or bool(config.per_feature)
+    goes = not isinstance(config.expiry, Forever) or config.threshold is not None
+    return decays or goes or bool(config.per_feature)
 
 
 def _blocks(rows: Ints, widths: Sequence[int]) -> Iterator[Ints]:

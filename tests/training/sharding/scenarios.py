@@ -98,6 +98,7 @@ def _ruled() -> list[TableConfig]:
         ),
         TableConfig(name="frozen", dim=4, admission=admission.Never()),
         TableConfig(name="half", dim=8, storage="bfloat16", optimizer=optimizers.RowWiseAdagrad(lr=0.1)),
+        TableConfig(name="small", dim=4, optimizer=optimizers.SGD(lr=0.05), threshold=0.02, probation_s=86_400.0),
     ]  # fmt: skip
 
 

@@ -44,10 +44,6 @@ def test_what_cannot_be_divided_is_refused_and_says_what_to_do() -> None:
         Division(TableConfig(name="a", dim=2, absent=absent.HashedTail(rows=8)), 2)
     with pytest.raises(ConfigError, match="is cafe, which cannot be divided between ranks: which ids are the hottest"):
         Division(TableConfig(name="a", dim=2, kind="cafe", rows=8, own_rows=4), 2)
-    with pytest.raises(ConfigError, match="'a' has a threshold"):
-        Division(TableConfig(name="a", dim=2, kind="optembed", width=1, threshold=0.5), 2)
-    with pytest.raises(ConfigError, match="'a' has a threshold: ranks would prune at other steps"):
-        Division(TableConfig(name="a", dim=2, threshold=0.5), 2)
     with pytest.raises(ConfigError, match="give limit_parts of at least 17"):
         Division(TableConfig(name="a", dim=2, eviction=eviction.LRU(max_rows=100)), 17)
     with pytest.raises(ConfigError, match="allowed: 1 to 1024"):
@@ -75,4 +71,5 @@ def test_rules_that_count_or_order_occurrences_are_known() -> None:
     assert needs(admission=admission.Never())
     assert needs(expiry=expiry.Idle(ttl_s=5))
     assert needs(eviction=eviction.LRU(max_rows=5))
+    assert needs(threshold=0.5)
     assert needs(per_feature={"a": FeatureRules(admission=admission.Always())})

@@ -37,6 +37,9 @@ KINDS: dict[str, TableConfig] = {
         name="t", dim=5, kind="optembed", width=3, features=TWO, optimizer=ADAGRAD,
         admission=admission.MinCount(count=2), expiry=expiry.Idle(ttl_s=3600),
     ),
+    "pruned": TableConfig(
+        name="t", dim=5, kind="optembed", width=3, features=TWO, optimizer=ADAGRAD, threshold=0.05, probation_s=0.5
+    ),
     "clipped": TableConfig(
         name="t", dim=4, kind="qr", rows=90, features=TWO, optimizer=optimizers.Adagrad(lr=0.1, clip_global_norm=0.1)
     ),
@@ -70,6 +73,7 @@ def alone(kind: str) -> tuple[Ran, dict[str, Embedding]]:
         vectors.append(begun.vectors.copy())
         begun.apply_matrix(gradient(begun.vectors, number, 0))
         for table in made.values():
+            table.sweep(max_rows=2**40)
             table.cut()
     deltas = {name: delta for table in made.values() for name, delta in table.deltas(0).items()}
     return Ran(vectors, collection.lookup(steps[-1].bags), _sorted([deltas])), made
@@ -88,6 +92,7 @@ def on_ranks(kind: str, ranks: int, *, exact: bool, folder: Path | None = None, 
             begun = collection.forward(bags, times)
             vectors.append(begun.vectors.copy())
             begun.apply_matrix(gradient(begun.vectors, number, start))
+            collection.sweep()
             collection.cut()
         read = collection.lookup(own[-1][0])
         if folder is not None:

@@ -16,6 +16,8 @@ CONFIG = TableConfig(
     name="t", dim=2, admission=MinCount(count=2, half_life_s=50), expiry=Idle(ttl_s=100), features=["t"]
 )
 
+PRUNED = TableConfig(name="t", dim=2, threshold=0.005, probation_s=100, features=["t"])  # of values up to 0.01
+
 
 class Ranks:
     """One table on several ranks, without processes: what they would gather is put together here."""
@@ -48,9 +50,10 @@ class Ranks:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("most", [1, 7, 60, 10_000])
-def test_any_number_of_ranks_sweeps_what_the_whole_table_sweeps(ranks, most):
+@pytest.mark.parametrize("config", [CONFIG, PRUNED], ids=["expiry", "threshold"])
+def test_any_number_of_ranks_sweeps_what_the_whole_table_sweeps(config, ranks, most):
     rng = np.random.default_rng(most)
-    whole, divided = Table(CONFIG), Ranks(CONFIG, ranks)
+    whole, divided = Table(config), Ranks(config, ranks)
     removed = 0
     for step in range(60):
         ids, time_ms = rng.integers(0, 300, 40), step * 10_000
@@ -65,5 +68,7 @@ def test_any_number_of_ranks_sweeps_what_the_whole_table_sweeps(ranks, most):
         assert sum(len(table) for table in divided.tables) == len(whole)
         assert sum(table.stats().counters for table in divided.tables) == whole.stats().counters
     assert removed
+    assert sum(table.stats().pruned for table in divided.tables) == whole.stats().pruned
+    assert bool(whole.stats().pruned) == (config is PRUNED)
     ids = np.sort(np.concatenate([table.rows()[0] for table in divided.tables]))
     assert np.array_equal(ids, whole.rows()[0])
