@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 FLOAT32_FORMAT = 1  # what older builds read as well
 PAYLOAD_FORMAT = 2  # rows of another payload, which the head names
+MENDED = "the trainer sends an image when it looks, within seconds"  # of a store that lost something
 _CHECK_BYTES = 8
 _T = TypeVar("_T")
 
@@ -165,10 +166,13 @@ def rows_of(head: Head) -> int:
     return sum(content.rows for content in (head.contents or {}).values())
 
 
-def fault_of(counts: Mapping[str, int], head: Head, where: str) -> str | None:
-    """Why a store with so many rows in its tables is not what its head says, None if it may be."""
-    reason = lost(counts, head.contents)
-    return f"{where} {reason}; the trainer sends an image when it looks, within seconds" if reason else None
+def fault_of(counts: Mapping[str, int], head: Head, where: str, gone: Sequence[str] = ()) -> str | None:
+    """Why a store with so many rows in its tables is not what its head says, None if it may be.
+
+    ``gone``: what else is not there of a model whose head is: its card, graph or dense weights.
+    """
+    reason = f"has lost its {' and '.join(gone)}" if gone and head.version.sequence else lost(counts, head.contents)
+    return f"{where} {reason}; {MENDED}" if reason else None
 
 
 def check_contents(seen: Contents, head: Head, where: str) -> None:
@@ -213,11 +217,13 @@ def accepts(head: Head, writer: Writer, cards: Cards, delta: PackedDelta, where:
 
 
 def check_writer(head: Head, writer: Writer, cards: Cards, where: str) -> ModelCard:
-    """The card of what ``writer`` writes. Raises FencedError unless it may, GapError where the store forgot it."""
+    """The card of what ``writer`` writes. Raises FencedError unless it may, GapError where the store lost it."""
     if writer.generation > head.generation:
         raise GapError(f"{where} knows generation {head.generation}, not {writer.generation}: it lost its memory")
-    if writer.generation < head.generation or writer.owner != head.owner or cards.writing is None:
+    if writer.generation < head.generation or writer.owner != head.owner:
         raise FencedError(_fenced(head, writer.generation, where))
+    if cards.writing is None:
+        raise GapError(f"{where} has lost its card; it gets an image")
     return cards.writing
 
 

@@ -27,7 +27,8 @@ MAX_DELTAS_A_CALL = 64
 UNKNOWN_POLICY = "unknown"
 MAX_BLOCK_S = 1.0  # a store that was emptied and filled again wakes nobody; this bounds the wait
 
-_PARTS = ("head", "card", "graph", "dense")
+BESIDE = ("card", "graph", "dense")  # what a model has beside its head, each under one key
+_PARTS = ("head", *BESIDE)
 
 
 class RedisReader(Store):
@@ -45,18 +46,21 @@ class RedisReader(Store):
             return ledger.unseal_head(self._redis.get(self._keys.of("head")), self.url).version
 
     def look(self) -> Look:
-        """See ``Store``: the head, then the head again with the tables' lengths."""
+        """See ``Store``: the head, then the head again with the tables' lengths and what is there beside them."""
         sealed = self._keys.of("head")
         with translated(self.url):
             names = list(ledger.unseal_head(self._redis.get(sealed), self.url).tables)
             with self._redis.pipeline() as pipe:
                 pipe.mget(sealed, self._keys.of("beat"))
+                for part in BESIDE:
+                    pipe.exists(self._keys.of(part))
                 for name in names:
                     pipe.hlen(self._keys.rows(name))
-                (sealed_head, beat), *counts = pipe.execute()
+                (sealed_head, beat), *answers = pipe.execute()
         head = ledger.unseal_head(sealed_head, self.url)
         told = list(head.tables) == names  # else an image with other tables came in between
-        fault = self._lost(head, names, counts) if told else None
+        there, counts = answers[: len(BESIDE)], answers[len(BESIDE) :]
+        fault = self._lost(head, names, counts, gone_of(there)) if told else None
         alive_ms = ledger.alive_ms(head, beat, self.url)
         return Look(head.version, head.digest, fault, alive_ms, ledger.rows_of(head))
 
@@ -75,8 +79,8 @@ class RedisReader(Store):
         except (ConfigError, UnavailableError):  # forbidden, or away: then the next call says so
             return UNKNOWN_POLICY
 
-    def _lost(self, head: Head, names: Sequence[str], counts: Sequence[int]) -> str | None:
-        return ledger.fault_of(dict(zip(names, counts, strict=True)), head, self.url)
+    def _lost(self, head: Head, names: Sequence[str], counts: Sequence[int], gone: Sequence[str] = ()) -> str | None:
+        return ledger.fault_of(dict(zip(names, counts, strict=True)), head, self.url, gone)
 
     def model(self) -> Model:
         """See ``Store``: one MGET."""
@@ -180,7 +184,7 @@ class RedisReader(Store):
 
     def _present(self, sealed: bytes | None, name: str) -> bytes:
         if sealed is None:
-            raise CorruptError(f"{self.url} has lost its {name}: empty the store, restart the trainer")
+            raise CorruptError(f"{self.url} has lost its {name}; {ledger.MENDED}")
         return sealed
 
     # --- rows ---
@@ -251,3 +255,8 @@ def overlaid(scanned: tuple[Ids, Packed], since: Sequence[PackedTable]) -> tuple
     ids, packed = np.concatenate([ids[same], named[last]]), np.concatenate([packed[same], written[last]])
     order = np.argsort(ids)
     return ids[order], packed[order]
+
+
+def gone_of(there: Sequence[int]) -> list[str]:
+    """Which of a model's parts beside its head are not there; ``there``: how many keys each has, 0 or 1."""
+    return [part for part, keys in zip(BESIDE, there, strict=True) if not keys]

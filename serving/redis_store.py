@@ -16,14 +16,14 @@ import numpy as np
 from redis.exceptions import WatchError
 
 from monolith.card import ModelCard
-from monolith.errors import GapError, UnavailableError
+from monolith.errors import CorruptError, GapError, UnavailableError
 from monolith.forks import in_child
 from monolith.serving import ledger
 from monolith.serving.content import Content, Contents, of_rows, of_stored
 from monolith.serving.ledger import Beat, Cards, Head, Held, LogEntry, LogLimits, Writer
 from monolith.serving.packed import PackedDelta, PackedTable, pack_delta
 from monolith.serving.redis_link import Keys, connect, translated
-from monolith.serving.redis_reader import UNKNOWN_POLICY, RedisReader
+from monolith.serving.redis_reader import BESIDE, UNKNOWN_POLICY, RedisReader, gone_of
 from monolith.serving.redis_staging import CHUNK_ROWS, StagedKeys, row_commands
 from monolith.serving.rows import pack_keys
 from monolith.serving.staged import joined
@@ -148,8 +148,15 @@ class RedisStore(RedisReader):
             self._redis.set(self._keys.of("beat"), sealed)
 
     def _cards(self, pipe: Any) -> Cards:
-        sealed = pipe.mget(self._keys.of("card"), self._keys.of("next_card"))
-        return Cards(*(None if card is None else ledger.unseal_card(card, self.url) for card in sealed))
+        return Cards(*(self._card(sealed) for sealed in pipe.mget(self._keys.of("card"), self._keys.of("next_card"))))
+
+    def _card(self, sealed: bytes | None) -> ModelCard | None:
+        """None for a damaged one too: whoever writes replaces it, with all else of the model."""
+        try:
+            return None if sealed is None else ledger.unseal_card(sealed, self.url)
+        except CorruptError as error:
+            log.warning("a damaged card is replaced: %s", error)
+            return None
 
     def _write(self, step: Callable[[Any, Head], _T]) -> _T:
         """Run ``step`` on a pipeline that watches the head, again for as long as somebody else wrote meanwhile."""
@@ -186,9 +193,9 @@ class RedisStore(RedisReader):
         return of_rows(table.ids, table.packed) - gone
 
     def _fault(self, pipe: Any, head: Head) -> str | None:
-        if head.contents is None:
-            return None
-        return ledger.fault_of({name: pipe.hlen(self._keys.rows(name)) for name in head.tables}, head, self.url)
+        gone = gone_of([pipe.exists(self._keys.of(part)) for part in BESIDE])
+        counts = {} if head.contents is None else {name: pipe.hlen(self._keys.rows(name)) for name in head.tables}
+        return ledger.fault_of(counts, head, self.url, gone)
 
     def _warn_of_eviction(self) -> None:
         """Say, once for each policy that is found, that the server may throw rows away."""

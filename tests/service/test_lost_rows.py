@@ -85,6 +85,41 @@ def test_trainer_that_starts_anew_repairs_what_was_lost_meanwhile(connect, redis
     assert served(connect(), model) == model.states[3]
 
 
+PARTS = pytest.mark.parametrize("part", ["card", "graph", "dense"])
+
+
+@PARTS
+@pytest.mark.parametrize("busy", [True, False])
+def test_trainer_notices_that_a_part_beside_the_rows_is_gone_and_sends_an_image(
+    connect, redis_server, model, published, part, busy
+):
+    redis_server.client().delete(f"{{demo}}:{part}")
+    if busy:
+        model.write(9)
+        published.publish(4, model.since)
+    else:
+        published.tend(3, model.since)
+    assert served(connect(), model) == model.states[4 if busy else 3]
+    assert redis_server.client().exists(f"{{demo}}:{part}")
+
+
+def test_trainer_sends_an_image_over_a_card_that_was_damaged(connect, redis_server, model, published, caplog):
+    redis_server.client().setrange("{demo}:card", 9, b"?")
+    model.write(9)
+    published.publish(4, model.since)
+    assert served(connect(), model) == model.states[4]
+    assert "is replaced" in caplog.text
+
+
+def test_replica_that_starts_without_a_card_in_the_store_waits_for_the_trainer(redis_server, model, published):
+    redis_server.client().delete("{demo}:card")
+    with Replica.open(redis_server.url, "demo", timeout_s=None) as replica:
+        assert not replica.wait_until_ready(1.0)
+        assert "has lost its card; the trainer sends an image" in replica.status().trouble
+        published.tend(3, model.since)
+        assert replica.wait_until_ready(20)
+
+
 def put_back(client, key: bytes, old: bytes) -> None:
     client.hset("{demo}:rows:user", key, old)
 
