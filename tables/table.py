@@ -287,7 +287,10 @@ class Table(Collisionless):
         with self.writer:
             happened, sizes = self.native.statistics(), self.native.sizes()
         counts = {name: getattr(happened, name) for name in HAPPENED}
-        return TableStats(**counts, **{name: getattr(sizes, name) for name in HELD})
+        held = {name: getattr(sizes, name) for name in HELD}
+        if not self.buckets.all:  # a part has all shared rows, and owns those of its buckets
+            held["tail_rows"] = int(self.buckets.mask()[np.arange(held["tail_rows"]) % BUCKETS].sum())
+        return TableStats(**counts, **held)
 
     def save(self, folder: str | os.PathLike[str], *, buckets: Buckets | None = None) -> Path:
         """Write the whole state to ``folder/table.bin``, fsynced, and return that path. Raises OSError.

@@ -38,6 +38,13 @@ OTHER_KINDS = [
     {"name": "item", "dim": 6, "kind": "hashed", "rows": 60},
     {"name": "both", "dim": 3, "kind": "unified", "rows": 150, "features": ["user", "tags"], "probes": {"tags": 2}},
     {"name": "narrow", "dim": 5, "kind": "optembed", "width": 2, "features": ["item"]},
+    {
+        "name": "rare",
+        "dim": 4,
+        "features": ["tags"],
+        "admission": {"kind": "min_count", "count": 4},
+        "absent": {"kind": "hashed_tail", "rows": 9},
+    },
 ]
 TRAIN = {"publish_every_s": 0.0, "step_linger_s": 30.0, "keep_journal": True, "snapshot_every_s": 1e9, "batch_size": 8}
 

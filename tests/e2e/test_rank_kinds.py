@@ -29,6 +29,13 @@ TABLES = [
         "threshold": 0.02,
         "probation_s": 60,
     },
+    {
+        "name": "rare",
+        "dim": 4,
+        "features": ["tags"],
+        "admission": {"kind": "min_count", "count": 4},
+        "absent": {"kind": "hashed_tail", "rows": 9},
+    },
 ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from monolith.errors import InputError
 from monolith.events import WATERMARK_START
 from monolith.tables import Table, _core
 from monolith.tables.feature_runs import FeatureRuns
+from monolith.tables.tail import tail_numbers
 from monolith.training.sharding.division import Division
 from monolith.training.sharding.questions import HEAD, NO_TIME, ONE_TIME, POSITION_BITS, STEP, TIME_EACH
 
@@ -55,9 +57,10 @@ class Questioner:
         self._message, self._size_at = message, HEAD + tables
         self._data_at = 0
 
-    def read(self, parts: Sequence[OwnPart], *, in_order: bool) -> list[Asked]:
+    def read(self, parts: Sequence[OwnPart], *, exact: bool) -> list[Asked]:
         """What is asked of each of ``parts``."""
-        counted = [self.kind == STEP and (in_order or part.division.counted) for part in parts]
+        divisions = [part.division for part in parts]
+        counted = [self.kind == STEP and (each.in_order(exact=exact) or each.counted) for each in divisions]
         widths = [2 + (len(part.division.features) if each else 0) for part, each in zip(parts, counted, strict=True)]
         self._data_at = self._size_at + sum(widths)
         return [self._part(width, each) for width, each in zip(widths, counted, strict=True)]
@@ -94,6 +97,14 @@ def _described(reader: Questioner) -> str:
     return f"{'a training step' if reader.kind == STEP else 'a look-up'} with {times[reader.time_kind]}"
 
 
+class Shared(NamedTuple):
+    """Gradients of rows that ids share, in the order in which they are added."""
+
+    numbers: Ints  # (n,) of the rows
+    keys: Ints  # (n,) the place of the occurrence in the global batch; 0: sums have none
+    grads: Floats  # (n, dim)
+
+
 class PartStep:
     """One part's step: waiting for the gradients of its rows.
 
@@ -101,18 +112,22 @@ class PartStep:
     """
 
     def __init__(
-        self, part: OwnPart, asked: Sequence[Asked], clock_ms: int, flat: Floats, begins: Ints, *, in_order: bool
+        self, part: OwnPart, asked: Sequence[Asked], clock_ms: int, flat: Floats, begins: Ints, *, exact: bool
     ) -> None:
         self.part = part
-        self.in_order = in_order
+        self.in_order = part.division.in_order(exact=exact)
         self.ids: Ints = np.concatenate([each.ids for each in asked])
         self.counts = [len(each.ids) for each in asked]  # of each rank
         self.ends: Ints = np.array(self.counts, np.int64).cumsum()
         self.features: list[list[int]] = []  # occurrences of each rank, by feature
         self._asked = asked
         self.step = _core.Step()
+        self.occurrence_keys: Ints | None = None  # of each gradient, where they come in order
         self._in_blocks = False  # the step has a feature for each rank
         self._grads: Floats | None = None
+        self._blocks: tuple[Floats, Ints] | None = None
+        self.shares = part.division.copies_tail and asked[0].by_feature is not None  # else each id gets its row at once
+        self._shared: Shared | None = None
         table = part.table
         with table.writer:
             if clock_ms != WATERMARK_START:
@@ -154,7 +169,8 @@ class PartStep:
         first[places[::-1]] = np.arange(len(places))[::-1]
         if not self.in_order:
             _core.table_begin(table.native, self.ids, self.step)
-        self.occurrence_keys = self._keys() if self.in_order else None
+        if self.in_order:
+            self.occurrence_keys = self._keys()
         return of_occurrences[first]
 
     def _in_global_order(self) -> tuple[Ints, Ints, FeatureRuns]:
@@ -189,35 +205,71 @@ class PartStep:
         """How many gradients come from a rank."""
         return sum(self.features[rank]) if self.in_order else self.counts[rank]
 
-    def collect(self, flat: Floats, begins: Ints) -> int:
-        """Take the gradients, those from rank r at ``flat[begins[r]]`` and on, which stay there until ``apply``.
-
-        Nothing is changed. The place of the id whose gradient is refused, or -1.
-        """
-        native = self.part.table.native
+    def take(self, flat: Floats, begins: Ints) -> None:
+        """The gradients came, those from rank r at ``flat[begins[r]]`` and on, which stay there until ``apply``."""
         if self._in_blocks:
-            return _core.table_collect_blocks(native, self.step, flat, begins, self.ends)
+            self._blocks = flat, begins
+            return
         dim = self.part.table.dim
         blocks = [
             flat[begin : begin + self.received(rank) * dim].reshape(-1, dim)
             for rank, begin in enumerate(begins.tolist())
         ]
         self._grads = self._by_feature(blocks) if self.in_order else np.concatenate(blocks)
-        return _core.table_collect(native, self.step, self._grads)
+
+    def collect(self) -> int:
+        """Sum the gradients. Nothing is changed. The place of one that is refused, or -1."""
+        native = self.part.table.native
+        if self._blocks is not None:
+            return _core.table_collect_blocks(native, self.step, *self._blocks, self.ends)
+        assert self._grads is not None
+        if self._shared is None:
+            return _core.table_collect(native, self.step, self._grads)
+        return _core.table_collect_shared(native, self.step, self._grads, self._shared.grads)
+
+    def sharing(self) -> Shared:
+        """The gradients of occurrences whose ids have no row. Once they were taken."""
+        assert self._grads is not None
+        places = _core.table_sharing(self.part.table.native, self.step)
+        numbers = tail_numbers(self._ids_of_gradients()[places], self.part.division.config.tail_rows)
+        keys = self.occurrence_keys[places] if self.occurrence_keys is not None else np.zeros(len(places), np.int64)
+        return Shared(numbers, keys, self._grads[places])
+
+    def share_instead(self, shared: Shared) -> None:
+        """Take those of all parts in place of the part's own, before ``collect``."""
+        self._shared = shared
+        counts = self.part.part == 0  # what the shared rows of all parts come to
+        _core.table_share_instead(self.part.table.native, self.step, shared.numbers, counts)
 
     def _by_feature(self, grads: Sequence[Floats]) -> Floats:
         blocks = [np.split(own, np.cumsum(sizes)[:-1]) for own, sizes in zip(grads, self.features, strict=True)]
         return np.concatenate([block[number] for number in range(len(self.part.division.features)) for block in blocks])
 
-    def id_at(self, position: int) -> int:
-        """The id of a gradient by its place."""
-        if not self.in_order:
-            return int(self.ids[position])
-        return int(self.ids[self._in_global_order()[0][position]])
+    def _ids_of_gradients(self) -> Ints:
+        return self.ids[self._in_global_order()[0]] if self.in_order else self.ids
+
+    def named(self, position: int) -> tuple[int, int]:
+        """Whose a gradient is, by its place: 0 and the id, or 1 and the number of a shared row."""
+        ids = self._ids_of_gradients()
+        if self._shared is not None and position >= len(ids):
+            return 1, int(self._shared.numbers[position - len(ids)])
+        return 0, int(ids[position])
 
     def squares(self) -> list[npt.NDArray[np.float64]]:
-        """For each rule that clips by the norm of all rows, the squares by place of the gradient."""
-        return _core.table_squares(self.part.table.native, self.step)
+        """For each rule that clips by the norm of all rows, the squares by place of the gradient.
+
+        Those of shared rows follow, which only one part of the table has.
+        """
+        squares = _core.table_squares(self.part.table.native, self.step)
+        if self._shared is None or self.part.part == 0:
+            return squares
+        return [each[: len(each) - len(self._shared.numbers)] for each in squares]
+
+    def square_keys(self) -> Ints | None:
+        """The places in the global batch of the gradients of ``squares``; None: they are sums."""
+        if self.occurrence_keys is None or self._shared is None or self.part.part:
+            return self.occurrence_keys
+        return np.concatenate([self.occurrence_keys, self._shared.keys])
 
     def apply(self, norms: list[float]) -> None:
         """One optimizer step for each unique id."""

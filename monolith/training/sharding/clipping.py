@@ -35,7 +35,7 @@ def _measured(step: PartStep, *, exact: bool) -> list[npt.NDArray[np.int64]]:
     """For each rule: table, rule, how many, their keys, and the squares' bits."""
     pieces: list[npt.NDArray[np.int64]] = []
     for rule, squares in enumerate(step.squares()):
-        keys = step.occurrence_keys if exact else None
+        keys = step.square_keys() if exact else None
         if keys is not None:
             there = np.flatnonzero(squares)
             keys, squares = keys[there], squares[there]

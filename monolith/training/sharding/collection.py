@@ -37,6 +37,7 @@ from monolith.training.sharding.division import LIMIT_PARTS, Division, divisions
 from monolith.training.sharding.questions import LOOKUP, STEP, Questions
 from monolith.training.sharding.readings import readings_of
 from monolith.training.sharding.saved import SavedCollection, save
+from monolith.training.sharding.tails import share_gradients, spread_tails
 from monolith.training.sharding.transport import Messages, Room, Transport, Wire
 
 Ints = npt.NDArray[np.int64]
@@ -84,6 +85,7 @@ class ShardedCollection:
         self.table_dims = np.array([division.config.dim for division in self.divisions], np.int64)
         self.part_dims = self.table_dims[[part.number for part in self.parts]]
         self.readings = readings_of(self.divisions)
+        self._tails_are_spread = folder is None
 
     @property
     def tables(self) -> dict[str, list[Table]]:
@@ -100,6 +102,16 @@ class ShardedCollection:
                 "the parts do not have the buckets of those that they replace: open them for the same ranks"
             )
         self.parts = [replace(old, table=new) for old, new in zip(self.parts, parts, strict=True)]
+        self._tails_are_spread = False
+
+    def _spread_tails(self) -> None:
+        """Have all parts' copies of shared rows be what their owners have, where parts came from elsewhere. Collective.
+
+        The first call that reads rows does it, which all ranks make.
+        """
+        if not self._tails_are_spread:
+            spread_tails(self.transport, self.parts)
+            self._tails_are_spread = True
 
     # --- a step -------------------------------------------------------------------------------------------------------
 
@@ -109,7 +121,7 @@ class ShardedCollection:
         Nothing is changed in any table before ``forward`` of what this returns. Raises InputError on this rank alone,
         for bags that are malformed: the others then wait for it until their time-out.
         """
-        questions = Questions(self.divisions, bags, event_time_ms, STEP, in_order=self.exact)
+        questions = Questions(self.divisions, bags, event_time_ms, STEP, exact=self.exact)
         return Asking(questions, self.transport.send(questions.messages(self.transport.ranks)))
 
     def forward(self, bags: Sequence[Bag] | Asking, event_time_ms: EventTimes = None) -> ShardedStep:
@@ -123,24 +135,26 @@ class ShardedCollection:
 
     def forward_messages(self, questions: Questions, messages: Sequence[Ints]) -> ShardedStep:
         """``forward``, where the ``questions`` were sent by other means, and the ranks' ``messages`` came."""
+        self._spread_tails()
         readers = questioners(messages, len(self.divisions))
-        asked = [reader.read(self.parts, in_order=self.exact) for reader in readers]
+        asked = [reader.read(self.parts, exact=self.exact) for reader in readers]
         clocks = np.max([reader.latest for reader in readers], axis=0, initial=WATERMARK_START).tolist()
         room = self._room_for_rows(questions, asked)
         steps = [
-            PartStep(part, [one[k] for one in asked], clocks[part.number], room.flat, begins, in_order=self.exact)
+            PartStep(part, [one[k] for one in asked], clocks[part.number], room.flat, begins, exact=self.exact)
             for k, (part, begins) in enumerate(zip(self.parts, room.to_ranks, strict=True))
         ]
         return ShardedStep(self, questions, steps, self._pooled(questions, room))
 
     def lookup(self, bags: Sequence[Bag]) -> Matrix:
         """The pooled vectors of this rank, (batch, sum of dims) float32; no table is changed. Collective."""
-        questions = Questions(self.divisions, bags, None, LOOKUP, in_order=False)
+        questions = Questions(self.divisions, bags, None, LOOKUP, exact=False)
         return self.lookup_messages(questions, self.transport.send(questions.messages(self.transport.ranks)).wait())
 
     def lookup_messages(self, questions: Questions, messages: Sequence[Ints]) -> Matrix:
         """``lookup``, where the ``questions`` were sent by other means."""
-        asked = [reader.read(self.parts, in_order=False) for reader in questioners(messages, len(self.divisions))]
+        self._spread_tails()
+        asked = [reader.read(self.parts, exact=False) for reader in questioners(messages, len(self.divisions))]
         room = self._room_for_rows(questions, asked)
         for k, (part, begins) in enumerate(zip(self.parts, room.to_ranks, strict=True)):
             ids = [one[k].ids for one in asked]
@@ -262,8 +276,11 @@ class ShardedStep:
         if grads.dtype != np.float32 or grads.shape != wanted:
             raise InputError(f"the gradient is {grads.dtype} of shape {grads.shape}, this step needs float32 {wanted}")
         room = self._sent_to_owners(collection, grads, shared_by)
+        for step, begins in zip(self._steps, room.from_ranks, strict=True):
+            step.take(room.flat, begins)
         with collection._writing():
-            self._check(collection, room)
+            share_gradients(collection.transport, self._steps)
+            self._check(collection)
             norms = global_norms(collection.transport, self._steps, exact=collection.exact)
             for step in self._steps:
                 step.apply(norms[step.part.number])
@@ -280,15 +297,16 @@ class ShardedStep:
         room.exchange()
         return room
 
-    def _check(self, collection: ShardedCollection, room: Room) -> None:
-        found = np.array([-1, 0], np.int64)  # the number of a table, and an id of it
-        for step, begins in zip(self._steps, room.from_ranks, strict=True):
-            position = step.collect(room.flat, begins)
+    def _check(self, collection: ShardedCollection) -> None:
+        found = np.array([-1, 0, 0], np.int64)  # the number of a table, and an id of it, or 1 and the number of a row
+        for step in self._steps:
+            position = step.collect()
             if position >= 0 and found[0] < 0:
-                found[:] = step.part.number, step.id_at(position)
-        for number, own_id in collection.transport.gather(found).tolist():
+                found[:] = step.part.number, *step.named(position)
+        for number, is_shared, key in collection.transport.gather(found).tolist():
             if number >= 0:
-                raise NonFiniteError(_refused(collection.divisions[number].config, own_id))
+                what = f"{'shared row' if is_shared else 'key'} {key}"
+                raise NonFiniteError(_refused(collection.divisions[number].config, what))
 
 
 def _table(division: Division, part: int, number: int, saved: SavedCollection | None) -> Table:
@@ -300,9 +318,9 @@ def _table(division: Division, part: int, number: int, saved: SavedCollection | 
     return table
 
 
-def _refused(config: TableConfig, own_id: int) -> str:
+def _refused(config: TableConfig, what: str) -> str:
     return (
-        f"a gradient of table {config.name!r} (key {own_id}) holds NaN, infinity or a size that its optimizer does not "
+        f"a gradient of table {config.name!r} ({what}) holds NaN, infinity or a size that its optimizer does not "
         f"bear, or its sum with its repeats does; no table of any rank was changed: lower the learning rate, or set "
         f"on_nonfinite to skip_row or clip"
     )

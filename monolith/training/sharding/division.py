@@ -4,6 +4,9 @@ A table without a limit has one part a rank. A table with a limit (``max_rows``,
 parts, whatever the number of ranks, and each part keeps to its share of the limit: so which rows are evicted does not
 depend on the number of ranks. Parts are runs of buckets in order, and so are the parts of one rank.
 
+Each part of a table whose absent ids share rows has all of those rows, of which the part with the bucket of a row's
+number saves and publishes it (`tails`).
+
 Up to 64 parts are made of 64 *pieces* of 16 buckets each: what a checkpoint is written in, since every piece is of one
 rank at any number of ranks.
 """
@@ -57,6 +60,8 @@ class Division:
         self.names = names
         self.parts = limit_parts if limited else ranks
         self.limited = limited
+        self.copies_tail = config.tail_rows > 0 and self.parts > 1
+        self._sums_at_owner = config.tail_rows > 0 and ranks == 1  # an id's gradients may go to a row of several ids
         whole = PIECES if self.parts <= PIECES else BUCKETS  # runs of buckets that are not divided
         run = np.arange(BUCKETS) * whole // BUCKETS
         self.owners = Owners((run * self.parts // whole).astype(np.int32), self.parts)  # part of each bucket
@@ -69,6 +74,10 @@ class Division:
     def of(self, rank: int) -> list[int]:
         """The parts that one rank has."""
         return self._of_rank[rank]
+
+    def in_order(self, *, exact: bool) -> bool:
+        """Whether the gradient of each occurrence goes to the owner, to be added in order; else sums of ids go."""
+        return exact or self._sums_at_owner
 
     def buckets(self, part: int) -> Buckets:
         """The buckets of one part."""
@@ -114,11 +123,6 @@ def _check(table: TableConfig) -> None:
             f"table {table.name!r} is cafe, which cannot be divided between ranks: which ids are the hottest is found "
             f"by the order of all ids' gradients, of which each rank has some; take hashed, or collisionless with a "
             f"limit"
-        )
-    if table.tail_rows:
-        raise ConfigError(
-            f"table {table.name!r}: absent: hashed_tail cannot be divided between ranks, since ids of several "
-            f"ranks would train one shared row: set absent to zeros"
         )
 
 

@@ -157,7 +157,7 @@ class Questions:
     """All tables' ids in one rank's batch. Raises InputError for bags and times that are malformed."""
 
     def __init__(
-        self, divisions: Sequence[Division], bags: Sequence[Bag], times: EventTimes, kind: int, *, in_order: bool
+        self, divisions: Sequence[Division], bags: Sequence[Bag], times: EventTimes, kind: int, *, exact: bool
     ) -> None:
         self.samples = len(bags[0].lengths) if bags else 0
         if any(len(bag.lengths) != self.samples for bag in bags):
@@ -167,9 +167,9 @@ class Questions:
         self._times = checked
         self.tables: list[TableQuestion] = []
         for division in divisions:
-            own = bags[division.outputs]
+            in_order = kind == STEP and division.in_order(exact=exact)
             counted = kind == STEP and (in_order or division.counted)
-            self.tables.append(TableQuestion(division, own, counted=counted, in_order=in_order and kind == STEP))
+            self.tables.append(TableQuestion(division, bags[division.outputs], counted=counted, in_order=in_order))
 
     def messages(self, ranks: int) -> list[Ints]:
         """The question to each rank."""

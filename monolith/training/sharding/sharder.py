@@ -192,7 +192,7 @@ class ShardedBags(ShardedModule[KJTList, Any, KeyedTensor, BagsContext], FusedOp
         in_order = [bags[out.feature] for out in self.outputs]
         exact = self.collection.exact and ctx.kind == STEP
         given = times if ctx.kind == STEP else None
-        ctx.questions = Questions(self.collection.divisions, in_order, given, ctx.kind, in_order=exact)
+        ctx.questions = Questions(self.collection.divisions, in_order, given, ctx.kind, exact=exact)
         sent = self._input_dists[0](ctx.questions.messages(self.collection.transport.ranks))
         return KJTListSplitsAwaitable([sent], ctx)
 

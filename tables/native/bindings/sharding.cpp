@@ -165,6 +165,55 @@ void bind_sharding(nb::module_& m) {
         return table.collect_part(step, {{grads.size() == 0 ? &none : grads.data(), grads.shape(1)}});
       },
       "table"_a, "step"_a, "grads"_a.noconvert());
+  m.def(
+      "table_sharing",
+      [](Table& table, Step& step) {
+        std::vector<std::int64_t> positions;
+        {
+          Release release;
+          positions = table.sharing(step);
+        }
+        return numpy(std::move(positions));
+      },
+      "table"_a, "step"_a);
+  m.def(
+      "table_share_instead",
+      [](Table& table, Step& step, Numbers numbers, bool counts) {
+        Release release;
+        table.share_instead(step, numbers.data(), numbers.size(), counts);
+      },
+      "table"_a, "step"_a, "numbers"_a.noconvert(), "counts"_a);
+  m.def(
+      "table_collect_shared",
+      [](Table& table, Step& step, Matrix grads, Matrix shared) {
+        Release release;
+        static const float none = 0.0f;
+        return table.collect_part(step, {{grads.size() == 0 ? &none : grads.data(), grads.shape(1)},
+                                         {shared.size() == 0 ? &none : shared.data(), shared.shape(1)}});
+      },
+      "table"_a, "step"_a, "grads"_a.noconvert(), "shared"_a.noconvert());
+  m.def(
+      "table_tail_rows",
+      [](const Table& table, Numbers numbers) {
+        TailRows rows;
+        {
+          Release release;
+          rows = table.tail_rows(numbers.data(), numbers.size());
+        }
+        return nb::make_tuple(numpy(std::move(rows.marks)), numpy(std::move(rows.values)),
+                              numpy(std::move(rows.state)));
+      },
+      "table"_a, "numbers"_a.noconvert());
+  m.def(
+      "table_set_tail_rows",
+      [](Table& table, Numbers numbers, Array<std::uint32_t> marks, Array<float> values, Array<float> state) {
+        const TailRows rows{{marks.data(), marks.data() + marks.size()},
+                            {values.data(), values.data() + values.size()},
+                            {state.data(), state.data() + state.size()}};
+        Release release;
+        table.set_tail_rows(numbers.data(), rows);
+      },
+      "table"_a, "numbers"_a.noconvert(), "marks"_a.noconvert(), "values"_a.noconvert(), "state"_a.noconvert());
   m.def("table_squares", &squares_by_rule, "table"_a, "step"_a);
   m.def(
       "table_apply",

@@ -272,22 +272,48 @@ void Table::export_counters(std::size_t bucket, BucketImage& image) const {
 }
 
 void Table::export_tail(std::size_t bucket, BucketImage& image) const {
-  for (std::size_t number = bucket; number < rows_.shared(); number += kBuckets) {
-    const Row row = rows_.shared_at(static_cast<std::uint32_t>(number));
-    image.tail_marks.push_back(rows_.mark(row));
-    append_values(row, image.tail_values);
-    image.tail_state.insert(image.tail_state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
-  }
+  TailRows rows;
+  for (std::size_t number = bucket; number < rows_.shared(); number += kBuckets)
+    append_tail(static_cast<std::uint32_t>(number), rows);
+  image.tail_marks = std::move(rows.marks);
+  image.tail_values = std::move(rows.values);
+  image.tail_state = std::move(rows.state);
 }
 
 void Table::import_tail(std::size_t bucket, const BucketImage& image) {
-  for (std::size_t i = 0; i < image.tail_marks.size(); ++i) {
-    const auto number = static_cast<std::uint32_t>(bucket + i * kBuckets);
-    const Row row = rows_.shared_at(number);
-    rows_.write(row, &image.tail_values[i * options_.dim], chance(shared_hash(number), 0));
-    std::copy_n(image.tail_state.data() + i * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
-    rows_.set_mark(row, image.tail_marks[i]);
+  const TailRows rows{image.tail_marks, image.tail_values, image.tail_state};
+  for (std::size_t i = 0; i < rows.marks.size(); ++i)
+    put_tail(static_cast<std::uint32_t>(bucket + i * kBuckets), rows, i);
+}
+
+TailRows Table::tail_rows(const std::int64_t* numbers, std::size_t n) const {
+  const Writing writing(writer_);
+  TailRows rows;
+  for (std::size_t i = 0; i < n; ++i) append_tail(static_cast<std::uint32_t>(numbers[i]), rows);
+  return rows;
+}
+
+void Table::set_tail_rows(const std::int64_t* numbers, const TailRows& rows) {
+  const Writing writing(writer_);
+  for (std::size_t begin = 0; begin < rows.marks.size(); begin += kATurn) {
+    WriterTurn turn(turnstile_);
+    for (std::size_t i = begin; i < std::min(begin + kATurn, rows.marks.size()); ++i)
+      put_tail(static_cast<std::uint32_t>(numbers[i]), rows, i);
   }
+}
+
+void Table::append_tail(std::uint32_t number, TailRows& to) const {
+  const Row row = rows_.shared_at(number);
+  to.marks.push_back(rows_.mark(row));
+  append_values(row, to.values);
+  to.state.insert(to.state.end(), rows_.state(row), rows_.state(row) + rows_.state_floats());
+}
+
+void Table::put_tail(std::uint32_t number, const TailRows& rows, std::size_t place) {
+  const Row row = rows_.shared_at(number);
+  rows_.write(row, rows.values.data() + place * options_.dim, chance(shared_hash(number), 0));
+  std::copy_n(rows.state.data() + place * rows_.state_floats(), rows_.state_floats(), rows_.state(row));
+  rows_.set_mark(row, rows.marks[place]);
 }
 
 void Table::reserve(std::size_t rows) {

@@ -36,6 +36,7 @@ void Group::restart(std::uint32_t key) {
 
 void Group::take(const Rows& rows, const std::vector<Shared>& occurrences) {
   size_ = occurrences.size();
+  unique_count_ = repeat_count_ = 0;
   reserve();
   hashes_.resize(size_);
   positions_.resize(size_);
@@ -106,6 +107,24 @@ void Step::share(const Rows& rows, std::vector<Shared>& occurrences) {
   groups_.back().take(rows, occurrences);
 }
 
+void Step::share_instead(const Rows& rows, const std::int64_t* numbers, std::size_t count, bool counts) {
+  std::vector<Shared> occurrences(count);
+  for (std::size_t i = 0; i < count; ++i) occurrences[i] = {own_size_ + i, static_cast<std::uint32_t>(numbers[i])};
+  features_.push_back({own_size_, own_size_ + count, false, false, {}, {}});
+  size_ = own_size_ + count;
+  counts_shared_ = counts;
+  groups_.back().take(rows, occurrences);
+}
+
+std::vector<std::int64_t> Step::sharing() const {
+  std::vector<std::int64_t> positions;
+  if (by_hash_ == groups_.size()) return positions;
+  const Group& shared = groups_.back();
+  if (shared.unique_count() == 0) return positions;  // what it has may be of a step before
+  for (std::size_t i = 0; i < shared.size(); ++i) positions.push_back(static_cast<std::int64_t>(shared.position(i)));
+  return positions;
+}
+
 void Step::keep(const Parts& parts) {
   features_.resize(parts.size());
   size_ = 0;
@@ -121,6 +140,8 @@ void Step::keep(const Parts& parts) {
     feature.weights.assign(part.weights, part.weights + (part.weights ? part.count : 0));
     pooled |= feature.pooled;
   }
+  own_size_ = size_;
+  counts_shared_ = true;
   samples_.resize(pooled ? size_ : 0);
   rows_at_.resize(pooled ? size_ : 0);
   for (const Feature& feature : features_) {

@@ -154,6 +154,10 @@ class Step {
   void restart();
   // The occurrences that share rows, in any order.
   void share(const Rows& rows, std::vector<Shared>& occurrences);
+  // Of a part of a table, whose parts all have the tail: those of all parts in place of its own, as one more feature,
+  // by the numbers of their shared rows. `counts`: bad sums are to be counted here, and not by another part.
+  void share_instead(const Rows& rows, const std::int64_t* numbers, std::size_t count, bool counts);
+  std::vector<std::int64_t> sharing() const;  // positions of the occurrences that share rows
   void end(const Rows& rows, std::int64_t cutoff_ms, std::size_t absent, bool whole) {
     changes_ = rows.changes();
     cutoff_ms_ = cutoff_ms;
@@ -167,6 +171,8 @@ class Step {
   }
 
   std::size_t size() const { return size_; }
+  std::size_t own_size() const { return own_size_; }  // without what share_instead() added
+  bool counts(std::size_t group) const { return group < by_hash_ || counts_shared_; }
   std::size_t unique_count() const {  // of rows that ids have for themselves
     std::size_t rows = 0;
     for (std::size_t k = 0; k < by_hash_; ++k) rows += groups_[k].unique_count();
@@ -201,7 +207,7 @@ class Step {
  private:
   void keep(const Parts& parts);
 
-  std::size_t size_ = 0, absent_ = 0, by_hash_ = 1;
+  std::size_t size_ = 0, own_size_ = 0, absent_ = 0, by_hash_ = 1;
   std::vector<Group> groups_{1};
   std::vector<Feature> features_;
   std::vector<std::uint32_t> samples_;  // of each position, if any feature is pooled
@@ -209,7 +215,7 @@ class Step {
   inline static std::atomic<std::uint32_t> steps_begun{1};
   std::uint64_t changes_ = 0;
   std::int64_t cutoff_ms_ = 0;
-  bool whole_ = false;
+  bool whole_ = false, counts_shared_ = true;
 };
 
 }  // namespace monolith

@@ -94,6 +94,11 @@ struct BucketImage {  // everything of one bucket, each part by ascending id
   std::vector<float> tail_values, tail_state;
 };
 
+struct TailRows {
+  std::vector<std::uint32_t> marks;
+  std::vector<float> values, state;
+};
+
 struct Clockwork {  // the rest of the state
   std::uint32_t sequence, floor;
   std::int64_t clock_ms;
@@ -138,6 +143,9 @@ class Table {
   // stay where they are: collect(); of each rule that clips by the norm of all rows, the squares of this part's by
   // position; and the step, by those norms over all parts.
   void begin(const std::int64_t* ids, std::size_t n, Step& step);  // where no forward() has begun it
+  // Where each part has the tail: which positions share rows; and those of all parts, as `Step` says, before collect().
+  std::vector<std::int64_t> sharing(Step& step);
+  void share_instead(Step& step, const std::int64_t* numbers, std::size_t n, bool counts);
   std::int64_t collect_part(Step& step, const PartGradients& grads);
   std::vector<std::vector<double>> squares(const Step& step);
   void apply_part(const Step& step, const std::vector<double>& norms);
@@ -164,6 +172,9 @@ class Table {
   // Shared rows by number, in place of ids: those written after `since`, 0: all. Number n is in bucket n % 1,024.
   DeltaArrays tail_delta(std::uint32_t since, const BucketSet& buckets = BucketSet().set()) const;
   void write_tail(std::uint32_t sequence, const std::int64_t* numbers, const float* values, std::size_t n);
+  // Shared rows with all that they have, by number: as another part of the table has them.
+  TailRows tail_rows(const std::int64_t* numbers, std::size_t n) const;
+  void set_tail_rows(const std::int64_t* numbers, const TailRows& rows);
 
   void reserve(std::size_t rows);  // so many will come: an empty table makes its index for them
   BucketImage export_bucket(std::size_t bucket) const;
@@ -270,6 +281,8 @@ class Table {
   void export_counters(std::size_t bucket, BucketImage& image) const;
   void export_tail(std::size_t bucket, BucketImage& image) const;
   void import_tail(std::size_t bucket, const BucketImage& image);
+  void append_tail(std::uint32_t number, TailRows& to) const;
+  void put_tail(std::uint32_t number, const TailRows& rows, std::size_t place);
   void upsert(const std::int64_t* ids, const float* values, std::size_t n);
   void fill(const std::int64_t* ids, const float* values, std::size_t n);
 

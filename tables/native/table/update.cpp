@@ -135,7 +135,7 @@ std::int64_t Table::collect_one_by_one(const Step& step, const Gradients& gradie
     GradientSums& sums = sums_[places[position].group];
     if (!all_within(grad, options_.dim, largest_)) {
       if (options_.on_nonfinite == NonFinite::raise) return static_cast<std::int64_t>(position);
-      ++nonfinite_;
+      nonfinite_ += position < step.own_size();
       if (options_.on_nonfinite == NonFinite::skip_row && !absent) sums.skip(places[position].place);
       std::copy_n(grad, options_.dim, clipped.data());
       cut_down(clipped.data(), options_.dim, largest_, options_.max_gradient);
@@ -157,12 +157,25 @@ std::int64_t Table::settle(const Step& step) {
       if (sum == nullptr || all_within(sum, options_.dim, largest_)) continue;
       const auto position = static_cast<std::int64_t>(group.position(group.unique()[place].first));
       if (first < 0 || position < first) first = position;
-      ++nonfinite_;
+      nonfinite_ += step.counts(k);
       if (options_.on_nonfinite == NonFinite::skip_row) sums_[k].skip(place);
       if (options_.on_nonfinite == NonFinite::clip) cut_down(sum, options_.dim, largest_, options_.max_gradient);
     }
   }
   return options_.on_nonfinite == NonFinite::raise ? first : -1;
+}
+
+std::vector<std::int64_t> Table::sharing(Step& step) {
+  const Writing writing(writer_);
+  static const float given = 0.0f;
+  const PartGradients all(step.features().size(), {&given, options_.dim});
+  if (!step.holds(rows_, cutoff_)) resolve(step, Gradients(step, all, options_.dim, largest_));
+  return step.sharing();
+}
+
+void Table::share_instead(Step& step, const std::int64_t* numbers, std::size_t n, bool counts) {
+  const Writing writing(writer_);
+  step.share_instead(rows_, numbers, n, counts);
 }
 
 std::int64_t Table::collect_part(Step& step, const PartGradients& grads) {

@@ -10,7 +10,7 @@ import numpy as np
 
 from monolith.config.optimizers import Slice
 from monolith.config.table import FeatureRules
-from monolith.tables import TableConfig, admission, eviction, expiry, optimizers
+from monolith.tables import TableConfig, absent, admission, eviction, expiry, optimizers
 from monolith.tables.batch import Bag
 from monolith.training.embeddings import outputs_of
 
@@ -98,6 +98,7 @@ def _ruled() -> list[TableConfig]:
         ),
         TableConfig(name="frozen", dim=4, admission=admission.Never()),
         TableConfig(name="half", dim=8, storage="bfloat16", optimizer=optimizers.RowWiseAdagrad(lr=0.1)),
+        TableConfig(name="shared", dim=3, admission=few, absent=absent.HashedTail(rows=5), storage="bfloat16"),
         TableConfig(name="small", dim=4, optimizer=optimizers.SGD(lr=0.05), threshold=0.02, probation_s=86_400.0),
     ]  # fmt: skip
 
@@ -106,6 +107,10 @@ def _clipping() -> list[TableConfig]:
     clipped = optimizers.Adagrad(lr=0.1, clip_global_norm=0.5, clip_row_norm=2.0)
     return [
         TableConfig(name="whole", dim=5, features=["a", "b"], optimizer=clipped),
+        TableConfig(
+            name="tail", dim=3, features=["c", "d"], optimizer=clipped, admission=admission.MinCount(count=4),
+            absent=absent.HashedTail(rows=1100, start_from_tail=False),
+        ),
         TableConfig(
             name="sliced", dim=6,
             slices=[Slice(columns=2, optimizer=optimizers.SGD(lr=0.1, clip_global_norm=0.2)),
@@ -118,6 +123,14 @@ def _clipping() -> list[TableConfig]:
 def _limited() -> list[TableConfig]:
     return [
         TableConfig(name="recent", dim=4, eviction=eviction.LRU(max_rows=400)),
+        TableConfig(
+            name="tail",
+            dim=2,
+            eviction=eviction.LRU(max_rows=200),
+            admission=admission.MinCount(count=2),
+            absent=absent.HashedTail(rows=40),
+            optimizer=optimizers.Adam(lr=0.01),
+        ),
         TableConfig(name="often", dim=4, eviction=eviction.LFU(max_rows=300), expiry=expiry.Idle(ttl_s=3 * 86_400.0)),
     ]
 
