@@ -293,12 +293,14 @@ def _number(value: Any) -> float | None:
 def _with_times_in_ms(batch: pa.RecordBatch, column: str, unit: str) -> pa.RecordBatch:
     """``batch`` with int64 ms since the epoch in ``column``; a null is -1, and so a dead letter."""
     index = batch.schema.get_field_index(column)
-    times = batch.column(index)
-    if _is_moment(times.type):
-        times = times.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # safe: a fraction of a ms is an error
-    else:
-        times = _numbers_in_ms(times, *_TO_MS[unit])
-    return batch.set_column(index, column, times.fill_null(-1))
+    return batch.set_column(index, column, in_ms(batch.column(index), unit).fill_null(-1))
+
+
+def in_ms(times: pa.Array, unit: str) -> pa.Array:
+    """Timestamps, dates, or numbers in ``unit``, as int64 ms since the epoch; null where that is no such number."""
+    if is_moment(times.type):
+        return times.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # safe: a fraction of a ms is an error
+    return _numbers_in_ms(times, *_TO_MS[unit])
 
 
 def _numbers_in_ms(times: pa.Array, up: int, down: int) -> pa.Array:
@@ -312,7 +314,8 @@ def _numbers_in_ms(times: pa.Array, up: int, down: int) -> pa.Array:
     return pc.if_else(pc.less(pc.abs(ms), float(_MOST_MS)), ms, None).cast(pa.int64())  # NaN is not less
 
 
-def _is_moment(kind: pa.DataType) -> bool:
+def is_moment(kind: pa.DataType) -> bool:
+    """Timestamps of any unit, and dates."""
     return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
@@ -390,7 +393,7 @@ def _check_columns(url: StreamUrl, file: pq.ParquetFile) -> None:
         if column not in there:
             raise ConfigError(f"{url.name} has no column {column!r}; it has {', '.join(there)}")
     kind = file.schema_arrow.field(url.options["time"]).type
-    if not (_is_moment(kind) or _is_number(kind)):
+    if not (is_moment(kind) or _is_number(kind)):
         raise ConfigError(
             f"{url.name}: the time column {url.options['time']!r} is of type {kind}; allowed: a timestamp, a date, or "
             f"a number in `unit`"

@@ -18,6 +18,7 @@ from monolith.config.document import path_text
 from monolith.config.load import job_json, parse_job
 from monolith.config.rules import broken_rules
 from monolith.datasets.sets.about import About
+from monolith.datasets.sets.job_text import features_of
 from monolith.errors import ConfigError
 from monolith.offline.layout import SEARCHED, laid_out, needs_bytes
 from monolith.optembed.compression import ALPHA, THRESHOLD_LR, Options
@@ -131,7 +132,7 @@ def _settings(about: About, model: str, seed: int, settings: Settings) -> dict[s
     return {
         "name": "bench",
         "input": {"samples": "memory://samples"},
-        "features": [{"name": one.name, "type": one.type, "missing": "own_row"} for one in about.features],
+        "features": features_of(about),
         "tables": [
             {"name": name, "features": [feature], "dim": dim, **rows}
             for name, feature, dim in _tables([one.name for one in about.features], model, settings.dim)

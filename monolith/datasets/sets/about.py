@@ -13,13 +13,14 @@ ABOUT = "about.json"
 VERSION = 1
 
 
-class FeatureAbout(msgspec.Struct, frozen=True):
+class FeatureAbout(msgspec.Struct, frozen=True, omit_defaults=True):
     """A feature in the training part."""
 
     name: str
     type: str
     values: int  # different ones; at most a million are counted
     missing: int  # samples without any
+    bag: bool = False  # a sample has several
 
 
 class PartAbout(msgspec.Struct, frozen=True):
@@ -58,7 +59,8 @@ class About(msgspec.Struct, frozen=True, kw_only=True):
         width = max(len(feature.name) for feature in self.features)
         for feature in self.features:
             missing = f", missing {feature.missing:,}" if feature.missing else ""
-            said.append(f"  {feature.name:{width}}  {feature.type:6}  {feature.values:,} values{missing}")
+            several = ", several a sample" if feature.bag else ""
+            said.append(f"  {feature.name:{width}}  {feature.type:6}  {feature.values:,} values{several}{missing}")
         said.append(f"item: {self.item}; within-{self.group} AUC")
         if self.best_auc is not None:
             said.append(f"best AUC on test that any model can have: {self.best_auc:.5f}")

@@ -12,10 +12,14 @@ import pyarrow as pa
 Numbers = npt.NDArray[np.float64]
 
 
+_LEAST = -(2.0**62)  # what is below shares a bucket
+
+
 def log_squared(numbers: Numbers) -> npt.NDArray[np.int64]:
     """``floor(ln(x)^2)`` above 2, and the number's whole part up to there, as is usual for Criteo's counts."""
     logs = np.log(np.maximum(numbers, 1.0))
-    return np.where(numbers > 2, np.floor(logs * logs), np.trunc(numbers)).astype(np.int64)
+    small = np.trunc(np.clip(numbers, _LEAST, 2.0))
+    return np.where(numbers > 2, np.floor(logs * logs), small).astype(np.int64)
 
 
 def quarter_octaves(numbers: Numbers) -> npt.NDArray[np.int64]:

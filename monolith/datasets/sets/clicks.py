@@ -14,7 +14,6 @@ from monolith.datasets.sets.buckets import bucketed, log_squared
 from monolith.datasets.sets.delimited import Block, Format, blocks
 from monolith.datasets.sets.description import LABEL, START_MS, TIME
 from monolith.datasets.sets.lines import Lines
-from monolith.errors import ConfigError
 
 CRITEO_NUMBERS = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_WORDS = tuple(f"C{i}" for i in range(1, 27))
@@ -26,11 +25,11 @@ AVAZU_WORDS = (
 _KUAIRAND = ("user_id", "video_id", "time_ms", "is_click", "duration_ms", "tab")
 
 
-def criteo(folder: Path, lines: Lines) -> Iterator[pa.Table]:
-    """``train.txt`` (or ``train.txt.gz``) of the Display Advertising Challenge; the order of lines is the time."""
+def criteo(folder: Path, lines: Lines, *, name: str = "train.txt") -> Iterator[pa.Table]:
+    """``train.txt`` of the Display Advertising Challenge, plain or packed; the order of lines is the time."""
     form = Format((LABEL, *CRITEO_NUMBERS, *CRITEO_WORDS), delimiter="\t", header=False)
     first = 0
-    for block in blocks(only(folder, "train.txt*"), form, lines):
+    for block in blocks(folder / name, form, lines):
         columns = {
             LABEL: _binary(block, LABEL),
             TIME: pa.array(START_MS + np.arange(first, first + len(block))),
@@ -41,10 +40,10 @@ def criteo(folder: Path, lines: Lines) -> Iterator[pa.Table]:
         yield block.table(columns)
 
 
-def avazu(folder: Path, lines: Lines) -> Iterator[pa.Table]:
-    """``train.csv`` (or ``train.gz``) of the challenge; ``hour`` is YYMMDDHH, UTC, and becomes time and hour of day."""
+def avazu(folder: Path, lines: Lines, *, name: str = "train.csv") -> Iterator[pa.Table]:
+    """``train.csv`` of the challenge, plain or packed; ``hour`` is YYMMDDHH, UTC, and becomes time and hour of day."""
     form = Format(("click", "hour", *AVAZU_WORDS))
-    for block in blocks(only(folder, "train*"), form, lines):
+    for block in blocks(folder / name, form, lines):
         hour = pc.fill_null(block.integers("hour", required=True), 0).to_numpy()
         times, fit = _hours(hour)
         block.require(fit, "hour", "a moment as YYMMDDHH")
@@ -73,15 +72,6 @@ def kuairand(folder: Path, lines: Lines) -> Iterator[pa.Table]:
                 "hour": local_hour,
             }
             yield block.table(columns)
-
-
-def only(folder: Path, pattern: str) -> Path:
-    """The one file of the pattern. Raises ConfigError where there are several."""
-    there = sorted(path for path in folder.glob(pattern) if path.is_file())
-    if len(there) != 1:
-        names = ", ".join(path.name for path in there)
-        raise ConfigError(f"{folder} has {names or 'no file'} for {pattern}: leave one of them there")
-    return there[0]
 
 
 def _binary(block: Block, name: str) -> Any:

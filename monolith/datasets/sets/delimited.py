@@ -5,6 +5,7 @@ All cells come as text, and are made numbers here, so that one broken cell is on
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from monolith.datasets.sets.lines import Lines, cell
+from monolith.datasets.sets.lines import EXAMPLES, Lines, cell
 from monolith.errors import CorruptError
 
 BLOCK_BYTES = 8 << 20
+_NO_TEXT = "\N{REPLACEMENT CHARACTER}"  # in place of what is no UTF-8
 _WHOLE = r"^[+-]?[0-9]{1,18}$"
-_NUMBER = r"^[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
+NUMBER = r"^[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]{1,3})?$"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Block:
 
     def floats(self, name: str, *, required: bool = False) -> pa.Array:
         """float64, likewise."""
-        return self._numbers(name, _NUMBER, pa.float64(), "a number", required=required)
+        return self._numbers(name, NUMBER, pa.float64(), "a number", required=required)
 
     def require(self, fit: npt.NDArray[np.bool_], name: str, allowed: str) -> None:
         """Reject the lines whose ``fit`` (n,) is False: their ``name`` is not ``allowed``."""
@@ -78,25 +80,19 @@ class Block:
         return pc.if_else(pc.and_(fits, pc.invert(empty)), text, None).cast(kind)
 
     def _reject(self, wrong: npt.NDArray[np.bool_], name: str, allowed: str) -> None:
-        for row in np.flatnonzero(wrong & self._fit).tolist():
+        rows = np.flatnonzero(wrong & self._fit).tolist()
+        named = rows[:EXAMPLES]
+        self._lines.reject_more(len(rows) - len(named))
+        for row in named:
             seen = self._batch.column(name)[row].as_buffer()
             said = "nothing" if seen is None else cell(seen.to_pybytes().decode("utf-8", "replace"))
             self._lines.reject(self._path, self._number(row), f"{name} is {said}, allowed is {allowed}")
         self._fit &= ~wrong
 
     def _check_text(self, name: str) -> None:
-        """Reject lines that are no UTF-8, and blank their cells, so that nothing fails on them later."""
-        column = self._batch.column(name)
-        try:
-            column.validate(full=True)
-            return
-        except pa.ArrowInvalid:
-            cells = column.cast(pa.binary()).to_pylist()
-        wrong = np.array([not _is_text(value) for value in cells])
-        self._reject(wrong, name, "text in UTF-8")
-        clean = pa.array([None if bad else value for bad, value in zip(wrong, cells, strict=True)], pa.binary())
-        index = self._batch.schema.get_field_index(name)
-        self._batch = self._batch.set_column(index, name, clean.cast(pa.string()))
+        """Reject lines that are no UTF-8, in which `_Utf8` wrote its sign."""
+        wrong = pc.fill_null(pc.match_substring(self._batch.column(name), _NO_TEXT), False)
+        self._reject(wrong.to_numpy(zero_copy_only=False), name, "text in UTF-8")
 
 
 def blocks(path: Path, form: Format, lines: Lines) -> Iterator[Block]:
@@ -123,7 +119,7 @@ def blocks(path: Path, form: Format, lines: Lines) -> Iterator[Block]:
 def _open(path: Path, form: Format, skip: Callable[[Any], str]) -> Any:
     names = None if form.header else list(form.columns)
     return csv.open_csv(
-        pa.input_stream(str(path), compression="detect"),
+        pa.TransformInputStream(pa.input_stream(str(path), compression="detect"), _Utf8()),
         read_options=csv.ReadOptions(column_names=names, block_size=BLOCK_BYTES, use_threads=False),
         parse_options=csv.ParseOptions(
             delimiter=form.delimiter,
@@ -132,7 +128,7 @@ def _open(path: Path, form: Format, skip: Callable[[Any], str]) -> Any:
             invalid_row_handler=skip,
         ),
         convert_options=csv.ConvertOptions(
-            check_utf8=False,
+            check_utf8=False,  # `_Utf8` sees to that
             column_types={name: pa.string() for name in form.columns},
             include_columns=list(form.columns),
             include_missing_columns=True,
@@ -147,7 +143,7 @@ def _check_header(path: Path, form: Format, names: Sequence[str]) -> None:
     if not form.header:
         return
     with pa.input_stream(str(path), compression="detect") as stream:
-        head = stream.read(1 << 16).split(b"\n")[0].decode("utf-8", "replace").strip().split(form.delimiter)
+        head = stream.read(1 << 16).split(b"\n")[0].decode("utf-8-sig", "replace").strip().split(form.delimiter)
     there = [name.strip('"') for name in head]
     if missing := [name for name in names if name not in there]:
         raise CorruptError(
@@ -168,8 +164,15 @@ def _numbering(first: int, invalid: list[int]) -> Callable[[int], int]:
     return number
 
 
-def _is_text(value: bytes | None) -> bool:
-    try:
-        return value is None or value.decode() is not None
-    except UnicodeDecodeError:
-        return False
+class _Utf8:
+    """Bytes as they are read, in UTF-8 throughout: pyarrow stops at a line of too few cells that is something else.
+
+    A mark of the order of bytes, with which some programs begin a file, is left out.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+
+    def __call__(self, some: Any) -> bytes:
+        """The next bytes; none at the end."""
+        return self._decoder.decode(bytes(some), final=not len(some)).encode()

@@ -3,11 +3,13 @@
 A reader yields tables of samples in the order of its files, with these columns: ``label`` (int8, 0 or 1), ``time_ms``
 (int64; where a set has no time, ``START_MS`` and the sample's number), the features (int64 or string, null where a
 value is missing), and where the set has them ``list`` (int64: consecutive samples that were shown together), ``part``
-(int8: 0 to train, 1 to validate, 2 to test) and ``probability`` (float64: of a positive, in a generated set).
+(int8: 0 to train, 1 to validate, 2 to test) and ``probability`` (float64: of a positive, in a generated set). A feature
+of several values a sample is a list of them.
 """
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,8 @@ import msgspec
 from monolith.datasets.sets.lines import Lines
 
 LABEL, TIME, LIST, PART, PROBABILITY = "label", "time_ms", "list", "part", "probability"
+KEY = "__key"  # by which samples are ordered; in files that are in the way later
+RESERVED = (LABEL, TIME, LIST, PART, PROBABILITY, KEY)
 START_MS = 946_684_800_000  # 2000-01-01: times of sets without any are counted from here, 1 ms a sample
 PARTS = ("train", "valid", "test")
 
@@ -46,10 +50,11 @@ class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Column(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A feature: one value, or none, a sample."""
+    """A feature: one value, or none, a sample; ``bag``: any number of them."""
 
     name: str
     type: Literal["int", "string"] = "int"
+    bag: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class Form:
     read: Read
     sha256: Mapping[str, str] = field(default_factory=dict)  # file -> checksum, where it is known
     lines: int | None = None  # how many good and broken ones there are, where it is known
+
+
+def files_like(folder: Path, name: str) -> list[Path]:
+    """The files of a name, in which `*` stands for anything, below ``folder``, in order of name."""
+    names = sorted(glob.glob(name, root_dir=folder)) if "*" in name else [name]
+    return [folder / one for one in names if (folder / one).is_file()]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from monolith.datasets.sets.description import LABEL, PART, START_MS, TIME
-from monolith.datasets.sets.lines import Lines, cell
+from monolith.datasets.sets.lines import WHOLE, Lines, cell
 
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 _FILES = ("frappe.train.libfm", "frappe.validation.libfm", "frappe.test.libfm")
@@ -41,7 +41,7 @@ def _row(path: Path, number: int, line: str, lines: Lines) -> list[int] | None:
         row = [round(float(label)), *(int(text.partition(":")[0]) for text in cells)]
     except (ValueError, OverflowError):
         row = []
-    if len(row) == len(FIELDS) + 1:
+    if len(row) == len(FIELDS) + 1 and all(number in WHOLE for number in row):
         return row
     lines.reject(path, number, f"{cell(line.strip())} is not a label and {len(FIELDS)} ids of the form ID:1")
     return None

@@ -17,13 +17,19 @@ def samples_url(about: About, path: Path) -> str:
     return f"parquet://{path}?time={TIME}&item={about.item}&features={features}&label={LABEL}"
 
 
+def features_of(about: About) -> list[dict[str, Any]]:
+    """The section `features` of a job over the set."""
+    bag = {True: {"bag": True}, False: {}}
+    return [{"name": one.name, "type": one.type, "missing": "own_row", **bag[one.bag]} for one in about.features]
+
+
 def job_settings(about: About, folder: Path) -> dict[str, Any]:
     """A job over the set in ``folder``: DeepFM, a table of width 17 for each feature, Adam."""
     rows = {"dim": 17, "optimizer": {"kind": "adam", "lr": 0.001, "steps": "table"}}
     return {
         "name": about.name.replace("_", "-"),
         "input": {"samples": samples_url(about, folder / "train.parquet")},
-        "features": [{"name": feature.name, "type": feature.type, "missing": "own_row"} for feature in about.features],
+        "features": features_of(about),
         "tables": [{"name": feature.name, **rows} for feature in about.features],
         "model": {"kind": "deepfm", "dropout": 0.1},
         "train": {"batch_size": 1024, "group_by": about.group},

@@ -26,6 +26,10 @@ class Lines:
         if self.broken > _EARLY:
             self.check()
 
+    def reject_more(self, count: int) -> None:
+        """Count ``count`` lines that cannot be used, behind those that were named."""
+        self.broken += count
+
     def reject(self, file: Path, number: int | None, reason: str) -> None:
         """Count a line, ``number`` from 1 on, that cannot be used."""
         self.broken += 1
@@ -46,6 +50,9 @@ class Lines:
         """The first broken lines, in words; empty if there is none."""
         more = f"; and {self.broken - len(self.examples):,} more" if self.broken > len(self.examples) else ""
         return "; ".join(self.examples) + more
+
+
+WHOLE = range(-(2**63), 2**63)  # what a column of integers holds
 
 
 def cell(value: object) -> str:

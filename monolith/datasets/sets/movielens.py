@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from monolith.datasets.sets.delimited import Format, blocks
 from monolith.datasets.sets.description import LABEL, START_MS, TIME
-from monolith.datasets.sets.lines import Lines, cell
+from monolith.datasets.sets.lines import WHOLE, Lines, cell
 
 ROWS = 65_536
 _USER_MS = 2_000_000  # more than there are ratings in ml-1m
@@ -49,8 +49,8 @@ class Known:
 
     def of(self, ids: Any) -> dict[str, Any]:
         """The columns of ``ids`` (n,); nulls for ids of which nothing is known."""
-        if not self._columns:
-            return {}
+        if not len(self._ids):
+            return {name: pa.nulls(len(ids), column.type) for name, column in self._columns.items()}
         places = np.minimum(np.searchsorted(self._ids, ids), len(self._ids) - 1)
         taken = pa.array(places, mask=self._ids[places] != ids)
         return {name: column.take(taken) for name, column in self._columns.items()}
@@ -73,8 +73,8 @@ def from_text(folder: Path, lines: Lines, *, rule: Rule, suffix: str) -> Iterato
     with tabs (tsv).
     """
     split: Split = (lambda line: line.split("::")) if suffix == "dat" else (lambda line: line.split("\t"))
-    users = _known(_small(folder / f"users.{suffix}", split, _USERS[suffix]), "user_id", rule.user)
-    movies = _known(_small(folder / f"movies.{suffix}", split, _MOVIES[suffix]), "movie_id", rule.movie)
+    users = _known(_small(folder / f"users.{suffix}", split, _USERS[suffix], lines), "user_id", rule.user)
+    movies = _known(_small(folder / f"movies.{suffix}", split, _MOVIES[suffix], lines), "movie_id", rule.movie)
     first = 0
     for ratings in _ratings(folder / f"ratings.{suffix}", split, lines):
         yield _samples(ratings, first, (users, movies), rule)
@@ -88,7 +88,8 @@ def from_csv(folder: Path, lines: Lines, *, rule: Rule) -> Iterator[pa.Table]:
         block.table({"movie_id": block.integers("movieId", required=True), "genres": block.texts("genres")})
         for block in blocks(folder / "movies.csv", form, lines)
     ]
-    movies = _known(pa.concat_tables(parts), "movie_id", rule.movie)
+    empty = pa.table({"movie_id": pa.array([], pa.int64()), "genres": pa.array([], pa.string())})
+    movies = _known(pa.concat_tables([empty, *parts]), "movie_id", rule.movie)
     first = 0
     for block in blocks(folder / "ratings.csv", Format(("userId", "movieId", "rating", "timestamp")), lines):
         columns = {
@@ -125,15 +126,28 @@ def _known(table: pa.Table, key: str, names: Sequence[str]) -> Known:
     return Known(table[key].to_numpy().astype(np.int64), columns)
 
 
-def _small(path: Path, split: Split, names: Sequence[str]) -> pa.Table:
-    """A file of what is known of users or movies; a line without all its cells is as if it was not there."""
-    with path.open(encoding="utf-8" if path.suffix == ".tsv" else "latin-1") as file:
-        rows = [cells for line in file if len(cells := split(line.rstrip("\r\n"))) == len(names) and cells[0].isdigit()]
+def _small(path: Path, split: Split, names: Sequence[str], lines: Lines) -> pa.Table:
+    """A file of what is known of users or movies."""
+    numbers = [name for name in names if name in ("user_id", "movie_id", "age")]
+    numbers += [name for name in names if name == "occupation" and path.suffix == ".dat"]
+    rows = []
+    with path.open(encoding="utf-8" if path.suffix == ".tsv" else "latin-1", errors="replace") as file:
+        for place, line in enumerate(file, start=1):
+            cells = split(line.rstrip("\r\n"))
+            if len(cells) == len(names) and all(_is_whole(cells[names.index(name)]) for name in numbers):
+                rows.append(cells)
+            else:
+                said = f"{', '.join(names)}, with whole numbers for {', '.join(numbers)}"
+                lines.reject(path, place, f"{cell(line.strip())} is not {said}")
     columns = {name: pa.array([row[i] for row in rows], pa.string()) for i, name in enumerate(names)}
-    whole = {name: columns[name].cast(pa.int64()) for name in (names[0], "age") if name in columns}
-    if path.suffix == ".dat" and "occupation" in columns:
-        whole["occupation"] = columns["occupation"].cast(pa.int64())
-    return pa.table({**columns, **whole})
+    return pa.table({**columns, **{name: columns[name].cast(pa.int64()) for name in numbers}})
+
+
+def _is_whole(text: str) -> bool:
+    try:
+        return int(text) in WHOLE
+    except ValueError:
+        return False
 
 
 def _ratings(path: Path, split: Split, lines: Lines) -> Iterator[pa.Table]:
@@ -153,7 +167,7 @@ def _rating(path: Path, number: int, line: str, split: Split, lines: Lines) -> l
         row = [int(text) for text in cells]
     except ValueError:
         row = []
-    if len(row) == 4:
+    if len(row) == 4 and all(number in WHOLE for number in row):
         return row
     lines.reject(path, number, f"{cell(line.strip())} is not user, movie, rating and timestamp, four whole numbers")
     return None

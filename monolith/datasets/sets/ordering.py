@@ -18,12 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monolith.datasets.sets.cuts import Ints, KeyHistogram
-from monolith.datasets.sets.description import LIST, PART, PARTS, TIME, Split
+from monolith.datasets.sets.description import KEY, LIST, PART, PARTS, TIME, Split
 from monolith.datasets.sets.planted import mixed
 
 ROW_GROUP = 65_536
 SORTED_AT_ONCE = 1 << 20  # rows that are sorted in memory
-_KEY = "__key"
 
 Tell = Callable[[str, int, int], None]
 
@@ -48,7 +47,7 @@ class Ordering:
         self._in_order &= bool(keys[0] >= self._last and (np.diff(keys) >= 0).all())
         self._last = int(keys[-1])
         self._rows += len(table)
-        table = table.append_column(_KEY, pa.array(keys))
+        table = table.append_column(KEY, pa.array(keys))
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._scratch / "all.parquet", table.schema, compression="zstd")
         self._writer.write_table(table, row_group_size=ROW_GROUP)
@@ -61,11 +60,11 @@ class Ordering:
         self._writer.close()
         cuts, done = self._cuts(), 0
         for table in self._tables():
-            keys = table[_KEY].to_numpy()
+            keys = table[KEY].to_numpy()
             edges = [0, *np.searchsorted(keys, cuts).tolist(), len(table)]
             for part, start, stop in zip(PARTS, edges[:-1], edges[1:], strict=True):
                 if stop > start:
-                    yield part, table.slice(start, stop - start).drop_columns([_KEY])
+                    yield part, table.slice(start, stop - start).drop_columns([KEY])
             done += len(table)
             self._tell("writing", done, self._rows)
 
@@ -104,7 +103,7 @@ class Ordering:
         for path in self._dealt_out(whole):
             table = pq.read_table(path)
             path.unlink()
-            yield table.take(pa.array(np.argsort(table[_KEY].to_numpy(), kind="stable")))
+            yield table.take(pa.array(np.argsort(table[KEY].to_numpy(), kind="stable")))
 
     def _dealt_out(self, whole: pq.ParquetFile) -> list[Path]:
         """Files of rows by ascending ranges of keys, equal keys in one."""
@@ -114,7 +113,7 @@ class Ordering:
             writers: dict[int, Any] = {}
             for batch in whole.iter_batches(ROW_GROUP):
                 table = pa.Table.from_batches([batch])
-                places = np.searchsorted(edges, table[_KEY].to_numpy(), side="right")
+                places = np.searchsorted(edges, table[KEY].to_numpy(), side="right")
                 for place in np.unique(places).tolist():
                     if place not in writers:
                         path = self._scratch / f"{place}.parquet"
@@ -128,6 +127,6 @@ class Ordering:
         if self._split.kind != "lists":
             return self._histogram
         histogram = KeyHistogram()
-        for batch in whole.iter_batches(columns=[_KEY]):
+        for batch in whole.iter_batches(columns=[KEY]):
             histogram.add(batch.column(0).to_numpy(), np.ones(batch.num_rows))
         return histogram

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from monolith.datasets.sets.about import ABOUT, About, FeatureAbout, PartAbout
-from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, START_MS, TIME, DataSet, Form
+from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, START_MS, TIME, DataSet, Form, files_like
 from monolith.datasets.sets.job_text import job_text
 from monolith.datasets.sets.lines import Lines
 from monolith.datasets.sets.ordering import ROW_GROUP, Ordering, Tell
@@ -39,7 +39,7 @@ def prepare(
     form, paths = found_form(data, folder)
     if out.exists() and not (out / ABOUT).is_file():
         raise ConfigError(f"{out} is there and is no prepared data set; name another folder by --to")
-    sums = {str(path.relative_to(folder)): _sha256(path) for path in paths}
+    sums = {_name_in(folder, path): _sha256(path) for path in paths}
     if not any_version:
         _check_versions(data, form, folder, sums)
     scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -59,13 +59,17 @@ def prepare(
 def found_form(data: DataSet, folder: Path) -> tuple[Form, list[Path]]:
     """The first form all of whose files are in ``folder``, and these. Raises ConfigError, naming what is missing."""
     for form in data.forms:
-        found = [sorted(folder.glob(name)) for name in form.files]
+        found = [files_like(folder, name) for name in form.files]
         if all(found):
             return form, [path for paths in found for path in paths]
     wanted = ", or ".join(" and ".join(form.files) for form in data.forms)
     there = sorted(path.name for path in folder.iterdir())[:20] if folder.is_dir() else []
     has = f"it has {', '.join(there)}" if there else "it is empty" if folder.is_dir() else "there is no such folder"
     raise ConfigError(f"{data.name} needs {wanted} in {folder}: {has}. Name the folder by --from, or by MONOLITH_DATA")
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _check_versions(data: DataSet, form: Form, folder: Path, sums: Mapping[str, str]) -> None:
@@ -151,9 +155,10 @@ def _count(data: DataSet, folder: Path) -> list[FeatureAbout]:
             column = batch.column(0)
             missing += column.null_count
             if len(seen) < MOST_DISTINCT:
-                values = column.unique().drop_null().to_numpy(zero_copy_only=False)
+                one_each = column.flatten() if feature.bag else column
+                values = one_each.unique().drop_null().to_numpy(zero_copy_only=False)
                 seen = np.unique(np.concatenate([seen, values]))
-        result.append(FeatureAbout(feature.name, feature.type, min(len(seen), MOST_DISTINCT), missing))
+        result.append(FeatureAbout(feature.name, feature.type, min(len(seen), MOST_DISTINCT), missing, feature.bag))
     return result
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from monolith.datasets.ml100k_origin import TERMS as ML100K_TERMS
 from monolith.datasets.ml100k_origin import cache_folder
-from monolith.datasets.sets import clicks, frappe, movielens, own, trivago
+from monolith.datasets.sets import clicks, frappe, movielens, own, own_rows, own_rules, trivago
 from monolith.datasets.sets.description import Column, DataSet, Form, Split
 from monolith.datasets.sets.movielens import Rule
 from monolith.datasets.sets.planted import Planted, planted
@@ -82,40 +82,41 @@ def _trivago(name: str, title: str, form: Form) -> DataSet:
     return DataSet(name, title, terms, trivago.FEATURES, "item", "user", Split("lists"), label, (form,))
 
 
-def _criteo(name: str, title: str, form: Form, split: Split, time: str) -> DataSet:
+def _criteo(name: str, title: str, forms: tuple[Form, ...], split: Split, time: str) -> DataSet:
     terms = "Criteo's, under the terms of the Display Advertising Challenge: research, no redistribution."
     numbers = tuple(Column(one) for one in clicks.CRITEO_NUMBERS)
     features = numbers + tuple(Column(one, "string") for one in clicks.CRITEO_WORDS)
-    return DataSet(name, title, terms, features, "C3", "C3", split, "click", (form,), time, timed=False)
+    return DataSet(name, title, terms, features, "C3", "C3", split, "click", forms, time, timed=False)
 
 
 def _criteo8k() -> DataSet:
-    described = own.Own(
+    described = own_rules.Own(
         name="criteo8k",
         files=["impressions.parquet"],
-        label=own.LabelRule(column="label"),
+        label=own_rules.LabelRule(column="label"),
         features=[
-            *(own.FeatureRule(name=one, bucket="log_squared") for one in clicks.CRITEO_NUMBERS),
-            *(own.FeatureRule(name=one) for one in clicks.CRITEO_WORDS),
+            *(own_rules.FeatureRule(name=one, bucket="log_squared") for one in clicks.CRITEO_NUMBERS),
+            *(own_rules.FeatureRule(name=one) for one in clicks.CRITEO_WORDS),
         ],
         item="C3",
         group="C3",
-        part=own.PartRule(column="part", valid="dev"),
+        part=own_rules.PartRule(column="part", valid="dev"),
         split=Split("given"),
     )
     sums = {"impressions.parquet": "213a05a43138840032e648fcd76a821a356534dc6607a7022a4c99b74ef36e25"}
-    rules = [one if isinstance(one, own.FeatureRule) else own.FeatureRule(name=one) for one in described.features]
-    form = Form(tuple(described.files), partial(own.read, described, rules), sums)
+    kinds: own_rows.Kinds = {one.name: ("int" if one.bucket else "string", False) for one in described.rules()}
+    form = Form(tuple(described.files), partial(own_rows.read, described, kinds), sums)
     title = "8,000 of Criteo's impressions: a format and smoke set, never to rank models on"
-    return _criteo("criteo8k", title, form, described.split, "none; the order of the rows")
+    return _criteo("criteo8k", title, (form,), described.split, "none; the order of the rows")
 
 
 def _avazu() -> DataSet:
     terms = "Avazu's, under the terms of the Click-Through Rate Prediction challenge: research, no redistribution."
     features = (Column("hour"), *(Column(one, "string") for one in clicks.AVAZU_WORDS))
-    form = Form(("train*",), clicks.avazu, lines=40_428_967)
+    names = ("train.csv", "train.gz", "train.csv.gz")
+    forms = tuple(Form((name,), partial(clicks.avazu, name=name), lines=40_428_967) for name in names)
     title = "Avazu: 40,428,967 impressions of ten days"
-    return DataSet("avazu", title, terms, features, "site_id", "device_ip", Split("time"), "click", (form,))
+    return DataSet("avazu", title, terms, features, "site_id", "device_ip", Split("time"), "click", forms)
 
 
 def _kuairand() -> DataSet:
@@ -185,7 +186,9 @@ _TRIVAGO = Form(
     {"impressions.parquet": "e2b2ba90e7ce5b80f93699db3c98202c3031b14280c64d12666a88ab5160ee32"},
 )
 _RECSYS = Form(("train.csv",), trivago.from_sessions)
-_CRITEO = Form(("train.txt*",), clicks.criteo, lines=45_840_617)
+_CRITEO = tuple(
+    Form((name,), partial(clicks.criteo, name=name), lines=45_840_617) for name in ("train.txt", "train.txt.gz")
+)
 
 SETS = _all()
 
@@ -196,8 +199,10 @@ def find(name: str, folder: Path | None = None) -> tuple[DataSet, Path]:
     ``folder`` None: below ``$MONOLITH_DATA`` (or ``~/.cache/monolith``). Raises ConfigError.
     """
     if name.endswith((".yaml", ".yml")):
-        described, beside = own.load(Path(name))
-        return described, folder or beside
+        described, beside = own.load(Path(name), folder)
+        if described.name in SETS:
+            raise ConfigError(f"{name}: name is {described.name!r}, which `monolith data list` has; choose another one")
+        return described, beside
     if name not in SETS:
         known = ", ".join(SETS)
         raise ConfigError(f"there is no data set {name!r}; allowed: {known}, or a description file (.yaml)")

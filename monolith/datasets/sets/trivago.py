@@ -32,6 +32,7 @@ FEATURES = (
     Column("is_last"),
 )
 _ROWS = 65_536
+_DIGITS = 18  # of a number that 64 bits surely hold
 _CLICK_OUT = "clickout item"
 _LOG = ("user_id", "session_id", "timestamp", "step", "action_type", "reference", "platform", "city", "device",
         "impressions", "prices")  # fmt: skip
@@ -85,7 +86,7 @@ class _Action(NamedTuple):
     session_id: str
     timestamp: int
     step: int
-    action_type: str
+    action_type: str | None
     reference: str | None
     platform: str | None
     city: str | None
@@ -104,19 +105,23 @@ class _Session:
     def shown(self, action: _Action) -> list[tuple[Any, ...]]:
         """The samples of a click-out, in the order of `_COLUMNS`; none of any other action. Raises ValueError."""
         before = self._last
-        item = action.reference if action.reference and action.reference.isdigit() else None
-        if item is not None and "item" in action.action_type:
+        item = action.reference if action.reference and _is_whole(action.reference) else None
+        if item is not None and "item" in (action.action_type or ""):
             self._last = int(item)
         if action.action_type != _CLICK_OUT or not action.impressions or item is None:
             return []
         items, prices = action.impressions.split("|"), (action.prices or "").split("|")
-        if len(items) != len(prices) or not all(map(str.isdigit, items + prices)):
+        if len(items) != len(prices) or not all(map(_is_whole, items + prices)):
             raise ValueError(f"{len(items)} impressions and {len(prices)} prices, not as many numbers of both")
         about = (action.timestamp, action.user_id, action.platform, action.city, action.device, before)
         return [
             (int(one == item), int(one), int(price), place, *about)
             for place, (one, price) in enumerate(zip(items, prices, strict=True))
         ]
+
+
+def _is_whole(text: str) -> bool:
+    return text.isdecimal() and len(text) <= _DIGITS
 
 
 _COLUMNS = ("impression_id", "label", "item_id", "price", "position", "timestamp", "user_id", "platform", "city",

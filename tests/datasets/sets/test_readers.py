@@ -15,8 +15,9 @@ from monolith.datasets.sets.delimited import Format, blocks
 from monolith.datasets.sets.description import START_MS
 from monolith.datasets.sets.lines import Lines
 from monolith.datasets.sets.planted import Planted
+from monolith.datasets.sets.prepare import found_form
 from monolith.datasets.sets.registry import SETS, find, generated
-from monolith.errors import CorruptError, RejectedError
+from monolith.errors import ConfigError, CorruptError, RejectedError
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 
@@ -97,7 +98,7 @@ def test_criteos_lines_are_read_plain_and_packed(tmp_path: Path, packed: bool):
         (tmp_path / "train.txt.gz").write_bytes(gzip.compress(text.encode()))
     else:
         (tmp_path / "train.txt").write_text(text)
-    found = read("criteo-kaggle", tmp_path)
+    found = read("criteo-kaggle", tmp_path, int(packed))
     assert found["label"] == [1, 0, 0]
     assert found["I1"] == [2, 47, -1]  # 2 stays, floor(ln(1000)^2), -1 stays
     assert found["I2"] == [None, None, None]
@@ -227,11 +228,79 @@ def test_a_packed_file_that_ends_early_is_refused(tmp_path: Path):
     data = gzip.compress((criteo_line("1", "2") * 3000).encode())
     (tmp_path / "train.txt.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(CorruptError, match=r"train.txt.gz cannot be read"):
-        read("criteo-kaggle", tmp_path)
+        read("criteo-kaggle", tmp_path, 1)
 
 
 def test_a_name_that_is_no_set_is_refused_with_those_that_are():
-    from monolith.errors import ConfigError
-
     with pytest.raises(ConfigError, match=r"no data set 'ml-10m'; allowed: ml-100k, ml-1m.* or a description file"):
         find("ml-10m")
+
+
+def test_the_plain_file_is_read_where_the_packed_one_lies_beside_it(tmp_path: Path):
+    (tmp_path / "train.txt").write_text(criteo_line("1", "2"))
+    (tmp_path / "train.txt.gz").write_bytes(b"")
+    form, paths = found_form(SETS["criteo-kaggle"], tmp_path)
+    assert [path.name for path in paths] == ["train.txt"]
+    assert len(pa.concat_tables(form.read(tmp_path, Lines()))) == 1
+
+
+def test_an_archive_is_named_as_what_is_there(tmp_path: Path):
+    (tmp_path / "train.zip").write_bytes(b"PK")
+    with pytest.raises(
+        ConfigError, match=r"avazu needs train.csv, or train.gz, or train.csv.gz in .*: it has train.zip"
+    ):
+        found_form(SETS["avazu"], tmp_path)
+
+
+def test_a_line_of_bytes_that_are_no_text_and_too_few_cells_is_one_broken_line(tmp_path: Path):
+    (tmp_path / "train.txt").write_bytes(
+        criteo_line("1", "2").encode() + b"\xff\xfe\xbc\n" + criteo_line("0", "3").encode()
+    )
+    lines = Lines(most=0.9)
+    assert read("criteo-kaggle", tmp_path, lines=lines)["label"] == [1, 0]
+    assert lines.examples == ["train.txt:2: 1 cells, expected 40"]
+
+
+def test_a_mark_of_the_order_of_bytes_before_a_header_is_left_out(tmp_path: Path):
+    (tmp_path / "f.csv").write_bytes("\N{ZERO WIDTH NO-BREAK SPACE}a,b\r\n1,ä\r\n".encode())
+    (block,) = blocks(tmp_path / "f.csv", Format(("a", "b")), Lines())
+    assert block.table({"a": block.integers("a"), "b": block.texts("b")}).to_pydict() == {"a": [1], "b": ["ä"]}
+
+
+def test_broken_lines_behind_those_that_are_named_are_counted(tmp_path: Path):
+    (tmp_path / "f.csv").write_text("a,b\n" + "x,y\n" * 40)
+    lines = Lines(most=1.0)
+    (block,) = blocks(tmp_path / "f.csv", Format(("a", "b")), lines)
+    block.table({"a": block.integers("a", required=True)})
+    assert (lines.broken, lines.examples[4]) == (40, "f.csv:6: a is 'x', allowed is a whole number")
+    assert lines.said().endswith("; and 35 more")
+
+
+def test_numbers_of_more_than_64_bits_are_broken_lines(tmp_path: Path):
+    huge, ids = "9" * 20, " 5:1" * 9
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"frappe.{name}.libfm").write_text(f"1 {huge}:1{ids}\n-1 7:1{ids}\n")
+    (tmp_path / "users.dat").write_text("1::F::1::10::48067\njunk\n2::M::x::3::4\n")
+    (tmp_path / "movies.dat").write_text("")
+    (tmp_path / "ratings.dat").write_text(f"1::9::5::30\n{huge}::9::5::30\n2::9::5::30\n")
+    lines = Lines(most=0.9)
+    assert read("frappe", tmp_path, lines=lines)["user"] == [7, 7, 7]
+    assert lines.broken == 3
+    found = read("ml-1m", tmp_path, 1, lines)
+    assert (found["user"], found["gender"], found["genres"]) == ([1, 2], ["F", None], [None, None])
+    assert lines.broken == 6
+
+
+def test_broken_click_outs_of_a_session_log_are_counted(tmp_path: Path):
+    head = "user_id,session_id,timestamp,step,action_type,reference,platform,city,device,current_filters"
+    head += ",impressions,prices"
+    rows = [
+        "u,s,1541037460,1,clickout item,7,AU,X,mobile,,7|8,5|6",
+        f"u,s,1541037461,2,clickout item,7,AU,X,mobile,,7|8,5|{'9' * 20}",
+        "u,s,1541037462,3,,,AU,X,mobile,,7|8,5|6",
+        "u,s,1541037463,4,clickout item,7,AU,X,mobile,,7|8,5",
+    ]
+    (tmp_path / "train.csv").write_text("\n".join([head, *rows]) + "\n")
+    lines = Lines(most=0.9)
+    assert read("recsys-2019", tmp_path, lines=lines)["label"] == [1, 0]
+    assert lines.broken == 2
