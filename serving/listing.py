@@ -56,7 +56,7 @@ def place(url: str) -> str:
 
 def _names(url: str) -> list[str]:
     parts = urlsplit(reveal_url(url))
-    if parts.scheme != "redis":
+    if parts.scheme not in ("redis", "rediss"):
         return _name_in_folder(url)
     if named := dict(parse_qsl(parts.query)).get("model"):
         return [named]

@@ -14,6 +14,7 @@ Keys of model M all begin with ``{M}:`` (the braces keep a model in one slot of 
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.tls import Tls
 
 CONNECT_TIMEOUT_S = 1.0
 HEADS = "{*}:head"  # the keys of all models' heads, as Redis matches them
@@ -49,7 +51,7 @@ class Keys:
         return f"{self._prefix}stage:{owner}:{table}"
 
 
-def connect(address: str, timeout_s: float) -> Any:
+def connect(address: str, timeout_s: float, tls: Tls | None = None) -> Any:
     """A client that connects on first use. One silent retry, for a connection that died while it idled.
 
     (Any: redis-py types every answer as bytes or str, whichever the client was made for.)
@@ -60,7 +62,20 @@ def connect(address: str, timeout_s: float) -> Any:
         socket_connect_timeout=min(timeout_s, CONNECT_TIMEOUT_S),
         retry=Retry(NoBackoff(), 1),
         retry_on_error=[exceptions.ConnectionError],
+        **_secured(tls),
     )
+
+
+def _secured(tls: Tls | None) -> dict[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "ssl_ca_certs": tls.ca,
+        "ssl_certfile": tls.certificate,
+        "ssl_keyfile": tls.key,
+        "ssl_check_hostname": tls.check_hostname,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }
 
 
 @contextmanager

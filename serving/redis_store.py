@@ -30,6 +30,7 @@ from monolith.serving.staged import joined
 from monolith.serving.staging import Receipt, Ticket, begun, check_whole, contents_of, without_rows
 from monolith.serving.wire import PublishedDelta, encode_for_log
 from monolith.tables.delta import Delta, ModelDelta
+from monolith.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,11 @@ class _Image:
 class RedisStore(RedisReader):
     """See ``Store``. Connects with the first call, and again after every failure."""
 
-    def __init__(self, address: str, *, url: str, model: str, limits: LogLimits, timeout_s: float) -> None:
-        super().__init__(connect(address, timeout_s), Keys(model), url=url, timeout_s=timeout_s)
+    def __init__(
+        self, address: str, *, url: str, model: str, limits: LogLimits, timeout_s: float, tls: Tls | None = None
+    ) -> None:
+        """``tls``: of an address ``rediss://``."""
+        super().__init__(connect(address, timeout_s, tls), Keys(model), url=url, timeout_s=timeout_s)
         self._limits = limits
         self._staged = StagedKeys(self._redis, self._keys, url)
         self._owner = ""

@@ -5,7 +5,7 @@ of the newest deltas for those who follow. Writing is for the one trainer that t
 any number of processes, and every answer comes from one version.
 
 ``lmdb:///DIR`` (``lmdb://DIR`` is relative) is a folder for the processes of one machine; ``redis://HOST:PORT/DB`` is a
-Redis server, in which the model's name keeps several models apart.
+Redis server, ``rediss://`` one over TLS (`monolith.tls`), in which the model's name keeps several models apart.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.staging import Receipt, Ticket
 from monolith.serving.wire import PublishedDelta
 from monolith.tables.delta import Delta, ModelDelta
+from monolith.tls import TLS_OPTIONS, tls_of
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
@@ -199,9 +200,11 @@ def scatter(ids: Ids, found: Found, present: Values) -> Values:
 
 _OPTIONS = {"log_deltas", "log_mb"}
 _REDIS_OPTIONS = _OPTIONS | {"model", "timeout_s"}
+_REDISS_OPTIONS = _REDIS_OPTIONS | set(TLS_OPTIONS)
 _ALLOWED = (
     "allowed are lmdb:///DIR (absolute) or lmdb://DIR (relative) with ?log_deltas=N&log_mb=N, "
-    "and redis://HOST:PORT/DB with ?model=NAME&log_deltas=N&log_mb=N&timeout_s=S"
+    "redis://HOST:PORT/DB with ?model=NAME&log_deltas=N&log_mb=N&timeout_s=S, and rediss://HOST:PORT/DB, which is the "
+    "same over TLS, with ?tls_ca=FILE&tls_certificate=FILE&tls_key=FILE&tls_hostname=ignore as well"
 )
 
 
@@ -219,7 +222,7 @@ def open_store(url: str, model: str | None = None, *, create: bool = True) -> St
         raise ConfigError(f"store {shown!r} cannot be read: {_ALLOWED}") from None
     if parts.scheme == "lmdb":
         return _open_lmdb(shown, parts, model, create)
-    if parts.scheme == "redis":
+    if parts.scheme in ("redis", "rediss"):
         return _open_redis(shown, parts, model)
     raise ConfigError(f"store {shown!r} has no kind that is known: {_ALLOWED}")
 
@@ -237,7 +240,8 @@ def _open_lmdb(url: str, parts: SplitResult, model: str | None, create: bool) ->
 def _open_redis(url: str, parts: SplitResult, model: str | None) -> Store:
     from monolith.serving.redis_store import RedisStore
 
-    options = _options(url, parts, _REDIS_OPTIONS)
+    secure = parts.scheme == "rediss"
+    options = _options(url, parts, _REDISS_OPTIONS if secure else _REDIS_OPTIONS)
     name = options.get("model") or model
     database = parts.path.strip("/") or "0"
     if not parts.hostname or not _has_port(parts) or not database.isdecimal():
@@ -250,6 +254,7 @@ def _open_redis(url: str, parts: SplitResult, model: str | None) -> Store:
         model=name,
         limits=_limits(url, options),
         timeout_s=_number(url, options, "timeout_s", 10.0),
+        tls=tls_of(options, url.partition("?")[0]) if secure else None,
     )
 
 

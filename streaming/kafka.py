@@ -1,4 +1,4 @@
-"""``kafka://HOST:PORT[,HOST:PORT]/TOPIC`` as source and sink.
+"""``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT]/TOPIC`` as source and sink.
 
 The source reads all partitions of the topic, whatever other consumers do: it is assigned, not subscribed. It stands
 where it is told to and reads committed records only. `KafkaSource.commit` sets the offsets of the group named after the
@@ -7,8 +7,8 @@ raised. Records and partitions that are gone are a DataLossError, or skipped, as
 Kafka client leaves this module as such.
 
 Options: ``partitions=N`` (1), ``replication=N`` (the broker's default) and ``retention_ms=N`` (-1: for ever). With any
-of them the sink creates the topic where there is none. A record's time of ingestion is the broker's stamp if the topic
-has LogAppendTime, else the record's own.
+of them the sink creates the topic where there is none. `kafka_place` has those for security. A record's time of
+ingestion is the broker's stamp if the topic has LogAppendTime, else the record's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from kafka.structs import OffsetAndMetadata
 
 from monolith.errors import ConfigError, DataLossError, UnavailableError
 from monolith.events import Record
-from monolith.streaming.kafka_topics import place_of, warn_of_emptied, warn_of_retention
+from monolith.streaming.kafka_place import in_words, place_of, reason_of
+from monolith.streaming.kafka_topics import warn_of_emptied, warn_of_retention
 from monolith.streaming.source import OnDataLoss, StreamUrl
 from monolith.streaming.waiting import Waiting
 
@@ -114,7 +115,8 @@ class KafkaSource:
             return False
         try:
             if self._consumer is None:
-                self._consumer = self._connect()
+                with in_words(self._place):
+                    self._consumer = self._connect()
             return self._meet_topic()
         except KafkaError as error:
             self._say(error)
@@ -178,7 +180,7 @@ class KafkaSource:
 
     def _say(self, error: KafkaError) -> None:
         known = isinstance(error, UnknownTopicOrPartitionError)
-        why = "the topic is gone" if known else f"the broker does not answer ({type(error).__name__})"
+        why = "the topic is gone" if known else f"the broker does not answer ({reason_of(error)})"
         self._waiting.say(why)
 
     # --- reading -----------------------------------------------------------------------------------------------------

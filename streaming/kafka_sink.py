@@ -9,7 +9,8 @@ from kafka import KafkaProducer
 from kafka.errors import KafkaError, MessageSizeTooLargeError
 
 from monolith.errors import InputError, UnavailableError
-from monolith.streaming.kafka_topics import create_topic, place_of, warn_of_retention
+from monolith.streaming.kafka_place import TOPIC_OPTIONS, in_words, place_of, reason_of
+from monolith.streaming.kafka_topics import create_topic, warn_of_retention
 from monolith.streaming.source import Outgoing, StreamUrl, check_outgoing
 
 _MOST_BYTES = 2**20  # kafka-python's max_request_size
@@ -60,26 +61,26 @@ class KafkaSink:
             ) from error
         except KafkaError as error:
             self._drop_producer()
-            raise UnavailableError(
-                f"{self.name}: {len(records)} records are not all known to be written: {error!r}; is the broker there?"
-            ) from error
+            why = f"{len(records)} records are not all known to be written: {reason_of(error)}"
+            raise UnavailableError(f"{self.name}: {why}; is the broker there?") from error
         if records and not self._warned:
             self._warned = True
             warn_of_retention(self._place, min(event_time_ms for _, _, event_time_ms in records))
 
     def _connected(self) -> Any:
         if self._producer is None:
-            if self._url.options:  # any of them describes a topic to be made
+            if self._url.options.keys() & set(TOPIC_OPTIONS):
                 create_topic(self._place, self._url, int(self._url.number("partitions", least=1) or 1))
-            self._producer = KafkaProducer(
-                **self._place.connection(),
-                acks="all",
-                enable_idempotence=True,
-                linger_ms=5,
-                max_request_size=_MOST_BYTES,
-                max_block_ms=_DELIVERY_MS,
-                delivery_timeout_ms=_DELIVERY_MS,
-            )
+            with in_words(self._place):
+                self._producer = KafkaProducer(
+                    **self._place.connection(),
+                    acks="all",
+                    enable_idempotence=True,
+                    linger_ms=5,
+                    max_request_size=_MOST_BYTES,
+                    max_block_ms=_DELIVERY_MS,
+                    delivery_timeout_ms=_DELIVERY_MS,
+                )
         return self._producer
 
     def _drop_producer(self) -> None:

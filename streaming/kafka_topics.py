@@ -14,44 +14,11 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from monolith.errors import ConfigError, UnavailableError
+from monolith.errors import UnavailableError
+from monolith.streaming.kafka_place import KafkaPlace, in_words, reason_of
 from monolith.streaming.source import StreamUrl
 
 log = logging.getLogger(__name__)
-
-KAFKA_OPTIONS = ("partitions", "replication", "retention_ms")
-RECONNECT_MS = 1000  # kafka-python lets it grow to 30 s, and a client is then half a minute late
-BOOTSTRAP_MS = 2000
-REQUEST_MS = 10_000
-
-# kafka-python logs every refused connection, at warning and error level; `Waiting` says it in one line in ten seconds.
-logging.getLogger("kafka").setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True, slots=True)
-class KafkaPlace:
-    """The ``HOST:PORT[,HOST:PORT]/TOPIC`` of a URL."""
-
-    servers: list[str]
-    topic: str
-
-    def connection(self) -> dict[str, object]:
-        """Settings that every client of ours has in common."""
-        return {
-            "bootstrap_servers": self.servers,
-            "bootstrap_timeout_ms": BOOTSTRAP_MS,
-            "reconnect_backoff_max_ms": RECONNECT_MS,
-            "request_timeout_ms": REQUEST_MS,
-        }
-
-
-def place_of(url: StreamUrl) -> KafkaPlace:
-    """Raises ConfigError for a URL that is not ``kafka://HOST:PORT[,HOST:PORT]/TOPIC`` with options that are known."""
-    url.check_options(KAFKA_OPTIONS)
-    servers, _, topic = url.place.partition("/")
-    if not servers or not topic or "/" in topic:
-        raise ConfigError(f"{url.text}: write kafka://HOST:PORT/TOPIC")
-    return KafkaPlace(servers.split(","), topic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +89,8 @@ def create_topic(place: KafkaPlace, url: StreamUrl, partitions: int) -> None:
     replication = int(url.number("replication", least=1) or -1)
     spec = {place.topic: {"num_partitions": partitions, "replication_factor": replication, "configs": configs}}
     try:
-        admin = KafkaAdminClient(**place.connection())
+        with in_words(place):
+            admin = KafkaAdminClient(**place.connection())
         try:
             admin.create_topics(spec, wait_for_metadata=True)
         finally:
@@ -130,5 +98,7 @@ def create_topic(place: KafkaPlace, url: StreamUrl, partitions: int) -> None:
     except TopicAlreadyExistsError:
         return
     except KafkaError as error:
-        raise UnavailableError(f"{url.name}: the topic cannot be created: {error!r}; is the broker there?") from error
+        raise UnavailableError(
+            f"{url.name}: the topic cannot be created: {reason_of(error)}; is the broker there?"
+        ) from error
     log.info("topic created name=%s partitions=%d %s", place.topic, partitions, configs)

@@ -268,7 +268,8 @@ def _check_delays(job: JobConfig, features: Seen, actions: Seen, found: Findings
 
 
 def _check_retention(job: JobConfig, name: str, url: str, seen: Seen, found: Findings) -> None:
-    from monolith.streaming.kafka_topics import place_of, retention_of
+    from monolith.streaming.kafka_place import place_of
+    from monolith.streaming.kafka_topics import retention_of
 
     retention = retention_of(place_of(parse_url(url)))
     if retention is None or retention.max_age_ms is None:

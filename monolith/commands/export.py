@@ -35,10 +35,12 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the file and say how many rows it has."""
     check_suffix(args.out)
-    if scheme(args.source) in ("lmdb", "redis"):
+    if scheme(args.source) in ("lmdb", "redis", "rediss"):
         count = _write_served(args.source, args.model, args.table, args.out)
     elif "://" in args.source:
-        raise ConfigError(f"{args.source} is no store: export reads lmdb://, redis://, a snapshot or a state folder")
+        raise ConfigError(
+            f"{args.source} is no store: export reads lmdb://, redis://, rediss://, a snapshot or a state folder"
+        )
     else:
         rows, names = _snapshot_rows(Path(args.source), args.table)
         count = _write([rows], rows[1].shape[1], args.out, names)
@@ -56,7 +58,7 @@ def _write_served(url: str, model: str | None, table: str, out: Path) -> int:
         if table not in tables:
             raise ConfigError(f"no table {table!r} in {store.url}; there are {', '.join(sorted(tables))}")
         rows = store.rows(table)
-        return _write(_once(rows) if scheme(url) == "redis" else rows, tables[table], out)
+        return _write(_once(rows) if scheme(url) in ("redis", "rediss") else rows, tables[table], out)
     finally:
         store.close()
 

@@ -19,7 +19,7 @@ from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.secrets import masked, scheme
 
 STREAMS = ("log://", "kafka://", "parquet://")
-STORES = ("lmdb://", "redis://")
+STORES = ("lmdb://", "redis://", "rediss://")
 
 
 def add_parser(commands: Any) -> None:
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.words["policy"] = inspect_policy.add_arguments
     parser.words["collisions"] = inspect_collisions.add_arguments
     parser.add_argument(
-        "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis://"
+        "what", help="a state or snapshot folder, or a URL: log:// kafka:// parquet:// lmdb:// redis:// rediss://"
     )
     parser.add_argument("--model", help="the model's name in the store; without it, all models are listed")
     parser.add_argument(
@@ -150,7 +150,7 @@ def _parity(url: str, model: str | None, state: Path) -> int:
     from monolith.commands.parity import against_snapshot
     from monolith.serving.listing import only_model
 
-    if model is None and url.startswith("redis://"):
+    if model is None and url.startswith(("redis://", "rediss://")):
         model = only_model(url)
     report = against_snapshot(url, model, state)
     for line in report.lines():

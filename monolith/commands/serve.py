@@ -14,7 +14,9 @@ def add_parser(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("serve", help="answer look-ups and predictions over HTTP from a store")
     parser.add_argument("job", type=Path, nargs="?", help="the job file: its store and name are served")
-    parser.add_argument("--store", help="store URL, in place of a job file: lmdb://DIR or redis://HOST:PORT/DB")
+    parser.add_argument(
+        "--store", help="store URL, in place of a job file: lmdb://DIR, redis://HOST:PORT/DB or rediss:// (over TLS)"
+    )
     parser.add_argument("--model", help="the model's name in that store (with --store); not needed where there is one")
     parser.add_argument("--mode", choices=["memory", "direct"], default="memory", help="default: memory")
     parser.add_argument("--host", default="127.0.0.1")

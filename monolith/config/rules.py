@@ -23,7 +23,7 @@ from monolith.secrets import has_reference, masked
 SOURCES = ("log", "kafka", "parquet", "memory")
 PARTITIONED = ("log", "kafka")  # sources that several processes read beside each other
 SINKS = ("log", "kafka", "memory")
-STORES = ("lmdb", "redis")
+STORES = ("lmdb", "redis", "rediss")
 
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]+)?")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")  # names become folder and key names

@@ -6,10 +6,11 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from secured import SecuredBroker, make_certificates
 from servers import Kafka, KafkaBroker, RedisServer
 
 from monolith.serving.store import open_store
@@ -44,15 +45,35 @@ def kafka(tmp_path_factory):
         yield broker
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A folder with the certificates and keys ``server``, ``client`` and ``other``."""
+    if shutil.which("openssl") is None:
+        _cannot("no openssl on the path to make certificates with: apt-get install openssl")
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder, "server", "client", "other")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def secured_kafka(tmp_path_factory, certificates):
+    """A running broker with ports for users and certificates; it has the topic ``topic``."""
+    with _broker(
+        tmp_path_factory.mktemp("secured"), lambda libs, folder: SecuredBroker(libs, folder, certificates)
+    ) as broker:
+        broker.create("topic")
+        yield broker
+
+
 @contextlib.contextmanager
-def _broker(folder: Path) -> Iterator[KafkaBroker]:
+def _broker(folder: Path, kind: Callable[[Path, Path], KafkaBroker] = KafkaBroker) -> Iterator[KafkaBroker]:
     home = os.environ.get("KAFKA_HOME")
     if home is None or not (Path(home) / "libs").is_dir():
         _cannot("KAFKA_HOME names no Kafka: set it to a folder with Kafka's libs/ (any Kafka download)")
     if shutil.which("java") is None:
         _cannot("no java on the path: apt-get install default-jre-headless")
     folder.mkdir(exist_ok=True)
-    broker = KafkaBroker(Path(home) / "libs", folder)
+    broker = kind(Path(home) / "libs", folder)
     broker.format()
     broker.start()
     try:

@@ -92,11 +92,13 @@ class KafkaBroker(Kafka):
         super().__init__(f"127.0.0.1:{port}")
         (folder / "server.properties").write_text(_properties(folder, port, controller))
 
-    def format(self) -> None:
+    def format(self, *options: str) -> None:
         """Once, before the first start."""
         settings = str(self.folder / "server.properties")
         cluster = "MkU3OEVBNTcwNTJENDM2Qk"  # any id of this form
-        command = self._java("kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", settings)
+        command = self._java(
+            "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster, "-c", settings, *options
+        )
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:

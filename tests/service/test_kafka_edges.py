@@ -11,7 +11,8 @@ from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, Tra
 from monolith.errors import InputError, UnavailableError
 from monolith.events import ActionEvent, FeatureEvent
 from monolith.streaming.codec import encode
-from monolith.streaming.kafka_topics import place_of, retention_of
+from monolith.streaming.kafka_place import place_of
+from monolith.streaming.kafka_topics import retention_of
 from monolith.streaming.source import open_sink, open_source, parse_url
 from monolith.streaming.steps import StepReader
 
