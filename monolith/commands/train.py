@@ -157,8 +157,10 @@ class _Stoppable:
             signal.signal(number, self._stop)
         if self._told:
             trainer.stop()
-        trainer.run()
-        self._trainer = None
+        try:
+            trainer.run()
+        finally:
+            self._trainer = None  # signals may come until the process ends, and need no trainer by then
 
     def _stop(self, *_: object) -> None:
         if not self._is_meant():

@@ -163,29 +163,46 @@ def test_ranks_with_other_job_files_are_refused_on_all_ranks(kit):
         assert "rank 1 differs from rank 0: job: seed is 4, not 3" in text
 
 
-def test_a_rank_that_hangs_is_named_by_the_others(kit):
+def test_a_rank_that_hangs_is_named_by_the_others_and_it_alone(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
-    path = job(kit, "hangs", input={"follow": True})
+    path = job(kit, "hangs", input={"follow": True}, store=None)  # so that no export makes rank 0 the slow one
     path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 12"))
-    leader, hung = _by_hand(kit, [path, path])
+    for said in _said_after(kit, path, signal.SIGSTOP):
+        assert "UnavailableError: rank 1 did not answer for 12 s" in said, said
+
+
+def test_a_rank_that_is_killed_is_named_by_the_others_and_it_alone_also_while_they_keep_their_rows(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=100)
+    path = job(kit, "killed", input={"follow": True}, store=None)
+    path.write_text(path.read_text().replace("timeout_s: 60", "timeout_s: 60\n  partial_recovery: true"))
+    for rank, said in zip((0, 2), _said_after(kit, path, signal.SIGKILL), strict=True):
+        assert f"UnavailableError: rank 1 ended; rank {rank} ends as well" in said, said
+        assert f"rank {rank} left its rows" in said
+
+
+def _said_after(kit, path: Path, number: signal.Signals) -> list[str]:
+    """What ranks 0 and 2 say when rank 1 of three gets a signal in the midst of the run."""
+    ranks = _by_hand(kit, [path] * 3)
     try:
-        kit.wait(lambda: steps_of(kit.folder / "hangs" / "state") > 2, "steps", 120)
-        hung.send_signal(signal.SIGSTOP)
-        said = leader.communicate(timeout=120)[0]
-        assert leader.returncode == 1
-        assert "rank 1 did not answer for 12 s" in said, said
+        kit.wait(lambda: steps_of(kit.folder / path.stem / "state") > 2, "steps", 120)
+        ranks[1].send_signal(number)
+        others = [ranks[0], ranks[2]]
+        said = [rank.communicate(timeout=120)[0] for rank in others]
+        assert [rank.returncode for rank in others] == [1, 1], said
+        assert not any("Traceback" in text for text in said), said
+        return said
     finally:
-        hung.kill()
-        hung.communicate()
-        leader.kill()
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
 
 
 def _by_hand(kit, paths: list[Path]) -> list[subprocess.Popen[str]]:
-    """Two ranks as torchrun starts them, on job files of their own."""
+    """Ranks as torchrun starts them, on job files of their own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    group = {"WORLD_SIZE": str(len(paths)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     return [
         subprocess.Popen(
             [sys.executable, "-m", "monolith", "train", str(path)],

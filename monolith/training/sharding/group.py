@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -29,8 +30,11 @@ from monolith.errors import ConfigError, UnavailableError
 from monolith.training.devices import CPU, backend_of, device_of, kind_of_device
 
 _ROLL_CALL_S = 5.0  # for the ranks that waited in vain to say so
-_ENDED_S = 0.5  # and that lost a connection
+_ENDED_S = 2.0  # and that lost a connection
+_LAST_S = 0.5  # for the last one that has not: of the others it is known that they are there
 _POLL_S = 0.05
+_TIMED_OUT, _CUT_OFF = "timed out", "cut off"
+_WORDS = ("gloo", "Connection", "imed out", "imeout")  # of what torch says where another rank does not answer
 
 
 @contextmanager
@@ -53,10 +57,28 @@ def joined(job: JobConfig) -> Iterator[None]:
     except RuntimeError as error:
         if not is_of_the_group(error):
             raise
+        _let_go(error)
         raise UnavailableError(_absence(PrefixStore("missing", store), rank, ranks, limit_s, error)) from error
     finally:
-        gc.collect()  # what holds the group in a cycle would keep its threads alive into the interpreter's end
-        with suppress(RuntimeError):
+        _close()
+
+
+def _let_go(error: BaseException) -> None:
+    """Close the group, which the places in the code that ``error`` came through hold on to.
+
+    Ranks that wait for this one then know at once that it is gone, and not when it has ended.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        traceback.clear_frames(each.__traceback__)
+        each = each.__context__
+    _close()
+
+
+def _close() -> None:
+    gc.collect()  # what holds the group in a cycle would keep its threads alive into the interpreter's end
+    with suppress(RuntimeError):
+        if dist.is_initialized():
             dist.destroy_process_group()
 
 
@@ -112,23 +134,39 @@ def _counts(key: str) -> bool:
 
 def is_of_the_group(error: RuntimeError) -> bool:
     """Whether it says that another rank does not answer, rather than that something is wrong here."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection" in str(error)
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in _WORDS)
 
 
 def _absence(store: Store, rank: int, ranks: int, limit_s: float, error: RuntimeError) -> str:
-    """Who is missing, in words: each rank that waited in vain says so, and the others are the ones that are gone."""
-    others, timed_out = set(range(ranks)) - {rank}, "imed out" in str(error)
-    with suppress(RuntimeError):  # the store is gone with the process that kept it
-        store.set(str(rank), "waits")
-        deadline = time.monotonic() + (_ROLL_CALL_S if timed_out else _ENDED_S)
-        while others and time.monotonic() < deadline:
-            others = {each for each in others if not store.check([str(each)])}
-            time.sleep(_POLL_S)
-    if not others:
+    """Who is missing, in words."""
+    missing, timed_out = _roll_call(store, rank, ranks, timed_out="imed out" in str(error) or "imeout" in str(error))
+    if not missing and timed_out:
+        return (
+            f"rank {rank} waited {limit_s:g} s (sharding.timeout_s) in vain, though all ranks are there: one of them "
+            f"was too slow. All end, and may start again; if it happens again, raise sharding.timeout_s "
+            f"({_brief(error)})"
+        )
+    if not missing:
         return f"rank {rank} lost its connection to the others ({_brief(error)}); all end, and may start again"
-    names = ", ".join(f"rank {each}" for each in sorted(others))
+    names = ", ".join(f"rank {each}" for each in sorted(missing))
     what = f"did not answer for {limit_s:g} s (sharding.timeout_s): hung, or too slow" if timed_out else "ended"
     return f"{names} {what}; rank {rank} ends as well. A new start goes on from the newest snapshot ({_brief(error)})"
+
+
+def _roll_call(store: Store, rank: int, ranks: int, *, timed_out: bool) -> tuple[set[int], bool]:
+    """The ranks that are missing, and whether any of the others timed out: each of those says so, and then ends."""
+    missing, found = set(range(ranks)) - {rank}, {_TIMED_OUT if timed_out else _CUT_OFF}
+    began, patience_s = time.monotonic(), _ROLL_CALL_S if timed_out else _ENDED_S
+    with suppress(RuntimeError):  # the store is gone with the process that kept it
+        store.set(str(rank), *found)
+        while missing and time.monotonic() < began + patience_s:
+            if here := {each for each in missing if store.check([str(each)])}:
+                found |= {store.get(str(each)).decode() for each in here}
+                missing -= here
+            if len(missing) == 1 and not timed_out:
+                patience_s = min(patience_s, _LAST_S)
+            time.sleep(_POLL_S)
+    return missing, _TIMED_OUT in found
 
 
 def _brief(error: RuntimeError) -> str:
