@@ -17,6 +17,7 @@ from monolith.events import WATERMARK_END, WATERMARK_START
 from monolith.streaming.cutting import Cut, cut_oldest, cut_slowest, is_silent, watermark_after
 from monolith.streaming.journal import Positions, StepEntry
 from monolith.streaming.lanes import Inlet, Lane
+from monolith.streaming.waiting import Waiting
 
 WAIT_S = 0.01  # how long one stream is waited for before the others are looked at again
 _CROWDED = 0.75  # share of join.max_bytes from which on lanes that run ahead are not read
@@ -44,6 +45,7 @@ class LiveCutter:
         self._agree = job.input.jump_records
         self._out_of_order_ms = round(job.input.max_out_of_order_s * 1000)
         self._max_jump_ms = round(job.input.max_jump_s * 1000)
+        self._waiting = {inlet.name: Waiting(inlet.source.name, "it lacks partitions") for inlet in inlets}
         self._begins: Positions = {}
         self._stops: Positions = {}
         self._linger_until: float | None = None
@@ -61,13 +63,31 @@ class LiveCutter:
     def look(self, wait_s: float) -> None:
         """Meet new partitions and poll every lane that has room; wait up to ``wait_s`` if nothing comes."""
         for inlet in self._inlets:
-            for partition, position in inlet.new_partitions().items():
+            for partition, position in self._to_meet(inlet).items():
                 inlet.add_lane(partition, position, seek=False).heard_at = self._clock()
                 self._begins.setdefault(inlet.name, {})[partition] = position
             if inlet.source.bounded or not self._input.follow:
                 self._set_stops(inlet)
         if not self._fill(0.0) and wait_s > 0 and not self._fill(wait_s / len(self._inlets)):
             self._doze(wait_s)
+
+    def _to_meet(self, inlet: Inlet) -> dict[int, int]:
+        """The partitions that get a lane now, with where it begins.
+
+        Partitions are added to one stream after the other: where streams are co-partitioned, those that are added
+        while the job runs are met once all streams have them. What there is at first is for `Runner.check`.
+        """
+        new = inlet.new_partitions()
+        if not new or not self._input.co_partitioned or not all(each.lanes for each in self._inlets):
+            return new
+        for other in self._inlets:
+            lacking, waiting = sorted(new.keys() - set(other.source.partitions())), self._waiting[other.name]
+            if lacking:
+                waiting.say(f"it lacks the partitions {lacking} that {inlet.source.name} has now: nobody reads them")
+                new = {partition: position for partition, position in new.items() if partition not in lacking}
+            elif other is not inlet:
+                waiting.over()
+        return new
 
     def _set_stops(self, inlet: Inlet) -> None:
         lanes = [lane for lane in inlet.lanes.values() if lane.stop is None]

@@ -52,8 +52,12 @@ def partition_of(key: bytes | None, value: bytes | None, partitions: int) -> int
     return xxhash.xxh3_64_intdigest(key if key is not None else value or b"") % partitions
 
 
+class NoLogError(ConfigError):
+    """There is no log in a folder, or none yet: its producer may be about to create it."""
+
+
 def log_exists(folder: Path) -> bool:
-    """Whether a producer has created a log in ``folder``."""
+    """Whether a producer has created a log in ``folder``, or has begun to."""
     return (folder / "data.mdb").exists() and (folder / "lock.mdb").exists()
 
 
@@ -71,8 +75,8 @@ class EventLog:
     ) -> None:
         """Open ``folder``, or create it with ``partitions`` (default 1) partitions.
 
-        Raises ConfigError where there is no log and ``create`` is False, and where the log has another number of
-        partitions, or its folder cannot be made; VersionError for a format of another version.
+        Raises NoLogError where there is no log and ``create`` is False, and ConfigError where the log has another
+        number of partitions, or its folder cannot be made; VersionError for a format of another version.
         """
         self.folder = folder
         if create:
@@ -275,8 +279,8 @@ def _make(folder: Path) -> None:
         raise ConfigError(f"cannot make the folder of the log {folder}: {error}; {remedy(error)}") from error
 
 
-def _missing(folder: Path) -> ConfigError:
-    return ConfigError(
+def _missing(folder: Path) -> NoLogError:
+    return NoLogError(
         f"there is no log in {folder}: the first producer creates it; check the path, or let the job wait for it "
         f"(input.follow: true)"
     )

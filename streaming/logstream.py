@@ -14,7 +14,7 @@ from pathlib import Path
 
 from monolith.errors import DataLossError, MonolithError, UnavailableError
 from monolith.events import Record
-from monolith.streaming.log import EventLog, log_exists
+from monolith.streaming.log import EventLog, NoLogError, log_exists
 from monolith.streaming.record_block import RecordBlock
 from monolith.streaming.source import OnDataLoss, Outgoing, StreamUrl
 from monolith.streaming.waiting import Waiting
@@ -52,7 +52,13 @@ class LogSource:
                 self._waiting.say()
                 return None
             expected = None if self._expected is None else int(self._expected)
-            opened = EventLog(self._folder, partitions=expected)
+            try:
+                opened = EventLog(self._folder, partitions=expected)
+            except NoLogError:  # the files are there, but their producer has not come to what makes them a log
+                if must:
+                    raise
+                self._waiting.say()
+                return None
             try:
                 begins = {partition: extent.begin for partition, extent in opened.extents().items()}
             except BaseException:

@@ -53,6 +53,13 @@ class MemoryTopic:
             del self.partitions[partition][:count]
             self.begins[partition] += count
 
+    def grow(self, partitions: int) -> None:
+        """Have ``partitions`` partitions; those that come are empty."""
+        with self.grown:
+            for _ in range(len(self.partitions), partitions):
+                self.begins.append(0)
+                self.partitions.append([])
+
     def end(self, partition: int) -> int:
         """The offset after the last record."""
         return self.begins[partition] + len(self.partitions[partition])
@@ -83,6 +90,8 @@ class MemorySource:
 
     def partitions(self) -> list[int]:
         """See `Source`."""
+        for partition in range(len(self._positions), len(self._topic.partitions)):
+            self._positions[partition] = self._topic.begins[partition]
         return list(self._positions)
 
     def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:

@@ -202,7 +202,12 @@ def _by_hand(kit, paths: list[Path]) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    group = {"WORLD_SIZE": str(len(paths)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    group = {
+        "WORLD_SIZE": str(len(paths)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "test",
+    }
     return [
         subprocess.Popen(
             [sys.executable, "-m", "monolith", "train", str(path)],

@@ -150,6 +150,40 @@ def test_streams_with_other_partitions_are_refused_before_a_step_is_written(stre
         assert reader.last_step == 0
 
 
+@pytest.mark.parametrize("parts", [0, 1, 3])
+def test_partitions_that_are_added_to_one_stream_are_read_once_the_other_has_them_too(
+    streams, job, reader_of, clock, caplog, parts
+):
+    streams = streams(2)
+    reader = reader_of(job, parts)
+
+    def samples_of(begin: int, partitions: int) -> int:
+        for number in range(begin, begin + 12):
+            streams.show(f"r{number}", 10 + number, partition=number % partitions, user=1)
+            if number % partitions < len(streams.actions.partitions):
+                streams.act(f"r{number}", 10.5 + number, partition=number % partitions)
+        count = 0
+        for _ in range(4):
+            clock.tick(1.0)
+            while (step := reader.next(0.0)) is not None:
+                count += len(step.batch)
+        return count
+
+    assert samples_of(0, 2) == 12
+    streams.features.grow(4)
+    assert samples_of(12, 4) == 6
+    assert caplog.text.count("waiting for memory://actions: it lacks the partitions [2, 3] that") == 1
+    streams.actions.grow(4)
+    assert samples_of(24, 4) >= 12  # and of the six that stood unread those whose window has closed
+    read = reader.progress().positions
+    assert read == {"features": {0: 12, 1: 12, 2: 6, 3: 6}, "actions": {0: 12, 1: 12, 2: 3, 3: 3}}
+    last, state = reader.last_step, reader.state()
+    again = reader_of(job, 2, replay_only=True)
+    for _ in range(last):
+        again.next(10.0)
+    assert again.state() == state
+
+
 @pytest.mark.parametrize("parts", [0, 1, 2])
 def test_an_action_in_another_partition_than_its_features_finds_none_and_is_told_of(
     streams, make_job, reader_of, clock, parts

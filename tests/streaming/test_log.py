@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 
+import lmdb
 import pytest
 from log_rows import python, read_all, rows
 
@@ -115,6 +116,18 @@ def test_follower_waits_for_a_log_and_says_so(url, caplog):
 def test_folder_that_a_killed_producer_left_empty_is_still_no_log(url, tmp_path):
     (tmp_path / "log").mkdir()
     assert open_source(url, wait=True).partitions() == []
+
+
+def test_follower_waits_for_a_log_whose_producer_is_in_the_midst_of_creating_it(url, tmp_path, caplog):
+    (tmp_path / "log").mkdir()
+    lmdb.open(str(tmp_path / "log")).close()
+    source = open_source(url, wait=True)
+    assert (source.partitions(), source.poll(10, 0.0)) == ([], [])
+    assert "waiting for log://" in caplog.text
+    with pytest.raises(ConfigError, match="there is no log in"):
+        open_source(url)
+    open_sink(url).append(rows(2))
+    assert [r.offset for r in source.poll(10, 0.0)] == [0, 1]
 
 
 def test_two_processes_read_the_same_beside_a_writer(url):
