@@ -14,17 +14,14 @@ began.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from monolith.config.kinds import Cafe
 from monolith.config.table import TableConfig
-from monolith.errors import CorruptError
 from monolith.tables import _core
 from monolith.tables.arguments import EventTimes, Ids, Matrix, checked_ids
 from monolith.tables.batch import Bag
@@ -32,28 +29,12 @@ from monolith.tables.collisionless import TableStep
 from monolith.tables.delta import Delta
 from monolith.tables.embedding import Seen
 from monolith.tables.fixed import FixedTable
+from monolith.tables.hot_index import HotIndex
 from monolith.tables.published import HasRows
 from monolith.tables.table import Table
-from monolith.tables.tail import TailRows, tail_name, tail_numbers
-
-SCORED = 4  # of so many steps one is scored: to score all would take a tenth of the time of training
-EXCHANGE = 32  # steps
-CELL_BYTES = 16  # of an id, its score and its slot
-_KEPT_SEQUENCES = 4096  # for which ids that lost their row are known, as in a collisionless table
+from monolith.tables.tail import TailRows, tail_name
 
 Places = npt.NDArray[np.intp]
-
-
-class _Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the file holds, behind a CRC-32 (4 bytes, little-endian) of the rest: MessagePack, arrays little-endian."""
-
-    ids: bytes  # of the cells, int64
-    scores: bytes  # float32
-    slots: bytes  # int32; -1: no row of its own
-    weight: float
-    steps: int
-    gone: list[tuple[int, int]]  # ids that lost their row, ascending, and in which sequence
-    version: int = 1
 
 
 class CafeTable(FixedTable):
@@ -64,9 +45,7 @@ class CafeTable(FixedTable):
     def __init__(self, config: TableConfig, kind: Cafe, parts: Mapping[str, Table]) -> None:
         super().__init__(config, parts)
         self.kind = kind
-        self._hot = _core.HotIds(kind.rows, kind.own_rows, kind.score_decay)
-        self._steps = 0
-        self._gone: dict[int, int] = {}
+        self.index = HotIndex(kind)
 
     @property
     def one_table(self) -> Table | None:
@@ -76,15 +55,15 @@ class CafeTable(FixedTable):
     def keys(self, feature: str, ids: Ids) -> list[Ids]:
         """The number of each id's row, its own or a shared one, of whichever feature it is."""
         del feature
-        return [self._hot.keys(ids)]
+        return [self.index.keys(ids)]
 
     def lookup(self, ids: Ids) -> Matrix:
         """The rows that the ids (n,) read, (n, dim)."""
         ids = checked_ids(ids)
         while True:  # beside a step rows may change hands
-            keys = self._hot.keys(ids)
+            keys = self.index.keys(ids)
             values = self._first.lookup(keys)
-            if np.array_equal(keys, self._hot.keys(ids)):
+            if np.array_equal(keys, self.index.keys(ids)):
                 return values
 
     def lookup_of(self, feature: str, ids: Ids) -> Matrix:
@@ -98,37 +77,17 @@ class CafeTable(FixedTable):
 
     def watch(self, seen: Callable[[], Sequence[Seen]]) -> None:
         """Add the norms to the ids' scores; every so many steps, rows change hands."""
-        self._steps += 1
-        if self._steps % SCORED == 0:
-            self._score(seen())
-        self._hot.end_step()
-        if self._steps % EXCHANGE == 0:
-            self._exchange()
-
-    def _score(self, seen: Sequence[Seen]) -> None:
-        mean = self.config.pooling == "mean"
-        for ids, bag, grads in seen:
-            lengths = None if bag.one_each else np.ascontiguousarray(bag.lengths, np.int32)
-            weights = None if bag.weights is None else np.ascontiguousarray(bag.weights, np.float32)
-            self._hot.add(ids, lengths, weights, mean, grads)
-
-    def _exchange(self) -> None:
-        ids, slots, removed = self._hot.exchange()
-        if not len(ids):
-            return
-        values = self._first.lookup(tail_numbers(ids, self.kind.rows))
-        with self._first.writer:
-            _core.write_rows(self._first.native, slots + self.kind.rows, values)
-        self._gone |= dict.fromkeys(removed.tolist(), self.sequence)
-        for one in ids.tolist():
-            self._gone.pop(one, None)
+        if self.index.scores:
+            self.index.see(seen(), mean=self.config.pooling == "mean")
+        newcomers = self.index.end_step(self.sequence)
+        if newcomers is not None:
+            values = self._first.lookup(newcomers.shared)
+            with self._first.writer:
+                _core.write_rows(self._first.native, newcomers.numbers, values)
 
     def own_ids(self) -> tuple[Ids, Ids]:
         """The ids that have rows of their own, ascending, and the numbers of these rows; (n,) both."""
-        ids, _, slots, _ = self._hot.state()
-        own = np.flatnonzero(slots >= 0)
-        order = own[np.argsort(ids[own])]
-        return ids[order], slots[order].astype(np.int64) + self.kind.rows
+        return self.index.own_ids()
 
     def rows(self) -> tuple[Ids, Matrix]:
         """The own rows: ids (n,) ascending and values (n, dim)."""
@@ -146,54 +105,24 @@ class CafeTable(FixedTable):
     def cut(self) -> int:
         """Close the current sequence and return its number."""
         closed = super().cut()
-        self._gone = {one: sequence for one, sequence in self._gone.items() if sequence > closed - _KEPT_SEQUENCES}
+        self.index.closed(closed)
         return closed
 
     def deltas(self, since: int) -> dict[str, Delta]:
         """Own rows that were written or went after ``since``, and shared rows that were written, as the tail."""
-        delta = self._first.delta(since)
-        is_own = delta.ids >= self.kind.rows
-        ids, numbers = self.own_ids()
-        places = np.full(self.kind.own_rows, -1)
-        places[numbers - self.kind.rows] = np.arange(len(ids))
-        at = places[delta.ids[is_own] - self.kind.rows]
-        held = np.flatnonzero(at >= 0)  # the others belong to nobody by now
-        order = held[np.argsort(at[held])]  # by id
-        gone = sorted(one for one, sequence in self._gone.items() if sequence > since) if since else []
-        none = np.zeros(0, np.int64)
-        tail = Delta(since, delta.sequence, delta.ids[~is_own], delta.values[~is_own], none)
-        own = delta.values[is_own][order]
-        return {
-            self.config.name: Delta(
-                since, delta.sequence, ids[at[order]], own, np.array(gone, np.int64), tail, delta.buckets
-            )
-        }
+        return {self.config.name: self.index.published(self._first.delta(since))}
 
     def num_bytes(self) -> int:
         """Rows, the words beside them, the index, and the cells, which say which ids have rows of their own."""
-        return super().num_bytes() + CELL_BYTES * self._hot.cells
+        return super().num_bytes() + self.index.num_bytes
 
     def kept(self) -> bytes:
         """The scores, and who has which row."""
-        ids, scores, slots, weight = self._hot.state()
-        arrays = (ids.astype("<i8").tobytes(), scores.astype("<f4").tobytes(), slots.astype("<i4").tobytes())
-        data = msgspec.msgpack.encode(_Kept(*arrays, weight, self._steps, sorted(self._gone.items())))
-        return zlib.crc32(data).to_bytes(4, "little") + data
+        return self.index.kept()
 
     def keep(self, data: bytes, where: str) -> None:
         """Be what ``kept`` said, besides the rows. Raises CorruptError, naming ``where``."""
-        if len(data) < 4 or zlib.crc32(data[4:]) != int.from_bytes(data[:4], "little"):
-            raise CorruptError(f"{where} is missing or damaged: {len(data)} bytes, whose checksum does not hold")
-        try:
-            kept = msgspec.msgpack.decode(data[4:], type=_Kept)
-            ids = np.frombuffer(kept.ids, "<i8").astype(np.int64)
-            scores = np.frombuffer(kept.scores, "<f4").astype(np.float32)
-            slots = np.frombuffer(kept.slots, "<i4").astype(np.int32)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise CorruptError(f"{where} cannot be read: {error}") from None
-        if kept.version != 1 or not self._hot.restore(ids, scores, slots, kept.weight):
-            raise CorruptError(f"{where} holds no scores of a table with {self.kind.own_rows} own rows")
-        self._steps, self._gone = kept.steps, dict(kept.gone)
+        self.index.keep(data, where)
 
 
 class CafeStep:

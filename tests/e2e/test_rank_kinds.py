@@ -11,6 +11,7 @@ from rank_jobs import STEADY, differences, newest
 from rank_processes import pids_of, steps_of
 
 from monolith.commands.inspect_state import folder_lines
+from monolith.tables.cafe import CafeTable
 from monolith.tables.kinds import open_to_read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -36,13 +37,14 @@ TABLES = [
         "admission": {"kind": "min_count", "count": 4},
         "absent": {"kind": "hashed_tail", "rows": 9},
     },
+    {"name": "hot", "dim": 3, "kind": "cafe", "rows": 40, "own_rows": 12, "features": ["item", "user"]},
 ]
 
 
 def job(kit, name: str):
     features = [{"name": "tags", "type": "string", "bag": True}]
     model = {"kind": "mlp", "hidden": [16, 8]}
-    settings = {"tables": TABLES, "train": STEADY, "features": features, "model": model}
+    settings = {"tables": TABLES, "train": STEADY | {"batch_size": 4}, "features": features, "model": model}
     return kit.job(name, sharding={"exact": True, "timeout_s": 60}, **settings)
 
 
@@ -74,7 +76,12 @@ def test_a_job_with_tables_of_other_kinds_makes_one_process_bits_at_any_number_o
         if ranks == 2:
             lines = "\n".join(folder_lines(newest(kit, "ranks").path))
             assert "table user: 29 rows of dim 6 (qr" in lines
+            assert "table hot: " in lines
             assert "    user#remainder:\n    rank 0: buckets 0 to 511; " in lines
             checked = kit.run("inspect", f"lmdb://{kit.folder}/ranks/store", "--against", kit.folder / "ranks/state")
             assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert open_to_read(newest(kit, "ranks").tables()["narrow"]).stats().pruned > 0
+    tables = newest(kit, "ranks").tables()
+    assert open_to_read(tables["narrow"]).stats().pruned > 0
+    hot = open_to_read(tables["hot"])
+    assert isinstance(hot, CafeTable)
+    assert len(hot.own_ids()[0]) > 0

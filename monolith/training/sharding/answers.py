@@ -17,6 +17,7 @@ import numpy.typing as npt
 from monolith.errors import InputError
 from monolith.events import WATERMARK_START
 from monolith.tables import Table, _core
+from monolith.tables.delta import Delta
 from monolith.tables.feature_runs import FeatureRuns
 from monolith.tables.tail import tail_numbers
 from monolith.training.sharding.division import Division
@@ -36,6 +37,11 @@ class OwnPart:
     division: Division
     part: int  # of the table
     table: Table
+
+    def delta(self, since: int) -> Delta:
+        """What is published of what changed after sequence ``since``. Raises as ``Table.delta``."""
+        delta, index = self.table.delta(since), self.division.native.index
+        return delta if index is None else index.published(delta, removals=self.part == 0)
 
 
 @dataclass(slots=True)

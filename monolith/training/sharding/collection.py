@@ -11,7 +11,7 @@ Every method that says "collective" must be called by all ranks, in the same ord
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -34,6 +34,7 @@ from monolith.training.sharding.agreement import check_agreed
 from monolith.training.sharding.answers import Asked, OwnPart, PartStep, questioners
 from monolith.training.sharding.clipping import global_norms
 from monolith.training.sharding.division import LIMIT_PARTS, Division, divisions_of
+from monolith.training.sharding.hot_tables import end_step, hot_tables_of
 from monolith.training.sharding.questions import LOOKUP, STEP, Questions
 from monolith.training.sharding.readings import readings_of
 from monolith.training.sharding.saved import SavedCollection, save
@@ -85,6 +86,10 @@ class ShardedCollection:
         self.table_dims = np.array([division.config.dim for division in self.divisions], np.int64)
         self.part_dims = self.table_dims[[part.number for part in self.parts]]
         self.readings = readings_of(self.divisions)
+        self.hot_tables = hot_tables_of(self.divisions)
+        for hot in self.hot_tables if saved is not None else ():
+            assert saved is not None
+            hot.index.keep(*saved.kept(hot.number))
         self._tails_are_spread = folder is None
 
     @property
@@ -118,11 +123,17 @@ class ShardedCollection:
     def ask(self, bags: Sequence[Bag], event_time_ms: EventTimes = None) -> Asking:
         """Begin to send the ids of ``bags``, one for each output: so that they travel beside other work. Collective.
 
-        Nothing is changed in any table before ``forward`` of what this returns. Raises InputError on this rank alone,
-        for bags that are malformed: the others then wait for it until their time-out.
+        Nothing is changed in any table before ``forward`` of what this returns. Where rows change hands at the end of
+        the step under way (``kind: cafe``), nothing is sent before ``forward`` either: which rows the ids will have is
+        not known yet. Raises InputError on this rank alone, for bags that are malformed: the others then wait for it
+        until their time-out.
         """
-        questions = Questions(self.divisions, bags, event_time_ms, STEP, exact=self.exact)
-        return Asking(questions, self.transport.send(questions.messages(self.transport.ranks)))
+
+        def send() -> tuple[Questions, Messages]:
+            questions = Questions(self.divisions, bags, event_time_ms, STEP, exact=self.exact)
+            return questions, self.transport.send(questions.messages(self.transport.ranks))
+
+        return Asking(send, at_once=not any(hot.index.exchanges for hot in self.hot_tables))
 
     def forward(self, bags: Sequence[Bag] | Asking, event_time_ms: EventTimes = None) -> ShardedStep:
         """Observe the ids of the global batch and pool this rank's vectors. Collective.
@@ -131,7 +142,8 @@ class ShardedCollection:
         all ranks give the same kind. Raises InputError before any table is changed.
         """
         asking = bags if isinstance(bags, Asking) else self.ask(bags, event_time_ms)
-        return self.forward_messages(asking.questions, asking.messages.wait())
+        questions, messages = asking.sent()
+        return self.forward_messages(questions, messages.wait())
 
     def forward_messages(self, questions: Questions, messages: Sequence[Ints]) -> ShardedStep:
         """``forward``, where the ``questions`` were sent by other means, and the ranks' ``messages`` came."""
@@ -192,14 +204,20 @@ class ShardedCollection:
 
     def cut(self) -> int:
         """Close the current sequence in all of this rank's parts and return its number, which is that of all ranks."""
-        return max([part.table.cut() for part in self.parts], default=0)
+        closed = max([part.table.cut() for part in self.parts], default=0)
+        for hot in self.hot_tables:
+            hot.index.closed(closed)
+        return closed
 
     def deltas(self, since: int) -> dict[str, Delta]:
         """What changed after sequence ``since`` in the buckets that this rank has, by table: a part of the delta.
 
         Raises what ``Table.delta`` does, GapError where one of the parts no longer knows what was removed since then.
         """
-        return {name: joined([part.delta(since) for part in parts]) for name, parts in self.tables.items()}
+        by_name: dict[str, list[Delta]] = {}
+        for part in self.parts:
+            by_name.setdefault(part.division.native.name, []).append(part.delta(since))
+        return {name: joined(parts) for name, parts in by_name.items()}
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write all tables below ``folder``, a file for each part and, last, the manifest. Collective.
@@ -238,13 +256,20 @@ class ShardedCollection:
 class Asking:
     """Ids on their way to their owners, and those of others on their way here."""
 
-    def __init__(self, questions: Questions, messages: Messages) -> None:
-        self.questions = questions
-        self.messages = messages
+    def __init__(self, send: Callable[[], tuple[Questions, Messages]], *, at_once: bool) -> None:
+        self._send = send
+        self._sent = send() if at_once else None
 
     def begin(self) -> None:
         """Send the ids themselves, after their numbers. Collective; ``forward`` does it if nobody did."""
-        self.messages.begin()
+        if self._sent is not None:
+            self._sent[1].begin()
+
+    def sent(self) -> tuple[Questions, Messages]:
+        """What was asked, and the messages on their way. Collective, if nothing was sent yet."""
+        if self._sent is None:
+            self._sent = self._send()
+        return self._sent
 
 
 class ShardedStep:
@@ -275,6 +300,7 @@ class ShardedStep:
         wanted = (self._questions.samples, sum(collection.dims))
         if grads.dtype != np.float32 or grads.shape != wanted:
             raise InputError(f"the gradient is {grads.dtype} of shape {grads.shape}, this step needs float32 {wanted}")
+        grads = grads if grads.strides[1] == grads.itemsize else np.ascontiguousarray(grads)
         room = self._sent_to_owners(collection, grads, shared_by)
         for step, begins in zip(self._steps, room.from_ranks, strict=True):
             step.take(room.flat, begins)
@@ -284,6 +310,9 @@ class ShardedStep:
             norms = global_norms(collection.transport, self._steps, exact=collection.exact)
             for step in self._steps:
                 step.apply(norms[step.part.number])
+            end_step(
+                collection.transport, collection.hot_tables, collection.parts, self._questions.tables, grads, shared_by
+            )
         self._collection = None
 
     def _sent_to_owners(self, collection: ShardedCollection, grads: Matrix, shared_by: int) -> Room:
@@ -291,9 +320,8 @@ class ShardedStep:
         given = np.diff([table.gradient_ends() for table in tables], axis=1, prepend=0).T
         wanted = np.array([[step.received(rank) for step in self._steps] for rank in range(self.ranks)], np.int64)
         room = collection.transport.room(given * collection.table_dims, wanted * collection.part_dims)
-        rows = grads if grads.strides[1] == grads.itemsize else np.ascontiguousarray(grads)
         for reading in collection.readings:
-            reading.gradients(tables, rows, shared_by, room.flat, room.to_ranks)
+            reading.gradients(tables, grads, shared_by, room.flat, room.to_ranks)
         room.exchange()
         return room
 

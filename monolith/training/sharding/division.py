@@ -39,7 +39,6 @@ class Division:
     ) -> None:
         """``first_output``: which of a collection's outputs is the table's first."""
         self.native = table if isinstance(table, Native) else next(natives_of(table))
-        _check(self.native.table)
         config = self.native.config
         limited = not isinstance(config.eviction, Unlimited)
         if limited and ranks > limit_parts:
@@ -111,19 +110,9 @@ def divisions_of(tables: Sequence[TableConfig], ranks: int, limit_parts: int = L
     divisions: list[Division] = []
     first_output = 0
     for table in tables:
-        _check(table)
         divisions += [Division(native, ranks, limit_parts, first_output) for native in natives_of(table)]
         first_output += len(table.feature_names())
     return divisions
-
-
-def _check(table: TableConfig) -> None:
-    if table.kind == "cafe":
-        raise ConfigError(
-            f"table {table.name!r} is cafe, which cannot be divided between ranks: which ids are the hottest is found "
-            f"by the order of all ids' gradients, of which each rank has some; take hashed, or collisionless with a "
-            f"limit"
-        )
 
 
 def needs_occurrences(config: TableConfig) -> bool:

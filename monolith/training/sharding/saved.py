@@ -20,6 +20,7 @@ from monolith.disk import write_durably
 from monolith.errors import ConfigError, CorruptError, VersionError
 from monolith.tables import Table
 from monolith.tables.buckets import Buckets
+from monolith.tables.kind_file import KEPT_FILE
 from monolith.training.sharding.division import Division
 from monolith.training.sharding.transport import Transport
 
@@ -43,6 +44,7 @@ class SavedTableParts(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str
     parts: list[SavedPart]
     kind: Kind | None = None  # of the table whose rows, or some of whose, these are; None: collisionless
+    kept: str | None = None  # the file, below the collection's, of what the table is besides its rows; None: nothing
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -66,6 +68,9 @@ def save(
         transport.objects(None)
         for part in parts:
             part.table.save(path / _folder(part.number, part.part))
+        for number, division in enumerate(divisions) if transport.rank == 0 else ():
+            if (index := division.native.index) is not None:
+                write_durably(path / _kept(number), index.kept())
     except OSError as error:
         failed = error
     _raise_any(transport, failed)
@@ -90,12 +95,17 @@ def _folder(number: int, part: int) -> str:
     return f"{number:04d}/{part:04d}"
 
 
+def _kept(number: int) -> str:
+    return f"{number:04d}/{KEPT_FILE}"
+
+
 def _manifest(transport: Transport, divisions: Sequence[Division], parts: Sequence[OwnPart]) -> Manifest:
     tables = [
         SavedTableParts(
             division.config.name,
             [SavedPart(_folder(number, part), [*division.buckets(part).ranges]) for part in range(division.parts)],
             _kind(division),
+            None if division.native.index is None else _kept(number),
         )
         for number, division in enumerate(divisions)
     ]
@@ -130,6 +140,11 @@ class SavedCollection:
             raise ConfigError(
                 f"{self.folder} has tables {_words(was)}, the collection has {_words(now)}: give the same tables"
             )
+
+    def kept(self, number: int) -> tuple[bytes, str]:
+        """What a table is besides its rows, and the file that says it; empty: the file is not there. Raises OSError."""
+        path = self.folder / str(self.manifest.tables[number].kept)
+        return path.read_bytes() if path.is_file() else b"", str(path)
 
     def open(self, number: int, config: TableConfig, buckets: Buckets) -> Table:
         """A table's ``buckets``, out of the files that have them. Raises what ``Table.open`` does, and CorruptError."""

@@ -36,7 +36,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from torchrec.streamable import Multistreamable
 
-from monolith.errors import InputError
+from monolith.errors import ConfigError, InputError
 from monolith.events import WATERMARK_START
 from monolith.tables import Table
 from monolith.tables.fixed import FixedTable
@@ -146,6 +146,11 @@ class ShardedBags(ShardedModule[KJTList, Any, KeyedTensor, BagsContext], FusedOp
 
     def __init__(self, module: EmbeddingBagCollection, group: dist.ProcessGroup | None, **options: Any) -> None:
         super().__init__()
+        if hot := [table.name for table in module.configs if table.kind == "cafe"]:
+            raise ConfigError(
+                f"tables {hot} are cafe, whose rows change hands between steps, and TorchRec's pipelines send ids "
+                f"ahead: take ShardedEmbeddingBagCollection or `monolith train --workers`"
+            )
         self.collection = ShardedCollection(module.configs, module.outputs, group, **options)
         _take_over(self.collection, module)
         self.configs, self.outputs = module.configs, module.outputs

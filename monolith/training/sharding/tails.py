@@ -15,10 +15,10 @@ import numpy.typing as npt
 from monolith.tables import _core
 from monolith.tables.buckets import BUCKETS
 from monolith.training.sharding.answers import OwnPart, PartStep, Shared
+from monolith.training.sharding.messages import MessageReader, as_ints
 from monolith.training.sharding.transport import Transport
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 
 
 def share_gradients(transport: Transport, steps: Sequence[PartStep]) -> None:
@@ -30,7 +30,7 @@ def share_gradients(transport: Transport, steps: Sequence[PartStep]) -> None:
     if not sharing:
         return
     message = np.concatenate([piece for step in sharing for piece in _sent(step)])
-    everyones = [_Reader(each) for each in transport.send([message] * transport.ranks).wait()]
+    everyones = [MessageReader(each) for each in transport.send([message] * transport.ranks).wait()]
     came: dict[int, list[Shared]] = {}
     for reader in everyones:
         while not reader.at_end:
@@ -46,7 +46,7 @@ def share_gradients(transport: Transport, steps: Sequence[PartStep]) -> None:
 def _sent(step: PartStep) -> list[Ints]:
     shared = step.sharing() if step.in_order else _summed(step.sharing())
     head = np.array([step.part.number, *shared.grads.shape], np.int64)
-    return [head, shared.numbers, shared.keys, _as_ints(shared.grads)]
+    return [head, shared.numbers, shared.keys, as_ints(shared.grads)]
 
 
 def _summed(shared: Shared) -> Shared:
@@ -69,7 +69,7 @@ def spread_tails(transport: Transport, parts: Sequence[OwnPart]) -> None:
     if not copying:
         return
     message = np.concatenate([piece for part in copying for piece in _own_rows(part)])
-    for reader in [_Reader(each) for each in transport.send([message] * transport.ranks).wait()]:
+    for reader in [MessageReader(each) for each in transport.send([message] * transport.ranks).wait()]:
         while not reader.at_end:
             number, count, values, state = reader.ints(4).tolist()
             numbers, marks = reader.ints(count), reader.ints(count).astype(np.uint32)
@@ -86,28 +86,4 @@ def _own_rows(part: OwnPart) -> list[Ints]:
     with part.table.writer:
         marks, values, state = _core.table_tail_rows(part.table.native, numbers)
     head = np.array([part.number, len(numbers), len(values), len(state)], np.int64)
-    return [head, numbers, marks.astype(np.int64), _as_ints(values), _as_ints(state)]
-
-
-class _Reader:
-    """Reads a message from front to back."""
-
-    def __init__(self, message: Ints) -> None:
-        self._message, self._at = message, 0
-
-    @property
-    def at_end(self) -> bool:
-        return self._at >= len(self._message)
-
-    def ints(self, size: int) -> Ints:
-        self._at += size
-        return self._message[self._at - size : self._at]
-
-    def floats(self, size: int) -> Floats:
-        return self.ints(-(-size // 2)).view(np.float32)[:size]
-
-
-def _as_ints(floats: Floats) -> Ints:
-    """Two in each, with a 0 behind an odd number of them."""
-    flat = floats.reshape(-1)
-    return np.concatenate([flat, np.zeros(len(flat) % 2, np.float32)]).view(np.int64)
+    return [head, numbers, marks.astype(np.int64), as_ints(values), as_ints(state)]

@@ -1,5 +1,5 @@
-// Python bindings of the hot ids of a table; monolith/tables/cafe.py checks the arguments. All calls hold the GIL: that
-// lets one in at a time. One adds a call to the table.
+// Python bindings of the hot ids of a table; monolith/tables/hot_index.py checks the arguments. All calls hold the GIL:
+// that lets one in at a time. One adds a call to the table.
 #include "policies/hot_ids.h"
 
 #include <algorithm>
@@ -21,13 +21,30 @@ nb::ndarray<nb::numpy, std::int64_t, nb::ndim<1>> keys(const HotIds& self, Array
   return numpy(std::move(out));
 }
 
-void add(HotIds& self, Array<std::int64_t> ids, const nb::object& lengths, const nb::object& weights, bool mean,
-         const GradientMatrix& grads) {
+// The arrays are held by the caller.
+HotIds::Gradients gradients(const nb::object& lengths, const nb::object& weights, bool mean,
+                            const GradientMatrix& grads) {
   HotIds::Gradients given{
       grads.data(), static_cast<std::size_t>(grads.stride(0)), grads.shape(1), grads.shape(0), nullptr, nullptr, mean};
   if (!lengths.is_none()) given.lengths = nb::cast<Array<std::int32_t>>(lengths, false).data();
   if (!weights.is_none()) given.weights = nb::cast<Array<float>>(weights, false).data();
-  self.add(ids.data(), given);
+  return given;
+}
+
+void add(HotIds& self, Array<std::int64_t> ids, const nb::object& lengths, const nb::object& weights, bool mean,
+         const GradientMatrix& grads) {
+  self.add(ids.data(), gradients(lengths, weights, mean, grads));
+}
+
+nb::ndarray<nb::numpy, float, nb::ndim<1>> amounts(const HotIds& self, std::size_t count, const nb::object& lengths,
+                                                   const nb::object& weights, bool mean, const GradientMatrix& grads) {
+  std::vector<float> out(count);
+  self.amounts(gradients(lengths, weights, mean, grads), out.data());
+  return numpy(std::move(out));
+}
+
+void add_amounts(HotIds& self, Array<std::int64_t> ids, Array<float> amounts) {
+  self.add(ids.data(), amounts.data(), ids.size());
 }
 
 nb::tuple exchange(HotIds& self) {
@@ -64,6 +81,8 @@ void bind_hot_ids(nb::module_& m) {
       .def_prop_ro("cells", &HotIds::cells)
       .def("keys", &keys, "ids"_a.noconvert())
       .def("add", &add, "ids"_a.noconvert(), "lengths"_a.none(), "weights"_a.none(), "mean"_a, "grads"_a.noconvert())
+      .def("amounts", &amounts, "count"_a, "lengths"_a.none(), "weights"_a.none(), "mean"_a, "grads"_a.noconvert())
+      .def("add_amounts", &add_amounts, "ids"_a.noconvert(), "amounts"_a.noconvert())
       .def("end_step", &HotIds::end_step)
       .def("exchange", &exchange)
       .def("state", &state)

@@ -45,6 +45,19 @@ void HotIds::keys(const std::int64_t* ids, std::size_t n, std::int64_t* out) con
 }
 
 void HotIds::add(const std::int64_t* ids, const Gradients& gradients) {
+  each_amount(gradients, [&](std::size_t i, float amount) { add_one(ids[i], amount); });
+}
+
+void HotIds::amounts(const Gradients& gradients, float* out) const {
+  each_amount(gradients, [&](std::size_t i, float amount) { out[i] = amount; });
+}
+
+void HotIds::add(const std::int64_t* ids, const float* amounts, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) add_one(ids[i], amounts[i]);
+}
+
+template <class Take>
+void HotIds::each_amount(const Gradients& gradients, Take take) const {
   const float weight = static_cast<float>(weight_);
   std::size_t i = 0;
   for (std::size_t sample = 0; sample < gradients.samples; ++sample) {
@@ -53,7 +66,7 @@ void HotIds::add(const std::int64_t* ids, const Gradients& gradients) {
     float norm = norm_of(gradients.values + sample * gradients.stride, gradients.dim) * weight;
     if (gradients.mean) norm /= static_cast<float>(count);
     for (std::size_t left = count; left != 0; --left, ++i)
-      add_one(ids[i], gradients.weights == nullptr ? norm : norm * std::fabs(gradients.weights[i]));
+      take(i, gradients.weights == nullptr ? norm : norm * std::fabs(gradients.weights[i]));
   }
 }
 

@@ -46,6 +46,9 @@ class HotIds {
     bool mean;
   };
   void add(const std::int64_t* ids, const Gradients& gradients);
+  // add() in two halves, for batches of which several processes have some: what each id's score gains, and to add it.
+  void amounts(const Gradients& gradients, float* out) const;
+  void add(const std::int64_t* ids, const float* amounts, std::size_t n);
   void end_step();      // scores decay
   Exchange exchange();  // slots go to the hottest ids: all that are free, and 1 in 32 of the others, with 16 more
 
@@ -68,6 +71,8 @@ class HotIds {
   std::size_t number_of(std::uint64_t hash) const { return static_cast<std::size_t>(((hash >> 32) * buckets_) >> 32); }
   const Line& line(std::uint64_t hash) const { return lines_[number_of(hash)]; }
   Cell& at(std::size_t cell) { return lines_[cell / kWays].cells[cell % kWays]; }
+  template <class Take>
+  void each_amount(const Gradients& gradients, Take take) const;
   void add_one(std::int64_t id, float amount);
   template <class Wanted>
   std::vector<std::uint32_t> cells_where(Wanted wanted) const {

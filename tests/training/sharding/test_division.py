@@ -40,8 +40,6 @@ def test_every_piece_is_of_one_rank_and_the_same_at_every_number_of_ranks(rule: 
 
 
 def test_what_cannot_be_divided_is_refused_and_says_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="is cafe, which cannot be divided between ranks: which ids are the hottest"):
-        Division(TableConfig(name="a", dim=2, kind="cafe", rows=8, own_rows=4), 2)
     with pytest.raises(ConfigError, match="give limit_parts of at least 17"):
         Division(TableConfig(name="a", dim=2, eviction=eviction.LRU(max_rows=100)), 17)
     with pytest.raises(ConfigError, match="allowed: 1 to 1024"):
