@@ -52,24 +52,31 @@ def add_parser(benches: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Fit what is missing; print and write the table; draw the plot."""
     from monolith.growing import alone
-    from monolith.offline.cells import DEEPCTR, OURS, Matrix, Prepared, Settings, cells_of
+    from monolith.offline.cells import DEEPCTR, OURS, Matrix, Prepared, Settings, cells_of, told_apart
     from monolith.offline.results import WRITES, Results
 
     for name, least in (("seeds", 1), ("dim", 1), ("epochs", 1), ("patience", 1), ("batch", 1)):
         if (value := getattr(args, name)) is not None and value < least:
             raise ConfigError(f"--{name} {value}: allowed is {least} or more")
+    for name in ("data", "models", "kinds"):
+        if not getattr(args, name):
+            raise ConfigError(f"--{name} names nothing; give one or several, with commas")
     trainers = (OURS, DEEPCTR) if args.against else (OURS,)
     matrix = Matrix(args.models, _kinds(args.kinds), args.bytes, range(args.seeds), trainers)
     settings = Settings(args.dim, args.epochs, args.patience, args.batch, args.set)
-    prepared = [Prepared(*_prepared(name)) for name in args.data]
+    prepared = told_apart([Prepared(*_prepared(name)) for name in args.data])
     cells = [(one, cell) for one in prepared for cell in cells_of(one, matrix, settings)]
+    if args.against:
+        from monolith.offline.deepctr import imported
+
+        imported()  # before any fit: whoever lacks it is told now
     with alone(args.dir, WRITES):
         results = Results(args.dir)
         missing = [(one, cell) for one, cell in cells if not results.has(cell)]
         print(f"{len(cells)} cells, {len(cells) - len(missing)} of them done before", flush=True)
         for number, (one, cell) in enumerate(missing, start=1):
             _fit(one, cell, results, f"{number}/{len(missing)}", args.dir / "optembed")
-        _tell(args.dir, results, {cell.key for _, cell in cells})
+        _tell(args.dir, results, [cell for _, cell in cells])
     return 0
 
 
@@ -78,6 +85,10 @@ def _fit(prepared: Prepared, cell: Cell, results: Results, place: str, stages: P
     from monolith.offline.results import row_of
     from monolith.offline.samples import samples_of
 
+    if (twin := results.twin(cell)) is not None:
+        results.add(twin)
+        print(f"{place}  {cell}: the same tables as a cell that is done", flush=True)
+        return
     with Bar() as bar:
 
         def tell(what: str, done: int, total: int) -> None:
@@ -110,10 +121,11 @@ def _fitted(cell: Cell, parts: Parts, stages: Path, tell: Tell) -> Fitted:
     return fit_cell(cell, parts, tell)
 
 
-def _tell(folder: Path, results: Results, keys: set[str]) -> None:
+def _tell(folder: Path, results: Results, cells: list[Cell]) -> None:
     from monolith.offline.report import lines_of, plot, table
+    from monolith.offline.results import is_of
 
-    lines = lines_of(row for row in results.rows if row["key"] in keys)
+    lines = lines_of({**row, "data": cell.data} for cell in cells for row in results.rows if is_of(row, cell))
     text = table(lines)
     print("\n".join(text))
     (folder / "results.md").write_text("\n".join(text) + "\n")

@@ -24,6 +24,7 @@ from monolith.offline.layout import SEARCHED, laid_out, needs_bytes
 from monolith.optembed.compression import ALPHA, THRESHOLD_LR, Options
 
 MODELS = ("lr", "fm", "deepfm", "widedeep", "mlp", "dcnv2")
+RIVAL_MODELS = ("lr", "fm", "deepfm", "dcnv2")  # that deepctr-torch has too
 LARGE = 150_000  # training samples from which on batches are of 4,096
 
 OURS, DEEPCTR = "monolith", "deepctr-torch"
@@ -35,6 +36,10 @@ class Prepared(NamedTuple):
 
     about: About
     folder: Path
+    name: str = ""  # in tables, where that of `about` is another set's too
+
+    def __str__(self) -> str:
+        return self.name or self.about.name
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -75,16 +80,47 @@ class Matrix(NamedTuple):
     trainers: Sequence[str] = (OURS,)
 
 
+def told_apart(sets: Sequence[Prepared]) -> list[Prepared]:
+    """Each folder once, and sets of one name with their folders behind it, so that no table takes one for the other."""
+    once = list({one.folder.resolve(): one for one in reversed(sets)}.values())[::-1]
+    names = [one.about.name for one in once]
+    return [
+        one._replace(name=f"{one.about.name} ({one.folder})") if names.count(one.about.name) > 1 else one
+        for one in once
+    ]
+
+
 def cells_of(prepared: Prepared, matrix: Matrix, settings: Settings) -> Iterator[Cell]:
-    """Every cell on one set, seed by seed. Raises ConfigError for a budget that a kind cannot keep, before any fit."""
+    """Every cell on one set, seed by seed. Raises ConfigError for one that cannot be fitted, before any fit."""
     for seed, model, kind in product(matrix.seeds, matrix.models, matrix.kinds):
         for budget in _budgets(kind, matrix.budgets):
             job = job_of(prepared, model, kind, budget, seed, settings)
             yield _cell(prepared, model, kind, budget, OURS, job)
     if DEEPCTR in matrix.trainers:
         for seed, model in product(matrix.seeds, matrix.models):
+            _check_rival(prepared.about, model)
             job = job_of(prepared, model, "collisionless", None, seed, settings)
             yield _cell(prepared, model, "full", None, DEEPCTR, job)
+
+
+def _check_rival(about: About, model: str) -> None:
+    """Raises ConfigError for what deepctr-torch is not compared on."""
+    if model not in RIVAL_MODELS:
+        raise ConfigError(f"deepctr-torch is compared on {', '.join(RIVAL_MODELS)}; not on {model}")
+    if bags := [feature.name for feature in about.features if feature.bag]:
+        raise ConfigError(
+            f"deepctr-torch is run on features with one value a sample; {about.name} has several of {', '.join(bags)}"
+        )
+
+
+def _check_validation(about: About, job: JobConfig) -> None:
+    """Raises ConfigError where early stopping would go by an AUC that does not exist."""
+    valid = about.parts["valid"]
+    if job.fit.metric in (None, "auc", "gauc") and not 0 < valid.positives < valid.samples:
+        raise ConfigError(
+            f"the validation part of {about.name} has {valid.samples:,} samples, {valid.positives:,} of them positive: "
+            f"an AUC needs labels of both kinds; split the set otherwise, or give --set fit.metric=logloss"
+        )
 
 
 def _budgets(kind: str, budgets: Sequence[int]) -> Sequence[int | None]:
@@ -103,7 +139,7 @@ def _cell(prepared: Prepared, model: str, kind: str, budget: int | None, trainer
     key = f"{xxhash.xxh3_64_intdigest(data + job_json(job)):016x}"
     if kind == SEARCHED:
         key = f"{key}-{budget}"  # which its job, in which rows and columns are not found yet, does not tell
-    return Cell(prepared.about.name, model, kind, budget, job.seed, trainer, job, key)
+    return Cell(str(prepared), model, kind, budget, job.seed, trainer, job, key)
 
 
 def job_of(prepared: Prepared, model: str, kind: str, budget: int | None, seed: int, settings: Settings) -> JobConfig:
@@ -112,6 +148,7 @@ def job_of(prepared: Prepared, model: str, kind: str, budget: int | None, seed: 
     if model not in MODELS:
         raise ConfigError(f"there is no model {model!r} in this benchmark; allowed: {', '.join(MODELS)}")
     base = parse_job(msgspec.json.encode(_settings(about, model, seed, settings)).decode(), "bench", settings.sets)
+    _check_validation(about, base)
     values = {feature.name: max(1, feature.values + bool(feature.missing)) for feature in about.features}
     job = msgspec.structs.replace(base, tables=laid_out(kind, base.tables, values, budget))
     if broken := [f"{path_text(keys)}: {text}" for keys, text in broken_rules(job)]:

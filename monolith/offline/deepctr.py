@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from monolith.config import JobConfig
-from monolith.errors import ConfigError
+from monolith.errors import ConfigError, InputError
 from monolith.offline.cells import Cell
 from monolith.offline.fit_cell import Fitted
 from monolith.offline.samples import Parts
@@ -31,7 +31,6 @@ from monolith.training.ranking import auc
 from monolith.training.sample_file import SampleFile
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-MODELS = ("lr", "fm", "deepfm", "dcnv2")
 
 
 class Columns(NamedTuple):
@@ -78,6 +77,8 @@ def fit_rival(cell: Cell, parts: Parts, tell: Callable[[str, int, int], None]) -
             best, state = (area, number), copy.deepcopy(model.state_dict())
         elif number - best[1] > cell.job.fit.patience:
             break
+    if not state:
+        raise InputError(f"{cell}: no epoch has a score on the validation part, its predictions are not finite")
     model.load_state_dict(state)
     tables, dense = _sizes(model)
     return Fitted(
@@ -95,11 +96,8 @@ def fit_rival(cell: Cell, parts: Parts, tell: Callable[[str, int, int], None]) -
 
 
 def model_of(job: JobConfig, sizes: Mapping[str, int]) -> Any:
-    """The compiled model. Raises ConfigError for a model that is not compared."""
-    kind = job.model.kind
-    if kind not in MODELS:
-        raise ConfigError(f"deepctr-torch is compared on {', '.join(MODELS)}; not on {kind}")
-    package = _imported()
+    """The compiled model of a kind that is one of `cells.RIVAL_MODELS`."""
+    kind, package = job.model.kind, imported()
     dim = job.tables[0].dim - (kind in ("fm", "deepfm"))
     columns = [package.inputs.SparseFeat(name, size, embedding_dim=dim) for name, size in sizes.items()]
     hidden = () if kind in ("lr", "fm") else tuple(job.model.hidden)
@@ -153,7 +151,7 @@ def _whole(path: Path) -> Batch:
         return concatenated(list(samples.blocks()))
 
 
-def _imported() -> Any:
+def imported() -> Any:
     """deepctr_torch, kept from asking the package index for its newest version as it is imported."""
     if "deepctr_torch" not in sys.modules:
         kept = sys.modules.get("requests")

@@ -51,11 +51,16 @@ def _cafe(base: Sequence[TableConfig], values: Mapping[str, int], scale: float) 
 def _unified(base: Sequence[TableConfig], values: Mapping[str, int], scale: float) -> list[TableConfig]:
     """One table for all features; tables of width 1, which models add up, may not share rows and are hashed."""
     wide = [table for table in base if table.dim > 1]
+    if not wide:
+        raise ConfigError(
+            "a model of weights alone adds them up, and features that are added may not share rows: no table is left "
+            "to be unified; take a model that reads vectors side by side, as mlp, dcnv2 and widedeep do"
+        )
     features = [name for table in wide for name in table.feature_names()]
     rows = _rows(sum(values[name] for name in features), scale)
     probes = {name: sum(values[name] > least for least in _PROBES) for name in features}
     shared = [msgspec.structs.replace(wide[0], name="all", features=features, kind="unified", rows=rows, probes=probes)]
-    return shared[: len(wide)] + _shared("hashed")([table for table in base if table.dim == 1], values, scale)
+    return shared + _shared("hashed")([table for table in base if table.dim == 1], values, scale)
 
 
 _PROBES = (0, 1_000, 100_000)  # a feature of more values than each of these has a probe more

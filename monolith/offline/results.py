@@ -48,7 +48,15 @@ class Results:
 
     def has(self, cell: Cell) -> bool:
         """Whether the cell was fitted before."""
-        return any(row["key"] == cell.key for row in self.rows)
+        return any(is_of(row, cell) for row in self.rows)
+
+    def twin(self, cell: Cell) -> Row | None:
+        """The cell's row, made of a cell with the same job under another name; None where there is none.
+
+        Divisions of few bytes may come to the same rows, and sizes above what a kind takes to the same tables.
+        """
+        same = next((row for row in self.rows if row["key"] == cell.key), None)
+        return same and {**same, "kind": cell.kind, "budget": cell.budget}
 
     def add(self, row: Row) -> None:
         """Keep a row, on the disk too, whole or not at all."""
@@ -66,6 +74,11 @@ def read_results(path: Path) -> list[Row]:
         return list(table.cast(_SCHEMA).to_pylist())
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise CorruptError(f"{path} holds no results of this benchmark: {error}; name another folder") from None
+
+
+def is_of(row: Row, cell: Cell) -> bool:
+    """Whether the row is this cell's."""
+    return (row["key"], row["kind"], row["budget"]) == (cell.key, cell.kind, cell.budget)
 
 
 def row_of(cell: Cell, fitted: Fitted, about: About, command: str) -> Row:

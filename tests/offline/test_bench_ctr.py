@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
 from monolith import cli
+from monolith.datasets.sets.about import PartAbout
+from monolith.errors import ConfigError
 from monolith.growing import alone
 from monolith.offline import fit_cell
-from monolith.offline.cells import Matrix, Prepared, Settings, cells_of
+from monolith.offline.cells import DEEPCTR, Matrix, Prepared, Settings, cells_of
 from monolith.offline.optembed_cell import fit_optembed
 from monolith.offline.report import lines_of, table
 from monolith.offline.results import WRITES, Results
@@ -100,6 +105,8 @@ def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tm
     assert "the smallest possible are" in run(capsys, *words, "--bytes", "10", code=1)
     refused = run(capsys, *words[:-1], "unified", "--models", "fm", "--bytes", "8k", code=1)
     assert "fm does not go with tables of kind unified" in refused
+    refused = run(capsys, *words[:-1], "unified", "--models", "lr", "--bytes", "8k", code=1)
+    assert "no table is left to be unified; take a model" in refused
     assert "kind hashed needs a size: give --bytes" in run(capsys, *words, code=1)
     assert not (tmp_path / "out").exists()
 
@@ -112,6 +119,7 @@ def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tm
             "--kinds bloom: allowed are collisionless, hashed, hashed-sqrt, hashed-equal, qr, cafe, unified",
         ),
         (("--models", "xdeepfm"), "no model 'xdeepfm' in this benchmark; allowed: lr, fm"),
+        (("--models", ","), "--models names nothing"),
         (("--seeds", "0"), "--seeds 0: allowed is 1 or more"),
         (("--set", "model.dropuot=1"), "dropuot"),
     ],
@@ -152,6 +160,54 @@ def test_whatever_changes_a_result_makes_another_cell(planted: Prepared):
 
 def _fields(prepared: Prepared) -> dict[str, object]:
     return {name: getattr(prepared.about, name) for name in prepared.about.__struct_fields__}
+
+
+def test_cells_that_come_to_the_same_tables_are_fitted_once_and_stand_under_both_names(
+    planted: Prepared, tmp_path: Path, capsys
+):
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL, "--seeds", "1", "--bytes", "50M,60M")
+    said = run(capsys, *words, "--kinds", "hashed,hashed-equal")
+    assert "2/4  planted, deepfm, hashed, 60,000,000 bytes, seed 0: the same tables as a cell that is done" in said
+    rows = Results(tmp_path).rows
+    assert [(row["kind"], row["budget"]) for row in rows[:2]] == [("hashed", 50_000_000), ("hashed", 60_000_000)]
+    assert rows[0]["auc"] == rows[1]["auc"]
+    assert said.count("| planted | deepfm | hashed") == 4
+    assert "4 cells, 4 of them done before" in run(capsys, *words, "--kinds", "hashed,hashed-equal")
+
+
+def test_two_sets_of_one_name_are_told_apart_and_one_set_is_fitted_once(planted: Prepared, tmp_path: Path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(planted.folder, other, ignore=shutil.ignore_patterns("samples"))
+    about = msgspec.structs.replace(planted.about, files={"another": "one"})
+    (other / "about.json").write_bytes(msgspec.json.encode(about))
+    words = ("--dir", str(tmp_path / "out"), *SMALL, "--seeds", "1")
+    run(capsys, "--data", f"{planted.folder},{planted.folder}/", *words)
+    assert len(Results(tmp_path / "out").rows) == 1
+    said = run(capsys, "--data", f"{planted.folder},{other}", *words)
+    assert "2 cells, 1 of them done before" in said
+    lines = [line for line in said.splitlines() if line.startswith("| planted")]
+    assert [line.split("|")[1].strip() for line in lines] == [f"planted ({planted.folder})", f"planted ({other})"]
+    assert all(line.endswith("| 1 |") for line in lines)
+
+
+def test_a_validation_part_of_one_kind_of_label_is_refused_before_any_fit(planted: Prepared):
+    parts = {**planted.about.parts, "valid": PartAbout(600, 0)}
+    one_kind = Prepared(msgspec.structs.replace(planted.about, parts=parts), planted.folder)
+    matrix = Matrix(["fm"], ["collisionless"], [], [0])
+    with pytest.raises(ConfigError, match="validation part of planted has 600 samples, 0 of them positive"):
+        list(cells_of(one_kind, matrix, Settings()))
+    assert list(cells_of(one_kind, matrix, Settings(sets=["fit.metric=logloss"])))
+
+
+def test_what_deepctr_torch_cannot_do_is_refused_before_any_fit(planted: Prepared, tmp_path: Path, capsys, monkeypatch):
+    bag = msgspec.structs.replace(planted.about.features[0], bag=True)
+    bags = Prepared(msgspec.structs.replace(planted.about, features=[bag]), planted.folder)
+    with pytest.raises(ConfigError, match="one value a sample; planted has several of user"):
+        list(cells_of(bags, Matrix(["fm"], [], [], [0], (DEEPCTR,)), Settings()))
+    monkeypatch.setitem(sys.modules, "deepctr_torch", None)
+    words = ("--data", str(planted.folder), "--dir", str(tmp_path / "out"), "--against", "deepctr")
+    assert "pip install 'monolith-recsys[bench]'" in run(capsys, *words, code=1)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_table_has_mean_and_standard_deviation_over_seeds():
