@@ -17,7 +17,7 @@ from monolith.streaming.event_block import ActionColumns, EventBlock, Strings
 from monolith.streaming.lanes import Held, Inlet, Lane, Polling
 from monolith.streaming.part_messages import Heads, LaneFacts, LaneHeads, Look
 from monolith.streaming.record_block import RecordBlock, Texts
-from monolith.streaming.source import Source
+from monolith.streaming.source import MarkedSource, Source
 from monolith.tables.batch import Ints
 
 
@@ -106,6 +106,13 @@ class _HeadSource:
     def commit(self, positions: Mapping[int, int]) -> None:
         self._settle()
         self._own.commit(positions)
+
+    def mark(self) -> str | None:
+        self._settle()
+        return self._own.mark() if isinstance(self._own, MarkedSource) else None
+
+    def expect(self, mark: str) -> None:
+        raise NotImplementedError(f"the owners of the partitions expect {mark}")
 
     def close(self) -> None:
         self._settle()

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -27,6 +25,7 @@ from kafka.structs import OffsetAndMetadata
 
 from monolith.errors import ConfigError, DataLossError, UnavailableError
 from monolith.events import Record
+from monolith.streaming.kafka_partition import Fetched, record_of
 from monolith.streaming.kafka_place import in_words, place_of, reason_of
 from monolith.streaming.kafka_topics import warn_of_emptied, warn_of_retention
 from monolith.streaming.source import OnDataLoss, StreamUrl
@@ -39,35 +38,6 @@ _SILENCE_S = 2.0  # without a record for this long, ask the broker whether it is
 _ASK_MS = 1000
 _METADATA_MS = 30_000  # how soon added partitions are seen
 _AHEAD_BYTES = 4 * 2**20  # fetched of a partition that nobody asks for; above it, it is not fetched
-
-
-@dataclass(slots=True)
-class _Partition:
-    """What was fetched of one partition and is not handed out yet."""
-
-    fetched: int  # the next offset that the consumer fetches
-    end: int
-    ready: deque[Record] = field(default_factory=deque)
-    ready_bytes: int = 0
-    gone: bool = False  # the topic has no such partition any more
-
-    @property
-    def position(self) -> int:
-        return self.ready[0].offset if self.ready else self.fetched
-
-    def push(self, record: Record) -> None:
-        self.ready.append(record)
-        self.ready_bytes += len(record.value or b"")
-        self.fetched = record.offset + 1
-
-    def take(self, most: int) -> list[Record]:
-        taken = [self.ready.popleft() for _ in range(min(most, len(self.ready)))]
-        self.ready_bytes -= sum(len(record.value or b"") for record in taken)
-        return taken
-
-    def rewind(self, offset: int) -> None:
-        self.ready.clear()
-        self.fetched, self.ready_bytes = offset, 0
 
 
 class KafkaSource:
@@ -95,13 +65,15 @@ class KafkaSource:
         self._group = group
         self._owns = owns or (lambda _: True)
         self._consumer: Any = None
-        self._partitions: dict[int, _Partition] = {}
+        self._partitions: dict[int, Fetched] = {}
         self._reading: set[int] = set()  # assigned to the consumer
         self._wanted: dict[int, int] = {}
         self._next_try = 0.0
         self._heard_at = 0.0
         self._warned = False
         self._loss: KafkaError | None = None  # heard of, and not settled yet
+        self._known: str | None = None  # the id of the topic that is read
+        self._is_other = False  # another one was found: what `seek` is told is none of its offsets
         self._waiting = Waiting(self.name, "the broker does not answer")
         self._ready()
 
@@ -148,17 +120,58 @@ class KafkaSource:
                 )
             self._waiting.say("the topic does not exist yet; create it, or let its producer do so")
             return False
+        self._know_topic()
         topics = [self._topic(partition) for partition in sorted(names) if partition not in self._partitions]
         begins = self._consumer.beginning_offsets(topics, timeout_ms=_ASK_MS)
         ends = self._consumer.end_offsets(topics, timeout_ms=_ASK_MS)
         for topic in topics:
             start = self._wanted.get(topic.partition, begins[topic])
-            self._partitions[topic.partition] = _Partition(start, ends[topic])
+            self._partitions[topic.partition] = Fetched(start, ends[topic])
         self._heard_at = time.monotonic()
         self._waiting.over()
         if list(begins.values()) == list(ends.values()):
             warn_of_emptied(self._place, sum(ends.values()))
         return True
+
+    def _know_topic(self) -> bool:
+        """Whether the topic turned out to be another one than that whose offsets are known; brokers before 2.8 hide it.
+
+        Raises DataLossError for another one, unless losses are skipped; KafkaError if the broker does not say more.
+        """
+        told = self._consumer._cluster.topic_id(self._place.topic)
+        found = str(told) if told is not None and told.int else self._known
+        is_other = self._known is not None and found != self._known
+        if is_other:
+            self._begin_anew(f"{self.name}: the topic was made anew, its id was {self._known} and is {found}")
+        self._known = found
+        return is_other
+
+    def _begin_anew(self, why: str) -> None:
+        if not self._skip:
+            raise DataLossError(f"{why}: offsets that were read are of the old one; on_data_loss: skip reads all of it")
+        names = self._consumer.partitions_for_topic(self._place.topic) or set()
+        topics = [self._topic(name) for name in self._partitions.keys() & names]
+        begins = self._consumer.beginning_offsets(topics, timeout_ms=_ASK_MS) if topics else {}
+        log.warning("data loss, reading the topic from its beginning: %s", why)
+        self._wanted, self._is_other, self._loss = {}, True, None
+        for topic, begin in begins.items():
+            self._partitions[topic.partition].fetched = begin
+            if topic.partition in self._reading:
+                self._consumer.seek(topic, begin)
+
+    def mark(self) -> str | None:
+        """See `MarkedSource`: the topic's id, which the broker draws when it is made."""
+        self._is_other = False
+        return self._known
+
+    def expect(self, mark: str) -> None:
+        """See `MarkedSource`."""
+        self._known = mark
+        if self._partitions:
+            try:
+                self._know_topic()
+            except KafkaError as error:  # the next fetch asks again
+                self._say(error)
 
     def _topic(self, partition: int) -> Any:
         return TopicPartition(self._place.topic, partition)
@@ -240,9 +253,11 @@ class KafkaSource:
                 self._settle(self._loss)
             self._read({name for name in room.union(asked) if not self._partitions[name].gone})
             batches = self._consumer.poll(timeout_ms=round(timeout_s * 1000), max_records=max_records)
+            if self._know_topic():
+                return
             for rows in batches.values():
                 for row in rows:
-                    self._partitions[row.partition].push(_record(row))
+                    self._partitions[row.partition].push(record_of(row))
             self._note(came=bool(batches))
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             self._loss = error  # the next call settles it, or the one after, should the broker not answer
@@ -282,6 +297,8 @@ class KafkaSource:
 
         Raises KafkaError if the broker does not say what it has; ``loss`` is then still to be settled.
         """
+        if self._know_topic():
+            return
         topics = [self._topic(name) for name in sorted(self._reading) if not self._partitions[name].gone]
         begins = self._consumer.beginning_offsets(topics, timeout_ms=_ASK_MS)
         ends = self._consumer.end_offsets(topics, timeout_ms=_ASK_MS)
@@ -290,7 +307,11 @@ class KafkaSource:
             fetched, begin = self._partitions[topic.partition].fetched, begins[topic]
             if topic in truncated:  # an unclean election: what stood behind the place was replaced
                 known = truncated[topic]
-                self._lose(topic, begin if known is None else max(begin, known.offset), (begin, ends[topic]), loss)
+                go_on = begin if known is None else max(begin, known.offset)
+                if go_on < fetched:
+                    self._lose(topic, go_on, (begin, ends[topic]), loss)
+                else:  # told of where it stood before it was moved
+                    self._consumer.seek(topic, fetched)
             elif not begin <= fetched <= ends[topic]:
                 self._lose(topic, begin, (begin, ends[topic]), loss)
         self._loss = None
@@ -318,6 +339,8 @@ class KafkaSource:
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """See `Source`."""
+        if self._is_other:
+            return
         self._wanted.update(positions)
         for name, offset in positions.items():
             if name in self._partitions:
@@ -355,8 +378,3 @@ class KafkaSource:
             self._next_try = float("inf")
             with suppress(KafkaError):  # a broker that is away loses nothing by it
                 consumer.close(autocommit=False, timeout_ms=_ASK_MS)
-
-
-def _record(row: Any) -> Record:
-    """A consumer's row: its timestamp is the producer's or, with LogAppendTime, the broker's."""
-    return Record(row.key, row.value, row.timestamp, row.timestamp, row.partition, row.offset)

@@ -124,6 +124,8 @@ class Inlet:
         self.lanes[partition] = lane
         if seek:
             self.source.seek({partition: position})
+            begin = self.source.position().get(partition, position)  # lower in a stream that was made anew
+            lane.position = lane.polled = min(position, begin)
         return lane
 
     def new_partitions(self) -> dict[int, int]:
@@ -158,7 +160,10 @@ class Inlet:
             lane.push(*items)
             lane.heard_at = clock()
         for partition, position in polling.positions.items():
-            self.lanes[partition].polled = position
+            lane = self.lanes[partition]
+            lane.polled = position
+            if not lane.ready:
+                lane.position = min(lane.position, position)  # lower in a stream that was made anew
         return bool(polling.items)
 
     def poll(self, most: int, timeout_s: float, partitions: list[int]) -> Sequence[Polled]:

@@ -4,13 +4,14 @@ What `EventLog.append` takes is one value a partition, under the key (partition,
 reader finds any offset with one look-up, and old batches are dropped by key. LMDB commits all of an append or none of
 it, before `append` returns, and needs no recovery. Keys (integers big-endian, so that they sort; values: `log_batch`):
 
-    "m"                         MessagePack {version, partitions}
+    "m"                         MessagePack {version, partitions, id}
     "p" partition:u32           extent of the partition
     "b" partition:u32 base:u64  batch
 """
 
 from __future__ import annotations
 
+import secrets
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -39,12 +40,14 @@ from monolith.streaming.source import Outgoing, check_outgoing
 
 _META_KEY = b"m"
 _MOST_META_BYTES = 64
+_ID_BYTES = 8
 _BATCH_KEY = struct.Struct(">cIQ")
 
 
 class _Meta(msgspec.Struct):
     version: int
     partitions: int
+    id: str = ""  # drawn when the log is made, so that one made anew is known; empty: by a build that drew none
 
 
 def partition_of(key: bytes | None, value: bytes | None, partitions: int) -> int:
@@ -107,14 +110,14 @@ class EventLog:
         def made(txn: Any) -> bytes:
             value = found(txn)  # another process may have been first
             if value is None:
-                value = msgspec.msgpack.encode(_Meta(LOG_VERSION, partitions or 1))
-                txn.put(_META_KEY, value)
                 for partition in range(partitions or 1):
                     txn.put(_extent_key(partition), Extent(0, 0, 0).pack())
-            return value
+            named = _named(value, partitions or 1)
+            txn.put(_META_KEY, named)
+            return named
 
         value = self._environment.read(found)
-        if value is None and create:
+        if create and value != _named(value, partitions or 1):
             value = self._environment.write(made)
         if value is None:
             raise _missing(self.folder)
@@ -141,7 +144,12 @@ class EventLog:
                 f"the log {self.folder} has {meta.partitions} partitions, its URL says {partitions}: "
                 f"leave partitions out, or name another folder"
             )
+        self.id = meta.id
         return meta.partitions
+
+    def is_current(self) -> bool:
+        """Whether its files are still those in the folder: what was removed or replaced goes on to be read here."""
+        return self._environment.is_current()
 
     def append(self, records: Sequence[Outgoing], *, ingestion_ms: int | None = None) -> dict[int, int]:
         """Append (key, value, event time in ms) records and return the new ends of the partitions that grew.
@@ -262,6 +270,19 @@ class EventLog:
             return unpack_head(value), len(value)
         except (ValueError, VersionError) as error:
             self._refuse(partition, begin, error)
+
+
+def _named(meta: bytes | None, partitions: int) -> bytes:
+    """The head of a log as its producers leave it: with an id that no other log has. What is no head stays as it is."""
+    if meta is None:
+        return msgspec.msgpack.encode(_Meta(LOG_VERSION, partitions, secrets.token_hex(_ID_BYTES)))
+    try:
+        known = msgspec.msgpack.decode(meta, type=_Meta)
+    except msgspec.DecodeError:
+        return meta
+    if known.id or known.version != LOG_VERSION:
+        return meta
+    return _named(None, known.partitions)
 
 
 def _batch_key(partition: int, base: int) -> bytes:

@@ -50,6 +50,7 @@ class LogEnvironment:
         self._turn = threading.RLock()
         self._gate = ForkGate(self._forked)
         self._cut = False  # by a fork, in a transaction
+        self._files: list[tuple[int, int]] | None = None  # see `is_current`
         self._env: Any = self._opened()
 
     def _opened(self) -> Any:
@@ -63,6 +64,7 @@ class LogEnvironment:
                 self._env.reader_check()  # slots of killed readers, which would pin old pages
                 _check_heads(self.path / "data.mdb", self._env.stat()["psize"])
                 self._stretch()
+                self._files = _identities(self.path)
         except BaseException:
             self._env.close()
             self._env = None
@@ -159,12 +161,17 @@ class LogEnvironment:
         except OSError as error:
             raise UnavailableError(f"cannot {action} the log {self.path}: {error}; {remedy(error)}") from error
 
+    def is_current(self) -> bool:
+        """Whether its files are still the ones in the folder, and not removed, or replaced by others."""
+        return _identities(self.path) == self._files
+
     def release(self) -> None:
         """One user less; the last one closes the environment."""
         with _registry():
             self._users -= 1
             if self._users == 0:
-                _open.pop(self.path, None)
+                if _open.get(self.path) is self:
+                    del _open[self.path]
                 if self._env is not None and not self._cut:
                     self._env.close()
 
@@ -199,6 +206,15 @@ def _check_heads(file: Path, page_bytes: int) -> None:
     raise CorruptError(f"{file} is damaged: its two heads are of the transactions {numbers}; restore the log")
 
 
+def _identities(folder: Path) -> list[tuple[int, int]] | None:
+    """Device and number of the two files; None where one is missing."""
+    try:
+        found = [os.stat(folder / name) for name in ("data.mdb", "lock.mdb")]
+    except OSError:
+        return None
+    return [(file.st_dev, file.st_ino) for file in found]
+
+
 def _says(error: lmdb.Error, *codes: int) -> bool:
     """Whether LMDB reports one of the system's errors; it only has its text."""
     return any(os.strerror(code) in str(error) for code in codes)
@@ -207,13 +223,14 @@ def _says(error: lmdb.Error, *codes: int) -> bool:
 def acquire(folder: Path, *, sync: bool | None = None, map_bytes: int = FIRST_MAP_BYTES) -> LogEnvironment:
     """The environment of ``folder``, opened if this process has not yet; give it back with `release`.
 
+    Where the folder's files were replaced since, it is one of the new files, and who has the old ones keeps them.
     ``sync`` None takes what is open (default: True). Raises ConfigError for a durable writer where the process has the
     log open without sync.
     """
     path = folder.resolve()
     with _registry():
         environment = _open.get(path)
-        if environment is None:
+        if environment is None or not environment.is_current():
             environment = _open[path] = LogEnvironment(path, sync=sync is not False, map_bytes=map_bytes)
         elif sync and not environment.sync:
             raise ConfigError(f"the log {path} is open in this process with sync=0, so it cannot be opened with sync=1")

@@ -39,8 +39,13 @@ class LogSource:
         self._skip = on_data_loss == "skip"
         self._log: EventLog | None = None
         self._positions: dict[int, int] = {}
+        self._begins: dict[int, int] = {}  # of the log, as it was when it was opened
         self._wanted: dict[int, int] = {}
         self._ready: dict[int, RecordBlock] = {}  # of the newest batch, what was not polled yet
+        self._asked: set[int] = set()  # partitions that were polled
+        self._known: str | None = None  # the id of the log that is read
+        self._is_other = False  # another one was found: what `seek` is told is none of its offsets
+        self._gone: dict[int, int] = {}  # partitions that the log does not have any more, with where they ended
         self._waiting = Waiting(self.name, "no log is there yet; the first producer creates it")
         if not wait or log_exists(self._folder):
             self._connect(must=not wait)
@@ -64,15 +69,60 @@ class LogSource:
             except BaseException:
                 opened.close()
                 raise
-            self._log = opened
-            self._positions = begins | {p: o for p, o in self._wanted.items() if p in begins}
+            self._log, self._begins = opened, begins
+            self._stand()
             self._waiting.over()
         return self._log
+
+    def _stand(self) -> None:
+        """In the log that was opened, where it is wanted, or at its beginning if it is another log than before."""
+        assert self._log is not None
+        if self._known is not None and self._log.id != self._known:
+            self._begin_anew()
+        self._known = self._log.id
+        self._positions = self._begins | {p: o for p, o in self._wanted.items() if p in self._begins}
+
+    def _begin_anew(self) -> None:
+        text = f"{self.name}: the log was made anew, its offsets are not those that were read"
+        if not self._skip:
+            self._let_go()  # whoever asks again meets the same error
+            raise DataLossError(f"{text}; on_data_loss: skip reads it from its beginning")
+        log.warning("data loss, reading the log from its beginning: %s", text)
+        self._asked.clear()
+        self._gone = {p: o for p, o in self._positions.items() if p not in self._begins}
+        self._wanted, self._is_other = {}, True
+
+    def _let_go(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _look_at_folder(self) -> None:
+        """At the end of all that is read: if the folder was removed or replaced, what comes there is the stream."""
+        assert self._log is not None
+        if self._log.is_current():
+            return
+        ends = self._log.extents()
+        if all(self._positions[p] >= ends[p].end for p in self._asked):
+            self._wanted |= self._positions
+            self._let_go()
+            self._waiting.say("the log was removed; the next producer makes it anew")
+
+    def mark(self) -> str | None:
+        """See `MarkedSource`: an id that was drawn when the log was made."""
+        self._is_other = False
+        return self._known or None
+
+    def expect(self, mark: str) -> None:
+        """See `MarkedSource`."""
+        self._known = mark
+        if self._log is not None:
+            self._stand()
 
     def partitions(self) -> list[int]:
         """See `Source`."""
         self._connect()
-        return sorted(self._positions)
+        return sorted(self._positions | self._gone)
 
     def poll(self, max_records: int, timeout_s: float, partitions: Collection[int] | None = None) -> list[Record]:
         """See `Source`."""
@@ -96,11 +146,14 @@ class LogSource:
             return []
         taken: list[RecordBlock] = []
         try:
-            for partition in self._positions if partitions is None else sorted(partitions):
+            for partition in sorted(self._positions.keys() & (self._positions if partitions is None else partitions)):
+                self._asked.add(partition)
                 self._take_from(partition, max_records - sum(map(len, taken)), taken)
         except MonolithError:
             if not taken:  # else what was taken counts, and the next poll meets the error again
                 raise
+        if not taken:
+            self._look_at_folder()
         return taken
 
     def _take_from(self, partition: int, most: int, taken: list[RecordBlock]) -> None:
@@ -137,10 +190,12 @@ class LogSource:
 
     def position(self) -> dict[int, int]:
         """See `Source`."""
-        return dict(self._positions)
+        return self._positions | self._gone
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """See `Source`."""
+        if self._is_other:
+            positions = {p: self._begins[p] for p in positions if p in self._begins}
         self._wanted.update(positions)
         for partition, offset in positions.items():
             if partition in self._positions:
@@ -150,19 +205,21 @@ class LogSource:
     def end_position(self) -> dict[int, int]:
         """See `Source`; exact."""
         opened = self._connect()
-        return {} if opened is None else {partition: extent.end for partition, extent in opened.extents().items()}
+        if opened is None:
+            return {}
+        return self._gone | {partition: extent.end for partition, extent in opened.extents().items()}
 
     def lag(self) -> int:
         """See `Source`."""
-        return sum(end - self._positions[partition] for partition, end in self.end_position().items())
+        positions = self.position()
+        return sum(end - positions[partition] for partition, end in self.end_position().items())
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """A log keeps no reader's positions: the job's snapshot does."""
 
     def close(self) -> None:
         """See `Source`."""
-        if self._log is not None:
-            self._log.close()
+        self._let_go()
 
 
 class LogSink:
@@ -176,20 +233,32 @@ class LogSink:
         max_bytes = url.number("retain_bytes")
         self._max_bytes = None if max_bytes is None else int(max_bytes)
         self._next_retention_ms = 0
-        self.log = EventLog(
-            Path(url.place),
-            create=True,
-            partitions=None if partitions is None else int(partitions),
-            sync=url.choice("sync", ("1", "0")) == "1",
-        )
+        self._folder, self._sync = Path(url.place), url.choice("sync", ("1", "0")) == "1"
+        self.log = self._opened(None if partitions is None else int(partitions))
+
+    def _opened(self, partitions: int | None) -> EventLog:
+        return EventLog(self._folder, create=True, partitions=partitions, sync=self._sync)
 
     def append(self, records: Sequence[Outgoing]) -> None:
-        """See `Sink`. All or none of ``records`` are there afterwards."""
+        """See `Sink`. All or none of ``records`` are there afterwards.
+
+        Where the log's folder was removed since, it is made anew, and where another log is in its place, that one is
+        appended to; either is logged.
+        """
+        if not self.log.is_current():
+            self._meet_again()
         self.log.append(records)
         now_ms = time.time_ns() // 1_000_000
         if (self._max_age_s, self._max_bytes) != (None, None) and now_ms >= self._next_retention_ms:
             self._next_retention_ms = now_ms + _RETENTION_MS
             self._drop_old(now_ms)
+
+    def _meet_again(self) -> None:
+        there = log_exists(self._folder)
+        what = "another one is in its place" if there else "it is made anew"
+        log.warning("log %s was removed: %s; readers are told to begin again", self.name, what)
+        self.log.close()
+        self.log = self._opened(None if there else self.log.partitions)
 
     def _drop_old(self, now_ms: int) -> None:
         """The records are in: that old ones stay a while longer is no error of the append."""

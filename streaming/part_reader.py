@@ -27,6 +27,7 @@ from monolith.streaming.joined import JoinedSamples
 from monolith.streaming.joiner_segments import FOLDER, renumbered
 from monolith.streaming.journal import StepEntry
 from monolith.streaming.lanes import Inlet, Polling
+from monolith.streaming.marks import expect_same
 from monolith.streaming.part_messages import (
     Heads,
     Join,
@@ -179,6 +180,7 @@ class PartReader:
         self._entry = self._taken = self.batch = None
         for inlet in self._by_name.values():
             inlet.untold = {}
+        expect_same(self.inlets, Path(stand.folder))
         self._intake.stand(decode_reader_state(stand.state), read, counts=self.rank == 0)
         return self._intake.waits()
 

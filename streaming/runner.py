@@ -24,6 +24,7 @@ from monolith.streaming.joiner import OnShown
 from monolith.streaming.journal import Positions, StepEntry
 from monolith.streaming.lanes import Inlet, Lane
 from monolith.streaming.live import Standing
+from monolith.streaming.marks import expect_same
 from monolith.streaming.progress import Progress
 from monolith.streaming.reader_state import STATE_FILE, STATE_VERSION, LaneState, ReaderState, lane_states
 from monolith.streaming.watch import Watch
@@ -215,6 +216,7 @@ class Runner:
         self.unpublished = True
 
     def _stand(self, state: ReaderState, kept: KeptFiles) -> None:
+        expect_same(self._inlets, kept.path)
         self._intake.stand(state, kept.read)
 
     def close(self) -> None:

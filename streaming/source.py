@@ -89,6 +89,24 @@ class BlockSource(Source, Protocol):
         """As `poll`, the same records."""
 
 
+@runtime_checkable
+class MarkedSource(Source, Protocol):
+    """A source that can tell a stream from another one under the same URL."""
+
+    def mark(self) -> str | None:
+        """What the stream is known by, from its making to its removal; None: it is not there yet, or has nothing.
+
+        Whoever asks has kept positions of this very stream: `seek` is believed from here on.
+        """
+
+    def expect(self, mark: str) -> None:
+        """What `seek` will be told is of the stream with this ``mark``.
+
+        If another one is there, or comes, that is a DataLossError, here or where it is found out; or, where losses are
+        skipped, `seek` goes to the beginnings.
+        """
+
+
 class Sink(Protocol):
     """A stream to append to."""
 

@@ -27,6 +27,7 @@ from monolith.streaming.joiner_segments import no_files
 from monolith.streaming.journal import Journal, Positions, StepEntry, UnwrittenJournal
 from monolith.streaming.lanes import Inlet
 from monolith.streaming.live import WAIT_S, LiveCutter
+from monolith.streaming.marks import keep_marks
 from monolith.streaming.progress import Progress
 from monolith.streaming.read_ahead import ReadAhead
 from monolith.streaming.reader_state import STATE_FILE, decode_reader_state
@@ -310,8 +311,13 @@ class StepReader:
             inlet.source.seek(positions.get(inlet.source.name, {}))
 
     def commit(self) -> None:
-        """Tell the streams' own book-keeping (Kafka groups) the positions of the last `state`, which is now kept."""
+        """The last `state` is kept now: tell the streams' own book-keeping (Kafka groups) its positions.
+
+        And keep what the streams are known by, beside the run's own journal.
+        """
         self._ahead.wait()
+        if not self._replay_only and self._journal.lineage:
+            keep_marks(self._inlets, self._journal.folder.parent)
         for inlet in self._inlets:
             if positions := self._committable.get(inlet.name):
                 inlet.source.commit(positions)

@@ -19,7 +19,8 @@ from monolith.errors import ConfigError, EventError, MonolithError, UnavailableE
 from monolith.events import ActionEvent, FeatureEvent, Record, SampleEvent
 from monolith.secrets import scheme
 from monolith.streaming.codec import FeatureDecoder, decode
-from monolith.streaming.source import SINK_SCHEMES, Source, open_source, parse_url
+from monolith.streaming.marks import read_marks
+from monolith.streaming.source import SINK_SCHEMES, MarkedSource, Source, open_source, parse_url
 
 Stream = Literal["features", "actions", "samples"]
 Key = tuple[str, str]  # request id, item id
@@ -79,6 +80,7 @@ def _check_stream(job: JobConfig, name: Stream, url: str, found: Findings, recor
         return None
     with closing(source):
         found.show(f"  {name}: {shown}: {_extent(source)}")
+        _check_same(job, name, source, found)
         sample = _sampled(job, name, source, records)
         ends = _last_moment(source, sample)
         if not sample.records and (gone := sum(source.position().values())):
@@ -91,6 +93,20 @@ def _check_stream(job: JobConfig, name: Stream, url: str, found: Findings, recor
         if parse_url(url).scheme == "kafka":
             _check_retention(job, name, url, sample, found)
         return sample
+
+
+def _check_same(job: JobConfig, name: Stream, source: Source, found: Findings) -> None:
+    """Whether it is the stream that the run in the state folder read, and not one that was made anew."""
+    known = read_marks(Path(job.state)).get(name)
+    if known is None or known.source != source.name or not isinstance(source, MarkedSource):
+        return
+    if source.mark() in (None, known.mark):
+        return
+    text = f"input.{name}: {source.name} was made anew since the run in {job.state} read it"
+    if job.input.on_data_loss == "skip":
+        found.warn(f"{text}: it would be read from its beginning")
+    else:
+        found.fault(f"{text}: the run would stop; input.on_data_loss: skip reads it from its beginning")
 
 
 def _may_come(url: str) -> bool:

@@ -20,7 +20,7 @@ from monolith.errors import ConfigError, CorruptError, MonolithError
 if TYPE_CHECKING:
     from monolith.training.snapshot import Snapshots
 
-OWN_FILES = ("graph-*.onnx", "status.json", "curves.jsonl")
+OWN_FILES = ("graph-*.onnx", "status.json", "curves.jsonl", "streams.json")
 
 
 def folder_lines(path: Path) -> Iterator[str]:

@@ -255,3 +255,13 @@ def test_store_without_a_password_needs_none(filled):
     sink = open_sink(f"log://{filled.folder}/dead")
     sink.close()
     assert found(filled, "store=null").lines[-2:][0].startswith("store: none")
+
+
+@pytest.mark.parametrize(("policy", "told"), [("stop", "faults"), ("skip", "warnings")])
+def test_stream_that_was_made_anew_since_the_run_read_it_is_told_of(filled, policy, told):
+    job = load_job(filled.folder / "small.yaml", [])
+    Path(job.state).mkdir(parents=True, exist_ok=True)
+    name = job.input.features.partition("?")[0]
+    (Path(job.state) / "streams.json").write_text(json.dumps({"features": {"source": name, "mark": "00"}}))
+    findings = found(filled, f"input.on_data_loss={policy}")
+    assert f"input.features: {name} was made anew since the run" in "".join(getattr(findings, told))

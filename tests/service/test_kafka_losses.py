@@ -88,7 +88,9 @@ def test_partition_that_is_gone_is_a_data_loss(kafka, topic, quick_metadata):
     source = open_source(kafka.create(topic, partitions=3))
     assert source.partitions() == [0, 1, 2]
     make_anew(kafka, topic, partitions=2)
-    with pytest.raises(DataLossError, match=r"partition 2: it is gone .* offset 0; was the topic made anew\?"):
+    with pytest.raises(
+        DataLossError, match=r"the topic was made anew|partition 2: it is gone .* offset 0; was the topic made anew\?"
+    ):
         until(lambda: source.poll(10, 0.1) or not source.partitions())
     source.close()
 
@@ -109,15 +111,68 @@ def test_partition_that_is_gone_is_at_its_end_where_losses_are_skipped(kafka, to
     source.close()
 
 
-def test_topic_that_was_made_anew_is_a_data_loss(kafka, topic, quick_metadata):
+@pytest.mark.parametrize("count", [1, 9])
+def test_topic_that_was_made_anew_is_a_data_loss_however_many_records_it_has(kafka, topic, quick_metadata, count):
     url = kafka.create(topic)
     append(url, [b"old"] * 5)
     source = open_source(url)
     until(lambda: source.poll(10, 0.1) and source.lag() == 0)
     make_anew(kafka, topic, partitions=1)
-    append(url, [b"new"])
-    with pytest.raises(DataLossError, match="offset 5 is gone, the broker has 0 to 1"):
+    append(url, [b"new"] * count)
+    with pytest.raises(
+        DataLossError, match=r"the topic was made anew, its id was .*on_data_loss: skip reads all of it"
+    ):
         until(lambda: source.poll(10, 0.1))
+    source.close()
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_topic_that_was_made_anew_is_read_from_its_beginning_where_losses_are_skipped(
+    kafka, topic, quick_metadata, count
+):
+    url = kafka.create(topic)
+    append(url, [b"old"] * 5)
+    source = open_source(url, on_data_loss="skip")
+    until(lambda: source.poll(10, 0.1) and source.lag() == 0)
+    make_anew(kafka, topic, partitions=1)
+    append(url, [b"new %d" % n for n in range(count)])
+    found: list[Record] = []
+    until(lambda: found.extend(source.poll(10, 0.1)) or len(found) >= count)
+    assert [record.value for record in found] == [b"new %d" % n for n in range(count)]
+    source.close()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_topic_that_was_made_anew_while_nobody_read_is_told_from_the_one_that_was(kafka, topic, policy):
+    url = kafka.create(topic)
+    append(url, [b"old"] * 5)
+    before = open_source(url)
+    mark = before.mark()
+    before.close()
+    make_anew(kafka, topic, partitions=1)
+    append(url, [b"new %d" % n for n in range(9)])
+    source = open_source(url, on_data_loss=policy)
+    if policy == "stop":
+        with pytest.raises(DataLossError, match="the topic was made anew"):
+            source.expect(mark)
+    else:
+        source.expect(mark)
+        source.seek({0: 5})
+        assert until(lambda: source.poll(10, 0.1))[0].value == b"new 0"
+        assert source.mark() != mark
+    source.close()
+
+
+def test_topic_that_is_the_same_goes_on_where_it_is_told_to(kafka, topic):
+    url = kafka.create(topic)
+    append(url, [b"%d" % n for n in range(5)])
+    first = open_source(url)
+    mark = first.mark()
+    first.close()
+    source = open_source(url)
+    source.expect(mark)
+    source.seek({0: 3})
+    assert until(lambda: source.poll(10, 0.1))[0].value == b"3"
     source.close()
 
 
