@@ -59,6 +59,11 @@ class HotIndex:
         self._steps = 0
         self._gone: dict[int, int] = {}
 
+    @property
+    def steps(self) -> int:
+        """That were ended."""
+        return self._steps
+
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def keys(self, ids: Ids) -> Ids:

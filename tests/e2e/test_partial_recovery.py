@@ -45,6 +45,7 @@ OTHER_KINDS = [
         "admission": {"kind": "min_count", "count": 4},
         "absent": {"kind": "hashed_tail", "rows": 9},
     },
+    {"name": "hot", "dim": 3, "kind": "cafe", "rows": 40, "own_rows": 12, "features": ["item", "user"]},
 ]
 TRAIN = {"publish_every_s": 0.0, "step_linger_s": 30.0, "keep_journal": True, "snapshot_every_s": 1e9, "batch_size": 8}
 

@@ -80,6 +80,9 @@ def test_a_job_with_tables_of_other_kinds_makes_one_process_bits_at_any_number_o
             assert "    user#remainder:\n    rank 0: buckets 0 to 511; " in lines
             checked = kit.run("inspect", f"lmdb://{kit.folder}/ranks/store", "--against", kit.folder / "ranks/state")
             assert checked.returncode == 0, checked.stdout + checked.stderr
+    again = ("--state", kit.folder / "again/state", "--store", f"lmdb://{kit.folder}/again/store")
+    replayed = kit.run("replay", kit.folder / "ranks.yaml", *again)
+    assert "identical to the run's snapshot" in replayed.stdout, replayed.stdout + replayed.stderr
     tables = newest(kit, "ranks").tables()
     assert open_to_read(tables["narrow"]).stats().pruned > 0
     hot = open_to_read(tables["hot"])

@@ -8,14 +8,19 @@ the rows that change hands. A newcomer's values go from the owner of the row tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from monolith.errors import CorruptError
 from monolith.tables import _core
+from monolith.tables.buckets import union
 from monolith.tables.hot_index import HotIndex, Newcomers
 from monolith.tables.split import buckets_of
+from monolith.tables.tail import tail_numbers
 from monolith.training.sharding.answers import OwnPart
 from monolith.training.sharding.division import Division
 from monolith.training.sharding.messages import MessageReader, as_ints
@@ -26,7 +31,10 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
+_NONE = np.zeros(0, np.int64)
+
+
+@dataclass
 class HotTable:
     """One of a collection's."""
 
@@ -34,6 +42,12 @@ class HotTable:
     division: Division
     index: HotIndex
     column: int  # of a matrix of all vectors: the table's first
+    unwritten: Ints = field(default_factory=lambda: _NONE)  # numbers of rows that are to get their newcomers' values
+
+    @property
+    def name(self) -> str:
+        """The table's."""
+        return self.division.native.table.name
 
     def told(self, question: TableQuestion, grads: Floats, shared_by: int) -> list[Ints]:
         """How many ids each feature has in this rank's samples; the ids; and what their scores gain."""
@@ -61,6 +75,21 @@ class HotTable:
             for rank in heard:
                 ids, amounts = rank[feature]
                 self.index.add(np.ascontiguousarray(ids), np.ascontiguousarray(amounts))
+
+    # --- for ranks that are left when another one is lost -------------------------------------------------------------
+
+    def left(self) -> bytes:
+        """What ``take_left`` needs beside the rank's rows."""
+        return msgspec.msgpack.encode((self.index.kept(), self.unwritten.tolist()))
+
+    def take_left(self, data: bytes, where: str) -> None:
+        """Be what ``left`` said. Raises CorruptError, naming ``where``."""
+        try:
+            kept, unwritten = msgspec.msgpack.decode(data, type=tuple[bytes, list[int]])
+        except msgspec.DecodeError as error:
+            raise CorruptError(f"{where} cannot be read: {error}") from None
+        self.index.keep(kept, where)
+        self.unwritten = np.array(unwritten, np.int64)
 
 
 def hot_tables_of(divisions: Sequence[Division]) -> list[HotTable]:
@@ -95,13 +124,23 @@ def end_step(
             hot.hear(everyones)
     moves = []
     for hot in hot_tables:
-        own = [part for part in parts if part.number == hot.number]
-        if (newcomers := hot.index.end_step(own[0].table.sequence)) is not None:
-            moves.append((own, newcomers))
+        sequence = next(part.table.sequence for part in parts if part.number == hot.number)
+        if (newcomers := hot.index.end_step(sequence)) is not None:
+            moves.append((hot, newcomers))
     if moves:
-        everyones = _to_all(transport, [piece for own, newcomers in moves for piece in _values_here(own, newcomers)])
-        for own, newcomers in moves:
-            _write(own, newcomers, everyones)
+        _start_rows(transport, parts, moves)
+
+
+def _start_rows(transport: Transport, parts: Sequence[OwnPart], moves: Sequence[tuple[HotTable, Newcomers]]) -> None:
+    """Have newcomers' rows start with the values of those that they shared. Collective."""
+    owns = [([part for part in parts if part.number == hot.number], newcomers) for hot, newcomers in moves]
+    for hot, newcomers in moves:
+        hot.unwritten = newcomers.numbers
+    everyones = _to_all(transport, [piece for own, newcomers in owns for piece in _values_here(own, newcomers)])
+    for own, newcomers in owns:
+        _write(own, newcomers, everyones)
+    for hot, _ in moves:
+        hot.unwritten = _NONE
 
 
 def _to_all(transport: Transport, pieces: Sequence[Ints]) -> list[MessageReader]:
@@ -130,3 +169,27 @@ def _write(parts: Sequence[OwnPart], newcomers: Newcomers, everyones: Sequence[M
         here = part.table.buckets.mask()[buckets_of(newcomers.numbers)]
         if here.any():
             _core.write_rows(part.table.native, newcomers.numbers[here], np.ascontiguousarray(values[here]))
+
+
+def agree(transport: Transport, hot_tables: Sequence[HotTable], parts: Sequence[OwnPart]) -> None:
+    """Have all ranks take the newest index, where their rows are of several moments. Collective.
+
+    An id that had not got its row yet when the part with the row was left starts again from the row that it shares.
+    """
+    for hot in hot_tables:
+        before = dict(zip(*(each.tolist() for each in reversed(hot.index.own_ids())), strict=True))
+        everyones = cast("list[tuple[int, bytes]]", transport.objects((hot.index.steps, hot.index.kept())))
+        newest = max(range(len(everyones)), key=lambda rank: (everyones[rank][0], -rank))
+        hot.index.keep(everyones[newest][1], f"rank {newest}'s index of table {hot.name!r}")
+        ids, numbers = hot.index.own_ids()
+        other = np.array(
+            [before.get(number) != one for one, number in zip(ids.tolist(), numbers.tolist(), strict=True)]
+        )
+        own = union(part.table.buckets for part in parts if part.number == hot.number)
+        here = own.mask()[buckets_of(numbers)]
+        stale = numbers[here & (other.astype(bool) | np.isin(numbers, hot.unwritten))]
+        all_stale = np.isin(numbers, np.concatenate(cast("list[Ints]", transport.objects(stale))))
+        shared = tail_numbers(ids[all_stale], hot.index.kind.rows)
+        if len(shared):
+            _start_rows(transport, parts, [(hot, Newcomers(numbers[all_stale], shared))])
+        hot.unwritten = _NONE

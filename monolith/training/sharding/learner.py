@@ -71,7 +71,6 @@ class DividedLearner(Learner):
     def __init__(self, job: JobConfig) -> None:
         """Raises ConfigError, on all ranks, for tables and networks that cannot be divided, or another job."""
         rules = job.sharding
-        _check_recovery(job)
         self.parts = ShardedCollection(
             job.tables, outputs_of(job.tables), exact=rules.exact, wire=rules.wire, limit_parts=rules.limit_parts
         )
@@ -216,7 +215,7 @@ class DividedLearner(Learner):
             if (kind := write_kind_of(folder / table.name, table)) is not None:
                 written[f"{table.name}/{kind.name}"] = file_entry(kind)
         for hot in self.parts.hot_tables if self.rank == 0 else ():
-            path = folder / hot.division.native.table.name / KEPT_FILE
+            path = folder / hot.name / KEPT_FILE
             write_durably(path, hot.index.kept())
             written[f"{path.parent.name}/{path.name}"] = file_entry(path)
         return written
@@ -240,7 +239,7 @@ class DividedLearner(Learner):
         with ThreadPoolExecutor() as at_once:
             tables = [*at_once.map(opened, range(len(self.parts.parts)))]
         for hot in self.parts.hot_tables:
-            own = folder / hot.division.native.table.name
+            own = folder / hot.name
             hot.index.keep(read_kept(own), str(own / KEPT_FILE))
         self.parts.replace_parts(tables)
 
@@ -255,16 +254,6 @@ def _division(job: JobConfig, parts: ShardedCollection, ranks: int) -> str:
     if any(division.limited for division in parts.divisions):
         said.append(f"{rules.limit_parts} parts of a limit")
     return ", ".join(said)
-
-
-def _check_recovery(job: JobConfig) -> None:
-    """Raise ConfigError for tables whose rows would be other ids' where some ranks' are older than those of others."""
-    hot = [table.name for table in job.tables if table.kind == "cafe"]
-    if hot and job.sharding.partial_recovery:
-        raise ConfigError(
-            f"tables {hot} are cafe, whose rows change hands: where a lost rank's rows go back to a snapshot, "
-            f"ids would have rows that were others': set sharding.partial_recovery to false"
-        )
 
 
 def _check_network(model: torch.nn.Module) -> None:

@@ -15,10 +15,11 @@ import numpy.typing as npt
 from monolith.errors import CorruptError
 from monolith.tables import Table, _core
 from monolith.training.sharding import orders
+from monolith.training.sharding.hot_tables import agree
 from monolith.training.sharding.learner import DividedLearner
 from monolith.training.sharding.orders import Channel
 from monolith.training.sharding.own_parts import check_same_snapshot
-from monolith.training.sharding.rescue import part_folder
+from monolith.training.sharding.rescue import hot_bytes, part_folder
 
 _NO_PLACE = -1
 
@@ -44,6 +45,7 @@ def rejoined(learner: DividedLearner, order: orders.Rejoin) -> bytes:
         raise failed
     if not said[:, 0].any():
         _bring_up(learner, said[:, 1:], order)
+        agree(learner.transport, learner.parts.hot_tables, learner.parts.parts)
     return b""
 
 
@@ -58,6 +60,8 @@ def _take(learner: DividedLearner, order: orders.Rejoin) -> None:
         tables.append(Table.open(folder, part.division.part_config(), buckets=part.table.buckets))
     if late := [table.config.name for table in tables if table.sequence > order.sequence + 1]:
         raise CorruptError(f"tables {late} were left after sequence {order.sequence}, which the step journal ends with")
+    for hot in learner.parts.hot_tables:
+        hot.take_left(*hot_bytes(Path(order.folder), learner.rank, hot.name))
     learner.parts.replace_parts(tables)
 
 

@@ -1,8 +1,8 @@
 """What a rank leaves behind when another one is lost: its own rows and the dense part, for ``partial_recovery``.
 
-``STATE/rescue/ATTEMPT/RANK`` is what one rank left: ``NAME/PART/table.bin`` of each of its parts, ``dense.safetensors``
-and ``rescue.json``, which says where the rank stood and has every file's checksum. It is written beside its place,
-flushed and renamed, so it is there whole or not at all.
+``STATE/rescue/ATTEMPT/RANK`` is what one rank left: ``NAME/PART/table.bin`` of each of its parts, ``NAME/hot.bin`` of
+each cafe table (which ids have which rows), ``dense.safetensors``, and ``rescue.json``, which says where the rank stood
+and has every file's checksum. It is written beside its place, flushed and renamed, so it is there whole or not at all.
 
 The ranks stood within one batch of one another, since a batch's exchanges need all of them. In that batch a rank's
 tables have made their update all or none; without it, ids may be counted and admitted already. The dense part may lack
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDER = "rescue"
 VERSION = 1
-_ABOUT, _DENSE = "rescue.json", "dense.safetensors"
+_ABOUT, _DENSE, _HOT = "rescue.json", "dense.safetensors", "hot.bin"
 _APART = 2  # journal steps: those without a sample may be told to one rank and not yet to another
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,8 @@ class Rescuer:
             return
         learner, folder = self._watched
         parts = {f"{part.division.config.name}/{part.part:04d}": part.table for part in learner.parts.parts}
-        self._taken = _Taken(folder, learner.rank, learner.ranks, learner.place, parts, learner.dense_state())
+        hot = {f"{table.name}/{_HOT}": table.left() for table in learner.parts.hot_tables}
+        self._taken = _Taken(folder, learner.rank, learner.ranks, learner.place, parts, hot, learner.dense_state())
         self._watched = None
 
     def write(self) -> None:
@@ -108,6 +109,7 @@ class _Taken:
     ranks: int
     place: Place
     parts: dict[str, Table]
+    hot: dict[str, bytes]
     dense: bytes
 
     def write(self) -> Path:
@@ -120,6 +122,9 @@ class _Taken:
         scratch.mkdir()
         write_and_sync(scratch / _DENSE, self.dense)
         paths = [scratch / _DENSE, *(table.save(scratch / name) for name, table in self.parts.items())]
+        for name, data in self.hot.items():
+            write_and_sync(scratch / name, data)
+            paths.append(scratch / name)
         files = {str(path.relative_to(scratch)): file_entry(path) for path in paths}
         about = About(VERSION, self.rank, self.ranks, self.place, files)
         write_and_sync(scratch / _ABOUT, msgspec.json.format(msgspec.json.encode(about)))
@@ -210,6 +215,16 @@ def part_folder(folder: Path, rank: int, table: str, part: int) -> Path:
     for file in files:
         check_file(folder / _name(rank) / file, about.files[file])
     return folder / _name(rank) / name
+
+
+def hot_bytes(folder: Path, rank: int, table: str) -> tuple[bytes, str]:
+    """What rank ``rank`` left of which ids of a cafe table have which rows, and where. As `part_folder` raises."""
+    about, name = _about(folder / _name(rank)), f"{table}/{_HOT}"
+    path = folder / _name(rank) / name
+    if about is None or name not in about.files:
+        raise CorruptError(f"{path} is not among what rank {rank} left")
+    check_file(path, about.files[name])
+    return path.read_bytes(), str(path)
 
 
 def check_file(path: Path, entry: FileEntry) -> None:

@@ -16,8 +16,11 @@ from monolith.tables.cafe import CafeTable
 from monolith.tables.collection import Collection
 from monolith.tables.delta import Delta, joined
 from monolith.tables.kinds import new_embedding
+from monolith.tables.split import buckets_of
+from monolith.tables.tail import tail_numbers
 from monolith.training.embeddings import outputs_of
 from monolith.training.sharding import ShardedCollection
+from monolith.training.sharding.hot_tables import agree
 from monolith.training.sharding.simulated import SimulatedTransport, run_ranks
 
 SAMPLES, STEPS, HALF = 20, 100, 60  # rows change hands in steps 32, 64 and 96
@@ -145,18 +148,49 @@ def test_a_saved_collection_without_its_scores_is_refused(tmp_path: Path) -> Non
         on_ranks(2, tmp_path, 5, 6)
 
 
-def test_torchrecs_pipelines_and_partial_recovery_refuse_rows_that_change_hands() -> None:
-    from monolith.config import InputConfig, JobConfig, ModelConfig
-    from monolith.config.sharding import ShardingConfig
+def test_torchrecs_pipelines_refuse_rows_that_change_hands() -> None:
     from monolith.training import EmbeddingBagCollection
-    from monolith.training.sharding.learner import DividedLearner
     from monolith.training.sharding.sharder import ShardedBags
 
     with pytest.raises(ConfigError, match=r"tables \['hot', 'mean'\] are cafe, .* TorchRec's pipelines send ids ahead"):
         ShardedBags(EmbeddingBagCollection(TABLES), None)
-    job = JobConfig(
-        name="j", input=InputConfig(samples="memory://s"), tables=TABLES[:2], model=ModelConfig(kind="mlp", hidden=[2]),
-        sharding=ShardingConfig(partial_recovery=True),
-    )  # fmt: skip
-    with pytest.raises(ConfigError, match=r"\['hot'\] are cafe, .* set sharding\.partial_recovery to false"):
-        DividedLearner(job)
+
+
+@pytest.mark.parametrize("unwritten", [False, True])
+def test_ids_whose_rows_are_older_than_they_start_again_from_the_row_that_they_share(
+    unwritten: bool, tmp_path: Path
+) -> None:
+    """Of two ranks one has rows from before rows changed hands, or stopped before it wrote those that did."""
+    on_ranks(2, tmp_path, 0, 50)
+    on_ranks(2, tmp_path, 50, 70)
+
+    def work(transport: SimulatedTransport) -> Any:
+        collection = ShardedCollection(TABLES, outputs_of(TABLES), transport, exact=True, folder=tmp_path / "70")
+        older = ShardedCollection(TABLES, outputs_of(TABLES), transport, exact=True, folder=tmp_path / "50")
+        hot, old = collection.hot_tables[0], older.hot_tables[0]
+        ids, numbers = hot.index.own_ids()
+        had = dict(zip(*old.index.own_ids(), strict=True))
+        came = np.array([had.get(one) != number for one, number in zip(ids, numbers, strict=True)])
+        if transport.rank == 1:
+            collection.replace_parts([part.table for part in older.parts])
+            if unwritten:
+                hot.unwritten = numbers[came]
+            else:
+                hot.take_left(old.left(), "rank 1")
+        kept = hot.index.kept()
+        rows = collection.parts[1].table
+        before = rows.lookup(numbers)
+        agree(transport, collection.hot_tables, collection.parts)
+        return kept, hot.index.kept(), ids, numbers, came, rows.buckets, before, rows.lookup(numbers), rows
+
+    left, right = run_ranks(2, work)
+    ids, numbers, came = right[2:5]
+    assert left[1] == right[1] == left[0]  # the newest
+    old = right[5].mask()[buckets_of(numbers)] & came
+    assert old.any()
+    assert not old.all()
+    shared = tail_numbers(ids, 30)
+    expected = sum(each[8].lookup(shared) for each in (left, right))  # the row is at one of them, the other reads zeros
+    np.testing.assert_array_equal(right[7][old], expected[old])
+    np.testing.assert_array_equal(right[7][~old], right[6][~old])
+    np.testing.assert_array_equal(left[7], left[6])
