@@ -42,7 +42,7 @@ _DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
 def run_workers(job: JobConfig, args: argparse.Namespace) -> int:
     """Run the command of ``args``, on ``job``, on ``args.workers`` processes.
 
-    SIGTERM and SIGINT end it with a snapshot, and 0.
+    SIGTERM and SIGINT end it with a snapshot, and 0. Raises UnavailableError where it ended too often.
     """
     with tempfile.TemporaryDirectory(prefix="monolith-ranks-") as folder:
         told = Path(folder)
@@ -53,7 +53,18 @@ def run_workers(job: JobConfig, args: argparse.Namespace) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: _stop(told))
         code = agent.wait()
-        return 1 if (told / _FINAL).exists() or code else 0
+        if (told / _FINAL).exists():
+            return 1
+        if code:
+            raise UnavailableError(
+                f"the {args.workers} processes ended, and are not started again (--max-restarts "
+                f"{_restarts(args)}); what ended them is above. The same command goes on from the newest snapshot"
+            )
+        return 0
+
+
+def _restarts(args: argparse.Namespace) -> int:
+    return MAX_RESTARTS if args.max_restarts is None else int(args.max_restarts)
 
 
 def _patience_s(job: JobConfig) -> int:
@@ -62,8 +73,8 @@ def _patience_s(job: JobConfig) -> int:
 
 
 def _torchrun(args: argparse.Namespace, patience_s: int) -> list[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(args.workers)]
-    command += ["--max-restarts", str(args.max_restarts), "--shutdown-timeout", str(patience_s)]
+    command = [sys.executable, "-m", "monolith.commands.agent", "--standalone", "--nproc-per-node", str(args.workers)]
+    command += ["--max-restarts", str(_restarts(args)), "--shutdown-timeout", str(patience_s)]
     command += ["-m", "monolith", "--log-level", args.log_level, "train", str(args.job)]
     command += [word for setting in args.set for word in ("--set", setting)]
     command += ["--quiet"] if args.quiet else []
@@ -169,6 +180,11 @@ def _follow_or_lead(job: JobConfig, rank: int, lead: Callable[[Channel], None], 
 def _is_final(error: MonolithError) -> bool:
     """Whether the same command would fail again."""
     return not isinstance(error, UnavailableError | DurabilityError)
+
+
+def tell_stop() -> None:
+    """Have rank 0 take SIGTERM for the end of the run."""
+    _leave_word(_STOP, "")
 
 
 def _is_told(name: str) -> bool:

@@ -50,7 +50,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--max-restarts",
         type=int,
-        default=MAX_RESTARTS,
         metavar="N",
         help=f"with --workers: start all again so many times when one of them ends with an error ({MAX_RESTARTS})",
     )
@@ -64,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     job = load_job(args.job, args.set)  # before torch loads: a mistake in the job is told at once
     if args.from_beginning and args.source is None:
         raise ConfigError("--from-beginning says where a run begins that starts --from another run's model: give that")
+    _check_workers(args.workers, args.max_restarts)
     if args.workers is not None:
-        _check_workers(args.workers)
         return run_workers(job, args)
     if is_launched():
         return run_rank(job, partial(_run, job, args))
@@ -73,13 +72,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_workers(workers: int) -> None:
-    if workers < 1:
+def _check_workers(workers: int | None, max_restarts: int | None) -> None:
+    if workers is not None and workers < 1:
         raise ConfigError(f"--workers {workers}: give the number of processes, 1 or more")
-    if is_launched():
+    if workers is not None and is_launched():
         raise ConfigError(
             "--workers starts torchrun, which has started this process: give --nproc-per-node to torchrun"
         )
+    if max_restarts is not None and workers is None:
+        raise ConfigError("--max-restarts belongs to --workers: give that too, or give it to torchrun")
+    if max_restarts is not None and max_restarts < 0:
+        raise ConfigError(f"--max-restarts {max_restarts}: give how often all may start again, 0 or more")
 
 
 def _run(job: JobConfig, args: argparse.Namespace, channel: Channel | None = None) -> None:

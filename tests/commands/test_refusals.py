@@ -64,3 +64,20 @@ def test_export_that_a_disk_ends_leaves_no_half_file(tmp_path):
 @pytest.mark.parametrize("time_ms", [10**15, 2**62, -(2**62)])
 def test_a_time_that_no_calendar_has_is_told_in_ms(time_ms):
     assert moment(time_ms) == f"{time_ms} ms"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--workers", "0"], "--workers 0: give the number of processes, 1 or more"),
+        (
+            ["--workers", "2", "--max-restarts", "-1"],
+            "--max-restarts -1: give how often all may start again, 0 or more",
+        ),
+        (["--max-restarts", "3"], "--max-restarts belongs to --workers: give that too, or give it to torchrun"),
+    ],
+)
+def test_numbers_of_processes_and_restarts_that_cannot_be_are_refused(tmp_path, capsys, words, said):
+    job = tmp_path / "job.yaml"
+    job.write_text(f"{{name: j, input: {{samples: 'log://{tmp_path}/s'}}, tables: [{{name: user, dim: 4}}]}}")
+    assert one_line(capsys, "train", str(job), *words) == f"monolith train: ConfigError: {said}"

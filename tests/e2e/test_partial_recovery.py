@@ -86,6 +86,8 @@ def loses(kit, path: Path, state: Path, ranks: int, lost: int) -> Rescue:
     except subprocess.TimeoutExpired:
         os.kill(pids_of(path)[lost], signal.SIGKILL)
     assert daemon.wait(120) == 1, kit.output()[-4000:]
+    assert f"UnavailableError: the {ranks} processes ended, and are not started again" in kit.output()
+    assert "Traceback" not in kit.output()
     rescue = found(state)
     assert rescue is not None, kit.output()[-4000:]
     return rescue

@@ -144,12 +144,26 @@ def test_sigterm_ends_all_ranks_with_a_snapshot_and_exit_0(kit):
     assert "Traceback" not in kit.output()
 
 
+def test_ranks_end_with_a_snapshot_when_the_process_that_started_them_is_killed(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
+    path, state = job(kit, "orphans", input={"follow": True}), kit.folder / "orphans" / "state"
+    daemon = kit.spawn("train", path, "--workers", 2, "--set", "train.snapshot_every_s=1e9")
+    kit.wait(lambda: steps_of(state) > 5 or daemon.poll() is not None, "steps", 120)
+    daemon.kill()
+    daemon.wait()
+    kit.wait(lambda: not pids_of(path), "the ranks' end", 60)
+    assert newest(kit, "orphans").manifest.step == steps_of(state)
+
+
 def test_a_table_that_cannot_be_divided_is_refused_by_name_and_nothing_is_started_again(kit):
-    tables = [{"name": "user", "dim": 9, "absent": {"kind": "hashed_tail", "rows": 8}}, *TABLES[1:]]
+    tables = [{"name": "user", "dim": 9, "eviction": {"kind": "lru", "max_rows": 40}}, *TABLES[1:]]
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=10)
-    refused = kit.run("train", job(kit, "tail", tables=tables), "--workers", 2)
+    path = job(kit, "limited", tables=tables)
+    refused = kit.run("train", path, "--workers", 2, "--set", "sharding.limit_parts=1")
     assert refused.returncode == 1
-    assert refused.stderr.count("monolith train: ConfigError: table 'user': absent: hashed_tail") == 1, refused.stderr
+    assert refused.stderr.count("monolith train: ConfigError: table 'user' has a limit, so it has 1 parts") == 1, (
+        refused.stderr
+    )
     assert "Traceback" not in refused.stderr
 
 
