@@ -15,6 +15,7 @@ from monolith.tables.batch import Bag
 from monolith.tables.collection import Collection
 from monolith.training.embeddings import outputs_of
 from monolith.training.sharding import ShardedCollection
+from monolith.training.sharding.checkpoint import load_pieces, pieces
 from monolith.training.sharding.division import divisions_of
 from monolith.training.sharding.saved import SavedCollection
 from monolith.training.sharding.simulated import SimulatedTransport, run_ranks
@@ -85,10 +86,31 @@ def test_parts_that_are_read_have_all_shared_rows_of_all_files(tmp_path: Path) -
     table = config("raise")
 
     def work(transport: SimulatedTransport) -> list[np.ndarray]:
-        collection = ShardedCollection([table], outputs_of([table]), transport, exact=True, folder=tmp_path)
+        collection = _opened(table, transport, tmp_path)
         collection.lookup([IDS])
         return [part.table.tail() for part in collection.parts]
 
     (tail,) = run_ranks(1, work)[0]
     for each in run_ranks(4, work):
         np.testing.assert_array_equal(each[0], tail)
+
+
+def test_pieces_of_some_ranks_give_others_all_shared_rows(tmp_path: Path) -> None:
+    on_ranks(3, "raise", tmp_path, 0.5)
+    table = config("raise")
+    saved = run_ranks(3, lambda transport: pieces(_opened(table, transport, tmp_path)))
+    everyones = {name: data for each in saved for name, data in each.items()}
+    tail = Table.open(sorted((tmp_path / "0000").glob("[0-9]*"))).tail()
+
+    def work(transport: SimulatedTransport) -> np.ndarray:
+        collection = ShardedCollection([table], outputs_of([table]), transport, exact=True)
+        load_pieces(collection, everyones)
+        collection.lookup([IDS])
+        return collection.parts[0].table.tail()
+
+    for each in run_ranks(2, work):
+        np.testing.assert_array_equal(each, tail)
+
+
+def _opened(table: TableConfig, transport: SimulatedTransport, folder: Path) -> ShardedCollection:
+    return ShardedCollection([table], outputs_of([table]), transport, exact=True, folder=folder)
