@@ -71,13 +71,19 @@ def spread_tails(transport: Transport, parts: Sequence[OwnPart]) -> None:
     message = np.concatenate([piece for part in copying for piece in _own_rows(part)])
     for reader in [MessageReader(each) for each in transport.send([message] * transport.ranks).wait()]:
         while not reader.at_end:
-            number, count, values, state = reader.ints(4).tolist()
-            numbers, marks = reader.ints(count), reader.ints(count).astype(np.uint32)
-            rows = reader.floats(values), reader.floats(state)
-            for part in copying:
-                if part.number == number:
-                    with part.table.writer:
-                        _core.table_set_tail_rows(part.table.native, numbers, marks, *rows)
+            _take_rows(reader, copying)
+
+
+def _take_rows(reader: MessageReader, parts: Sequence[OwnPart]) -> None:
+    """Have those of ``parts`` that are of the table take the next rows of a message."""
+    number, count, values, state = reader.ints(4).tolist()
+    numbers, marks = reader.ints(count), reader.ints(count).astype(np.uint32)
+    rows = reader.floats(values), reader.floats(state)
+    for part in parts:
+        if part.number != number:
+            continue
+        with part.table.writer:
+            _core.table_set_tail_rows(part.table.native, numbers, marks, *rows)
 
 
 def _own_rows(part: OwnPart) -> list[Ints]:
