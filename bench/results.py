@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 from results_kinds import claim, level, rivals, same_bytes, searched, settings
 from results_runs import bare, cafe, collisions, joined, online, optembed, read_folder, read_run
 
+from monolith.errors import CorruptError
 from monolith.offline.cells import OURS
 from monolith.offline.report import Line, lines_of, plot, table
 from monolith.offline.results import NAME, read_results
@@ -40,7 +42,7 @@ def main() -> None:
     options = parse()
     kept = options.out / "results.json"
     report = json.loads(kept.read_text()) if kept.exists() else {"cells": [], "speed": None}
-    rows = [*report["cells"], *(short(row) for folder in options.ctr for row in read_results(folder / NAME))]
+    rows = [*report["cells"], *(short(row) for folder in options.ctr for row in results_in(folder))]
     report["cells"] = newest(rows)
     if options.speed:
         report["speed"] = json.loads(options.speed.read_text())
@@ -50,7 +52,7 @@ def main() -> None:
     if not any(report[name] for name in ("cells", *RUNS)):
         raise SystemExit(f"nothing was measured: {kept} has no cell and no run, and no option names any")
     report["baselines"] = json.loads((BENCH / "baselines.json").read_text())
-    kept.write_text(json.dumps(report, indent=0) + "\n")
+    kept.write_text(json.dumps(report, indent=0, allow_nan=False) + "\n")
     (options.out / "results.md").write_text(page(report))
     for data in plotted(report):
         plot([line for line in lines_of(report["cells"]) if line.data == data], options.out / f"results-{data}.svg")
@@ -66,8 +68,19 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def results_in(folder: Path) -> list[Report]:
+    """The cells of a folder. Exits where there are none to be read."""
+    try:
+        return read_results(folder / NAME)
+    except CorruptError as error:
+        raise SystemExit(str(error)) from None
+
+
 def short(row: Report) -> Report:
-    """A cell as it is kept: the command without its folders, and of the job what a person can read."""
+    """A cell as it is kept: the command without its folders, of the job what a person can read, and no NaN."""
+    row = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
     job = json.loads(row["job"])
     table = {key: value for key, value in job["tables"][0].items() if key in ("dim", "optimizer", "initializer")}
     settings = {"model": job["model"], "table": table, "dense_optimizer": job["dense_optimizer"]}
@@ -94,8 +107,9 @@ def more(options: argparse.Namespace, name: str) -> list[Report]:
 def page(report: Report) -> str:
     """The whole Markdown page."""
     cells = report["cells"]
-    parts = [*head(report), *baselines(report), *rivals(cells), *matrix(report), *same_bytes(cells), *claim(cells)]
-    parts += searched(cells)
+    scored = [row for row in cells if row["auc"] is not None]  # a test part of one kind of label has no AUC
+    parts = [*head(report), *baselines(report | {"cells": scored}), *rivals(scored), *matrix(report)]
+    parts += [*same_bytes(scored), *claim(scored), *searched(scored)]
     for name, section in RUNS.items():
         parts += section(report.get(name, []))
     return "\n".join([*parts, *speed(report["speed"]), *commands(cells)]) + "\n"

@@ -33,7 +33,10 @@ def bare(command: str) -> str:
 
 def read_run(path: Path) -> Report:
     """What a benchmark left, as it is kept. Exits where it does not say how it ran."""
-    run: Report = json.loads(path.read_text())
+    try:
+        run: Report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} cannot be read: {error}; run the benchmark first") from None
     if missing := {"command", "time", "machine"} - run.keys():
         raise SystemExit(
             f"{path} lacks {', '.join(sorted(missing))}: it is of an older version; run the benchmark again"

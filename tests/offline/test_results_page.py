@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -186,3 +187,24 @@ def test_a_short_run_of_cells_and_speed_makes_the_page(planted: Prepared, tmp_pa
     picture = (tmp_path / "results-planted.svg").read_bytes()
     subprocess.run([sys.executable, SCRIPT, "--out", tmp_path], check=True)
     assert (tmp_path / "results-planted.svg").read_bytes() == picture
+
+
+def test_cells_without_an_auc_are_shown_and_compared_with_nothing():
+    row = cell("collisionless", None, 0, math.nan, gauc=math.nan, logloss=0.7, calibration=math.nan, load=1.0, epochs=1)
+    job = '{"tables": [{}], "model": {}, "dense_optimizer": {}, "fit": {"epochs": 1, "patience": 1, "batch_size": 1}}'
+    row |= {"job": job, "time": "2026-01-01T00:00:00Z", "machine": "M"}
+    rows = [script().short(row | {"kind": kind, "trainer": trainer}) for kind, trainer in
+            (("collisionless", "monolith"), ("full", "deepctr-torch"), ("optembed", "monolith"))]  # fmt: skip
+    page = script().page({"cells": rows, "speed": None, "baselines": {"auc": {}, "source": "-"}})
+    assert "| set | dcnv2 | deepctr-torch | 10,000 | - | - | 0.7000 | - | 1 | 1 |" in page
+    assert "nan" not in page
+    assert "Beside deepctr-torch" not in page
+
+
+def test_a_folder_without_results_is_named(tmp_path: Path):
+    for option, name in (("--ctr", "results.parquet"), ("--online", "online.json")):
+        words = [sys.executable, str(SCRIPT), option, str(tmp_path / "none"), "--out", str(tmp_path)]
+        ran = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert ran.returncode == 1
+        assert name in ran.stderr
+        assert "Traceback" not in ran.stderr
