@@ -98,11 +98,12 @@ class Block:
 def blocks(path: Path, form: Format, lines: Lines) -> Iterator[Block]:
     """The file's lines in order. Raises CorruptError where the file is no such file."""
     invalid: list[int] = []  # numbers of lines with too many or too few cells
+    before = lines.good + lines.broken
 
     def skip(row: Any) -> str:
         invalid.append(int(row.number))
         lines.reject(path, row.number, f"{row.actual_columns} cells, expected {row.expected_columns}")
-        return "skip"
+        return "error" if lines.hopeless(before + row.number) else "skip"
 
     first = 2 if form.header else 1
     try:
@@ -113,6 +114,8 @@ def blocks(path: Path, form: Format, lines: Lines) -> Iterator[Block]:
             yield Block(path, batch, _numbering(done + first, invalid), lines)
             done += batch.num_rows
     except (pa.ArrowInvalid, OSError, EOFError) as error:
+        if invalid and lines.hopeless(before + invalid[-1]):
+            lines.check(before + invalid[-1])
         raise CorruptError(f"{path} cannot be read: {error}") from None
 
 

@@ -37,9 +37,13 @@ class Lines:
             place = file.name if number is None else f"{file.name}:{number}"
             self.examples.append(f"{place}: {reason}")
 
-    def check(self) -> None:
-        """Raise RejectedError where too large a share is broken."""
-        seen = self.good + self.broken
+    def hopeless(self, seen: int) -> bool:
+        """Whether so many of the first ``seen`` lines are broken that a reader stops before the end."""
+        return self.broken > _EARLY and self.broken > self.most * seen
+
+    def check(self, seen: int | None = None) -> None:
+        """Raise RejectedError where too large a share is broken, of ``seen`` lines or of those that were counted."""
+        seen = seen or self.good + self.broken
         if self.broken > self.most * seen:
             raise RejectedError(
                 f"{self.broken:,} of {seen:,} lines are broken, {self.broken / seen:.2%}; allowed are {self.most:.2%}. "

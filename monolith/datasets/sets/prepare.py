@@ -37,6 +37,10 @@ def prepare(
     another version (unless ``any_version``), RejectedError for too many broken lines, NoSamplesError for an empty part.
     """
     form, paths = found_form(data, folder)
+    if "?" in str(out.absolute()):
+        raise ConfigError(
+            f"{out.absolute()} has a '?', behind which a URL has its options: name another folder by --to"
+        )
     if out.exists() and not (out / ABOUT).is_file():
         raise ConfigError(f"{out} is there and is no prepared data set; name another folder by --to")
     sums = {_name_in(folder, path): _sha256(path) for path in paths}

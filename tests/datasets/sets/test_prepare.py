@@ -133,6 +133,12 @@ def test_a_folder_that_is_something_else_is_left_alone(tmp_path):
         parts_of(made(Split(), np.arange(100)), tmp_path)
 
 
+def test_a_folder_that_no_url_can_name_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"has a '\?', behind which a URL has its options"):
+        prepare(made(Split(), np.arange(100)), tmp_path, tmp_path / "o?ut", tell=quiet)
+
+
 DESCRIPTION = """\
 name: clicks
 files: [rows.parquet]

@@ -304,3 +304,11 @@ def test_broken_click_outs_of_a_session_log_are_counted(tmp_path: Path):
     lines = Lines(most=0.9)
     assert read("recsys-2019", tmp_path, lines=lines)["label"] == [1, 0]
     assert lines.broken == 2
+
+
+def test_a_file_of_nothing_but_broken_lines_is_left_long_before_its_end(tmp_path: Path):
+    (tmp_path / "f.csv").write_text("a,b\n1,x\n" + "garbage\n" * 5000)
+    lines = Lines(most=0.5)
+    with pytest.raises(RejectedError, match=r"1,001 of 1,003 lines are broken, 99.80%.*f.csv:3: 1 cells, expected 2"):
+        list(blocks(tmp_path / "f.csv", Format(("a", "b")), lines))
+    assert sum(map(len, blocks(tmp_path / "f.csv", Format(("a", "b")), Lines(most=1.0)))) == 1
