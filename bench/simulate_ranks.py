@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -36,6 +37,7 @@ from machine import machine
 
 from monolith.tables import TableConfig, optimizers, set_threads
 from monolith.tables.batch import Bag
+from monolith.tables.buckets import BUCKETS
 from monolith.tables.collection import Output
 from monolith.tables.split import Owners, buckets_of
 from monolith.training.sharding import ShardedCollection
@@ -178,23 +180,44 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=numbers, default=[1, 2, 4, 8, 16, 32, 64], help="separated by commas")
-    parser.add_argument("--batch", type=int, default=512, help="samples a rank and step")
-    parser.add_argument("--features", type=int, default=26)
-    parser.add_argument("--dim", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=50_000, help="ids that a feature has")
+    parser.add_argument("--batch", type=count, default=512, help="samples a rank and step")
+    parser.add_argument("--features", type=count, default=26)
+    parser.add_argument("--dim", type=count, default=16)
+    parser.add_argument("--rows", type=count, default=50_000, help="ids that a feature has")
     parser.add_argument("--ids", choices=("uniform", "zipf"), default="zipf")
-    parser.add_argument("--exponent", type=float, default=1.05, help="of Zipf's law")
-    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--exponent", type=positive, default=1.05, help="of Zipf's law")
+    parser.add_argument("--steps", type=count, default=2)
     parser.add_argument("--exact", action="store_true", help="every occurrence's gradient by itself")
     parser.add_argument("--wire", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--hot", type=numbers, default=[260, 2_600, 26_000], help="separated by commas")
     parser.add_argument("--json", help="write the figures to this file as well")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if most := [ranks for ranks in options.ranks if ranks > BUCKETS]:
+        parser.error(f"--ranks: saw {most[0]}; allowed: 1 to {BUCKETS}, the buckets of a table")
+    return options
+
+
+def count(text: str) -> int:
+    """A number of things, of which there is at least one."""
+    if not text.strip().isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"saw {text!r}; allowed: 1 or more")
+    return int(text)
 
 
 def numbers(text: str) -> list[int]:
     """Numbers between commas."""
-    return [int(each) for each in text.split(",")]
+    return [count(each) for each in text.split(",")]
+
+
+def positive(text: str) -> float:
+    """An exponent."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"saw {text!r}; allowed: a number above 0")
+    return value
 
 
 def main() -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monolith.errors import ConfigError
+
+if TYPE_CHECKING:
+    from monolith.config import JobConfig
+    from monolith.training.snapshot import Snapshot
 
 
 def add_parser(commands: Any) -> None:
@@ -60,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     differences = compare_snapshots(mine, theirs)
     if differences:
         print("DIFFERS: " + "; ".join(differences))
+        if reasons := _reasons_of_ranks(job, open_snapshot(theirs)):
+            print(f"as is to be expected, for one process does not make the bits of this run: {'; '.join(reasons)}")
         return 1
     print("identical to the run's snapshot, bit by bit")
     if not same_history(mine, theirs):
@@ -68,3 +74,20 @@ def run(args: argparse.Namespace) -> int:
             "or without records that its streams had lost"
         )
     return 0
+
+
+def _reasons_of_ranks(job: JobConfig, snapshot: Snapshot) -> list[str]:
+    """Why one process does not make the bits of a run on several, if that is what ``snapshot`` is of."""
+    import msgspec
+
+    from monolith.config.eviction import Unlimited
+    from monolith.training.snapshot import RANKS
+
+    if RANKS not in snapshot.manifest.files:
+        return []
+    ranks, rules = msgspec.json.decode(snapshot.read(RANKS), type=int), job.sharding
+    reasons = [f"{ranks} processes added gradients (sharding.exact: false)"] if ranks > 1 and not rules.exact else []
+    if rules.wire != "float32":
+        reasons.append(f"sharding.wire is {rules.wire}")
+    limited = [table.name for table in job.tables if not isinstance(table.eviction, Unlimited)]
+    return [*reasons, *(f"table {name!r} has a limit, by parts" for name in limited)]

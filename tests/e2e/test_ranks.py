@@ -118,6 +118,14 @@ def test_a_snapshot_goes_on_at_any_number_of_ranks_and_a_replay_in_one_process_m
     assert "identical to the run's snapshot" in replayed.stdout
 
 
+def test_a_replay_of_ranks_that_added_gradients_says_why_it_makes_other_bits(runs):
+    path = runs.folder / "sums.yaml"
+    replayed = runs.run("replay", path, "--state", runs.folder / "sums again")
+    assert replayed.returncode == 1
+    assert "DIFFERS: " in replayed.stdout
+    assert "as is to be expected, for one process does not make the bits of this run: 2 processes" in replayed.stdout
+
+
 def test_a_table_with_a_limit_evicts_alike_on_one_rank_and_on_two(kit):
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=600)
     limited = [{**TABLES[0], "eviction": {"kind": "lfu", "max_rows": 40, "half_life_s": 900}}, *TABLES[1:]]

@@ -33,6 +33,22 @@ def test_what_ranks_send_is_what_the_cost_model_says(ranks: int, options: list[s
     assert all(told[f"{name}_skew"] >= 1.0 for name in ("sent", "asked", "occurrences", "rows"))
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ranks", "0"], "--ranks: saw '0'; allowed: 1 or more"),
+        (["--ranks", "2,x"], "--ranks: saw 'x'; allowed: 1 or more"),
+        (["--ranks", "2,2000"], "--ranks: saw 2000; allowed: 1 to 1024, the buckets of a table"),
+        (["--batch", "-1"], "--batch: saw '-1'; allowed: 1 or more"),
+        (["--exponent", "0"], "--exponent: saw '0'; allowed: a number above 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_in_a_sentence(words: list[str], said: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        simulate_ranks.parsed(words)
+    assert said in capsys.readouterr().err
+
+
 def test_a_model_that_is_off_by_one_id_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = simulate_ranks.Pairs.__init__
 
