@@ -28,6 +28,7 @@ COMMANDS = (
     "sweep",
     "optembed",
     "replay",
+    "rollback",
     "serve",
     "bench",
     "export",

@@ -23,6 +23,9 @@ from monolith.secrets import masked, reveal_url, scrubbed
 from monolith.streaming.record_block import RecordBlock
 
 OnDataLoss = Literal["stop", "skip"]
+Begin = Literal[
+    "kept", "beginning", "end"
+]  # where a run begins in its streams: where another stood, or at one of these
 Outgoing = tuple[bytes | None, bytes | None, int]  # key, value, event time in ms
 
 SOURCE_SCHEMES = ("log", "kafka", "parquet", "memory")

@@ -4,6 +4,8 @@ The state folder of a job::
 
     state/
       journal/     the step journal, which also names the run (its lineage) and has the settings of its steps
+      milestones/  earlier cuts that stay for `monolith rollback`
+      rolled_back/ what `monolith rollback` put aside
       start/       the model that the run began from, if it was fitted or another run's
       snapshots/   the newest atomic cuts
       graph-*.onnx the dense part as exported for serving
@@ -33,6 +35,7 @@ from monolith.serving.store import open_store
 from monolith.streaming.journal import Journal
 from monolith.streaming.steps import StepReader
 from monolith.training.learner import Learner
+from monolith.training.rollback import check_no_rollback
 from monolith.training.snapshot import Snapshot, Snapshots
 from monolith.training.start import has_begun, read_start
 from monolith.training.status import Status, StatusFile
@@ -150,6 +153,7 @@ def _opened(
         journal = Journal(replay or state / "journal", read_only=replay is not None)
         stack.callback(journal.close)
         if replay is None:  # the journal's lock says that nobody else writes here
+            check_no_rollback(state)
             _remove_unfinished(state, snapshots)
         newest = snapshots.newest() or start
         era = _era(journal, newest, job)
@@ -181,6 +185,7 @@ def _opened(
 
 
 def _check_journal(state: Path, snapshots: Snapshots) -> None:
+    check_no_rollback(state)
     if snapshots.named() and not has_begun(state):
         raise ConfigError(
             f"{state} has snapshots but no step journal: restore {state / 'journal'}, or move {state} away"

@@ -51,6 +51,7 @@ def _state(path: Path) -> Iterator[str]:
         faults.append(str(error))
         yield f"journal {path / 'journal'} cannot be used: {size(bytes_below(path / 'journal'))}"
     faults += yield from _each_snapshot(snapshots)
+    yield from _apart(path)
     yield from _status(path)
     yield from _unfinished(path, snapshots)
     for stranger in snapshots.strangers():
@@ -122,6 +123,19 @@ def _each_snapshot(snapshots: Snapshots) -> Generator[str, None, list[str]]:
                 faults.append(str(error))
                 yield f"snapshot {snapshots.path(step)} cannot be used: {size(bytes_below(snapshots.path(step)))}"
     return faults
+
+
+def _apart(path: Path) -> Iterator[str]:
+    """What `monolith rollback` goes back to, and what it put aside."""
+    from monolith.training.milestones import Milestones
+    from monolith.training.rollback import ASIDE, is_under_way
+
+    if is_under_way(path):
+        yield "a rollback was interrupted: `monolith rollback JOB` brings it to its end"
+    for milestone in Milestones(path).snapshots():
+        yield f"milestone {milestone}: taken {milestone.parent.name}, {size(bytes_below(milestone))}"
+    for aside in sorted((path / ASIDE).glob("*")):
+        yield f"put aside by a rollback {aside}: {size(bytes_below(aside))}"
 
 
 def _unfinished(path: Path, snapshots: Snapshots) -> Iterator[str]:

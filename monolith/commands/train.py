@@ -137,7 +137,7 @@ def _begin(job: JobConfig, source: Path, *, from_beginning: bool, shows: bool) -
     check_late(job, "input")
     goes_on = has_begun(Path(job.state))
     with files_for(job.files):
-        about = warm_start(job, source, from_beginning=from_beginning)
+        about = warm_start(job, source, begin="beginning" if from_beginning else "kept")
     if shows and goes_on:
         print(f"{job.state} has begun {about.origin}; the run goes on", flush=True)
     elif shows:

@@ -47,7 +47,8 @@ INDIFFERENT = _paths(
         "": "name state store files",  # `Trainer.restore` refuses a snapshot of another name
         "tables": "memory",
         "input": "features actions samples dead_letters follow idle_s on_data_loss max_reject_share",
-        "train": "step_records step_linger_s publish_every_s snapshot_every_s keep_snapshots keep_journal",
+        "train": "step_records step_linger_s publish_every_s snapshot_every_s keep_snapshots keep_journal"
+        " milestone_every_s keep_milestones",
         "publish": "payload",
         "sharding": "timeout_s partial_recovery",
         "serve": "max_rows max_values max_sample_values max_request_bytes threads max_waiting max_connections"

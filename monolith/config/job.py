@@ -96,6 +96,10 @@ class TrainConfig(_Section, frozen=True):
     publish_every_s: NonNegative = 0.5  # wall time between deltas
     snapshot_every_s: Positive = 30.0  # wall time between snapshots
     keep_snapshots: Count = 2  # how many of the newest stay on the disk
+    milestone_every_s: Positive | None = (
+        None  # wall time between snapshots that stay for `monolith rollback`; None: none
+    )
+    keep_milestones: Count = 7  # how many of the newest of those stay
     keep_journal: bool = False  # True: all steps of the run are kept, so that `monolith replay` can repeat all of it
     sweep_rows: Count = 4096  # of each table: how many rows and counters a step looks at for expired ones, in turn
     window_samples: Count = 5000  # samples per reported metrics window

@@ -268,7 +268,7 @@ def open_snapshot(path: Path) -> Snapshot:
     format version, `UnavailableError` for one that the disk does not let be read.
     """
     try:
-        manifest = _read_manifest(path)
+        manifest = read_manifest(path)
         for name, entry in manifest.files.items():
             _check(path / name, entry)
     except OSError as error:
@@ -276,7 +276,8 @@ def open_snapshot(path: Path) -> Snapshot:
     return Snapshot(path, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the snapshot in folder ``path``, whose files are not looked at. Raises as `open_snapshot`."""
     manifest_path = path / MANIFEST
     try:
         raw = manifest_path.read_bytes()

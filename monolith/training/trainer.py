@@ -32,6 +32,7 @@ from monolith.tables.kept_strings import KeptStrings
 from monolith.training.advisor import Advisor
 from monolith.training.history import History
 from monolith.training.learner import Learner
+from monolith.training.milestones import Milestones
 from monolith.training.snapshot import (
     HISTORY_SINCE,
     PARTS_VERSION,
@@ -85,6 +86,10 @@ class Trainer:
         self.lineage, self.publisher, self.status = lineage, publisher, status
         self.metrics = JobMetrics(learner.job.labels, learner.job.train.window_samples)
         self.history = History(settings or settings_of(learner.job), learner.division)
+        train = learner.job.train
+        self.milestones = Milestones(
+            snapshots.directory.parent, every_s=train.milestone_every_s, keep=train.keep_milestones
+        )
         self.advisor = Advisor(learner.features)
         self.strings = KeptStrings(learner.features)
         self.step, self.sequence, self.watermark_ms = 0, 0, WATERMARK_START
@@ -289,6 +294,7 @@ class Trainer:
         self.steps.commit()
         self.steps.trim(self.snapshots.steps()[0] + 1)  # the oldest kept may be restored, should the newer be damaged
         self._kept_step = self.step
+        self.milestones.offer(self.snapshots.path(self.step))
         self._next_snapshot = time.monotonic() + self.learner.job.train.snapshot_every_s
         log.info("snapshot step=%d sequence=%d", self.step, self.sequence)
 

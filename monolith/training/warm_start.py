@@ -15,13 +15,14 @@ from typing import NamedTuple
 from monolith.card import CardFeature
 from monolith.config import JobConfig, TableConfig
 from monolith.config.changes import job_of_manifest
-from monolith.errors import ConfigError, CorruptError
+from monolith.errors import ConfigError, CorruptError, UnavailableError
 from monolith.events import WATERMARK_START
 from monolith.secrets import masked
 from monolith.streaming.joiner_segments import read_joiner
 from monolith.streaming.joiner_state import joiner_version
 from monolith.streaming.journal import Positions
 from monolith.streaming.reader_state import STATE_FILE, ReaderState, decode_reader_state
+from monolith.streaming.source import Begin, open_source
 from monolith.tables.carry import carried, misfit, new_at
 from monolith.tables.collection import Output
 from monolith.tables.embedding import Embedding
@@ -46,12 +47,13 @@ class _Streams(NamedTuple):
     report: list[Outcome]
 
 
-def warm_start(job: JobConfig, source: Path, *, from_beginning: bool = False) -> About:
+def warm_start(job: JobConfig, source: Path, *, begin: Begin = "kept", by: str = "monolith train --from") -> About:
     """Write the start of the run of ``job.state`` from the snapshot or state folder ``source``; returns what it is.
 
-    ``from_beginning``: the run reads its streams from their beginnings, not from where that run stood. A run that has
-    begun from the same ``source`` is left as it is. Raises ConfigError where it has another start, and for a
-    ``source`` that holds no snapshot or is of a job that this build cannot have; CorruptError for damage.
+    ``begin``: the run reads its streams from where that run stood (``kept``), from their beginnings, or from where
+    they end now. ``by``: the command, for people. A run that has begun from the same ``source`` is left as it is.
+    Raises ConfigError where it has another start, and for a ``source`` that holds no snapshot or is of a job that this
+    build cannot have; CorruptError for damage; UnavailableError for a stream that does not say where it ends.
     """
     state, given = Path(job.state), str(source.absolute())
     if has_begun(state):
@@ -66,11 +68,10 @@ def warm_start(job: JobConfig, source: Path, *, from_beginning: bool = False) ->
     learner = Learner(job)
     report = [*_feature_report(was, job), *_carry_tables(was, job, snapshot, learner)]
     report += _carry_dense(was, job, snapshot, learner)
-    streams = _streams(was, job, snapshot, from_beginning=from_beginning)
+    streams = _streams(was, job, snapshot, begin)
     manifest = snapshot.manifest
     about = About(
-        f"monolith train --from {source}: model {manifest.model}, run {manifest.lineage or 'not begun'}, "
-        f"step {manifest.step}",
+        f"{by} {source}: model {manifest.model}, run {manifest.lineage or 'not begun'}, step {manifest.step}",
         streams.positions,
         given,
         streams.watermark_ms,
@@ -210,14 +211,17 @@ def _number_key(feature: CardFeature) -> str:
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-def _streams(was: JobConfig, job: JobConfig, snapshot: Snapshot, *, from_beginning: bool) -> _Streams:
+def _streams(was: JobConfig, job: JobConfig, snapshot: Snapshot, begin: Begin) -> _Streams:
     """The places of that run, with what waits there, where both runs read the same streams and make the same labels."""
     if STATE_FILE not in snapshot.manifest.files:
         return _Streams({}, {}, WATERMARK_START, [Outcome("streams", "new", "the snapshot is of no run that read any")])
     state = decode_reader_state(snapshot.read(STATE_FILE))
-    if from_beginning:
+    if begin == "beginning":
         return _Streams({}, {}, WATERMARK_START, [Outcome("streams", "new", "--from-beginning")])
     waiting = _waiting(state, snapshot)
+    if begin == "end":
+        positions, outcomes = _ends(job)
+        return _Streams(positions, {}, WATERMARK_START, [*outcomes, *_left(waiting)])
     now, then = _urls(job), _urls(was)
     same = [name for name, url in now.items() if name in state.lanes and then.get(name) == url]
     report = [Outcome(f"stream {url}", *_place_text(state, name if name in same else "")) for name, url in now.items()]
@@ -227,6 +231,22 @@ def _streams(was: JobConfig, job: JobConfig, snapshot: Snapshot, *, from_beginni
         return _Streams({}, {name: snapshot.read(name) for name in files}, state.watermark_ms, report)
     positions = {now[name]: {p: lane.position for p, lane in state.lanes[name].items()} for name in same}
     return _Streams(positions, {}, WATERMARK_START, [*report, *_left(waiting)])
+
+
+def _ends(job: JobConfig) -> tuple[Positions, list[Outcome]]:
+    """Where the job's streams end now. Raises ConfigError and UnavailableError for one that does not say."""
+    positions, report = dict[str, dict[int, int]](), list[Outcome]()
+    for name, url in _urls(job).items():
+        source = open_source(getattr(job.input, name))
+        try:
+            if not source.partitions():
+                raise UnavailableError(f"{url} does not say where it ends: {source.missing}")
+            positions[url] = source.end_position()
+        finally:
+            source.close()
+        ends = ", ".join(f"partition {p} at {end:,}" for p, end in sorted(positions[url].items()))
+        report.append(Outcome(f"stream {url}", "new", f"from its end: {ends}"))
+    return positions, report
 
 
 def _left(waiting: int) -> list[Outcome]:
