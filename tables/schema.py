@@ -296,14 +296,16 @@ class FeatureSchema:
         return np.array([column.id(value) for value in values], np.int64)
 
     def groups(self, columns: Columns, feature: str, samples: int) -> Ints:
-        """The id of ``feature`` in each sample, NO_GROUP where a sample or the job has none."""
-        bag = columns.bags.get(feature)
-        if bag is None or not isinstance(self.columns[feature], OneId):
-            return np.full(samples, NO_GROUP, np.int64)
-        if bag.one_each:
-            return bag.ids
+        """The id of ``feature`` in each sample, NO_GROUP where a sample or the job has none.
+
+        The one id of all missing values is none either: samples of unknown users are not those of one user.
+        """
+        bag, column = columns.bags.get(feature), self.columns.get(feature)
         groups = np.full(samples, NO_GROUP, np.int64)
-        groups[bag.lengths == 1] = bag.ids
+        if bag is None or not isinstance(column, OneId):
+            return groups
+        missing = column.absent()
+        groups[bag.lengths == 1] = bag.ids if missing is None else np.where(bag.ids == missing, NO_GROUP, bag.ids)
         return groups
 
 

@@ -20,6 +20,7 @@ from monolith.streaming.between import Between
 from monolith.training.fit_input import read_samples
 from monolith.training.sample_file import SampleFile
 
+_MADE = 2  # how samples are made of rows; 2: those without a value of the group are in none
 Tell = Callable[[str, int, int], None]
 
 
@@ -33,7 +34,7 @@ class Parts(NamedTuple):
 
 def samples_of(prepared: Prepared, job: JobConfig, tell: Tell) -> Parts:
     """The samples as ``job`` reads them. Raises CorruptError where samples of the set cannot be used."""
-    read = [prepared.about, job.features, sorted(set(job.feature_names())), job.train.group_by]
+    read = [_MADE, prepared.about, job.features, sorted(set(job.feature_names())), job.train.group_by]
     key = f"{xxhash.xxh3_64_intdigest(msgspec.json.encode(read)):016x}"
     folder = prepared.folder / "samples" / key
     if not folder.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +14,7 @@ from monolith.card import CardFeature, Read
 from monolith.config import FeatureConfig, InputConfig, JobConfig, TableConfig
 from monolith.config.features import Clip, Log1p, Standardize
 from monolith.errors import EventError
-from monolith.tables.batch import Bag
+from monolith.tables.batch import NO_GROUP, Bag
 from monolith.tables.hashing import hash_string
 from monolith.tables.schema import Columns, FeatureSchema, card_features
 
@@ -50,6 +51,17 @@ def test_integer_is_its_own_id():
 
 def test_string_is_hashed_with_the_features_name():
     assert ids("city", "Bern", "") == ([hash_string("city", "Bern"), hash_string("city", "")], [1, 1], None)
+
+
+@pytest.mark.parametrize("missing", ["empty", "own_row"])
+def test_samples_of_unknown_users_are_in_no_group(missing):
+    user = feature("user", "string")
+    user = msgspec.structs.replace(user, config=msgspec.structs.replace(user.config, missing=missing))
+    schema = FeatureSchema([user, feature("item")])
+    columns = schema.columns_of([{"user": "a"}, {"user": None}, {"item": 3}, {"user": "b"}], np.zeros(4, np.int64))
+    known = [hash_string("user", name) for name in "ab"]
+    assert schema.groups(columns, "user", 4).tolist() == [known[0], NO_GROUP, NO_GROUP, known[1]]
+    assert columns.bags["user"].lengths.tolist() == ([1, 0, 0, 1] if missing == "empty" else [1, 1, 1, 1])
 
 
 def test_missing_value_is_no_id():
