@@ -20,5 +20,5 @@ class Dropout(nn.Dropout):
         count = min(_STEPS - 1, max(1, round(self.p * _STEPS)))
         numbers = torch.empty(-(-input.numel() // 4), dtype=torch.int64, device=input.device).random_(-(2**63), None)
         draws = numbers.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = (draws >= count - _STEPS // 2).to(input.dtype)
+        kept = torch.ge(draws, count - _STEPS // 2, out=torch.empty_like(input, requires_grad=False))
         return input * kept.mul_(_STEPS / (_STEPS - count))
