@@ -4,6 +4,7 @@
 
     MonolithError
     ├── ConfigError          a job file, a URL or an option says something that cannot be
+    │   └── CredentialsError a server refuses its user
     ├── InputError           an argument has the wrong dtype, shape or value; nothing was changed
     │   ├── NonFiniteError   a gradient holds NaN, infinity or too large a size, and the policy is ``raise``
     │   └── EventError       an event cannot be decoded or breaks a rule; it goes to the dead letters
@@ -31,6 +32,10 @@ class MonolithError(Exception):
 
 class ConfigError(MonolithError):
     """A job file, a URL or an option says something that cannot be."""
+
+
+class CredentialsError(ConfigError):
+    """A server refuses its user: at the start the URL is wrong, later perhaps the server, and then for a while."""
 
 
 class InputError(MonolithError, ValueError):

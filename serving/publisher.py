@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 
 from monolith.card import ModelCard
-from monolith.errors import CorruptError, GapError, UnavailableError
+from monolith.errors import CorruptError, CredentialsError, GapError, UnavailableError
 from monolith.serving.history import History, difference, is_awaited
 from monolith.serving.ledger import Held, new_revision
 from monolith.serving.store import Store
@@ -36,6 +36,7 @@ MAX_BACK_OFF_S = 5.0
 PAUSE_PER_LOST_S = 9.0
 DRAIN_POLL_S = 0.1
 MOST_VERIFIED_ROWS = 500_000  # a start reads a store of so many rows, which takes some seconds
+AWAY = (UnavailableError, CredentialsError)  # what a store that was reached before may say for a while
 LOOK_EVERY_S = 1.0  # how often a quiet trainer asks its store whether it still has everything
 
 
@@ -93,7 +94,8 @@ class Publisher:
 
         ``make_delta(since)`` must return the delta from ``since`` (0: an image) up to ``sequence``, or raise GapError
         where it no longer knows what was removed since then; it is called only when it is needed. A store that is away
-        makes this return ``deferred``, mostly without even trying. Raises FencedError when another trainer took over.
+        makes this return ``deferred``, mostly without even trying; so does one that was reached before and now refuses
+        its user. Raises FencedError when another trainer took over.
         """
         self._last = (sequence, make_delta)
         if time.monotonic() < self._next_try:
@@ -130,14 +132,14 @@ class Publisher:
         self._next_beat = now + LOOK_EVERY_S
         try:
             self._store.beat()
-        except UnavailableError as error:
+        except AWAY as error:
             self._defer(error, lost_s=time.monotonic() - now)
 
     def _still_held(self) -> bool:
         """False if the store lost or exchanged what it held. A store that does not answer is given the benefit."""
         try:
             look = self._store.look()
-        except UnavailableError as error:
+        except AWAY as error:
             self._defer(error, lost_s=0.0)
             return True
         held, version = self._held, look.version
@@ -166,7 +168,9 @@ class Publisher:
         started = time.monotonic()
         try:
             published = self._publish(sequence, make_delta)
-        except (UnavailableError, GapError) as error:  # a gap here: the store lost its memory again meanwhile
+        except (*AWAY, GapError) as error:  # a gap here: the store lost its memory again meanwhile
+            if isinstance(error, CredentialsError) and self._generation is None:
+                raise
             return self._defer(error, lost_s=time.monotonic() - started)
         if self._pause_s:
             log.info("the store answers again store=%s sequence=%d", self._store.url, published.held_sequence)

@@ -24,7 +24,7 @@ from redis import exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from monolith.errors import ConfigError, CorruptError, UnavailableError
+from monolith.errors import CorruptError, CredentialsError, UnavailableError
 from monolith.tls import Tls
 
 CONNECT_TIMEOUT_S = 1.0
@@ -84,7 +84,9 @@ def translated(where: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.AuthenticationError, exceptions.NoPermissionError) as error:
-        raise ConfigError(f"{where} refuses this user ({error}): correct the user and password in the URL") from error
+        raise CredentialsError(
+            f"{where} refuses this user ({error}): correct the user and password in the URL"
+        ) from error
     except exceptions.OutOfMemoryError as error:
         raise UnavailableError(
             f"{where} is out of memory ({error}): raise its maxmemory; nothing was written"

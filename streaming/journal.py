@@ -42,7 +42,7 @@ from monolith.streaming.journal_frames import (
     read_frames,
     read_head,
 )
-from monolith.streaming.journal_lock import locked
+from monolith.streaming.journal_lock import is_in_place, locked
 
 __all__ = ["SEGMENT_BYTES", "Journal", "Positions", "RecoveryEntry", "StepEntry", "UnwrittenJournal"]
 
@@ -193,9 +193,11 @@ class Journal:
         """Make everything in the journal durable, also what a process before this one left.
 
         Raises DurabilityError if the disk fails to. That is final, every later call raises it too: the entries since
-        the last sync are taken away, so that no restart meets an entry that is in memory and not on the disk.
+        the last sync are taken away, so that no restart meets an entry that is in memory and not on the disk. So does a
+        folder that was removed or replaced: what is written into its files then is on no disk.
         """
         self._refuse_after_failure()
+        self._refuse_without_folder()
         if self._file is None or self._synced:
             return
         try:
@@ -215,6 +217,18 @@ class Journal:
     def _refuse_after_failure(self) -> None:
         if self._failure:
             raise DurabilityError(self._failure)
+
+    def _refuse_without_folder(self) -> None:
+        """The lock and the file that is written are those in the folder, and no second trainer can have them."""
+        held = [file for file in (self._lock, self._file) if file is not None]
+        if self._file is None or all(is_in_place(file) for file in held):
+            return
+        self._failure = (
+            f"the step journal {self.folder} was removed or replaced while this run wrote to it, so nothing more can "
+            f"be kept and this process must end. Put the whole state folder {self.folder.parent} back, then start the "
+            f"same command again; without it a new run begins"
+        )
+        raise DurabilityError(self._failure)
 
     def _fail(self, error: OSError) -> NoReturn:
         self._failure = (
@@ -368,7 +382,7 @@ def _first_step(segment: Path) -> int:
 
 
 def _with_following(segments: list[Path]) -> list[tuple[Path, Path | None]]:
-    return list(zip(segments, [*segments[1:], None], strict=True))
+    return list(zip(segments, [*segments, None][1:], strict=True))
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

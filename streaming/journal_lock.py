@@ -47,3 +47,11 @@ def _sign(file: BinaryIO) -> None:
     with suppress(OSError):
         file.truncate(0)
         os.write(file.fileno(), str(os.getpid()).encode())
+
+
+def is_in_place(file: BinaryIO) -> bool:
+    """Whether an open file is still the one under its name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except OSError:
+        return False

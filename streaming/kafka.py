@@ -20,7 +20,13 @@ from contextlib import suppress
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError, LogTruncationError, OffsetOutOfRangeError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    UnsupportedCodecError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from monolith.errors import ConfigError, DataLossError, UnavailableError
@@ -261,6 +267,11 @@ class KafkaSource:
             self._note(came=bool(batches))
         except (OffsetOutOfRangeError, LogTruncationError) as error:
             self._loss = error  # the next call settles it, or the one after, should the broker not answer
+        except UnsupportedCodecError as error:
+            raise ConfigError(
+                f"{self.name} has compressed records that cannot be read here: {error.args[0]}. Install what the extra "
+                f"`stream` has for it (lz4, zstandard, python-snappy)"
+            ) from error
         except KafkaError as error:
             if not error.retriable:
                 raise UnavailableError(f"{self.name} cannot be read: {error!r}") from error

@@ -27,6 +27,7 @@ INDIRECT = {
     "uvloop": "uvicorn",
     "httptools": "uvicorn",
     "lz4": "kafka-python",
+    "python-snappy": "kafka-python",
     "zstandard": "kafka-python",
     "crc32c": "kafka-python",
     "scikit-learn": "bench/ and tests/",

@@ -8,7 +8,7 @@ import pytest
 from batches import seen, told
 
 from monolith.config import InputConfig, JobConfig, JoinConfig, TableConfig, TrainConfig
-from monolith.errors import InputError, UnavailableError
+from monolith.errors import ConfigError, InputError, UnavailableError
 from monolith.events import ActionEvent, FeatureEvent
 from monolith.streaming.codec import encode
 from monolith.streaming.kafka_place import place_of
@@ -212,4 +212,28 @@ def test_partition_that_is_not_asked_for_waits_unfetched_and_loses_nothing(kafka
     for partition in (0, 1):
         offsets = [record.offset for record in found if record.partition == partition]
         assert offsets == list(range(len(offsets)))
+    source.close()
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "zstd", "snappy"])
+def test_records_of_every_codec_are_read(kafka, topic, codec):
+    pytest.importorskip({"zstd": "zstandard"}.get(codec, codec))
+    url = kafka.create(topic, compression_type=codec)  # the broker compresses what comes
+    sink = open_sink(url)
+    sink.append([(b"k", b"value" * 100, 1_000)] * 3)
+    sink.close()
+    source = open_source(url)
+    assert [record.value for record in poll_until(source, 3)] == [b"value" * 100] * 3
+    source.close()
+
+
+def test_codec_without_its_library_is_named_with_what_to_install(kafka, topic, monkeypatch):
+    monkeypatch.setattr("kafka.codec.snappy", None)
+    url = kafka.create(topic, compression_type="snappy")
+    sink = open_sink(url)
+    sink.append([(b"k", b"value", 1_000)])
+    sink.close()
+    source = open_source(url)
+    with pytest.raises(ConfigError, match=r"compressed records .*snappy.*python-snappy"):
+        poll_until(source, 1)
     source.close()

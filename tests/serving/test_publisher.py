@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monolith.errors import CorruptError, FencedError, GapError, UnavailableError
+from monolith.errors import CorruptError, CredentialsError, FencedError, GapError, UnavailableError
 from monolith.serving import publisher as publisher_module
 from monolith.serving.ledger import Held, Look
 from monolith.serving.publisher import Published, Publisher
@@ -134,6 +134,29 @@ def test_a_store_that_is_away_defers_and_the_next_delta_is_wider(publisher, stor
     assert publisher.publish(3, asked(model, wanted)) == Published("applied", 3)
     assert wanted == [1]
     assert served(store, model) == model.states[3]
+
+
+def test_a_store_that_refuses_its_user_later_is_tried_again_as_one_that_is_away(publisher, store, model, clock, caplog):
+    publisher.publish(1, lambda since: model.delta(since, 1))
+    store.trouble = CredentialsError("refuses this user")
+    assert publisher.publish(2, lambda since: model.delta(since, 2)) == Published("deferred", 1)
+    clock.now += 60
+    publisher.tend(2, lambda since: model.delta(since, 2))
+    assert "refuses this user" in caplog.text
+    store.trouble = None
+    clock.now += 60
+    assert publisher.publish(3, model.since) == Published("applied", 3)
+    assert served(store, model) == model.states[3]
+
+
+def test_a_store_that_never_took_its_user_is_an_error(store, model, clock):
+    store.trouble = UnavailableError("gone")
+    one = Publisher(store)
+    one.start(model.card)
+    store.trouble = CredentialsError("refuses this user")
+    clock.now += 60
+    with pytest.raises(CredentialsError):
+        one.publish(1, model.since)
 
 
 def test_a_store_that_stays_away_is_tried_less_and_less_and_logged_once(publisher, store, model, clock, caplog):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -167,3 +168,30 @@ def test_full_disk_does_not_keep_a_process_from_taking_the_lock(tmp_path, monkey
     with pytest.raises(ConfigError, match="in use by process unknown"):
         Journal(tmp_path)
     journal.close()
+
+
+def test_folder_that_was_removed_is_an_error_at_the_next_sync_and_stays_one(tmp_path):
+    journal = Journal(tmp_path / "state" / "journal")
+    journal.append(entry(1))
+    journal.sync()
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(DurabilityError, match=r"was removed or replaced .*Put the whole state folder .*state back"):
+        journal.sync()
+    with pytest.raises(DurabilityError, match="was removed"):
+        journal.append(entry(2))
+    journal.close()
+    assert not (tmp_path / "state").exists()
+
+
+def test_folder_that_was_replaced_by_a_copy_is_an_error(tmp_path):
+    journal = Journal(tmp_path / "journal")
+    journal.append(entry(1))
+    journal.sync()
+    shutil.copytree(tmp_path / "journal", tmp_path / "backup")
+    shutil.rmtree(tmp_path / "journal")
+    (tmp_path / "backup").rename(tmp_path / "journal")
+    journal.append(entry(2))
+    with pytest.raises(DurabilityError, match="was removed or replaced"):
+        journal.sync()
+    journal.close()
+    assert Journal(tmp_path / "journal").last_step == 1
