@@ -135,9 +135,9 @@ def _tell(folder: Path, results: Results, cells: list[Cell]) -> None:
 
 def _prepared(name: str) -> Any:
     from monolith.datasets.sets.about import read_about
-    from monolith.datasets.sets.registry import SETS, prepared_folder
+    from monolith.datasets.sets.registry import prepared_set
 
-    folder = prepared_folder(name) if name in SETS else Path(name)
+    folder = prepared_set(name)
     return read_about(folder), folder
 
 

@@ -140,13 +140,11 @@ def prepared(args: argparse.Namespace, *, in_order: bool = True) -> Material:
 def _folder_of(data: str) -> Path:
     """The folder of a prepared set."""
     from monolith.datasets.sets.about import ABOUT
-    from monolith.datasets.sets.registry import SETS, prepared_folder
+    from monolith.datasets.sets.registry import SETS, prepared_set
 
-    folder = Path(data)
+    folder = prepared_set(data)
     if (folder / ABOUT).is_file():
         return folder
-    if data in SETS and (prepared_folder(data) / ABOUT).is_file():
-        return prepared_folder(data)
     if data in SETS:
         text = (
             f"--data {data} is not prepared: `monolith data prepare {data} --from DIR` does that, with its files in DIR"

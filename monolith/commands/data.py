@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> None:
     )
     _add_prepare(actions)
     describe = actions.add_parser("describe", help="what is known of a prepared data set")
-    describe.add_argument("name", help="a name of `monolith data list`, or the folder of a prepared set")
+    describe.add_argument("name", help="the name of a prepared set, or its folder")
     describe.set_defaults(run=_describe)
 
 
@@ -138,8 +138,7 @@ def _planted(args: argparse.Namespace) -> DataSet:
 def _describe(args: argparse.Namespace) -> int:
     """What `about.json` says."""
     from monolith.datasets.sets.about import read_about
-    from monolith.datasets.sets.registry import SETS, prepared_folder
+    from monolith.datasets.sets.registry import prepared_set
 
-    folder = prepared_folder(args.name) if args.name in SETS else Path(args.name)
-    print("\n".join(read_about(folder).lines()))
+    print("\n".join(read_about(prepared_set(args.name)).lines()))
     return 0

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from monolith.datasets.sets.about import ABOUT, About, FeatureAbout, PartAbout
 from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, START_MS, TIME, DataSet, Form, files_like
@@ -25,6 +26,7 @@ from monolith.datasets.sets.lines import Lines
 from monolith.datasets.sets.ordering import ROW_GROUP, Ordering, Tell
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 
+_COUNTED = 1 << 20  # rows of one column that are held to count its values
 MOST_DISTINCT = 1_000_000  # beyond so many values of a feature they are not counted on
 
 
@@ -153,17 +155,23 @@ def _count(data: DataSet, folder: Path) -> list[FeatureAbout]:
     """How many values each feature has in the training part."""
     result = []
     for feature in data.features:
-        seen = np.zeros(0, object if feature.type == "string" else np.int64)
-        missing = 0
-        for batch in pq.ParquetFile(folder / "train.parquet").iter_batches(columns=[feature.name]):
+        seen, missing = np.zeros(0, np.int64), 0
+        for batch in pq.ParquetFile(folder / "train.parquet").iter_batches(_COUNTED, columns=[feature.name]):
             column = batch.column(0)
             missing += column.null_count
             if len(seen) < MOST_DISTINCT:
-                one_each = column.flatten() if feature.bag else column
-                values = one_each.unique().drop_null().to_numpy(zero_copy_only=False)
-                seen = np.unique(np.concatenate([seen, values]))
+                seen = np.union1d(seen, _numbers_of(column.flatten() if feature.bag else column))
         result.append(FeatureAbout(feature.name, feature.type, min(len(seen), MOST_DISTINCT), missing, feature.bag))
     return result
+
+
+def _numbers_of(column: pa.Array) -> Any:
+    """An int64 for each different value: itself, or the hash of a text, of which two in 2^64 may be taken for one."""
+    values = column.unique().drop_null()
+    if pa.types.is_integer(values.type):
+        return values.to_numpy()
+    hashes = (xxhash.xxh3_64_intdigest(text) for text in values.cast(pa.binary()).to_pylist())
+    return np.fromiter(hashes, np.uint64, len(values)).view(np.int64)
 
 
 def _best_auc(folder: Path) -> float | None:

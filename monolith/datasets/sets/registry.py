@@ -8,6 +8,7 @@ from pathlib import Path
 from monolith.datasets.ml100k_origin import TERMS as ML100K_TERMS
 from monolith.datasets.ml100k_origin import cache_folder
 from monolith.datasets.sets import clicks, frappe, movielens, own, own_rows, own_rules, trivago
+from monolith.datasets.sets.about import ABOUT
 from monolith.datasets.sets.description import Column, DataSet, Form, Split
 from monolith.datasets.sets.movielens import Rule
 from monolith.datasets.sets.planted import Planted, planted
@@ -213,3 +214,10 @@ def find(name: str, folder: Path | None = None) -> tuple[DataSet, Path]:
 def prepared_folder(name: str) -> Path:
     """Where a prepared set is kept if no other place is said."""
     return cache_folder() / "prepared" / name
+
+
+def prepared_set(name: str) -> Path:
+    """The folder of a prepared set: ``name`` itself where it is one, or that which is kept under the name."""
+    folder, kept = Path(name), prepared_folder(name)
+    is_kept = name in SETS or (kept / ABOUT).is_file()
+    return kept if is_kept and not (folder / ABOUT).is_file() else folder

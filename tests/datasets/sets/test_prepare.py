@@ -208,3 +208,27 @@ def test_the_command_prepares_describes_and_leaves_a_job_that_fit_takes(tmp_path
     fit = run("fit", str(tmp_path / "p" / "job.yaml"), "--set", "fit.epochs=1", "--set", "model.hidden=[4]")
     assert "3,200 samples to train, 400 to judge" in fit
     assert "criteo-kaggle: " in run("data", "list")
+
+
+def test_a_set_of_ones_own_is_found_by_its_name_where_it_is_kept(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MONOLITH_DATA", str(tmp_path / "kept"))
+    path = write_own(tmp_path)
+    words = ["data", "prepare", str(path), "--max-broken", "0.5"]
+    commands = (words, ["data", "describe", "clicks"], ["bench", "online", "--data", "clicks", "--seeds", "1"])
+    bench = ["bench", "ctr", "--data", "clicks", "--models", "lr", "--seeds", "1", "--epochs", "1", "--dir"]
+    for command in (*commands[:2], [*bench, str(tmp_path / "ctr")], [*commands[2], "--dir", str(tmp_path / "online")]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command)
+        assert ended.value.code == 0, (command, capsys.readouterr().err)
+    assert "clicks: Parquet described in" in capsys.readouterr().out
+
+
+def test_values_are_counted_over_batches_as_numbers_and_as_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr("monolith.datasets.sets.prepare._COUNTED", 64)
+    words = [None if i % 10 == 0 else f"w{i % 37}" for i in range(1000)]
+    data = made(Split("time"), np.arange(1000), word=np.array(words, object))
+    data = dataclasses.replace(data, features=(Column("user"), Column("word", "string")))
+    parts_of(data, tmp_path)
+    user, word = read_about(tmp_path / "out").features
+    assert (user.values, user.missing) == (800, 0)
+    assert (word.values, word.missing) == (37, 80)
