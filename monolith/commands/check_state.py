@@ -66,8 +66,14 @@ def check_state(job: JobConfig, found: Findings) -> None:
 
 
 def _check_run(job: JobConfig, state: Path, found: Findings) -> None:
+    from monolith.training.rollback import check_no_rollback
     from monolith.training.snapshot import Snapshots
 
+    try:
+        check_no_rollback(state)
+    except ConfigError as error:
+        found.fault(f"state: {error}")
+        return
     snapshots = Snapshots(state / "snapshots").steps()
     reached = snapshots[-1] if snapshots else 0
     if not any((state / "journal").glob("*.journal")):

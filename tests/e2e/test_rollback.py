@@ -177,6 +177,7 @@ def test_a_rollback_that_died_is_ended_by_the_next_and_no_trainer_runs_before(sh
     assert refused.returncode == 1
     assert "a rollback of" in refused.stderr
     assert "was interrupted" in refused.stderr
+    assert "was interrupted" in shop.run("check", shop.path).stdout
     assert "was interrupted" in shop.run("rollback", shop.path, "--to", shop.ends[0]).stderr
     said = _back(shop)
     assert "going on with the rollback that was interrupted" in said
