@@ -22,7 +22,8 @@ from monolith.datasets.sets.lines import Lines, cell
 from monolith.datasets.sets.own_rules import FeatureRule, Own, PartRule
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming.codec import MAX_EVENT_TIME_MS
-from monolith.streaming.parquet import in_ms
+from monolith.streaming.parquet import in_ms, is_moment
+from monolith.streaming.units import look_like_ms
 
 _ROWS = 65_536
 Kind = tuple[Literal["int", "string"], bool]  # and whether a sample has several
@@ -39,6 +40,8 @@ def read(own: Own, kinds: Kinds, folder: Path, lines: Lines) -> Iterator[pa.Tabl
     for path in (path for name in own.files for path in files_like(folder, name)):
         row = 1
         for batch in _batches(path, own.columns()):
+            if row == 1:
+                _check_unit(own, path, batch)
             table = _samples(own, kinds, batch, first, _Place(path, row, lines))
             yield table if own.lists is None else lists.numbered(table, whole=own.split.kind == "lists")
             first, row = first + batch.num_rows, row + batch.num_rows
@@ -121,6 +124,21 @@ def _times(own: Own, batch: pa.RecordBatch, first: int) -> tuple[Any, Any]:
         return START_MS + np.arange(first, first + batch.num_rows), np.ones(batch.num_rows, np.bool_)
     times = in_ms(_decoded(batch.column(own.time.column)), own.time.unit).fill_null(-1).to_numpy()
     return times, (times >= 0) & (times <= MAX_EVENT_TIME_MS)
+
+
+def _check_unit(own: Own, path: Path, batch: pa.RecordBatch) -> None:
+    """Raises ConfigError where all numbers look like those of another unit: no job would take them."""
+    if own.time is None or is_moment(value_type(batch.schema.field(own.time.column).type)):
+        return
+    times, _ = _times(own, batch, 0)
+    known = np.flatnonzero(times >= 0)
+    if len(known) and not look_like_ms(times[known]).any():
+        place = int(known[0])
+        value = cell(batch.column(own.time.column)[place].as_py())
+        raise ConfigError(
+            f"{path}: {own.time.column} is {value} in unit {own.time.unit}, so {times[place]} ms since 1970, which is "
+            f"no moment of our time: give time.unit as s, ms, us or ns, as the column has it"
+        )
 
 
 def _feature(feature: FeatureRule, kind: Kind, batch: pa.RecordBatch) -> pa.Array:

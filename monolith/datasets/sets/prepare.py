@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
@@ -107,7 +108,10 @@ def _write(
             left.unlink()
     features = _count(data, scratch) if not (empty := [part for part in PARTS if part not in counts]) else []
     if empty:
-        raise NoSamplesError(f"{data.name}: no sample of {lines.good:,} is in the part {empty[0]}, split {data.split}")
+        raise NoSamplesError(
+            f"{data.name}: no sample of {lines.good:,} is in the part {empty[0]}, split {data.split}"
+            f"{_times_of(data, counts, scratch)}"
+        )
     about = About(
         name=data.name, title=data.title, terms=data.terms, label=data.label, time=data.time, split=data.split,
         item=data.item, group=data.group, features=features, parts=counts, files=sums, broken=lines.broken,
@@ -115,6 +119,15 @@ def _write(
     )  # fmt: skip
     (scratch / ABOUT).write_bytes(msgspec.json.format(msgspec.json.encode(about), indent=1) + b"\n")
     return about
+
+
+def _times_of(data: DataSet, parts: Mapping[str, object], scratch: Path) -> str:
+    """From when to when samples are, in words; nothing where there are none, or times only stand for an order."""
+    if not (data.timed and parts):
+        return ""
+    ends = [pc.min_max(pq.read_table(scratch / f"{part}.parquet", columns=[TIME])[TIME]) for part in parts]
+    first, last = min(end["min"].as_py() for end in ends), max(end["max"].as_py() for end in ends)
+    return f"; samples of one moment are not divided, and these are from {first} to {last} ms since 1970"
 
 
 def _write_parts(parts: Iterator[tuple[str, pa.Table]], scratch: Path) -> dict[str, PartAbout]:

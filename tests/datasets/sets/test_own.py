@@ -15,7 +15,7 @@ from monolith.datasets.sets.about import read_about
 from monolith.datasets.sets.own import load
 from monolith.datasets.sets.prepare import prepare
 from monolith.datasets.sets.registry import find
-from monolith.errors import ConfigError, CorruptError, RejectedError
+from monolith.errors import ConfigError, CorruptError, NoSamplesError, RejectedError
 
 DESCRIPTION = """\
 name: clicks
@@ -206,3 +206,16 @@ def test_a_damaged_page_is_named_with_its_file(tmp_path):
     (tmp_path / "a.parquet").write_bytes(damaged)
     with pytest.raises(CorruptError, match=r"a.parquet cannot be read behind row \d+"):
         prepare(data, files, tmp_path / "out", tell=quiet)
+
+
+@pytest.mark.parametrize(("unit", "ms"), [("ms", 1_700_000_000), ("s", 1_700_000_000_000_000)])
+def test_times_of_another_unit_than_is_said_are_refused(tmp_path, unit, ms):
+    at = np.arange(N) * 1000 + (1_700_000_000 if unit == "ms" else 1_700_000_000_000)
+    with pytest.raises(ConfigError, match=rf"at is {at[0]} in unit {unit}, so {ms} ms since 1970, which is no moment"):
+        prepared(tmp_path, rows(at=at), text=DESCRIPTION.replace("unit: s", f"unit: {unit}"))
+
+
+def test_a_part_that_has_no_sample_says_from_when_samples_are(tmp_path):
+    at = np.full(N, 1_700_000_000)
+    with pytest.raises(NoSamplesError, match=r"not divided, and these are from 1700000000000 to 1700000000000 ms"):
+        prepared(tmp_path, rows(at=at))
