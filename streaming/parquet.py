@@ -38,7 +38,9 @@ import pyarrow.parquet as pq
 from monolith.errors import ConfigError, CorruptError, DataLossError
 from monolith.events import ActionEvent, Event, FeatureEvent, FeatureValue, Record, SampleEvent, Weights
 from monolith.streaming.codec import encode
-from monolith.streaming.source import StreamUrl
+from monolith.streaming.parquet_columns import columns_of
+from monolith.streaming.parquet_mark import MOST_ROWS, is_same, mark_of
+from monolith.streaming.source import OnDataLoss, StreamUrl
 
 log = logging.getLogger(__name__)
 
@@ -63,36 +65,16 @@ class Rows:
         return Rows(self.first, self.batch.slice(0, most)), Rows(self.first + most, self.batch.slice(most))
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The column behind each part of an event."""
-
-    time: str
-    item: str
-    request: str | None
-    label: str | None  # the one label's
-    weight: str | None
-    action: str | None
-    features: dict[str, str]  # feature -> column
-    labels: dict[str, str]  # task -> column, where labels are by task
-    weights: dict[str, str]
-
-    def names(self) -> list[str]:
-        """The columns to read, each once."""
-        single = [self.time, self.item, self.request, self.label, self.weight, self.action]
-        named = [*self.features.values(), *self.labels.values(), *self.weights.values()]
-        return list(dict.fromkeys([name for name in single if name is not None] + named))
-
-
 class ParquetSource:
     """Reads rows in file order, one row group at a time."""
 
-    def __init__(self, url: StreamUrl) -> None:
+    def __init__(self, url: StreamUrl, *, on_data_loss: OnDataLoss = "stop") -> None:
         """Raises ConfigError for a file or column that is not there, CorruptError for a file that is no Parquet."""
         url.check_options(_OPTIONS)
         self.name = url.name
         self.bounded = True
         self.skipped = 0
+        self._skip = on_data_loss == "skip"
         self.missing: str | None = None
         self.row_reader = RowReader(url)
         self._files = [_open_file(path) for path in _paths(url)]
@@ -100,6 +82,7 @@ class ParquetSource:
             _check_columns(url, file)
         self._end: int = sum(file.metadata.num_rows for file in self._files)
         self._position = 0
+        self._is_other = False  # other files were found: what `seek` is told is none of their rows
         self._last_ms = -1  # of the row before
         self._is_sorted = True  # as far as it was read
         self._records: Iterator[Record] | None = None  # by `poll`
@@ -198,7 +181,7 @@ class ParquetSource:
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """See `Source`. Raises DataLossError for a row behind the end: the files were replaced by shorter ones."""
-        if 0 in positions:
+        if 0 in positions and not self._is_other:
             if positions[0] > self._end:
                 raise DataLossError(
                     f"{self.name} has {self._end:,} rows, and the run goes on at row {positions[0]:,}: its files were "
@@ -207,6 +190,29 @@ class ParquetSource:
             self._position = positions[0]
             self._last_ms = -1
             self._records = self._batches = self._rest = None
+
+    def mark(self) -> str | None:
+        """See `MarkedSource`: times, items and labels of the first rows."""
+        self._is_other = False
+        return self._mark(MOST_ROWS)
+
+    def _mark(self, rows: int) -> str | None:
+        columns = self.row_reader.columns
+        one = [name for name in (columns.time, columns.item, columns.label) if name is not None]
+        return mark_of(self._files[0], [*one, *columns.labels.values()], rows)
+
+    def expect(self, mark: str) -> None:
+        """See `MarkedSource`."""
+        if is_same(mark, self._mark):
+            return
+        text = f"{self.name}: its first rows are not those that the run read, its files were replaced"
+        if not self._skip:
+            raise DataLossError(
+                f"{text}. Put them back, or give the job a new `state`; on_data_loss: skip reads the new ones from the "
+                f"first row"
+            )
+        log.warning("data loss, reading from the first row: %s", text)
+        self._is_other = True
 
     def end_position(self) -> dict[int, int]:
         """See `Source`; exact."""
@@ -229,7 +235,7 @@ class RowReader:
     """Makes a record of a row, by the columns that the URL names."""
 
     def __init__(self, url: StreamUrl) -> None:
-        self.columns = _columns(url)
+        self.columns = columns_of(url)
         self.unit = url.choice("unit", tuple(_TO_MS))
         self.threshold = url.number("threshold", float, least=float("-inf"))
         self._action = url.options.get("name")
@@ -330,48 +336,6 @@ def _feature(value: Any) -> FeatureValue:
     return cast(FeatureValue, value)
 
 
-def _columns(url: StreamUrl) -> Columns:
-    options = url.options
-    for needed in ("time", "item"):
-        if needed not in options:
-            raise ConfigError(f"{url.text}: {needed}=COLUMN is missing; see docs/formats.md for the options")
-    if "label" in options and "action" in options:
-        raise ConfigError(f"{url.text}: a row is either a sample (label) or an action (action), not both")
-    features = {}
-    for part in filter(None, options.get("features", "").split(",")):
-        name, _, column = part.partition(":")
-        features[name] = column or name
-    label, labels = _by_task(url, "label")
-    weight, weights = _by_task(url, "weight")
-    if labels and "threshold" in options:
-        raise ConfigError(f"{url.text}: threshold makes one label of 0 and 1, and label names columns by task")
-    if "weight" in options and "label" not in options:
-        raise ConfigError(f"{url.text}: weight is that of a label, and there is no label=COLUMN")
-    return Columns(
-        options["time"],
-        options["item"],
-        options.get("request"),
-        label,
-        weight,
-        options.get("action"),
-        features,
-        labels,
-        weights,
-    )
-
-
-def _by_task(url: StreamUrl, option: str) -> tuple[str | None, dict[str, str]]:
-    """The one column that ``option`` names, or its columns by task."""
-    text = url.options.get(option)
-    if text is None or not ("," in text or ":" in text):
-        return text, {}
-    parts = [part.partition(":") for part in text.split(",")]
-    named = {task: column or task for task, _, column in parts}
-    if len(named) != len(parts) or "" in named:
-        raise ConfigError(f"{url.text}: {option}={text} must name each task once, as TASK:COLUMN,TASK:COLUMN")
-    return None, named
-
-
 def _paths(url: StreamUrl) -> list[Path]:
     place = Path(url.place)
     paths = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
@@ -384,12 +348,24 @@ def _open_file(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorruptError(f"{path} cannot be read as Parquet: {error}") from None
+        raise CorruptError(f"{path} cannot be read as Parquet: {error}{_hint(path)}") from None
+
+
+def _hint(path: Path) -> str:
+    """How a file that is text, by its name, becomes Parquet."""
+    module = {".csv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json"}.get(path.suffix.lower())
+    if module is None:
+        return ""
+    made = path.with_suffix(".parquet").name
+    return (
+        f' Make it Parquet first: python -c "from pyarrow import {module}, parquet; '
+        f"parquet.write_table({module}.read_{module}('{path.name}'), '{made}')\""
+    )
 
 
 def _check_columns(url: StreamUrl, file: pq.ParquetFile) -> None:
     there = file.schema_arrow.names
-    for column in _columns(url).names():
+    for column in columns_of(url).names():
         if column not in there:
             raise ConfigError(f"{url.name} has no column {column!r}; it has {', '.join(there)}")
     kind = file.schema_arrow.field(url.options["time"]).type

@@ -229,7 +229,7 @@ def open_source(
     if parsed.scheme == "parquet":
         from monolith.streaming.parquet import ParquetSource
 
-        return ParquetSource(parsed)
+        return ParquetSource(parsed, on_data_loss=on_data_loss)
     from monolith.streaming.memory import MemorySource
 
     return MemorySource(parsed, wait=wait, on_data_loss=on_data_loss)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
+import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -132,6 +134,18 @@ def test_state_folder_that_is_being_fitted_is_refused_to_other_processes(shop, c
     assert refused.returncode == 1
     assert "in use by process" in refused.stderr
     assert not (shop.folder / "fitting/start").exists()
+
+
+def test_fit_that_is_told_to_stop_leaves_nothing_behind(shop):
+    fit = shop.spawn("fit", "shop.yaml", "--set", "state=stopped", "--set", "fit.epochs=1000")
+    scratch, deadline = shop.folder / "stopped/fit.tmp", time.monotonic() + 60
+    while not scratch.exists():
+        assert fit.poll() is None
+        assert time.monotonic() < deadline, "no fit began within 60 s"
+        time.sleep(0.02)
+    fit.send_signal(signal.SIGTERM)
+    assert fit.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not list((shop.folder / "stopped").iterdir())
 
 
 def test_fit_keeps_what_it_writes_to_its_user(shop):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from monolith.errors import DataLossError
@@ -185,6 +188,64 @@ def test_producer_whose_log_was_replaced_appends_to_the_one_that_is_there(folder
     sink.close()
     assert "another one is in its place" in caplog.text
     assert values(source()) == [b"another's", b"new"]
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def write_rows(path, items, **columns) -> None:
+    count = len(items)
+    table = {"t": list(range(count)), "item": items, "label": [0.5] * count, **columns}
+    pq.write_table(pa.table(table), path, row_group_size=50)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """How the file is opened whose path is its attribute."""
+    path = tmp_path / "rows.parquet"
+
+    def opened(policy: str = "stop", query: str = "label=label"):
+        return open_source(f"parquet://{path}?time=t&item=item&{query}", on_data_loss=policy)
+
+    opened.path = path
+    return opened
+
+
+def test_file_that_grew_or_got_other_columns_is_the_same(rows):
+    write_rows(rows.path, list("abc"))
+    mark = rows().mark()
+    write_rows(rows.path, list("abcdef"), more=[1] * 6)
+    source = rows()
+    source.expect(mark)
+    source.seek({0: 3})
+    assert [record.offset for record in source.poll(10, 0.0)] == [3, 4, 5]
+    rows(query="label=label&features=more").expect(mark)
+    rows(query="label=more").expect(mark)  # other labels: nothing can be told
+
+
+@pytest.mark.parametrize("other", [{"items": list("xbc")}, {"items": list("abc"), "label": [0.0, 1.0, 0.0]}])
+def test_file_that_was_replaced_by_one_of_the_same_length_is_a_data_loss(rows, other):
+    write_rows(rows.path, list("abc"))
+    mark = rows().mark()
+    write_rows(rows.path, **other)
+    with pytest.raises(DataLossError, match="its files were replaced"):
+        rows().expect(mark)
+    source = rows("skip")
+    source.expect(mark)
+    source.seek({0: 3})
+    assert [record.offset for record in source.poll(10, 0.0)] == [0, 1, 2]
+    source.seek({0: 3})
+    assert source.mark() != mark
+
+
+@pytest.mark.parametrize("kind", [pa.timestamp("ns"), pa.date32(), pa.date64()])
+def test_times_of_any_type_make_a_mark(tmp_path, kind):
+    times = pa.array([datetime.date(2026, 1, 1)]).cast(kind)
+    pq.write_table(pa.table({"t": times, "item": pa.array(["a"]).dictionary_encode()}), tmp_path / "x.parquet")
+    source = open_source(f"parquet://{tmp_path}/x.parquet?time=t&item=item")
+    source.expect(source.mark())
+    pq.write_table(pa.table({"t": times[:0], "item": ["a"][:0]}), tmp_path / "none.parquet")
+    assert open_source(f"parquet://{tmp_path}/none.parquet?time=t&item=item").mark() is None
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------

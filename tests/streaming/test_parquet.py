@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,6 +188,16 @@ def test_missing_file_and_file_that_is_no_parquet_are_told_apart(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"not parquet")
     with pytest.raises(CorruptError, match="cannot be read as Parquet"):
         open_source(f"parquet://{tmp_path}/x.parquet?time=t&item=i")
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.csv", "t,i\n1,a\n"), ("x.jsonl", '{"t": 1, "i": "a"}\n')])
+def test_file_of_text_is_refused_with_a_command_that_makes_it_parquet(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CorruptError) as refused:
+        open_source(f"parquet://{tmp_path}/{name}?time=t&item=i")
+    code = str(refused.value).partition('python -c "')[2].rstrip('"')
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [event.item_id for event in events(f"parquet://{tmp_path}/x.parquet?time=t&item=i")] == ["a"]
 
 
 def test_flipped_byte_in_the_data_is_corrupt(tmp_path, flip):
