@@ -30,7 +30,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 
 from machine import machine
-from restart_ranks import pids_of
+from rank_pids import pids_of
 
 from monolith.datasets.impressions import timeline, write_events
 from monolith.datasets.streams import JOBS

@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # not there under PYTHONSAFEPATH
 
 import yaml
+from rank_pids import pids_of
 from restart_job import TRAINED_BEFORE_KILL, WAIT_S, Writer, restart_job
 
 from monolith.training.snapshot import RANKS, Snapshots
@@ -59,20 +60,6 @@ def _killed(path: Path, folder: Path, repeats: int, workers: int, way: str) -> d
     finally:
         ranks.end()
     return seconds
-
-
-def pids_of(path: Path) -> dict[int, int]:
-    """The processes that are ranks of the job ``path``, by rank."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            variables = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if str(path).encode() in words and b"TORCHELASTIC_RUN_ID" in variables:
-            found[int(variables[b"RANK"])] = int(folder.name)
-    return found
 
 
 def _is_in_parts(folder: Path, step: int) -> bool:

@@ -115,9 +115,7 @@ class DividedRunner(Runner):
         self._waiting = [part.waits for part in parts]
         for letter in sorted((letter for part in parts for letter in part.letters), key=self._place):
             self._letters.put(letter)
-        places = merged_places([np.frombuffer(part.turns, "<i8").reshape(-1, 5) for part in parts])
-        order = np.empty(sum(map(len, places)), np.int64)
-        order[np.concatenate(places)] = np.arange(len(order))
+        order, places = merged([np.frombuffer(part.turns, "<i8").reshape(-1, 5) for part in parts])
         batch = concatenated([from_bytes(part.heads) for part in parts]).take(order)
         example = self._readers.deal(places, batch)
         strings: dict[str, dict[int, str]] = {}
@@ -189,10 +187,13 @@ class DividedRunner(Runner):
         self._readers.close()
 
 
-def merged_places(turns: Sequence[Ints]) -> list[Ints]:
-    """The places that the samples of each part have among all; ``turns[i]`` (n, 5) are in order."""
+def merged(turns: Sequence[Ints]) -> tuple[Ints, list[Ints]]:
+    """The order of all parts' samples, which stand one part after the other, and what place in it those of each have.
+
+    ``turns[i]`` (n, 5) are in order.
+    """
     together = np.concatenate(list(turns))
     order = np.lexsort(together.T[::-1])  # stable: samples that one record made stay as they are
     places = np.empty(len(order), np.int64)
     places[order] = np.arange(len(order))
-    return np.split(places, np.cumsum([len(each) for each in turns])[:-1])
+    return order, np.split(places, np.cumsum([len(each) for each in turns])[:-1])

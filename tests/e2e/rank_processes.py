@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from monolith.streaming.journal import Journal
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
-def pids_of(path: Path) -> dict[int, int]:
-    """The processes that are ranks of the job ``path``, by rank."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-            variables = dict(each.partition(b"=")[::2] for each in (folder / "environ").read_bytes().split(b"\0"))
-        except OSError:
-            continue
-        if str(path).encode() in words and b"TORCHELASTIC_RUN_ID" in variables:
-            found[int(variables[b"RANK"])] = int(folder.name)
-    return found
+from rank_pids import pids_of
+
+__all__ = ["pids_of", "steps_of"]
 
 
 def steps_of(state: Path) -> int:

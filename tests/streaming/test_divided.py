@@ -202,11 +202,13 @@ def test_an_action_in_another_partition_than_its_features_finds_none_and_is_told
 
 
 def test_what_one_record_made_stays_in_order():
-    from monolith.streaming.divided import merged_places
+    from monolith.streaming.divided import merged
 
     one = np.array([[0, 5, 0, 0, 1], [0, 5, 0, 0, 1], [1, 0, 0, 0, 9]])
     other = np.array([[0, 4, 1, 1, 1], [0, 5, 0, 1, 0]])
-    assert [places.tolist() for places in merged_places([one, other])] == [[1, 2, 4], [0, 3]]
+    order, places = merged([one, other])
+    assert order.tolist() == [3, 0, 1, 4, 2]
+    assert [each.tolist() for each in places] == [[1, 2, 4], [0, 3]]
 
 
 def test_keys_of_a_run_stay_with_the_owners_of_its_partitions(streams, job, reader_of, clock):
