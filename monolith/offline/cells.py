@@ -113,6 +113,16 @@ def _check_rival(about: About, model: str) -> None:
         )
 
 
+def _check_sets(job: JobConfig, model: str, seed: int) -> None:
+    """Raises ConfigError where a setting over the job made another cell of it than its name says."""
+    if job.model.kind != model:
+        raise ConfigError(f"--set makes the model {model} {job.model.kind}: give models by --models")
+    if job.seed != seed or any(table.seed != seed for table in job.tables):
+        raise ConfigError("--set gives a seed: cells have seeds 0, 1, ..., as many as --seeds says")
+    if kinds := sorted({table.kind for table in job.tables} - {"collisionless"}):
+        raise ConfigError(f"--set makes tables {', '.join(kinds)}: give kinds by --kinds")
+
+
 def _check_validation(about: About, job: JobConfig) -> None:
     """Raises ConfigError where early stopping would go by an AUC that does not exist."""
     valid = about.parts["valid"]
@@ -148,6 +158,7 @@ def job_of(prepared: Prepared, model: str, kind: str, budget: int | None, seed: 
     if model not in MODELS:
         raise ConfigError(f"there is no model {model!r} in this benchmark; allowed: {', '.join(MODELS)}")
     base = parse_job(msgspec.json.encode(_settings(about, model, seed, settings)).decode(), "bench", settings.sets)
+    _check_sets(base, model, seed)
     _check_validation(about, base)
     values = {feature.name: max(1, feature.values + bool(feature.missing)) for feature in about.features}
     job = msgspec.structs.replace(base, tables=laid_out(kind, base.tables, values, budget))

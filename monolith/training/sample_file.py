@@ -17,6 +17,7 @@ from monolith.tables.batch import Batch, concatenated
 from monolith.tables.batch_bytes import from_bytes, to_bytes
 
 BLOCK_ROWS = 262_144  # samples that are shuffled together
+_ANEW = "remove its folder to have the streams read anew"
 
 
 class _Index(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,8 +41,7 @@ class SampleFile:
         try:
             index = msgspec.json.decode(_index(path).read_bytes(), type=_Index)
         except msgspec.DecodeError as error:
-            text = f"{_index(path)} cannot be read: {error}; remove its folder to have the streams read anew"
-            raise CorruptError(text) from error
+            raise CorruptError(f"{_index(path)} cannot be read: {error}; {_ANEW}") from error
         file = cls.__new__(cls)
         file._open(path, "rb", True, index)
         return file
@@ -88,7 +88,10 @@ class SampleFile:
         for number in numbers:
             offset, length = self._places[number]
             self._file.seek(offset)
-            block = from_bytes(self._file.read(length))
+            try:
+                block = from_bytes(self._file.read(length))
+            except CorruptError as error:
+                raise CorruptError(f"{self._path}, samples that were kept: {error}; {_ANEW}") from None
             yield block if order is None else block.take(order.permutation(len(block)))
 
     def batches(self, size: int, order: np.random.Generator | None = None) -> Iterator[Batch]:

@@ -122,6 +122,9 @@ def test_a_budget_that_cannot_be_kept_stops_before_any_fit(planted: Prepared, tm
         (("--models", ","), "--models names nothing"),
         (("--seeds", "0"), "--seeds 0: allowed is 1 or more"),
         (("--set", "model.dropuot=1"), "dropuot"),
+        (("--set", "model.kind=mlp"), "--set makes the model deepfm mlp: give models by --models"),
+        (("--set", "seed=5"), "--set gives a seed: cells have seeds 0, 1, ..., as many as --seeds says"),
+        (("--set", "tables.*.kind=optembed"), "--set makes tables optembed: give kinds by --kinds"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(planted: Prepared, tmp_path: Path, capsys, words, says):
@@ -138,6 +141,17 @@ def test_a_damaged_file_of_results_is_named_and_left(planted: Prepared, tmp_path
     words = ("--data", str(planted.folder), "--dir", str(tmp_path), *SMALL)
     assert "holds no results of this benchmark" in run(capsys, *words, code=1)
     assert (tmp_path / "results.parquet").read_bytes() == b"no"
+
+
+def test_damaged_samples_are_named_with_their_file(planted: Prepared, tmp_path: Path, capsys):
+    (cell,) = cells_of(planted, Matrix(["deepfm"], ["collisionless"], [], [0]), Settings(epochs=1))
+    mine = planted._replace(folder=tmp_path / "set")
+    shutil.copytree(planted.folder, mine.folder, ignore=shutil.ignore_patterns("samples"))
+    path = samples_of(mine, cell.job, lambda *_: None).valid
+    path.write_bytes(path.read_bytes()[:-9])
+    said = run(capsys, "--data", str(mine.folder), "--dir", str(tmp_path / "out"), "--epochs", "1", code=1)
+    assert f"{path}, samples that were kept: a batch of" in said
+    assert "remove its folder to have the streams read anew" in said
 
 
 def test_two_processes_do_not_add_to_one_file(planted: Prepared, tmp_path: Path, capsys):
