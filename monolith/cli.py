@@ -16,6 +16,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any
 
+from monolith.commands.ranks import check_is_alone
 from monolith.errors import MonolithError
 from monolith.secrets import scrubbed
 
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _log_without_secrets()
     logging.getLogger("monolith").setLevel(args.log_level.upper())  # libraries only warn
     try:
+        check_is_alone(args.command)
         code = args.run(args)
     except MonolithError as error:
         if args.log_level == "debug":

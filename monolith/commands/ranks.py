@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monolith.disk import files_for
-from monolith.errors import DurabilityError, MonolithError, UnavailableError
+from monolith.errors import ConfigError, DurabilityError, MonolithError, UnavailableError
 from monolith.secrets import scrubbed
 
 if TYPE_CHECKING:
@@ -104,6 +104,16 @@ def _stop(told: Path) -> None:
 def is_launched() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def check_is_alone(command: str) -> None:
+    """Raise ConfigError where torchrun started several processes of a command of which each would do all the work."""
+    ranks = os.environ.get("WORLD_SIZE", "1")
+    if is_launched() and ranks != "1" and command != "train":
+        raise ConfigError(
+            f"monolith {command} runs in one process, and torchrun started {ranks} of it: call it without torchrun. "
+            f"`monolith train` is the command that several processes share"
+        )
 
 
 def run_rank(job: JobConfig, lead: Callable[[Channel], None]) -> int:

@@ -81,3 +81,12 @@ def test_numbers_of_processes_and_restarts_that_cannot_be_are_refused(tmp_path, 
     job = tmp_path / "job.yaml"
     job.write_text(f"{{name: j, input: {{samples: 'log://{tmp_path}/s'}}, tables: [{{name: user, dim: 4}}]}}")
     assert one_line(capsys, "train", str(job), *words) == f"monolith train: ConfigError: {said}"
+
+
+def test_a_command_of_which_torchrun_started_several_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    line = one_line(capsys, "replay", "job.yaml", "--state", str(tmp_path / "new"))
+    assert line.startswith("monolith replay: ConfigError: monolith replay runs in one process, and torchrun started 2")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert "cannot read the job file" in one_line(capsys, "replay", "job.yaml", "--state", str(tmp_path / "new"))
