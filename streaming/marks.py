@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from monolith.disk import remedy, write_durably
+from monolith.errors import DataLossError
 from monolith.streaming.lanes import Inlet
-from monolith.streaming.source import MarkedSource
+from monolith.streaming.source import MarkedSource, open_source
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,20 @@ def expect_same(inlets: Sequence[Inlet], snapshot: Path) -> None:
         known = kept.get(inlet.name)
         if known is not None and known.source == inlet.source.name and isinstance(inlet.source, MarkedSource):
             inlet.source.expect(known.mark)
+
+
+def is_other(known: KeptMark, url: str) -> bool:
+    """Whether another stream than the ``known`` one stands under ``url``; False where none answers."""
+    source = open_source(url, wait=True)
+    try:
+        if isinstance(source, MarkedSource) and source.name == known.source:
+            source.expect(known.mark)
+            source.partitions()
+    except DataLossError:
+        return True
+    finally:
+        source.close()
+    return False
 
 
 def keep_marks(inlets: Sequence[Inlet], state: Path) -> None:

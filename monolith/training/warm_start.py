@@ -8,7 +8,7 @@ places in the streams are those of the snapshot, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from monolith.secrets import masked
 from monolith.streaming.joiner_segments import read_joiner
 from monolith.streaming.joiner_state import joiner_version
 from monolith.streaming.journal import Positions
+from monolith.streaming.marks import is_other, read_marks, state_of
 from monolith.streaming.reader_state import STATE_FILE, ReaderState, decode_reader_state
 from monolith.streaming.source import Begin, open_source
 from monolith.tables.carry import carried, misfit, new_at
@@ -223,8 +224,10 @@ def _streams(was: JobConfig, job: JobConfig, snapshot: Snapshot, begin: Begin) -
         positions, outcomes = _ends(job)
         return _Streams(positions, {}, WATERMARK_START, [*outcomes, *_left(waiting)])
     now, then = _urls(job), _urls(was)
-    same = [name for name, url in now.items() if name in state.lanes and then.get(name) == url]
-    report = [Outcome(f"stream {url}", *_place_text(state, name if name in same else "")) for name, url in now.items()]
+    read = [name for name, url in now.items() if name in state.lanes and then.get(name) == url]
+    anew = _made_anew(job, snapshot, read)
+    same = [name for name in read if name not in anew]
+    report = [Outcome(f"stream {url}", *_place_text(state, name, same, anew)) for name, url in now.items()]
     if [*now] == same and {*same} == {*state.lanes} and _labels(was) == _labels(job):
         files = [name for name in snapshot.manifest.files if not name.startswith("tables/") and name not in _OF_MODEL]
         report += [Outcome("records that wait", "taken", f"{waiting:,}")] if waiting else []
@@ -256,10 +259,19 @@ def _left(waiting: int) -> list[Outcome]:
     return [Outcome("records that wait", "left", f"{waiting:,} that were read and had no label yet make no sample")]
 
 
-def _place_text(state: ReaderState, name: str) -> tuple[str, str]:
-    lanes = state.lanes.get(name)
-    if lanes is None:
+def _made_anew(job: JobConfig, snapshot: Snapshot, names: Sequence[str]) -> list[str]:
+    """The streams that are others by now than those which the snapshot's run read under these URLs."""
+    state = state_of(snapshot.path)
+    known = {} if state is None else read_marks(state)
+    return [name for name in names if name in known and is_other(known[name], getattr(job.input, name))]
+
+
+def _place_text(state: ReaderState, name: str, same: Sequence[str], anew: Sequence[str]) -> tuple[str, str]:
+    if name in anew:
+        return "new", "it was made anew since that run read it: from its beginning"
+    if name not in same:
         return "new", "that run did not read it: from its beginning"
+    lanes = state.lanes[name]
     return "taken", "from " + ", ".join(f"partition {p} at {lane.position:,}" for p, lane in sorted(lanes.items()))
 
 

@@ -81,6 +81,25 @@ def test_the_same_job_goes_on_with_the_same_bits_and_with_what_waited(shop):
     assert "taken         weight mlp.0.weight" in shop.run("inspect", "same").stdout
 
 
+def test_a_stream_that_was_made_anew_since_is_read_from_its_beginning(shop):
+    kept = shop.folder / "shop/state/streams.json"
+    before = kept.read_bytes()
+    marks = json.loads(before)
+    marks["features"]["mark"] = "another log"
+    kept.write_text(json.dumps(marks))
+    try:
+        done = begin(shop, "anew")
+    finally:
+        kept.write_bytes(before)
+    assert done.returncode == 0, done.stderr
+    features, actions = shop.streams
+    assert (
+        f"new           stream {features}: it was made anew since that run read it: from its beginning" in done.stdout
+    )
+    assert f"taken         stream {actions}: from partition 0 at " in done.stdout
+    assert read_status(shop.folder / "anew/status.json").samples == 2_000
+
+
 def test_the_run_repeats_itself_from_its_start(shop):
     assert begin(shop, "live").returncode == 0
     options = ("--set", "state=live", "--set", "input.follow=false")
