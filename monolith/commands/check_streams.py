@@ -211,10 +211,7 @@ def _check_partitions(job: JobConfig, seen: dict[str, Seen], found: Findings) ->
     if not job.input.co_partitioned or features is None or actions is None:
         return
     if features.partitions != actions.partitions:
-        found.fault(
-            f"input.co_partitioned: features has the partitions {features.partitions}, actions {actions.partitions}: "
-            f"give both the same number, or set it to false"
-        )
+        _tell_partitions(job, features.partitions, actions.partitions, found)
         return
     both = features.homes.keys() & actions.homes.keys()
     if crossed := [request for request in both if features.homes[request] != actions.homes[request]]:
@@ -224,6 +221,16 @@ def _check_partitions(job: JobConfig, seen: dict[str, Seen], found: Findings) ->
             f"of different numbers (such as {request!r}: {features.homes[request]} and {actions.homes[request]}), and "
             f"would make no label: key both streams by request id, or set it to false"
         )
+
+
+def _tell_partitions(job: JobConfig, features: list[int], actions: list[int], found: Findings) -> None:
+    from monolith.training.start import has_begun
+
+    which = f"input.co_partitioned: features has the partitions {features}, actions {actions}"
+    if has_begun(Path(job.state)):
+        found.warn(f"{which}: the run would wait with those that only one has; add them to the other, too")
+    else:
+        found.fault(f"{which}: give both the same number, or set it to false")
 
 
 def _check_features(job: JobConfig, seen: dict[str, Seen], found: Findings) -> None:

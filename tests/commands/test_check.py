@@ -181,6 +181,11 @@ def test_streams_that_are_said_to_be_co_partitioned_are_looked_at(kit):
     assert found(kit).faults == []
     (fault,) = found(kit, f"input.actions=log://{kit.folder / 'fewer'}").faults
     assert "features has the partitions [0, 1, 2, 3], actions [0, 1, 2]" in fault
+    (kit.folder / "begun" / "journal").mkdir(parents=True)
+    (kit.folder / "begun" / "journal" / "000000000001.journal").touch()
+    begun = found(kit, f"input.actions=log://{kit.folder / 'fewer'}", f"state={kit.folder / 'begun'}")
+    assert not any("partitions" in fault for fault in begun.faults)
+    assert any("the run would wait with those that only one has" in warning for warning in begun.warnings)
     (fault,) = found(kit, f"input.actions=log://{kit.folder / 'others'}").faults
     assert "requests have features and actions in partitions of different numbers (such as 'r" in fault
 
