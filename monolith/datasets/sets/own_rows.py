@@ -18,7 +18,7 @@ import xxhash
 from monolith.datasets.sets.buckets import RULES, bucketed
 from monolith.datasets.sets.delimited import NUMBER
 from monolith.datasets.sets.description import LABEL, LIST, PART, START_MS, TIME, files_like
-from monolith.datasets.sets.lines import Lines, cell
+from monolith.datasets.sets.lines import EXAMPLES, Lines, cell
 from monolith.datasets.sets.own_rules import FeatureRule, Own, PartRule
 from monolith.errors import ConfigError, CorruptError
 from monolith.streaming.codec import MAX_EVENT_TIME_MS
@@ -79,10 +79,13 @@ class _Place:
     def __init__(self, path: Path, row: int, lines: Lines) -> None:
         self._path, self._row, self._lines = path, row, lines
 
-    def usable(self, fit: Any, values: Any, what: str) -> Any:
+    def usable(self, fit: Any, values: Any, what: str, allowed: str) -> Any:
         """``fit`` (n,), the others rejected with their ``values``."""
-        for place in np.flatnonzero(~fit).tolist():
-            self._lines.reject(self._path, self._row + place, f"{what} is {cell(values[place].as_py())}")
+        odd = np.flatnonzero(~fit).tolist()
+        self._lines.reject_more(len(odd[EXAMPLES:]))
+        for place in odd[:EXAMPLES]:
+            said = f"{what} is {cell(values[place].as_py())}, allowed is {allowed}"
+            self._lines.reject(self._path, self._row + place, said)
         return fit
 
     def take(self, kept: Any) -> None:
@@ -94,9 +97,11 @@ def _samples(own: Own, kinds: Kinds, batch: pa.RecordBatch, first: int, place: _
     values = numbers(batch.column(own.label.column))
     fit = np.isfinite(values) & (np.isin(values, (0, 1)) | (own.label.at_least is not None))
     times, timed = _times(own, batch, first)
-    kept = place.usable(fit, batch.column(own.label.column), own.label.column)
+    label = "0 or 1, or any number with label.at_least" if own.label.at_least is None else "a number"
+    kept = place.usable(fit, batch.column(own.label.column), own.label.column, label)
     if own.time is not None:
-        kept = kept & place.usable(timed | ~fit, batch.column(own.time.column), own.time.column) & timed
+        column = own.time.column
+        kept = kept & place.usable(timed | ~fit, batch.column(column), column, "a moment from 1970 on") & timed
     place.take(kept)
     columns: dict[str, Any] = {
         LABEL: (values >= (0.5 if own.label.at_least is None else own.label.at_least)).astype(np.int8),

@@ -69,6 +69,13 @@ def test_labels_of_every_type_of_number_are_read(tmp_path, labels):
     assert prepared(tmp_path, rows(y=labels))["label"].to_pylist() == [i % 2 for i in range(N)]
 
 
+def test_labels_that_are_not_0_or_1_say_what_is_allowed(tmp_path):
+    with pytest.raises(
+        RejectedError, match=r"a.parquet:1: y is -1, allowed is 0 or 1, or any number with label.at_least"
+    ):
+        prepared(tmp_path, rows(y=np.where(np.arange(N) % 2, 1, -1)))
+
+
 def test_labels_that_are_no_numbers_are_broken_rows(tmp_path):
     with pytest.raises(RejectedError, match=r"1 of 200 lines are broken.*a.parquet:4: y is 'yes'"):
         prepared(tmp_path, rows(y=["yes" if i == 3 else str(i % 2) for i in range(N)]))

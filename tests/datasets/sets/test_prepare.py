@@ -161,7 +161,7 @@ def write_own(folder: Path, text: str = DESCRIPTION) -> Path:
 def test_parquet_of_the_users_own_is_prepared_by_its_description(tmp_path):
     data, folder = load(write_own(tmp_path))
     about = prepare(data, folder, tmp_path / "out", most_broken=0.5, tell=quiet)
-    assert (about.broken, about.broken_lines[0]) == (30, "rows.parquet:3: stars is None")
+    assert (about.broken, about.broken_lines[0]) == (30, "rows.parquet:3: stars is None, allowed is a number")
     train = pq.read_table(tmp_path / "out" / "train.parquet").to_pydict()
     assert train["label"][:4] == [1, 0, 1, 0]
     assert train["time_ms"][:4] == [0, 3000, 4000, 7000]
