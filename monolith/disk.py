@@ -8,7 +8,9 @@ to a file raises `DurabilityError`, and the process ends.
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -63,6 +65,28 @@ def write_durably(path: Path, data: bytes) -> None:
             scratch.unlink()
         raise
     sync_folder(path.parent)
+
+
+def scratch_beside(final: Path) -> Path:
+    """Where this process writes what becomes ``final``, beside it; what killed processes left there is removed.
+
+    It is for one machine: processes of another one would be taken for dead.
+    """
+    for left in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
+        number = left.name.removesuffix(".tmp").rpartition(".")[2]
+        if number.isdecimal() and not _lives(int(number)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return final.with_name(f".{final.name}.{os.getpid()}.tmp")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return process > 0
 
 
 def write_and_sync(path: Path, data: bytes) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from monolith.disk import bytes_below, make_folder, remedy, write_durably
+from monolith.disk import bytes_below, make_folder, remedy, scratch_beside, write_durably
 
 
 def error(code: int) -> OSError:
@@ -60,3 +62,16 @@ def test_a_file_with_two_names_takes_room_once(tmp_path):
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     assert bytes_below(tmp_path) == once
     assert bytes_below(tmp_path / "b") == once
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed_and_a_living_ones_is_not(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = [f".set.{dead.pid}.tmp", f".set.{os.getppid()}.tmp", ".set.word.tmp", f".other.{dead.pid}.tmp"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part").write_text("x")
+    (tmp_path / f".file.{dead.pid}.tmp").write_text("x")
+    assert scratch_beside(tmp_path / "set") == tmp_path / f".set.{os.getpid()}.tmp"
+    assert scratch_beside(tmp_path / "file") == tmp_path / f".file.{os.getpid()}.tmp"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from monolith.config.load import job_json
 from monolith.datasets.sets.about import About
+from monolith.disk import scratch_beside
 from monolith.errors import CorruptError
 from monolith.offline.cells import Cell
 from monolith.offline.fit_cell import Fitted
@@ -62,7 +63,7 @@ class Results:
         """Keep a row, on the disk too, whole or not at all."""
         self.rows.append(row)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{NAME}.{os.getpid()}.tmp")
+        scratch = scratch_beside(self.path)
         pq.write_table(pa.Table.from_pylist(self.rows, schema=_SCHEMA), scratch)
         scratch.replace(self.path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import xxhash
 from monolith.config import JobConfig
 from monolith.datasets.sets.description import PARTS
 from monolith.datasets.sets.job_text import samples_url
+from monolith.disk import scratch_beside
 from monolith.errors import CorruptError
 from monolith.offline.cells import Prepared
 from monolith.streaming.between import Between
@@ -38,7 +38,7 @@ def samples_of(prepared: Prepared, job: JobConfig, tell: Tell) -> Parts:
     key = f"{xxhash.xxh3_64_intdigest(msgspec.json.encode(read)):016x}"
     folder = prepared.folder / "samples" / key
     if not folder.exists():
-        scratch = folder.with_name(f".{key}.{os.getpid()}.tmp")
+        scratch = scratch_beside(folder)
         try:
             scratch.mkdir(parents=True)
             for part in PARTS:

@@ -7,7 +7,6 @@ that fits a model on it. It is there whole or not at all.
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from monolith.datasets.sets.description import LABEL, PARTS, PROBABILITY, START_
 from monolith.datasets.sets.job_text import job_text
 from monolith.datasets.sets.lines import Lines
 from monolith.datasets.sets.ordering import ROW_GROUP, Ordering, Tell
+from monolith.disk import scratch_beside
 from monolith.errors import ConfigError, CorruptError, NoSamplesError, UnavailableError
 
 _COUNTED = 1 << 20  # rows of one column that are held to count its values
@@ -49,7 +49,7 @@ def prepare(
     sums = {_name_in(folder, path): _sha256(path) for path in paths}
     if not any_version:
         _check_versions(data, form, folder, sums)
-    scratch = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    scratch = scratch_beside(out)
     try:
         scratch.mkdir(parents=True)
         about = _write(data, form, folder, scratch, (most_broken, any_version), sums, tell)
