@@ -34,6 +34,7 @@ _TOLD = "MONOLITH_RANKS"  # folder in which the ranks leave word for the process
 _LEADER, _FINAL, _STOP = "leader", "final", "stop"
 _SHUTDOWN_S = 20.0  # for ranks to end by themselves, once one has failed
 _DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
+_STARTED_BY = os.getppid()  # of a rank: torchrun
 
 
 # --- the process that starts torchrun -----------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def is_stop_meant() -> bool:
     That rank 0 must end without a step more. Where a person called torchrun, the two cannot be told apart: then rank 0
     finds that not all ranks answer, before it adds a step.
     """
-    return _TOLD not in os.environ or _is_told(_STOP) or os.getppid() == 1
+    return _TOLD not in os.environ or _is_told(_STOP) or os.getppid() != _STARTED_BY
 
 
 def _take_part(job: JobConfig, rank: int, lead: Callable[[Channel], None], rescuer: Rescuer) -> int:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -161,6 +163,24 @@ def test_ranks_end_with_a_snapshot_when_the_process_that_started_them_is_killed(
     daemon.wait()
     kit.wait(lambda: not pids_of(path), "the ranks' end", 60)
     assert newest(kit, "orphans").manifest.step == steps_of(state)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are told by Linux")
+def test_ranks_end_with_a_snapshot_when_torchrun_is_killed_whoever_adopts_them(kit):
+    kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
+    path, state = job(kit, "adopted", input={"follow": True}, store=None), kit.folder / "adopted" / "state"
+    adopt = ctypes.CDLL(None).prctl
+    adopt(36, 1)  # PR_SET_CHILD_SUBREAPER, as systemd and container runtimes do: orphans are not process 1's
+    try:
+        daemon = kit.spawn("train", path, "--workers", 2, "--set", "train.snapshot_every_s=1e9")
+        kit.wait(lambda: steps_of(state) > 5 or daemon.poll() is not None, "steps", 120)
+        status = Path(f"/proc/{pids_of(path)[0]}/status").read_text()
+        os.kill(int(re.findall(r"^PPid:\s+(\d+)", status, re.MULTILINE)[0]), signal.SIGKILL)
+        assert daemon.wait(60) == 1
+        kit.wait(lambda: not pids_of(path), "the ranks' end", 60)
+    finally:
+        adopt(36, 0)
+    assert newest(kit, "adopted").manifest.step == steps_of(state)
 
 
 def test_a_table_that_cannot_be_divided_is_refused_by_name_and_nothing_is_started_again(kit):
