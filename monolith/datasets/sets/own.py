@@ -71,7 +71,10 @@ def _kinds(own: Own, features: list[FeatureRule], folder: Path) -> Kinds:
         for name, kind in kinds.items():
             if kind != first[1][name]:
                 raise ConfigError(f"feature {name!r} is {_said(first[1][name])} in {first[0]}, {_said(kind)} in {path}")
-    return first[1] if first else {}
+    assert first is not None, "there is a file, see `faults`"
+    if first[1][own.group][1]:
+        raise ConfigError(f"{own.name}: group is {own.group!r}, whose lists name no group; allowed is a single value")
+    return first[1]
 
 
 def _said(kind: Kind) -> str:
@@ -96,6 +99,8 @@ def _check_columns(own: Own, path: Path, schema: pa.Schema) -> None:
     """Raises ConfigError for columns that are not there, or not of a type that their place allows."""
     if missing := [name for name in own.columns() if name not in schema.names]:
         raise ConfigError(f"{path} has no column {', '.join(missing)}; it has {', '.join(schema.names)}")
+    if twice := [name for name in own.columns() if schema.names.count(name) > 1]:
+        raise ConfigError(f"{path} has several columns {', '.join(twice)}: leave one of each there")
 
     def require(column: str | None, key: str, fits: bool, allowed: str) -> None:
         if not fits:

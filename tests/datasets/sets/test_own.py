@@ -154,6 +154,8 @@ def test_files_that_differ_are_refused_before_any_is_read(tmp_path, other, says)
         ("label: {column: at_}", "label: {column: y}", "has no column at_"),
         ("time: {column: text}", "time: {column: at, unit: s}", "the time, 'text', is of type string; allowed is a"),
         ("label: {column: some}", "label: {column: y}", "the label, 'some', is of type list.*; allowed are numbers"),
+        ("features: [user, item, {name: g, column: some}]\nitem: item\ngroup: g",
+         "features: [user, item]\nitem: item\ngroup: user", "group is 'g', whose lists name no group"),
         ("features: [user, item, {name: x, column: text, bucket: log_squared}]", "features: [user, item]",
          "'x' is of type string; allowed are"),
     ],
@@ -162,6 +164,12 @@ def test_a_description_that_would_make_a_wrong_set_is_refused(tmp_path, instead,
     table = rows(text=["t"] * N, some=[[1]] * N)
     with pytest.raises(ConfigError, match=says):
         load(write(tmp_path, table, text=DESCRIPTION.replace(of, instead)))
+
+
+def test_a_file_with_two_columns_of_one_name_is_refused(tmp_path):
+    table = rows()
+    with pytest.raises(ConfigError, match=r"a.parquet has several columns user: leave one of each there"):
+        load(write(tmp_path, table.append_column("user", table["item"])))
 
 
 def test_a_name_of_a_known_set_is_refused(tmp_path):
