@@ -14,7 +14,7 @@ from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from monolith.commands.ranks import tell_stop
+from monolith.commands.ranks import forget_words, tell_stop
 
 
 def main(words: list[str]) -> int:
@@ -26,6 +26,7 @@ def main(words: list[str]) -> int:
     except ChildFailedError:
         return 1
     except SignalException as ended:
+        forget_words()
         return 128 + ended.sigval
     return 0
 

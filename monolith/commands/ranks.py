@@ -11,6 +11,7 @@ import ctypes
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ _TOLD = "MONOLITH_RANKS"  # folder in which the ranks leave word for the process
 _LEADER, _FINAL, _STOP = "leader", "final", "stop"
 _SHUTDOWN_S = 20.0  # for ranks to end by themselves, once one has failed
 _DEATH_SIGNAL = 1  # Linux: PR_SET_PDEATHSIG
-_STARTED_BY = os.getppid()  # of a rank: torchrun
+_STARTED_BY = os.getppid()  # of a rank: torchrun; of torchrun: the process of the command
 
 
 # --- the process that starts torchrun -----------------------------------------------------------------------------
@@ -196,6 +197,12 @@ def _is_final(error: MonolithError) -> bool:
 def tell_stop() -> None:
     """Have rank 0 take SIGTERM for the end of the run."""
     _leave_word(_STOP, "")
+
+
+def forget_words() -> None:
+    """Remove the folder of words, should the process that made it be gone."""
+    if _TOLD in os.environ and os.getppid() != _STARTED_BY:
+        shutil.rmtree(os.environ[_TOLD], ignore_errors=True)
 
 
 def _is_told(name: str) -> bool:

@@ -154,7 +154,9 @@ def test_sigterm_ends_all_ranks_with_a_snapshot_and_exit_0(kit):
     assert "Traceback" not in kit.output()
 
 
-def test_ranks_end_with_a_snapshot_when_the_process_that_started_them_is_killed(kit):
+def test_ranks_end_with_a_snapshot_when_the_process_that_started_them_is_killed(kit, tmp_path_factory, monkeypatch):
+    words = tmp_path_factory.mktemp("words")
+    monkeypatch.setenv("TMPDIR", str(words))
     kit.fill(f"log://{kit.folder / 'features'}", f"log://{kit.folder / 'actions'}", count=300)
     path, state = job(kit, "orphans", input={"follow": True}), kit.folder / "orphans" / "state"
     daemon = kit.spawn("train", path, "--workers", 2, "--set", "train.snapshot_every_s=1e9")
@@ -162,6 +164,7 @@ def test_ranks_end_with_a_snapshot_when_the_process_that_started_them_is_killed(
     daemon.kill()
     daemon.wait()
     kit.wait(lambda: not pids_of(path), "the ranks' end", 60)
+    kit.wait(lambda: not [*words.glob("monolith-*")], "torchrun's end, which leaves nothing", 60)
     assert newest(kit, "orphans").manifest.step == steps_of(state)
 
 
