@@ -19,7 +19,8 @@ from monolith.streaming.source import MarkedSource, open_source
 
 log = logging.getLogger(__name__)
 
-FILE = "streams.json"  # of a state folder
+FILE = "streams.json"  # of a state folder, and of a milestone
+MILESTONES = "milestones"  # the folder of those, in a state folder
 
 
 class KeptMark(msgspec.Struct, frozen=True):
@@ -30,7 +31,9 @@ class KeptMark(msgspec.Struct, frozen=True):
 
 
 def state_of(snapshot: Path) -> Path | None:
-    """The state folder whose snapshot lies in this folder; None where it is no run's own."""
+    """The folder that has the marks of the run whose snapshot, or milestone, this is; None where it is no run's own."""
+    if snapshot.parent.parent.name == MILESTONES:
+        return snapshot.parent
     return snapshot.parent.parent if snapshot.parent.name == "snapshots" else None
 
 

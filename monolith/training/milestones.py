@@ -2,7 +2,7 @@
 
 ``state/milestones/TIME/STEP`` has the files of a snapshot as links, or copies where the file system has no links; so a
 milestone takes the room of what changed since, and that of the snapshots only once they are gone. ``TIME`` is when it
-was taken, in UTC, since steps begin anew where a run is begun anew.
+was taken, in UTC, since steps begin anew where a run is begun anew. Beside it is ``streams.json`` as it was (`marks`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from monolith.disk import make_folder, remedy, sync_folder
+from monolith.streaming.marks import FILE, MILESTONES
 
-FOLDER = "milestones"
 _TIME = "%Y%m%dT%H%M%S.%fZ"
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ class Milestones:
     """Those of one state folder: one in ``every_s`` of wall time (None: none is taken), the newest ``keep`` of them."""
 
     def __init__(self, state: Path, *, every_s: float | None = None, keep: int = 1) -> None:
-        self.folder = state / FOLDER
+        self._state, self.folder = state, state / MILESTONES
         self._every_s, self._keep = every_s, keep
 
     def offer(self, snapshot: Path, now: datetime | None = None) -> bool:
@@ -40,6 +40,8 @@ class Milestones:
             for leftover in self.folder.glob(".*.tmp"):
                 shutil.rmtree(leftover)
             _link_all(snapshot, scratch / snapshot.name)
+            if (self._state / FILE).exists():
+                shutil.copy2(self._state / FILE, scratch / FILE)
             scratch.rename(final)
             sync_folder(self.folder)
             for old in self._named()[: -self._keep]:
@@ -53,7 +55,7 @@ class Milestones:
 
     def snapshots(self) -> list[Path]:
         """The snapshots' folders, oldest first."""
-        return [snapshot for taken in self._named() for snapshot in sorted(taken.iterdir())]
+        return [inner for taken in self._named() for inner in sorted(taken.iterdir()) if inner.is_dir()]
 
     def _named(self) -> list[Path]:
         return sorted(path for path in self.folder.glob("*Z") if _taken_at(path) is not None)

@@ -8,6 +8,7 @@ the folder then, and the same rollback, called again after a crash, ends it.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from monolith.config import JobConfig
 from monolith.disk import make_folder, remedy, sync_folder, write_durably
 from monolith.errors import ConfigError, CorruptError, MonolithError, UnavailableError
 from monolith.streaming.journal import held
+from monolith.streaming.marks import FILE
 from monolith.streaming.source import Begin
 from monolith.training.milestones import Milestones
 from monolith.training.snapshot import MANIFEST, Snapshots, open_snapshot, read_manifest
@@ -100,6 +102,8 @@ def roll_back(job: JobConfig, to: Path | None, *, begin: Begin = "kept") -> tupl
         aside = state / mark.aside
         try:
             make_folder(aside)
+            if (state / FILE).exists():  # by which the snapshots there know their streams
+                shutil.copy2(state / FILE, aside / FILE)
             for name in OF_RUN:
                 _put_aside(state / name, aside / name)
             sync_folder(aside)

@@ -131,6 +131,19 @@ def test_what_came_since_can_be_left_out(shop):
     assert read_status(shop.state / "status.json").streams.records == 0
 
 
+def test_a_stream_that_was_made_anew_since_is_read_from_its_beginning(shop):
+    features = shop.folder / "features"
+    features.rename(shop.folder / "before")
+    open_sink(shop.urls[0]).close()
+    try:
+        said = _back(shop, "--to", shop.ends[0])
+        assert f"new           stream {shop.urls[0]}: it was made anew since" in said
+        assert _served(shop.store) == shop.good
+    finally:
+        shutil.rmtree(features)
+        (shop.folder / "before").rename(features)
+
+
 def test_what_cannot_be_is_refused_and_touches_nothing(shop):
     before = sorted(path for path in shop.state.rglob("*"))
     for words, says in (
