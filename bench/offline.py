@@ -231,7 +231,7 @@ def generated(options: argparse.Namespace) -> tuple[Prepared, Batch]:
         late=np.zeros(n, np.bool_),
     )
     features = [FeatureAbout(name, "int", len(np.unique(batch.bags[name].ids)), 0) for name in names]
-    parts = dict.fromkeys(("train", "valid", "test"), PartAbout(n, 0))
+    parts = dict.fromkeys(("train", "valid", "test"), PartAbout(n, int(batch.labels.sum())))
     about = About(
         name="Zipf", title="", terms="", label="", time="", split=Split(), item=names[0], group=names[0],
         features=features, parts=parts, files={}, broken=0, broken_lines=[],

@@ -15,3 +15,11 @@ def test_every_benchmark_finds_what_it_imports():
     imports = f"import sys; sys.path.insert(0, {str(BENCHES)!r})\nimport {', '.join(names)}"
     done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_benchmark_of_offline_training_compares_each_model_on_a_few_rows():
+    words = ["--rows", "600", "--batch", "200", "--ids", "50", "--features", "3", "--rounds", "1"]
+    command = [sys.executable, str(BENCHES / "offline.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["lr", "fm", "deepfm", "dcnv2"]
