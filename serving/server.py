@@ -131,11 +131,14 @@ class ReplicaServer:
     async def _read(self, request: Request, share: Share) -> bytes:
         """The body, as long as it is not longer than any good request's."""
         longest = self._settings.max_rows * BYTES_PER_ROW
+        refused = _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
+        if _announced(request) > longest:  # before a client sends what nobody is going to read
+            raise refused
         parts, size = [], 0
         async for part in request.stream():
             size += len(part)
             if size > longest:
-                raise _RefusedError(413, f"the body is longer than {longest} bytes: ask in several requests")
+                raise refused
             share.grow(len(part))
             parts.append(part)
         return b"".join(parts)
@@ -313,6 +316,12 @@ def bind(host: str, port: int) -> socket.socket:
 def _address(listener: socket.socket, scheme: str = "http") -> str:
     host, port = listener.getsockname()[:2]
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _announced(request: Request) -> float:
+    """The length of the body, in bytes, as the header has it; 0 where none does."""
+    text = request.headers.get("content-length", "")
+    return float(text) if text.isdecimal() else 0.0
 
 
 def _content_type(request: Request, *allowed: str) -> str:

@@ -128,6 +128,16 @@ def test_a_prediction_whose_client_has_gone_is_not_gone_on_with(start_server, re
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("length", [b"99999999999", b"9" * 400])
+def test_a_body_that_is_announced_too_long_is_refused_before_it_is_sent(start_server, replica, length):
+    address = start_server(replica)
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(b"POST /lookup HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ")
+        connection.sendall(length + b"\r\n\r\n")
+        assert connection.recv(1000).startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))
+
+
 def test_values_are_limited_in_all_and_of_one_sample(start_server, replica):
     address = start_server(replica, settings=ServeConfig(max_values=20, max_sample_values=9))
     for samples, text in (([{"tags": ["new"] * 9}] * 3, "20 are allowed"), ([{"tags": ["new"] * 10}], "9 are allowed")):
