@@ -46,15 +46,21 @@ def check_tables(job: JobConfig, found: Findings) -> None:
     found.show("tables")
     in_memory = job.join.max_bytes if job.input.samples is None else 0
     endless: list[str] = []
+    unlimited: list[str] = []
     for table in job.tables:
         most = most_bytes(table)
         found.show(f"  {table.name}: {_described(table, most)}")
         if isinstance(table.memory, Ram):
             in_memory += most or 0
+            unlimited += [table.name] if most is None else []
         if most is None and isinstance(table.expiry, Forever):
             endless.append(table.name)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    found.show(f"  at their limits with the join's: {size(in_memory)}, of {size(there)} in this machine")
+    limits = (
+        [f"at their limits with the join's: {size(in_memory)}, of {size(there)} in this machine"] if in_memory else []
+    )
+    limits += [f"no limit: {', '.join(unlimited)}"] if unlimited else []
+    found.show(*[f"  {text}" for text in ["; ".join(limits)] if text])
     if endless and scheme(job.input.samples or "") != "parquet":
         found.warn(
             f"without a limit and without expiry: {', '.join(endless)}. A stream brings new ids for ever, and each "

@@ -7,7 +7,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Kind = Literal["int", "string", "float", "bool", "ints", "strings", "vector", "none"]
@@ -20,6 +20,7 @@ _QUANTITY = re.compile(
     re.IGNORECASE,
 )
 _LARGEST_ID = 2**63 - 1
+_MOST_ODD = 0.01  # share of values of another type that are odd ones rather than a reason to leave the column out
 _FEW = 50  # different integers, at most, that are categories rather than a quantity
 
 
@@ -39,6 +40,7 @@ class Column:
     mean: float = 0.0  # after the transform that `is_skewed` asks for
     std: float = 0.0
     is_skewed: bool = False  # no negative numbers, and the largest are many times the usual ones
+    odd: int = 0  # values of another type than nearly all: the records that have them will be refused
     note: str = ""  # why no feature can be made of it
 
     @property
@@ -62,6 +64,9 @@ def look(name: str, values: Sequence[Any]) -> Column:
     given = [v for v in values if v is not None and not (isinstance(v, float) and math.isnan(v))]
     missing = len(values) - len(given)
     kind = _kind(given)
+    if kind == "none" and (usual := _usual(given)):
+        column = look(name, [*usual, *([None] * missing)])
+        return replace(column, rows=len(values), odd=len(given) - len(usual))
     if kind == "none":
         note = "no value in the sample" if not given else f"values of several types, such as {_types(given)}"
         return Column(name, kind, len(values), missing, 0, 0, note=note)
@@ -103,6 +108,14 @@ def _kind(given: Sequence[Any]) -> Kind:
     if types == {dict} and all(isinstance(w, int | float) for v in given for w in v.values()):
         return "strings"
     return "none"
+
+
+def _usual(given: Sequence[Any]) -> list[Any]:
+    """The values of the type that nearly all have; none where no type is that of nearly all, or all have one."""
+    groups = [float if type(v) is int else type(v) for v in given]
+    most, count = Counter(groups).most_common(1)[0] if groups else (None, 0)
+    odd = len(given) - count
+    return [v for v, group in zip(given, groups, strict=True) if group is most] if 0 < odd <= _MOST_ODD * count else []
 
 
 def _kind_of_lists(given: Sequence[list[Any]]) -> Kind:

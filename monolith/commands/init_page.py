@@ -135,8 +135,14 @@ def _features(page: Page) -> Iterator[str]:
 def _feature(column: Column) -> Iterator[str]:
     name, missing = _word(column.name), column.missing
     own = ", missing: own_row" if missing and not column.is_bag else ""
-    gaps = f" # missing in {missing / column.rows:.1%} of the rows" if missing else ""
-    if column.kind == "int" and own:
+    notes = [f"missing in {missing / column.rows:.1%} of the rows"] if missing else []
+    notes += (
+        [f"{column.odd:,} of {column.rows:,} are of another type, and refused with their records"] if column.odd else []
+    )
+    gaps = f" # {'; '.join(notes)}" if notes else ""
+    if column.kind == "int" and column.odd and not own:
+        yield f"  # {name}:{gaps.removeprefix(' #')}"
+    elif column.kind == "int" and own:
         yield f"  - {{name: {name}, type: int{own}}}{gaps}"
     elif column.kind == "string":
         yield f"  - {{name: {name}, type: string{own}}}{gaps}"

@@ -71,6 +71,20 @@ def test_feature_of_several_types_is_left_out_and_ignored():
     check_fits(job, 100)
 
 
+def test_a_few_odd_values_cost_their_records_and_not_the_feature():
+    odd = {"price": "N/A", "shop": None, "size": 7}
+    usual = [{"price": n / 3, "shop": n % 40, "size": "ml"[n % 2]} for n in range(300)]
+    features = stream("features", [shown(n, **(odd if n == 100 else usual[n])) for n in range(300)])
+    actions = stream("actions", [done(n, 5, "click") for n in range(0, 300, 3)])
+    assert init("--from", features, "--actions", actions, "--out", "job.yaml") == 0
+    text = Path("job.yaml").read_text()
+    assert "- name: price # dense: from 0 to 99.6667 in the sample; 1 of 300 are of another type" in text
+    assert "- {name: size, type: string} # 1 of 300 are of another type, and refused with their records" in text
+    assert "odd" not in text
+    job = load_job("job.yaml", ["input.follow=false"])
+    assert {"price", "size", "shop"} <= {*job.feature_names(), *(f.name for f in job.features)}
+
+
 def test_streams_without_a_label_are_refused_by_name():
     features = stream("features", [shown(n) for n in range(10)])
     actions = stream("actions", [done(0, 5, "click")])
