@@ -304,7 +304,7 @@ class World:
     def _leftovers(self) -> str:
         """No process is left, and no file but what docs/operations.md names."""
         alive = [p.name for p in self.processes.values() if p.child is not None]
-        known = {"curves.jsonl", "status.json", "journal", "snapshots"}
+        known = {"curves.jsonl", "status.json", "streams.json", "journal", "snapshots"}
         odd = [p for p in self.state.iterdir() if p.name not in known and not p.name.startswith("graph-")]
         odd += [p for p in (self.state / "snapshots").iterdir() if not p.name.isdigit()]
         odd += [p for p in (self.state / "journal").iterdir() if p.suffix != ".journal" and p.name != "lock"]
