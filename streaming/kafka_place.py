@@ -41,9 +41,8 @@ class KafkaPlace:
 
     servers: list[str]
     topic: str
-    security: dict[str, object] = field(
-        default_factory=dict, repr=False
-    )  # kafka-python's settings; a password is there
+    # kafka-python's settings, a password among them
+    security: dict[str, object] = field(default_factory=dict, repr=False)
 
     def connection(self) -> dict[str, object]:
         """Settings that every client of ours has in common."""

@@ -100,11 +100,14 @@ def _roll_back(job: JobConfig, to: Path | None, *, from_now: bool) -> int:
     from monolith.commands.assembly import run_eras
     from monolith.config.references import check_late
     from monolith.disk import files_for
-    from monolith.training.rollback import roll_back
+    from monolith.training.rollback import resume, roll_back
 
     check_late(job, "input", "store")
     with files_for(job.files):
-        about, aside = roll_back(job, to, begin="end" if from_now else "kept")
+        if to is None:
+            about, aside = resume(Path(job.state))
+        else:
+            about, aside = roll_back(job, to, begin="end" if from_now else "kept")
     print("\n".join([f"begins {about.origin}", *(f"  {one}" for one in about.report)]), flush=True)
     trainer = run_eras(job, _publish)
     print(f"what the run had made since is in {aside}; remove it when nobody wants it any more")

@@ -1,8 +1,8 @@
 """Going back: a state folder begins again from an earlier snapshot of its run.
 
-What the run made since is put aside, below ``state/rolled_back/TIME``, and the snapshot becomes the start of a new run
-in the same folder, as `warm_start` makes it. While that is under way ``state/rollback.json`` says so; a trainer refuses
-the folder then, and the same rollback, called again after a crash, ends it.
+The start of a new run is made of the snapshot beside the run, as `warm_start` makes it; whatever is wrong is found by
+then. Then the run is put aside, below ``state/rolled_back/TIME``, and the start takes its place. While that is under
+way ``state/rollback.json`` says so; a trainer refuses the folder then, and the same command, called again, ends it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from monolith.streaming.journal import held
 from monolith.streaming.marks import FILE
 from monolith.streaming.source import Begin
 from monolith.training.milestones import Milestones
-from monolith.training.snapshot import MANIFEST, Snapshots, open_snapshot, read_manifest
+from monolith.training.snapshot import MANIFEST, Snapshots, read_manifest
 
 if TYPE_CHECKING:
     from monolith.training.start import About
 
 MARK = "rollback.json"
 ASIDE = "rolled_back"
+SCRATCH = ".rollback.tmp"  # a state folder with the start alone
+FOLDER = "start"
 OF_RUN = ("journal", "snapshots", "start", "rescue", "curves.jsonl", "status.json")  # what goes aside
 
 log = logging.getLogger(__name__)
@@ -45,14 +47,6 @@ class Kept(msgspec.Struct, frozen=True):
     written_ms: int  # wall time
     watermark_ms: int | None  # how far the streams were read; None: unknown
     is_milestone: bool
-
-
-class _Mark(msgspec.Struct, frozen=True):
-    """A rollback that was begun."""
-
-    source: str  # the snapshot, below the state folder, where it is after the rest was put aside
-    aside: str  # below the state folder
-    begin: Begin
 
 
 def kept(state: Path) -> list[Kept]:
@@ -88,49 +82,69 @@ def is_under_way(state: Path) -> bool:
     return (state / MARK).exists()
 
 
-def roll_back(job: JobConfig, to: Path | None, *, begin: Begin = "kept") -> tuple[About, Path]:
-    """Have the run of ``job.state`` begin again from the snapshot ``to`` of that folder; where the rest was put.
+def roll_back(job: JobConfig, to: Path, *, begin: Begin = "kept") -> tuple[About, Path]:
+    """Have the run of ``job.state`` begin again from the snapshot ``to``; what of it was taken, and where the rest is.
 
-    ``to`` None: end a rollback that was interrupted. ``begin``: where in the streams, see `warm_start`. Raises
-    ConfigError where a trainer runs on the folder; CorruptError for a damaged snapshot, before anything is touched.
+    ``begin``: where in the streams, see `warm_start`. Raises, before anything is touched, ConfigError where a trainer
+    runs on the folder, CorruptError for a damaged snapshot, and what `warm_start` does. Raises UnavailableError for a
+    disk that refuses: `resume` then.
     """
     from monolith.training.warm_start import warm_start  # torch comes with it, which a list does not need
 
     state = Path(job.state)
     with held(state / "journal"):
-        mark = _read_mark(state) if to is None else _write_mark(state, to, begin)
-        aside = state / mark.aside
+        check_no_rollback(state)
+        shutil.rmtree(state / SCRATCH, ignore_errors=True)
         try:
+            beside = msgspec.structs.replace(job, state=str(state / SCRATCH))
+            warm_start(beside, to, begin=begin, by="monolith rollback to")
+        except BaseException:
+            shutil.rmtree(state / SCRATCH, ignore_errors=True)
+            raise
+        aside = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        write_durably(state / MARK, msgspec.json.encode({"aside": f"{ASIDE}/{aside}"}))
+        return _exchange(state)
+
+
+def resume(state: Path) -> tuple[About, Path]:
+    """As `roll_back`: bring the rollback of ``state`` that was interrupted to its end."""
+    with held(state / "journal"):
+        return _exchange(state)
+
+
+def _exchange(state: Path) -> tuple[About, Path]:
+    """Put the run aside and the start that was made in its place, then take the mark away; from wherever it stands."""
+    from monolith.training.start import read_start
+
+    aside = state / _marked(state)
+    try:
+        if (state / SCRATCH / FOLDER).exists():
             make_folder(aside)
             if (state / FILE).exists():  # by which the snapshots there know their streams
                 shutil.copy2(state / FILE, aside / FILE)
             for name in OF_RUN:
                 _put_aside(state / name, aside / name)
             sync_folder(aside)
-            sync_folder(state)
-        except OSError as error:
-            raise UnavailableError(f"cannot put {state} aside: {error}; {remedy(error)}, then call it again") from error
-    about = warm_start(job, state / mark.source, begin=mark.begin, by="monolith rollback to")
-    (state / MARK).unlink()
-    sync_folder(state)
-    return about, aside
+            (state / SCRATCH / FOLDER).rename(state / FOLDER)
+        shutil.rmtree(state / SCRATCH, ignore_errors=True)
+        sync_folder(state)
+        start = read_start(state)
+        if start is None:
+            raise CorruptError(
+                f"{state} has no {FOLDER}/: what the rollback made is gone; begin from what is in {aside}"
+            )
+        (state / MARK).unlink()
+        sync_folder(state)
+    except OSError as error:
+        raise UnavailableError(f"cannot put {state} aside: {error}; {remedy(error)}, then call it again") from error
+    return start.about, aside
 
 
-def _write_mark(state: Path, to: Path, begin: Begin) -> _Mark:
-    check_no_rollback(state)
-    open_snapshot(to)  # every file is checked
-    inside = to.relative_to(state)
-    aside = Path(ASIDE) / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    source = aside / inside if inside.parts[0] in OF_RUN else inside
-    mark = _Mark(str(source), str(aside), begin)
-    write_durably(state / MARK, msgspec.json.encode(mark))
-    return mark
-
-
-def _read_mark(state: Path) -> _Mark:
+def _marked(state: Path) -> Path:
+    """The folder that the rollback puts things aside to, below the state folder."""
     try:
-        return msgspec.json.decode((state / MARK).read_bytes(), type=_Mark)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        return Path(msgspec.json.decode((state / MARK).read_bytes(), type=dict[str, str])["aside"])
+    except (msgspec.DecodeError, KeyError) as error:
         raise CorruptError(f"{state / MARK} cannot be read: {error}") from error
 
 

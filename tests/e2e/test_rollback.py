@@ -160,12 +160,18 @@ def test_what_cannot_be_is_refused_and_touches_nothing(shop):
     ended = shop.run("rollback", shop.path, "--to", shop.ends[0])
     assert "CorruptError" in ended.stderr
     assert sorted(path for path in shop.state.rglob("*")) == before
+    (shop.folder / "actions").rename(shop.folder / "away")
+    ended = shop.run("rollback", shop.path, "--to", shop.ends[1], "--from-now")
+    (shop.folder / "away").rename(shop.folder / "actions")
+    assert ended.returncode == 1
+    assert "actions" in ended.stderr
+    assert sorted(path for path in shop.state.rglob("*")) == before
     with held(shop.state / "journal"):
         ended = shop.run("rollback", shop.path, "--to", shop.ends[1])
     assert "in use by process" in ended.stderr
 
 
-@pytest.mark.parametrize("dies", ["put aside", "made the start"])
+@pytest.mark.parametrize("dies", ["as it puts aside", "as it ends"])
 def test_a_rollback_that_died_is_ended_by_the_next_and_no_trainer_runs_before(shop, monkeypatch, dies):
     class Died(Exception):
         pass
@@ -174,7 +180,7 @@ def test_a_rollback_that_died_is_ended_by_the_next_and_no_trainer_runs_before(sh
         raise Died
 
     good = _good(shop)
-    if dies == "put aside":
+    if dies == "as it puts aside":
         moved = rollback._put_aside
 
         def at_the_second(path, target):
@@ -182,7 +188,7 @@ def test_a_rollback_that_died_is_ended_by_the_next_and_no_trainer_runs_before(sh
 
         monkeypatch.setattr(rollback, "_put_aside", at_the_second)
     else:
-        monkeypatch.setattr("monolith.training.warm_start.warm_start", died)
+        monkeypatch.setattr("monolith.training.start.read_start", died)
     with pytest.raises(Died):
         rollback.roll_back(load_job(shop.path, []), good.path)
     monkeypatch.undo()

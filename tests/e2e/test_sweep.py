@@ -182,7 +182,7 @@ def test_a_worker_that_is_killed_costs_its_trial_only(shop):
         (("--trials", "3"), "--random and --trials N go together"),
         (("--set", "seed=1,2"), "--seeds N runs every trial with N seeds"),
         (("--from", "2030-01-01"), "every trial failed, the first one with: NoSamplesError"),
-        (("--set", "input.samples=log://nowhere,log://neither"), "every trial failed, the first one with: ConfigError"),
+        (("--set", "input.samples=log://nowhere,log://neither"), "every trial failed, the first one with: NoLogError"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(shop, words, says):
