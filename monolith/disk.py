@@ -74,12 +74,13 @@ def scratch_beside(final: Path) -> Path:
     """
     for left in final.parent.glob(f".{glob.escape(final.name)}.*.tmp"):
         number = left.name.removesuffix(".tmp").rpartition(".")[2]
-        if number.isdecimal() and not _lives(int(number)):
+        if number.isdecimal() and not lives(int(number)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
     return final.with_name(f".{final.name}.{os.getpid()}.tmp")
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
@@ -87,6 +88,15 @@ def _lives(process: int) -> bool:
     except PermissionError:
         return True
     return process > 0
+
+
+def identities(folder: Path, *names: str) -> list[tuple[int, int]] | None:
+    """Device and number of files in ``folder``, by which those that were replaced are known; None if one is missing."""
+    try:
+        found = [os.stat(folder / name) for name in names]
+    except OSError:
+        return None
+    return [(file.st_dev, file.st_ino) for file in found]
 
 
 def write_and_sync(path: Path, data: bytes) -> None:

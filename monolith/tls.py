@@ -24,6 +24,7 @@ _HOSTNAME = ("check", "ignore")
 class Tls:
     """The files of a URL's options; None: as the system has it."""
 
+    shown: str  # the URL, for people
     ca: str | None = None
     certificate: str | None = None
     key: str | None = None
@@ -34,7 +35,7 @@ class Tls:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise ConfigError(f"tls_ca {self.ca} cannot be used: {error}; give a PEM file of certificates") from error
+            raise ConfigError(f"{self.shown}: tls_ca {self.ca} cannot be used: {error}; give a PEM file") from error
         context.check_hostname = self.check_hostname
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         if self.certificate is not None:
@@ -42,20 +43,18 @@ class Tls:
                 context.load_cert_chain(self.certificate, self.key, password=lambda: "")
             except (OSError, ValueError) as error:
                 files = f"tls_certificate {self.certificate}" + (f" and tls_key {self.key}" if self.key else "")
-                raise ConfigError(f"{files} cannot be used: {error}; give PEM files that belong together") from error
+                raise ConfigError(
+                    f"{self.shown}: {files} cannot be used: {error}; give PEM files that belong together"
+                ) from error
         return context
 
 
 def tls_of(options: Mapping[str, str], shown: str) -> Tls:
-    """What ``options`` of the URL that is shown as ``shown`` say. Raises ConfigError, also for files not to be used."""
+    """What ``options`` of the URL ``shown`` say. Raises ConfigError; whether files can be used says `Tls.context`."""
     hostname = options.get("tls_hostname", _HOSTNAME[0])
     if hostname not in _HOSTNAME:
         raise ConfigError(f"{shown}: tls_hostname is {hostname!r:.80}, allowed: {', '.join(_HOSTNAME)}")
     if "tls_key" in options and "tls_certificate" not in options:
         raise ConfigError(f"{shown}: tls_key is given without tls_certificate: give both, or neither")
-    tls = Tls(options.get("tls_ca"), options.get("tls_certificate"), options.get("tls_key"), hostname == _HOSTNAME[0])
-    try:
-        tls.context()
-    except ConfigError as error:
-        raise ConfigError(f"{shown}: {error}") from error
-    return tls
+    ca, certificate, key = (options.get(name) for name in TLS_OPTIONS[:3])
+    return Tls(shown, ca, certificate, key, hostname == _HOSTNAME[0])

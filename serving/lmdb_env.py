@@ -11,7 +11,6 @@ that nobody else sees any more.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +19,11 @@ from typing import Any
 
 import lmdb
 
-from monolith.disk import make_folder, remedy, reserve, sync_folder
+from monolith.disk import identities, make_folder, remedy, reserve, sync_folder
 from monolith.errors import CorruptError, DurabilityError, UnavailableError, VersionError
 from monolith.forks import ForkGate
 
+_FILES = ("data.mdb", "lock.mdb")
 # Address space, not disk: the file is as long as its pages, and no process has to be told when it grows.
 MAP_BYTES = 2**40
 MIN_MAP_BYTES = 2**28
@@ -45,7 +45,7 @@ class Environment:
 
     def _open(self) -> None:
         self.lmdb = _open(self.path)
-        self._files = _identities(self.path)
+        self._files = identities(self.path, *_FILES)
         self.meta = self.lmdb.open_db(b"meta")
         self.rows = self.lmdb.open_db(b"rows")
         self.log = self.lmdb.open_db(b"log")
@@ -84,16 +84,7 @@ class Environment:
 
     def is_current(self) -> bool:
         """Whether its files are still the ones in the folder, and not removed, or replaced by others."""
-        return _identities(self.path) == self._files
-
-
-def _identities(directory: Path) -> list[tuple[int, int]] | None:
-    """Device and number of the two files; None where one is missing."""
-    try:
-        found = [os.stat(directory / name) for name in ("data.mdb", "lock.mdb")]
-    except OSError:
-        return None
-    return [(file.st_dev, file.st_ino) for file in found]
+        return identities(self.path, *_FILES) == self._files
 
 
 _open_environments: dict[Path, Environment] = {}

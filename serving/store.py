@@ -29,7 +29,7 @@ from monolith.serving.payload import Packed, RowFormat
 from monolith.serving.staging import Receipt, Ticket
 from monolith.serving.wire import PublishedDelta
 from monolith.tables.delta import Delta, ModelDelta
-from monolith.tls import TLS_OPTIONS, tls_of
+from monolith.tls import TLS_OPTIONS, Tls, tls_of
 
 Ids = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float32]
@@ -254,8 +254,15 @@ def _open_redis(url: str, parts: SplitResult, model: str | None) -> Store:
         model=name,
         limits=_limits(url, options),
         timeout_s=_number(url, options, "timeout_s", 10.0),
-        tls=tls_of(options, url.partition("?")[0]) if secure else None,
+        tls=_tls(url, options) if secure else None,
     )
+
+
+def _tls(url: str, options: Mapping[str, str]) -> Tls:
+    """What the options say, whose files can be used: redis-py looks at them only when it connects."""
+    tls = tls_of(options, url.partition("?")[0])
+    tls.context()
+    return tls
 
 
 def _has_port(parts: SplitResult) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from monolith.disk import remedy, reserve
+from monolith.disk import identities, remedy, reserve
 from monolith.errors import ConfigError, CorruptError, DurabilityError, UnavailableError
 from monolith.forks import ForkGate
 
@@ -33,6 +33,7 @@ MAX_READERS = 512
 LOCK_BYTES = 64 * MAX_READERS + 4096  # a reader takes 64 bytes of LMDB's lock file, its head less than a page
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
+_FILES = ("data.mdb", "lock.mdb")
 _TXN_AT = 144  # where a head page of LMDB 0.9, data version 1, holds the number of its transaction
 _HEAD_LOOKS = 10
 
@@ -64,7 +65,7 @@ class LogEnvironment:
                 self._env.reader_check()  # slots of killed readers, which would pin old pages
                 _check_heads(self.path / "data.mdb", self._env.stat()["psize"])
                 self._stretch()
-                self._files = _identities(self.path)
+                self._files = identities(self.path, *_FILES)
         except BaseException:
             self._env.close()
             self._env = None
@@ -163,7 +164,7 @@ class LogEnvironment:
 
     def is_current(self) -> bool:
         """Whether its files are still the ones in the folder, and not removed, or replaced by others."""
-        return _identities(self.path) == self._files
+        return identities(self.path, *_FILES) == self._files
 
     def release(self) -> None:
         """One user less; the last one closes the environment."""
@@ -204,15 +205,6 @@ def _check_heads(file: Path, page_bytes: int) -> None:
             return
         time.sleep(0.01)  # looked while another process was writing one
     raise CorruptError(f"{file} is damaged: its two heads are of the transactions {numbers}; restore the log")
-
-
-def _identities(folder: Path) -> list[tuple[int, int]] | None:
-    """Device and number of the two files; None where one is missing."""
-    try:
-        found = [os.stat(folder / name) for name in ("data.mdb", "lock.mdb")]
-    except OSError:
-        return None
-    return [(file.st_dev, file.st_ino) for file in found]
 
 
 def _says(error: lmdb.Error, *codes: int) -> bool:

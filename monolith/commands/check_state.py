@@ -15,7 +15,7 @@ from monolith.config import JobConfig
 from monolith.config.changes import changes, check_lasting
 from monolith.config.deciding import settings_of
 from monolith.config.references import check_late
-from monolith.disk import read_by_others
+from monolith.disk import lives, read_by_others
 from monolith.errors import ConfigError, MonolithError, UnavailableError
 from monolith.secrets import masked
 from monolith.streaming.journal import Journal
@@ -115,18 +115,8 @@ def _check_running(state: Path, found: Findings) -> None:
     if status is None or status.ended:
         return
     age_s = time.time() - status.updated_ms / 1000
-    if age_s < RUNNING_S and _lives(status.pid):
+    if age_s < RUNNING_S and lives(status.pid):
         found.show(f"state: a trainer runs (process {status.pid}, step {status.step}); a second one would be refused")
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return pid > 0
 
 
 def _first_folder(path: Path) -> Path:

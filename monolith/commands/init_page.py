@@ -132,16 +132,21 @@ def _features(page: Page) -> Iterator[str]:
         yield f"  # {' '.join(name.split())}: left out ({why})"
 
 
+def _gaps(column: Column) -> Iterator[str]:
+    """Which rows have no value, or none that can be used."""
+    if column.missing:
+        yield f"missing in {column.missing / column.rows:.1%} of the rows"
+    if column.odd:
+        yield f"{column.odd:,} of {column.rows:,} are of another type, and refused with their records"
+
+
 def _feature(column: Column) -> Iterator[str]:
-    name, missing = _word(column.name), column.missing
-    own = ", missing: own_row" if missing and not column.is_bag else ""
-    notes = [f"missing in {missing / column.rows:.1%} of the rows"] if missing else []
-    notes += (
-        [f"{column.odd:,} of {column.rows:,} are of another type, and refused with their records"] if column.odd else []
-    )
-    gaps = f" # {'; '.join(notes)}" if notes else ""
+    name = _word(column.name)
+    own = ", missing: own_row" if column.missing and not column.is_bag else ""
+    said = "; ".join(_gaps(column))
+    gaps = f" # {said}" if said else ""
     if column.kind == "int" and column.odd and not own:
-        yield f"  # {name}:{gaps.removeprefix(' #')}"
+        yield f"  # {name}: {said}"
     elif column.kind == "int" and own:
         yield f"  - {{name: {name}, type: int{own}}}{gaps}"
     elif column.kind == "string":

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 MARK = "rollback.json"
 ASIDE = "rolled_back"
 SCRATCH = ".rollback.tmp"  # a state folder with the start alone
-FOLDER = "start"
 OF_RUN = ("journal", "snapshots", "start", "rescue", "curves.jsonl", "status.json")  # what goes aside
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ def _each(paths: list[tuple[Path, bool]]) -> Iterator[Kept]:
 
 def check_no_rollback(state: Path) -> None:
     """Raise ConfigError where a rollback of ``state`` was begun and has not ended."""
-    if (state / MARK).exists():
+    if is_under_way(state):
         raise ConfigError(
             f"a rollback of {state} was interrupted: `monolith rollback JOB` without --to brings it to its end"
         )
@@ -114,7 +113,7 @@ def resume(state: Path) -> tuple[About, Path]:
 
 def _exchange(state: Path) -> tuple[About, Path]:
     """Put the run aside and the start that was made in its place, then take the mark away; from wherever it stands."""
-    from monolith.training.start import read_start
+    from monolith.training.start import FOLDER, read_start
 
     aside = state / _marked(state)
     try:

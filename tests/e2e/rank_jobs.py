@@ -25,6 +25,16 @@ TABLES = [
     },
     {"name": "tags", "dim": 9, "optimizer": {"kind": "rowwise_adagrad"}, "pooling": "mean"},
 ]
+SHARING = [  # tables in which ids share rows
+    {
+        "name": "rare",
+        "dim": 4,
+        "features": ["tags"],
+        "admission": {"kind": "min_count", "count": 4},
+        "absent": {"kind": "hashed_tail", "rows": 9},
+    },
+    {"name": "hot", "dim": 3, "kind": "cafe", "rows": 40, "own_rows": 12, "features": ["item", "user"]},
+]
 STEADY = {"publish_every_s": 0.0, "step_linger_s": 30.0, "sweep_rows": 16, "keep_journal": True}  # steps go by size
 
 

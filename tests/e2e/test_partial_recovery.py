@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rank_jobs import SHARING
 from rank_processes import pids_of, steps_of
 
 from monolith.commands.inspect_state import folder_lines
@@ -38,14 +39,7 @@ OTHER_KINDS = [
     {"name": "item", "dim": 6, "kind": "hashed", "rows": 60},
     {"name": "both", "dim": 3, "kind": "unified", "rows": 150, "features": ["user", "tags"], "probes": {"tags": 2}},
     {"name": "narrow", "dim": 5, "kind": "optembed", "width": 2, "features": ["item"]},
-    {
-        "name": "rare",
-        "dim": 4,
-        "features": ["tags"],
-        "admission": {"kind": "min_count", "count": 4},
-        "absent": {"kind": "hashed_tail", "rows": 9},
-    },
-    {"name": "hot", "dim": 3, "kind": "cafe", "rows": 40, "own_rows": 12, "features": ["item", "user"]},
+    *SHARING,
 ]
 TRAIN = {"publish_every_s": 0.0, "step_linger_s": 30.0, "keep_journal": True, "snapshot_every_s": 1e9, "batch_size": 8}
 

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from rank_jobs import STEADY, differences, newest
+from rank_jobs import SHARING, STEADY, differences, newest
 from rank_processes import pids_of, steps_of
 
 from monolith.commands.inspect_state import folder_lines
@@ -30,14 +30,7 @@ TABLES = [
         "threshold": 0.02,
         "probation_s": 60,
     },
-    {
-        "name": "rare",
-        "dim": 4,
-        "features": ["tags"],
-        "admission": {"kind": "min_count", "count": 4},
-        "absent": {"kind": "hashed_tail", "rows": 9},
-    },
-    {"name": "hot", "dim": 3, "kind": "cafe", "rows": 40, "own_rows": 12, "features": ["item", "user"]},
+    *SHARING,
 ]
 
 

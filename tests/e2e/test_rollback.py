@@ -188,10 +188,11 @@ def test_a_rollback_that_died_is_ended_by_the_next_and_no_trainer_runs_before(sh
 
         monkeypatch.setattr(rollback, "_put_aside", at_the_second)
     else:
-        monkeypatch.setattr("monolith.training.start.read_start", died)
+        monkeypatch.setattr(rollback, "sync_folder", lambda folder: died() if folder == shop.state else None)
     with pytest.raises(Died):
         rollback.roll_back(load_job(shop.path, []), good.path)
     monkeypatch.undo()
+    assert rollback.is_under_way(shop.state)
     refused = shop.run("train", shop.path)
     assert refused.returncode == 1
     assert "a rollback of" in refused.stderr
